@@ -1,0 +1,177 @@
+"""The cache of converted data sets: one folder per content, complete or not there at all.
+
+Layout of a cache folder:
+
+    entries/<key>/       a converted data set; `key` is a hash of everything it was made from
+    seen/<hash of path>  which key a source folder had when its files had the stats noted there
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import time
+
+from libra_tf.data import atomic
+from libra_tf.data.problems import DatasetError
+
+_MANIFEST = "manifest.json"
+# Within one tick of the file system's clock a file can change without its times changing (FAT
+# counts in 2 s), so stats of files that young prove nothing.
+_SETTLING_NS = 2_000_000_000
+
+
+def default_cache_dir():
+    """Returns `$XDG_CACHE_HOME/libra_tf`, or `~/.cache/libra_tf`, as `pathlib.Path`."""
+    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(root) / "libra_tf"
+
+
+class DatasetCache:
+    """Converted data sets on disk, shared by any number of processes at once."""
+
+    def __init__(self, cache_dir=None):
+        """Opens a cache, making its folders.
+
+        Args:
+          cache_dir: path; `None` means `default_cache_dir()`.
+
+        Raises:
+          DatasetError: if the folder cannot be made or written.
+        """
+        self.folder = pathlib.Path(cache_dir or default_cache_dir()).absolute()
+        self._entries = self.folder / "entries"
+        self._seen = self.folder / "seen"
+        with self._clear_errors():
+            self._entries.mkdir(parents=True, exist_ok=True)
+            self._seen.mkdir(exist_ok=True)
+
+    def find(self, key):
+        """Finds a complete entry.
+
+        Args:
+          key: `str`, hash of the content that the entry was made from.
+
+        Returns:
+          `pathlib.Path` of the entry's folder, or `None` if there is none or a file of it is gone.
+        """
+        entry = self._entries / key
+        try:
+            manifest = json.loads((entry / _MANIFEST).read_bytes())
+            sizes = {name: (entry / name).stat().st_size for name in manifest}
+        except (OSError, ValueError):
+            return None
+        return entry if sizes == manifest else None
+
+    def create(self, key, write):
+        """Makes an entry, unless another process is quicker.
+
+        Args:
+          key: `str`, hash of the content that the entry is made from.
+          write: callable that is given a `pathlib.Path` and writes the entry's files there.
+
+        Returns:
+          `pathlib.Path` of the complete entry, by whomever it was made.
+
+        Raises:
+          DatasetError: if the cache cannot be written.
+        """
+        with self._clear_errors(), atomic.unfinished_folder(self._entries) as folder:
+            write(folder)
+            _write_manifest(folder)
+            atomic.make_durable(folder)
+            return self._publish(folder, key)
+
+    def recall(self, source):
+        """Finds the entry of a source folder none of whose files changed since `remember`.
+
+        Args:
+          source: `pathlib.Path`, the data set's folder.
+
+        Returns:
+          `pathlib.Path` of the entry, or `None` if there is none or anything changed.
+        """
+        try:
+            note = json.loads(self._note_path(source).read_bytes())
+            unchanged = stats_of(source, note["stats"]) == note["stats"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return self.find(note["key"]) if unchanged else None
+
+    def remember(self, source, key, stats):
+        """Notes which entry a source folder belongs to as long as its files stay as they are.
+
+        Nothing is noted if a file is so young that it could still change unnoticed, or if the
+        cache is read-only: the next run then reads the files again.
+
+        Args:
+          source: `pathlib.Path`, the data set's folder.
+          key: `str`, as in `find`.
+          stats: what `stats_of` returned before the files were read.
+        """
+        youngest = max(max(modified, changed) for _, modified, changed in stats.values())
+        if youngest > time.time_ns() - _SETTLING_NS:
+            return
+        note = json.dumps({"source": str(source), "key": key, "stats": stats})
+        with contextlib.suppress(OSError):
+            # A torn note is no JSON, and then `recall` finds nothing.
+            self._note_path(source).write_text(note)
+
+    def _note_path(self, source):
+        return self._seen / hashlib.sha256(os.fsencode(source.resolve())).hexdigest()
+
+    @contextlib.contextmanager
+    def _clear_errors(self):
+        try:
+            yield
+        except OSError as error:
+            raise DatasetError(
+                f"the cache {self.folder} cannot be written ({error.strerror}): free some space "
+                "or choose another folder with cache_dir or the environment variable "
+                "XDG_CACHE_HOME"
+            ) from error
+
+    def _publish(self, folder, key):
+        entry = self._entries / key
+        while True:
+            try:
+                atomic.rename_durably(folder, entry)
+                return entry
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            if self.find(key) is not None:
+                return entry
+            self._remove_damaged(entry)
+
+    def _remove_damaged(self, entry):
+        # Renamed first, so that no other process sees it half removed.
+        with (
+            atomic.unfinished_folder(self._entries) as folder,
+            contextlib.suppress(FileNotFoundError),
+        ):
+            os.rename(entry, folder / entry.name)
+
+
+def stats_of(source, names):
+    """Looks up what changes when a file changes.
+
+    Args:
+      source: `pathlib.Path`, the data set's folder.
+      names: iterable of `str`, files relative to it.
+
+    Returns:
+      `dict` of name to `[size, mtime_ns, ctime_ns]`.
+
+    Raises:
+      OSError: if a file is not there.
+    """
+    stats = {name: os.stat(source / name) for name in names}
+    return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in stats.items()}
+
+
+def _write_manifest(folder):
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    (folder / _MANIFEST).write_text(json.dumps(sizes))

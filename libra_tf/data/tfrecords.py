@@ -1,0 +1,105 @@
+"""Writing a checked split as the TFRecords that Model Garden's `TfExampleDecoder` reads."""
+
+import errno
+import hashlib
+
+from libra_tf.data import images
+from libra_tf.data.problems import DatasetError
+
+# Model Garden's create_coco_tf_record.py asks for 32 shards whatever the size; input pipelines only
+# need enough files to interleave and to shuffle.
+_EXAMPLES_PER_SHARD = 64
+_MAX_SHARDS = 256
+
+
+def num_shards(num_examples):
+    """Chooses how many files hold a split.
+
+    Args:
+      num_examples: `int`.
+
+    Returns:
+      `int`, at least 1.
+    """
+    return max(1, min(_MAX_SHARDS, -(-num_examples // _EXAMPLES_PER_SHARD)))
+
+
+def write_split(prefix, examples, class_names):
+    """Writes examples round-robin to `<prefix>-00000-of-0000N.tfrecord` and so on.
+
+    Args:
+      prefix: `str`, folder and first part of the file names.
+      examples: list of pairs: a `checking.CheckedImage` and its cleaned COCO annotation entries.
+      class_names: `dict` of category id to name.
+
+    Raises:
+      DatasetError: if an image is no longer what was checked.
+      OSError: if the files cannot be written.
+    """
+    # TensorFlow takes seconds to import, which a user with a mistake in the data need not wait for.
+    import tensorflow as tf
+    from official.vision.data import tfrecord_lib
+
+    try:
+        tfrecord_lib.write_tf_record_dataset(
+            prefix,
+            examples,
+            lambda *example: (_to_example(*example, class_names), 0),
+            num_shards(len(examples)),
+            multiple_processes=0,
+        )
+    except tf.errors.OpError as error:
+        raise OSError(errno.EIO, error.message) from error
+
+
+def _to_example(image, annotations, class_names):
+    import tensorflow as tf
+    from official.vision.data import tfrecord_lib
+
+    encoded, encoded_format = _encoded_image(image)
+    features = tfrecord_lib.image_info_to_feature_dict(
+        image.facts.height,
+        image.facts.width,
+        image.entry["file_name"],
+        image.entry["id"],
+        encoded,
+        encoded_format,
+    )
+    # An image without objects has no box features at all: a list without elements has no type.
+    if annotations:
+        features.update(_object_features(image.facts, annotations, class_names))
+    return tf.train.Example(features=tf.train.Features(feature=features))
+
+
+def _encoded_image(image):
+    try:
+        encoded = image.path.read_bytes()
+    except OSError:
+        encoded = b""
+    if hashlib.sha256(encoded).hexdigest() != image.facts.digest:
+        raise DatasetError(
+            f"{image.path} changed while the data set was being read: run again when nothing "
+            "writes to the folder"
+        )
+    if image.facts.needs_conversion:
+        return images.encode_as_png(encoded), "png"
+    return encoded, "png" if image.facts.encoding.startswith("PNG") else "jpg"
+
+
+def _object_features(size, annotations, class_names):
+    from official.vision.data import tfrecord_lib
+
+    lists = {
+        "bbox/xmin": [a["bbox"][0] / size.width for a in annotations],
+        "bbox/xmax": [(a["bbox"][0] + a["bbox"][2]) / size.width for a in annotations],
+        "bbox/ymin": [a["bbox"][1] / size.height for a in annotations],
+        "bbox/ymax": [(a["bbox"][1] + a["bbox"][3]) / size.height for a in annotations],
+        "class/text": [class_names[a["category_id"]].encode() for a in annotations],
+        "class/label": [a["category_id"] for a in annotations],
+        "is_crowd": [a["iscrowd"] for a in annotations],
+        "area": [float(a["area"]) for a in annotations],
+    }
+    return {
+        f"image/object/{name}": tfrecord_lib.convert_to_feature(values)
+        for name, values in lists.items()
+    }
