@@ -1,0 +1,201 @@
+"""The balanced feature pyramid as a Keras layer."""
+
+import collections.abc
+import typing
+
+import tensorflow as tf
+
+from libra_tf import ops
+from libra_tf.ops.resampling import spatial_size
+
+REFINE_TYPES = (None, "conv", "non_local")
+
+
+class BalancedFeaturePyramidMixin:
+    """Balanced feature pyramid, the feature level of Libra R-CNN (section 3.2 of the paper).
+
+    Gathers all levels at the size of one of them (finer levels by adaptive max pooling, coarser
+    ones by nearest neighbour), takes their mean, refines it, and adds the result to every level at
+    that level's size. Levels may have any sizes; all have the same number of channels.
+
+    Input and output: a dict of levels `{"3": tensor, ...}` as in Model Garden, in any order of the
+    keys (a larger number is coarser), or a list from fine to coarse. Each level is a float tensor
+    [B, H, W, C]; B, H and W may be unknown until run time.
+
+    Args:
+      refine_level: The level at which to gather: its key (4 or "4") for dicts, its index for
+        lists. The published configs use stride 16: key 4.
+      refine_type: "non_local" (the published one, see `NonLocal2D`), "conv" (3x3 with bias and
+        ReLU) or None.
+      mode: Pairwise function of the non-local block, see `NonLocal2D`.
+      reduction: Positive int, by which the non-local block divides its channels.
+      use_scale: Bool, whether "embedded_gaussian" divides its dot products by sqrt(channels).
+      sub_sample: Bool, whether the non-local block max-pools its keys and values.
+      query_block: Positive int or None, how many positions the non-local block handles at a time.
+      kernel_initializer: Initializer of the refinement's kernels. None: the published ones,
+        Xavier-uniform for "conv" and a normal distribution of standard deviation 0.01 for
+        "non_local" (whose last kernel always starts at zero).
+      kernel_regularizer: Regularizer of the refinement's kernels, or None.
+      **kwargs: Arguments of the Keras layer, such as `name` and `dtype`.
+
+    Raises:
+      ValueError: If `refine_type` is unknown, or an argument of the non-local block is invalid.
+    """
+
+    _keras: typing.Any
+    _non_local_class: typing.Any
+
+    def __init__(
+        self,
+        refine_level,
+        refine_type="non_local",
+        mode="embedded_gaussian",
+        reduction=1,
+        use_scale=False,
+        sub_sample=False,
+        query_block=None,
+        kernel_initializer=None,
+        kernel_regularizer=None,
+        **kwargs,
+    ):
+        if refine_type not in REFINE_TYPES:
+            raise ValueError(
+                f"`refine_type` of a balanced feature pyramid must be one of {REFINE_TYPES}, got "
+                f"{refine_type!r}."
+            )
+        super().__init__(**kwargs)
+        self.refine_level = refine_level
+        self.refine_type = refine_type
+        self.kernel_initializer = self._keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = self._keras.regularizers.get(kernel_regularizer)
+        self.mode = mode
+        self.reduction = reduction
+        self.use_scale = use_scale
+        self.sub_sample = sub_sample
+        self.query_block = query_block
+        self.refine = None
+        if refine_type == "non_local":
+            self.refine = self._non_local_class(
+                mode=mode,
+                reduction=reduction,
+                use_scale=use_scale,
+                sub_sample=sub_sample,
+                query_block=query_block,
+                kernel_initializer=self.kernel_initializer,
+                kernel_regularizer=self.kernel_regularizer,
+                name="refine",
+                dtype=self.dtype_policy,
+            )
+
+    def build(self, input_shape):
+        """Makes the weights of the refinement.
+
+        Args:
+          input_shape: Shapes of the levels, in a dict or a list as the levels themselves.
+
+        Raises:
+          ValueError: If the levels have different or unknown numbers of channels, or the level to
+            refine is not among them.
+        """
+        shapes = [tuple(shape) for shape in self._fine_to_coarse(input_shape)]
+        refine_index = self._refine_index(input_shape)
+        channels = {shape[-1] for shape in shapes}
+        if len(channels) != 1 or None in channels or any(len(shape) != 4 for shape in shapes):
+            raise ValueError(
+                "The levels of a balanced feature pyramid must be [B, H, W, C] with the same known "
+                f"C, got shapes of {shapes}."
+            )
+        if self.refine_type == "conv":
+            self.refine = self._keras.layers.Conv2D(
+                channels.pop(),
+                kernel_size=3,
+                padding="same",
+                data_format="channels_last",
+                activation="relu",
+                kernel_initializer=self.kernel_initializer or "glorot_uniform",
+                kernel_regularizer=self.kernel_regularizer,
+                name="refine",
+                dtype=self.dtype_policy,
+            )
+        if self.refine is not None:
+            with tf.name_scope(self.refine.name):
+                self.refine.build(shapes[refine_index])
+        super().build(input_shape)
+
+    def call(self, inputs):
+        """Balances the levels.
+
+        Args:
+          inputs: Dict or list of float tensors [B, H, W, C].
+
+        Returns:
+          Levels of the same shapes and dtype, in the same kind of container.
+        """
+        levels = self._fine_to_coarse(inputs)
+        refine_index = self._refine_index(inputs)
+        size = spatial_size(levels[refine_index])
+        gathered = [
+            _resize(level, size, finer=index > refine_index) for index, level in enumerate(levels)
+        ]
+        balanced = tf.add_n(gathered) / len(gathered)
+        if self.refine is not None:
+            balanced = self.refine(balanced)
+        outputs = [
+            level + _resize(balanced, spatial_size(level), finer=index < refine_index)
+            for index, level in enumerate(levels)
+        ]
+        if isinstance(inputs, collections.abc.Mapping):
+            return dict(zip(_sorted_keys(inputs), outputs, strict=True))
+        return outputs
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shapes of the input, which are those of the output."""
+        return input_shape
+
+    def get_config(self):
+        """Returns the arguments from which the layer can be made again."""
+        return {
+            **super().get_config(),
+            "refine_level": self.refine_level,
+            "refine_type": self.refine_type,
+            "mode": self.mode,
+            "reduction": self.reduction,
+            "use_scale": self.use_scale,
+            "sub_sample": self.sub_sample,
+            "query_block": self.query_block,
+            "kernel_initializer": self._keras.initializers.serialize(self.kernel_initializer),
+            "kernel_regularizer": self._keras.regularizers.serialize(self.kernel_regularizer),
+        }
+
+    def _fine_to_coarse(self, levels):
+        if isinstance(levels, collections.abc.Mapping):
+            return [levels[key] for key in _sorted_keys(levels)]
+        return list(levels)
+
+    def _refine_index(self, levels):
+        """The position of the level to refine in the order from fine to coarse."""
+        if isinstance(levels, collections.abc.Mapping):
+            known = [int(key) for key in _sorted_keys(levels)]
+        else:
+            known = list(range(len(levels)))
+        if int(self.refine_level) not in known:
+            raise ValueError(
+                f"`refine_level` {self.refine_level!r} of the balanced feature pyramid is not one "
+                f"of its input levels {known}."
+            )
+        return known.index(int(self.refine_level))
+
+
+def _sorted_keys(levels):
+    """The keys of a dict of levels from fine to coarse: "10" comes after "9"."""
+    if not all(str(key).isdigit() for key in levels):
+        raise ValueError(
+            "The keys of a dict of pyramid levels must be level numbers such as '3', got "
+            f"{sorted(map(str, levels))}."
+        )
+    return sorted(levels, key=int)
+
+
+def _resize(x, size, finer):
+    """Resizes towards a finer level by nearest neighbour, towards a coarser one by max pooling."""
+    return ops.resize_nearest2d(x, size) if finer else ops.adaptive_max_pool2d(x, size)

@@ -1,0 +1,126 @@
+"""Resizing of feature maps between any two sizes: adaptive max pooling and nearest neighbour."""
+
+import tensorflow as tf
+
+
+def adaptive_max_pool2d(x, output_size):
+    """Max-pools a feature map to a given size, whatever its own size.
+
+    Output cell i of an axis that goes from n to o covers the inputs from `floor(i * n / o)` to
+    `ceil((i + 1) * n / o)`, as in PyTorch. The cells overlap where o does not divide n. Where
+    several inputs of a cell are the largest, the first of them gets the whole gradient.
+
+    Args:
+      x: Float tensor [B, H, W, C]; any dimension may be unknown until run time.
+      output_size: Pair (h, w) of positive ints or scalar int tensors.
+
+    Returns:
+      Tensor [B, h, w, C] of the same dtype. The shape is static where the sizes are.
+
+    Raises:
+      ValueError: If `x` is not of rank 4 or a static size is not positive.
+    """
+    x, (height, width), (out_height, out_width) = _validated(x, output_size)
+    if _divides(out_height, height) and _divides(out_width, width):
+        window = (height // out_height, width // out_width)
+        return x if window == (1, 1) else tf.nn.max_pool2d(x, window, window, "VALID")
+    # A maximum over a rectangle is a maximum over its rows, then over its columns.
+    x = _adaptive_max_pool_axis(x, 1, height, out_height)
+    return _adaptive_max_pool_axis(x, 2, width, out_width)
+
+
+def resize_nearest2d(x, output_size):
+    """Resizes a feature map to any size, each output copying one input.
+
+    Output i of an axis that goes from n to o is input `floor(i * n / o)`, as PyTorch's "nearest",
+    but in integers: in float32 i * (n / o) can fall just below a whole number.
+
+    Args:
+      x: Tensor [B, H, W, C]; any dimension may be unknown until run time.
+      output_size: Pair (h, w) of positive ints or scalar int tensors.
+
+    Returns:
+      Tensor [B, h, w, C] of the same dtype. The shape is static where the sizes are.
+
+    Raises:
+      ValueError: If `x` is not of rank 4 or a static size is not positive.
+    """
+    x, (height, width), (out_height, out_width) = _validated(x, output_size)
+    if _divides(height, out_height) and _divides(width, out_width):
+        return _repeat(x, out_height // height, out_width // width)
+    for axis, size, out_size in ((1, height, out_height), (2, width, out_width)):
+        if not _same(size, out_size):
+            x = tf.gather(x, tf.range(out_size) * size // out_size, axis=axis)
+    return x
+
+
+def spatial_size(x):
+    """Height and width of a feature map.
+
+    Args:
+      x: Tensor [B, H, W, C].
+
+    Returns:
+      Pair of ints where they are known, of scalar int32 tensors where not.
+    """
+    dynamic = tf.shape(x)
+    return tuple(dynamic[axis] if x.shape[axis] is None else x.shape[axis] for axis in (1, 2))
+
+
+def _validated(x, output_size):
+    """Checks the arguments, and returns the map, its size and its new size."""
+    x = tf.convert_to_tensor(x)
+    if x.shape.rank != 4:
+        raise ValueError(f"A feature map must be [B, H, W, C], got a tensor of shape {x.shape}.")
+    output_size = tuple(_static_if_known(size) for size in output_size)
+    if len(output_size) != 2 or any(_is_static(size) and size < 1 for size in output_size):
+        raise ValueError(f"`output_size` must be two positive sizes (h, w), got {output_size}.")
+    return x, spatial_size(x), output_size
+
+
+def _static_if_known(size):
+    static = tf.get_static_value(size) if tf.is_tensor(size) else size
+    return size if static is None else int(static)
+
+
+def _is_static(size):
+    return isinstance(size, int)
+
+
+def _same(a, b):
+    """Whether two sizes are known to be equal."""
+    return _is_static(a) and _is_static(b) and a == b
+
+
+def _divides(divisor, size):
+    """Whether a size is known to be a multiple of another."""
+    return _is_static(divisor) and _is_static(size) and size % divisor == 0
+
+
+def _adaptive_max_pool_axis(x, axis, size, out_size):
+    if _same(size, out_size):
+        return x
+    cell = tf.range(out_size)
+    start = cell * size // out_size
+    last = ((cell + 1) * size - 1) // out_size  # ceil((i + 1) * n / o) - 1
+    # All cells are laid out as wide as the widest; the narrower ones repeat their last input.
+    widest = tf.reduce_max(last - start) + 1
+    covered = tf.minimum(start[:, None] + tf.range(widest), last[:, None])
+    laid_out = tf.gather(x, tf.reshape(covered, [-1]), axis=axis)
+    window = [1, 1, 1, 1]
+    window[axis] = widest
+    # Unlike tf.nn.max_pool2d, the raw operation takes a window that is known at run time only.
+    pooled = tf.raw_ops.MaxPoolV2(input=laid_out, ksize=window, strides=window, padding="VALID")
+    shape = x.shape.as_list()
+    shape[axis] = out_size if _is_static(out_size) else None
+    return tf.ensure_shape(pooled, shape)
+
+
+def _repeat(x, row_repeats, column_repeats):
+    """Repeats rows and columns; several times faster than a gather, forward and backward."""
+    if (row_repeats, column_repeats) == (1, 1):
+        return x
+    _, height, width, channels = x.shape
+    channels = tf.shape(x)[3] if channels is None else channels
+    x = tf.tile(x[:, :, None, :, None], [1, 1, row_repeats, 1, column_repeats, 1])
+    return tf.reshape(x, [-1, height * row_repeats, width * column_repeats, channels])
