@@ -5,7 +5,6 @@ detection (objects of 12 px to half the image, crowding, overlap, distractors, e
 It is laid out as a user's own data is, so both go the same way.
 """
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -45,6 +44,12 @@ class _Shape:
     vertices: np.ndarray
     alpha: np.ndarray
     area: float
+
+    def window(self):
+        """Returns the slices of rows and columns outside of which `alpha` is 0."""
+        low = np.maximum(np.floor(self.vertices.min(axis=0)), 0).astype(int)
+        high = np.ceil(self.vertices.max(axis=0)).astype(int)
+        return slice(low[1], high[1]), slice(low[0], high[0])
 
 
 def make_shapes(folder, num_train=512, num_val=64, image_size=192, seed=0, report=print):
@@ -132,9 +137,12 @@ def _write(folder, parameters):
             }
             (target / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
         atomic.make_durable(target)
-        # A process that drew the same in the meantime has left the same bytes.
-        with contextlib.suppress(OSError) if _is_occupied(folder) else contextlib.nullcontext():
+        try:
             atomic.rename_durably(target, folder)
+        except OSError:
+            # Another process may have drawn the same bytes in the meantime.
+            if not _is_occupied(folder):
+                raise
     _require_same(folder, parameters)
 
 
@@ -170,12 +178,14 @@ def _draw_image(rng, size):
     """Draws one image; returns it with its shapes, the hindmost first."""
     pixels = _background(rng, size)
     shapes = _place_shapes(rng, size)
+    shading = _smooth_noise(rng, size, cells=6)[..., None]
     for shape in shapes:
-        alpha = shape.alpha[..., None]
-        colour = _contrasting_colour(rng, (pixels * alpha).sum(axis=(0, 1)) / alpha.sum())
-        shading = _smooth_noise(rng, size, cells=4)[..., None] * rng.uniform(0, 25)
-        pixels = pixels * (1 - alpha) + (colour + shading) * alpha
-    pixels += rng.normal(0, rng.uniform(1, 8), pixels.shape)
+        window = shape.window()
+        alpha, beneath = shape.alpha[window][..., None], pixels[window]
+        colour = _contrasting_colour(rng, (beneath * alpha).sum(axis=(0, 1)) / alpha.sum())
+        surface = colour + shading[window] * rng.uniform(0, 25)
+        pixels[window] = beneath + (surface - beneath) * alpha
+    pixels += rng.uniform(1, 8) * rng.standard_normal(pixels.shape, np.float32)
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8)), shapes
 
 
@@ -191,7 +201,7 @@ def _background(rng, size):
         draw.line(ends, fill=_random_colour(rng), width=int(rng.integers(1, 4)))
     for _ in range(rng.integers(0, 3)):
         _draw_blob(rng, image)
-    return np.asarray(image, np.float64)
+    return np.array(image, np.float64)
 
 
 def _draw_blob(rng, image):

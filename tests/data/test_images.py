@@ -1,0 +1,115 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from libra_tf.data import images
+
+_READ_AS_THEY_ARE = [
+    ("JPEG", "L"),
+    ("JPEG", "RGB"),
+    ("PNG", "1"),
+    ("PNG", "L"),
+    ("PNG", "LA"),
+    ("PNG", "P"),
+    ("PNG", "RGB"),
+    ("PNG", "RGBA"),
+]
+_CONVERTED = [
+    ("JPEG", "CMYK"),
+    ("BMP", "RGB"),
+    ("BMP", "P"),
+    ("GIF", "P"),
+    ("TIFF", "CMYK"),
+    ("TIFF", "RGB"),
+    ("WEBP", "RGB"),
+    ("WEBP", "RGBA"),
+]
+
+
+def _picture():
+    rows, columns = np.mgrid[0:30, 0:40]
+    pixels = np.stack([rows * 8, columns * 6, 255 - rows * 4 - columns * 3], axis=-1)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def _encode(image_format, mode):
+    buffer = io.BytesIO()
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    _picture().convert(mode).save(buffer, format=image_format, **options)
+    return buffer.getvalue()
+
+
+def _as_rgb(encoded):
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
+
+
+def _as_model_garden_decodes(encoded):
+    return tf.io.decode_image(encoded, channels=3).numpy().astype(int)
+
+
+@pytest.mark.parametrize(("image_format", "mode"), _READ_AS_THEY_ARE)
+def test_kept_images_look_alike_to_model_garden(tmp_path, image_format, mode):
+    encoded = _encode(image_format, mode)
+    (tmp_path / "image").write_bytes(encoded)
+    facts = images.inspect_image(tmp_path / "image")
+    assert (facts.width, facts.height) == (40, 30)
+    assert facts.encoding == f"{image_format} {mode}"
+    assert not facts.needs_conversion
+    # JPEG decoders differ by a few grey levels.
+    tolerance = 6 if image_format == "JPEG" else 0
+    np.testing.assert_allclose(_as_model_garden_decodes(encoded), _as_rgb(encoded), atol=tolerance)
+
+
+@pytest.mark.parametrize(("image_format", "mode"), _CONVERTED)
+def test_converted_images_look_alike_to_model_garden(tmp_path, image_format, mode):
+    encoded = _encode(image_format, mode)
+    (tmp_path / "image").write_bytes(encoded)
+    assert images.inspect_image(tmp_path / "image").needs_conversion
+    decoded = _as_model_garden_decodes(images.encode_as_png(encoded))
+    np.testing.assert_array_equal(decoded, _as_rgb(encoded))
+
+
+def test_jpeg_with_further_pictures_is_a_jpeg(tmp_path):
+    path = tmp_path / "phone.jpg"
+    _picture().save(path, format="MPO", save_all=True, append_images=[_picture()])
+    facts = images.inspect_image(path)
+    assert facts.encoding == "MPO RGB"
+    assert not facts.needs_conversion
+    encoded = path.read_bytes()
+    np.testing.assert_allclose(_as_model_garden_decodes(encoded), _as_rgb(encoded), atol=6)
+
+
+def test_orientation_is_told_and_not_followed(tmp_path):
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    _picture().save(path, exif=exif)
+    facts = images.inspect_image(path)
+    assert (facts.width, facts.height, facts.orientation) == (40, 30, 6)
+    assert facts.shown_transposed and not facts.shown_as_stored
+    assert _as_model_garden_decodes(path.read_bytes()).shape == (30, 40, 3)
+
+
+def test_inspect_images_keeps_the_order(tmp_path):
+    paths = []
+    for number in range(1, 20):
+        paths.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (number, 2)).save(paths[-1])
+    paths[7].write_bytes(b"no image")
+    found = list(images.inspect_images(paths))
+    assert isinstance(found.pop(7), images.ImageError)
+    assert [facts.width for facts in found] == [n for n in range(1, 20) if n != 8]
+
+
+def test_every_truncation_is_noticed(tmp_path):
+    """Wherever a file is cut, either it is refused or it decodes alike for Model Garden."""
+    path = tmp_path / "cut"
+    for image_format in ("JPEG", "PNG"):
+        encoded = _encode(image_format, "RGB")
+        for length in range(0, len(encoded) - 13, 7):
+            path.write_bytes(encoded[:length])
+            with pytest.raises(images.ImageError):
+                images.inspect_image(path)
