@@ -8,9 +8,9 @@ import tensorflow as tf
 
 BIN_RANGES = ("candidates", "all")
 
-# Layout of the sort keys of `_RandomOrder`: group | random | index.
-_INDEX_BITS = 21
-_RANDOM_BITS = 31
+# The int64 sort keys of `_RandomOrder` are group | random | index, with 18 bits for the group.
+_NUM_RANDOM = 2**24
+_NUM_INDICES = 2**21
 
 
 def sample_random(candidates, num_samples, seed=None):
@@ -113,7 +113,7 @@ def sample_instance_balanced(instance_ids, candidates, num_samples, max_instance
         candidates.
       candidates: Bool tensor [B, N], what may be sampled.
       num_samples: Int or int tensor [B], how many to sample.
-      max_instances: Positive int, the number of instances a row can have.
+      max_instances: Positive int or scalar int tensor, the number of instances a row can have.
       seed: As in `sample_random`.
 
     Returns:
@@ -123,7 +123,7 @@ def sample_instance_balanced(instance_ids, candidates, num_samples, max_instance
     Raises:
       ValueError: If `candidates` is not a bool tensor of rank 2 or `max_instances` is not positive.
     """
-    if max_instances < 1:
+    if not tf.is_tensor(max_instances) and max_instances < 1:
         raise ValueError(f"`max_instances` must be positive, got {max_instances}.")
     candidates = _validated_candidates(candidates)
     num_samples = _per_row(candidates, num_samples)
@@ -219,14 +219,14 @@ def _bin_indices(max_ious, floor_threshold, top, num_bins):
 
 
 def _noise(candidates, num_draws, seed):
-    """Independent random bits for `num_draws` orders of the candidates, each int64 [B, N]."""
+    """Random numbers for `num_draws` independent orders of the candidates, each int64 [B, N]."""
     if seed is None:
         seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     elif not tf.is_tensor(seed) or seed.shape.rank == 0:
         seed = tf.stack([tf.cast(seed, tf.int32), 0])
     shape = tf.concat([[num_draws], tf.shape(candidates)], axis=0)
-    bits = tf.random.stateless_uniform(shape, seed, 0, tf.int32.max, tf.int32)
-    return tf.unstack(tf.cast(bits, tf.int64), num=num_draws)
+    noise = tf.random.stateless_uniform(shape, seed, 0, _NUM_RANDOM, tf.int32)
+    return tf.unstack(tf.cast(noise, tf.int64), num=num_draws)
 
 
 class _RandomOrder:
@@ -235,15 +235,15 @@ class _RandomOrder:
     Args:
       groups: Int32 tensor [B, N], the group of each element; those in [0, num_groups) can be taken.
       num_groups: Int, the number G of groups.
-      noise: Int64 tensor [B, N] of random bits below 2**31.
+      noise: Int64 tensor [B, N] of random numbers in [0, _NUM_RANDOM).
     """
 
     def __init__(self, groups, num_groups, noise):
         # Sorted by group, then at random; the index makes the keys distinct, hence the counts
         # exact.
         index = tf.range(tf.shape(groups)[1], dtype=tf.int64)
-        keys = (tf.cast(groups, tf.int64) << _RANDOM_BITS | noise) << _INDEX_BITS | index
-        starts = tf.range(num_groups + 1, dtype=tf.int64) << (_RANDOM_BITS + _INDEX_BITS)
+        keys = (tf.cast(groups, tf.int64) * _NUM_RANDOM + noise) * _NUM_INDICES + index
+        starts = tf.range(num_groups + 1, dtype=tf.int64) * (_NUM_RANDOM * _NUM_INDICES)
         self._groups = tf.minimum(groups, num_groups)
         self._keys = keys
         self._ordered = tf.sort(keys, axis=1)
@@ -263,7 +263,7 @@ class _RandomOrder:
         Returns:
           Bool tensor [B, N].
         """
-        taken = tf.clip_by_value(quotas, 0, self.sizes)
+        taken = tf.maximum(tf.minimum(quotas, self.sizes), 0)
         last = tf.maximum(self._first + taken - 1, 0)
         last_key = tf.gather(self._ordered, last, batch_dims=1)
         limits = tf.where(taken > 0, last_key, -1)
