@@ -111,6 +111,9 @@ def inspect_image(path):
         raise ImageError("not an image: replace the file or drop its entry") from error
     _check_supported(image.format, image.mode, num_frames)
     try:
+        if image.format == "PNG":
+            # Pillow decodes a PNG without its end, TensorFlow does not; this reads every checksum.
+            Image.open(io.BytesIO(encoded)).verify()
         image.load()
         orientation = image.getexif().get(_EXIF_ORIENTATION, _EXIF_UPRIGHT)
     # Pillow's decoders raise all sorts of things (SyntaxError, struct.error, ...) on broken files.

@@ -81,9 +81,24 @@ def _encoded_image(image):
             f"{image.path} changed while the data set was being read: run again when nothing "
             "writes to the folder"
         )
+    encoded_format = "png" if image.facts.encoding.startswith("PNG") else "jpg"
     if image.facts.needs_conversion:
-        return images.encode_as_png(encoded), "png"
-    return encoded, "png" if image.facts.encoding.startswith("PNG") else "jpg"
+        encoded, encoded_format = images.encode_as_png(encoded), "png"
+    _require_decodable(encoded, image)
+    return encoded, encoded_format
+
+
+def _require_decodable(encoded, image):
+    """Decodes as Model Garden will: Pillow is more lenient with some damage."""
+    import tensorflow as tf
+
+    try:
+        tf.io.decode_image(encoded, channels=3)
+    except tf.errors.InvalidArgumentError as error:
+        raise DatasetError(
+            f"{image.path} is damaged, TensorFlow cannot decode it: replace the file or drop its "
+            "entry"
+        ) from error
 
 
 def _object_features(size, annotations, class_names):

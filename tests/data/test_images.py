@@ -104,12 +104,12 @@ def test_inspect_images_keeps_the_order(tmp_path):
     assert [facts.width for facts in found] == [n for n in range(1, 20) if n != 8]
 
 
-def test_every_truncation_is_noticed(tmp_path):
-    """Wherever a file is cut, either it is refused or it decodes alike for Model Garden."""
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_every_truncation_is_refused(tmp_path, image_format):
     path = tmp_path / "cut"
-    for image_format in ("JPEG", "PNG"):
-        encoded = _encode(image_format, "RGB")
-        for length in range(0, len(encoded) - 13, 7):
-            path.write_bytes(encoded[:length])
-            with pytest.raises(images.ImageError):
-                images.inspect_image(path)
+    encoded = _encode(image_format, "RGB")
+    # Without the last 4 bytes, a checksum of nothing, a PNG is still whole.
+    for length in range(len(encoded) - 4):
+        path.write_bytes(encoded[:length])
+        with pytest.raises(images.ImageError):
+            images.inspect_image(path)

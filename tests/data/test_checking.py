@@ -1,0 +1,266 @@
+"""Every kind of bad input gives one clear error, before TensorFlow is imported."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from libra_tf.data import DatasetError, checking
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def _check(folder):
+    checking.check_layout(folder)
+    return checking.check_folder(folder, report=lambda line: None)
+
+
+def _save_deep(folder):
+    Image.fromarray(np.zeros((30, 40), np.uint16)).save(folder.image("b.png"))
+
+
+def _save_animation(folder):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    frames[0].save(folder.image(), format="GIF", save_all=True, append_images=frames[1:])
+
+
+def _save_turned(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 40)).save(folder.image(), exif=exif)
+
+
+def _truncate(folder):
+    path = folder.image()
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _link_outside(folder):
+    outside = folder.path.parent / "outside.jpg"
+    shutil.move(folder.image(), outside)
+    folder.image().symlink_to(outside)
+
+
+def _link_to_itself(folder):
+    folder.image().unlink()
+    folder.image().symlink_to(folder.image())
+
+
+def _pipe(folder):
+    folder.image().unlink()
+    os.mkfifo(folder.image())
+
+
+_FILE_MISTAKES = {
+    "absent": (lambda f: f.image().unlink(), "not in images/.*(.|\n)*instances_train.json: a.jpg"),
+    "directory": (lambda f: (f.image().unlink(), f.image().mkdir()), "not a file"),
+    "pipe": (_pipe, "not a file"),
+    "empty": (lambda f: f.image().write_bytes(b""), "empty image file"),
+    "no_image": (lambda f: f.image().write_text("text"), "not an image"),
+    "truncated": (_truncate, "truncated or damaged"),
+    "animation": (_save_animation, "animation"),
+    "unsupported": (
+        lambda f: Image.new("RGB", (40, 30)).save(f.image(), format="PPM"),
+        "unsupported format PPM",
+    ),
+    "16_bit": (_save_deep, "more than 8 bits"),
+    "other_size": (
+        lambda f: Image.new("RGB", (30, 40)).save(f.image()),
+        "size differs(.|\n)*a.jpg, file 30x40, annotations 40x30",
+    ),
+    "turned": (_save_turned, "EXIF orientation.*turn the pixels"),
+    "link_outside": (_link_outside, "symbolic link leads out"),
+    "link_to_itself": (_link_to_itself, "not in images/"),
+}
+
+
+@pytest.mark.parametrize("name", _FILE_MISTAKES)
+def test_bad_image_file(coco_folder, name):
+    spoil, message = _FILE_MISTAKES[name]
+    spoil(coco_folder)
+    with pytest.raises(DatasetError, match=message):
+        _check(coco_folder.path)
+
+
+def _set(section, key, value):
+    def spoil(coco):
+        coco[section][0][key] = value
+
+    return spoil
+
+
+def _drop(section, key):
+    return lambda coco: coco[section][0].pop(key)
+
+
+def _copy_first(section, **changes):
+    return lambda coco: coco[section].append({**coco[section][0], **changes})
+
+
+_ENTRY_MISTAKES = {
+    "no_images_section": (lambda c: c.pop("images"), "'images' is missing"),
+    "categories_no_list": (lambda c: c.update(categories={}), "'categories' is a dict"),
+    "no_images": (lambda c: c.update(images=[], annotations=[]), "lists no images"),
+    "no_categories": (lambda c: c.update(categories=[], annotations=[]), "lists no categories"),
+    "entry_no_object": (
+        lambda c: c["images"].append(5),
+        r"not a JSON object(.|\n)*images\[3\] is 5",
+    ),
+    "no_file_name": (_drop("images", "file_name"), "'images' lacks file_name"),
+    "no_bbox": (_drop("annotations", "bbox"), "'annotations' lacks bbox"),
+    "no_name": (_drop("categories", "name"), "'categories' lacks name"),
+    "image_id_text": (_set("images", "id", "10"), "image id must be an integer"),
+    "image_id_bool": (_set("images", "id", True), "image id must be an integer"),
+    "image_id_huge": (_set("images", "id", 2**63), "image id must be an integer"),
+    "width_zero": (_set("images", "width", 0), "positive integers"),
+    "width_text": (_set("images", "width", "40"), "positive integers"),
+    "file_name_number": (_set("images", "file_name", 5), "file_name must be a text"),
+    "file_name_parent": (_set("images", "file_name", "../x.jpg"), "file_name leads out"),
+    "file_name_absolute": (_set("images", "file_name", "/etc/passwd"), "file_name leads out"),
+    "file_name_nul": (_set("images", "file_name", "a\0.jpg"), "file_name leads out"),
+    "file_name_long": (_set("images", "file_name", "a" * 5000), "not in images/"),
+    "category_id_text": (_set("categories", "id", "1"), "category id must be an integer"),
+    "category_unnamed": (_set("categories", "name", " "), "category name must be a text"),
+    "bbox_short": (_set("annotations", "bbox", [1, 2, 3]), "four finite numbers"),
+    "bbox_nan": (_set("annotations", "bbox", [1, 2, 3, float("nan")]), "four finite numbers"),
+    "bbox_infinite": (_set("annotations", "bbox", [1, 2, 3, float("inf")]), "four finite"),
+    "bbox_huge": (_set("annotations", "bbox", [1, 2, 3, 10**400]), "four finite numbers"),
+    "bbox_text": (_set("annotations", "bbox", ["1", 2, 3, 4]), "four finite numbers"),
+    "bbox_null": (_set("annotations", "bbox", None), "four finite numbers"),
+    "area_text": (_set("annotations", "area", "5"), "area must be a number"),
+    "iscrowd_text": (_set("annotations", "iscrowd", "yes"), "iscrowd must be 0 or 1"),
+    "annotation_id_null": (_set("annotations", "id", None), "annotation id must be an integer"),
+    "unknown_category": (
+        _set("annotations", "category_id", 2),
+        r"not listed in 'categories' \(\[1, 3\]\)",
+    ),
+    "unknown_image": (_set("annotations", "image_id", 99), "annotation 1, image_id 99"),
+    "image_id_twice": (_copy_first("images", file_name="sub/c.jpg"), "image id repeated"),
+    "file_name_twice": (_copy_first("images", id=5, file_name="./a.jpg"), "file_name repeated"),
+    "annotation_id_twice": (_copy_first("annotations"), "annotation id repeated"),
+    "category_id_twice": (_copy_first("categories", name="cow"), "category id repeated"),
+}
+
+
+@pytest.mark.parametrize("name", _ENTRY_MISTAKES)
+def test_bad_entry(coco_folder, name):
+    spoil, message = _ENTRY_MISTAKES[name]
+    spoil(coco_folder.coco["train"])
+    coco_folder.write()
+    with pytest.raises(DatasetError, match=message):
+        _check(coco_folder.path)
+
+
+@pytest.mark.parametrize(
+    "encoded", [b"", b"{", b"\xff\xfe\xff", b"[" * 100_000], ids=["empty", "cut", "binary", "deep"]
+)
+def test_annotation_file_that_is_not_json(coco_folder, encoded):
+    coco_folder.annotation_path("val").write_bytes(encoded)
+    with pytest.raises(DatasetError, match=r"not JSON(.|\n)*instances_val.json"):
+        _check(coco_folder.path)
+
+
+def test_annotation_file_that_is_a_list(coco_folder):
+    coco_folder.annotation_path("val").write_text("[1, 2]")
+    with pytest.raises(DatasetError, match=r"not COCO(.|\n)*top level is a list"):
+        _check(coco_folder.path)
+
+
+def test_annotation_file_with_byte_order_mark(coco_folder):
+    path = coco_folder.annotation_path("val")
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert len(_check(coco_folder.path).splits["val"].images) == 2
+
+
+def test_categories_must_agree(coco_folder):
+    coco_folder.coco["val"]["categories"][1]["name"] = "wolf"
+    coco_folder.coco["val"]["categories"].append({"id": 4, "name": "cow"})
+    coco_folder.write()
+    with pytest.raises(DatasetError, match=r"'dog' and 'wolf'(.|\n)*id 4, 'cow'"):
+        _check(coco_folder.path)
+
+
+def test_all_mistakes_are_told_at_once_and_counted(coco_folder):
+    coco = coco_folder.coco["train"]
+    coco["annotations"].extend(
+        {"id": 100 + n, "image_id": 77, "category_id": 1, "bbox": [0, 0, 1, 1]} for n in range(8)
+    )
+    coco_folder.write()
+    _truncate(coco_folder)
+    coco_folder.image("e.png").unlink()
+    with pytest.raises(DatasetError) as error:
+        _check(coco_folder.path)
+    message = str(error.value)
+    assert "truncated or damaged" in message
+    assert "instances_val.json: e.png" in message
+    assert "(8):" in message and "annotation 104" in message and "... and 3 more" in message
+    assert "annotation 105" not in message
+
+
+def test_layout(tmp_path, coco_folder):
+    with pytest.raises(DatasetError, match="nowhere is not a folder"):
+        _check(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=r"lacks images, .*Found: nothing"):
+        _check(tmp_path / "empty")
+    coco_folder.annotation_path("val").rename(coco_folder.path / "annotations" / "valid.json")
+    with pytest.raises(DatasetError, match=r"lacks .*instances_val.json.*annotations/valid.json"):
+        _check(coco_folder.path)
+
+
+def test_valid_folder_passes(coco_folder):
+    splits = _check(coco_folder.path).splits
+    assert [image.entry["id"] for image in splits["train"].images] == [10, 11, 12]
+    assert splits["train"].images[2].path == coco_folder.image("sub/c.jpg")
+
+
+def test_links_inside_the_folder_are_fine(coco_folder):
+    shutil.move(coco_folder.image(), coco_folder.image("sub/original.jpg"))
+    coco_folder.image().symlink_to(coco_folder.image("sub/original.jpg"))
+    _check(coco_folder.path)
+
+
+def test_folder_of_images_may_be_a_link(coco_folder, tmp_path):
+    shutil.move(coco_folder.path / "images", tmp_path / "elsewhere")
+    (coco_folder.path / "images").symlink_to(tmp_path / "elsewhere")
+    _check(coco_folder.path)
+
+
+def test_unfiltered_bccd_is_described(bccd, tmp_path):
+    """The source's own defects: two boxes of no height or width, and nothing else to refuse."""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images").symlink_to(bccd / "images")
+    for split in checking.SPLITS:
+        shutil.copy(
+            bccd / "raw" / "instances_all_unfiltered.json",
+            tmp_path / "annotations" / f"instances_{split}.json",
+        )
+    listed = json.loads((bccd / "raw" / "instances_all_unfiltered.json").read_text())["images"]
+    splits = _check(tmp_path).splits
+    assert len(splits["train"].images) == len(listed)
+
+
+def test_mistakes_are_told_without_tensorflow(coco_folder, tmp_path):
+    coco_folder.image().unlink()
+    program = (
+        "import sys\n"
+        "from libra_tf.data import DatasetError, prepare_coco_folder\n"
+        "try:\n"
+        "    prepare_coco_folder(sys.argv[1], sys.argv[2])\n"
+        "except DatasetError:\n"
+        "    print('refused', 'tensorflow' in sys.modules)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, coco_folder.path, tmp_path / "cache"],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.endswith("refused False\n")
