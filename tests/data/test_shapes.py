@@ -1,0 +1,160 @@
+import hashlib
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from libra_tf.data import DatasetError, make_shapes, prepare_coco_folder, shapes
+
+_PROCESSES = multiprocessing.get_context("spawn")
+
+
+def _silent(line):
+    del line
+
+
+def _make(folder, **changes):
+    arguments = {"num_train": 12, "num_val": 6, "image_size": 96, "seed": 3} | changes
+    return make_shapes(folder, **arguments, report=_silent)
+
+
+def _digests(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def _coco(folder, split="train"):
+    return json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
+
+
+def test_same_arguments_give_the_same_bytes(tmp_path):
+    assert _make(tmp_path / "one") == str(tmp_path / "one")
+    _make(tmp_path / "two")
+    assert _digests(tmp_path / "one") == _digests(tmp_path / "two")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_images_do_not_depend_on_how_many_there_are(tmp_path):
+    _make(tmp_path / "few", num_train=3)
+    _make(tmp_path / "more", num_train=5)
+    few, more = _digests(tmp_path / "few"), _digests(tmp_path / "more")
+    images = [name for name in few if name.startswith("images/")]
+    assert len(images) == 9
+    assert {name: more[name] for name in images} == {name: few[name] for name in images}
+
+
+def test_no_image_occurs_twice(tmp_path):
+    for seed in (0, 1):
+        _make(tmp_path / str(seed), seed=seed)
+    digests = [
+        digest
+        for seed in (0, 1)
+        for name, digest in _digests(tmp_path / str(seed)).items()
+        if name.startswith("images/")
+    ]
+    assert len(set(digests)) == len(digests) == 36
+
+
+def test_finished_folder_is_reused(tmp_path):
+    _make(tmp_path / "shapes")
+    before = (tmp_path / "shapes").stat().st_ino
+    _make(tmp_path / "shapes")
+    assert (tmp_path / "shapes").stat().st_ino == before
+
+
+def test_folder_with_something_else_is_refused(tmp_path):
+    _make(tmp_path / "shapes")
+    with pytest.raises(DatasetError, match=r"'seed': 3.*not the shapes data set with.*'seed': 4"):
+        _make(tmp_path / "shapes", seed=4)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("")
+    with pytest.raises(DatasetError, match="holds something else"):
+        _make(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_two_processes_at_once(tmp_path):
+    processes = [_PROCESSES.Process(target=_make, args=(tmp_path / "shapes",)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+    _make(tmp_path / "alone")
+    assert _digests(tmp_path / "shapes") == _digests(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("num_train", 0), ("num_val", 1.5), ("image_size", 32), ("seed", -1)],
+)
+def test_bad_arguments(tmp_path, argument, value):
+    with pytest.raises(ValueError, match=f"{argument} must be an integer of at least"):
+        _make(tmp_path / "shapes", **{argument: value})
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match=r"cannot be written to .*file/shapes"):
+        _make(tmp_path / "file" / "shapes")
+
+
+def test_is_a_valid_coco_folder(tmp_path):
+    dataset = prepare_coco_folder(_make(tmp_path / "shapes"), tmp_path / "cache", _silent)
+    assert dataset.class_names == shapes.CLASS_NAMES
+    assert dataset.train.num_examples == 12
+    assert dataset.val.num_examples == 6
+    assert dataset.issues == ()
+
+
+def test_variety(tmp_path):
+    """Sizes from 12 px to half the image, all classes alike, crowds and empty images."""
+    _make(tmp_path / "shapes", num_train=200, image_size=128)
+    coco = _coco(tmp_path / "shapes")
+    extents = np.array([max(a["bbox"][2:]) for a in coco["annotations"]])
+    assert 12 * 0.6 - 1 <= extents.min() < 14
+    assert 60 < extents.max() <= 64.01
+    classes = np.array([a["category_id"] for a in coco["annotations"]])
+    assert all(np.mean(classes == key) > 0.18 for key in shapes.CLASS_NAMES)
+    per_image = np.bincount([a["image_id"] for a in coco["annotations"]], minlength=201)[1:]
+    assert per_image.min() == 0 and per_image.max() == 8
+
+
+def test_boxes_fit_what_is_drawn():
+    """A box spans the pixels of its shape; of one cut by the border, all of them and few more."""
+    placed = [
+        shape
+        for seed in range(40)
+        for shape in shapes._place_shapes(np.random.default_rng(seed), 128)
+    ]
+    num_whole = 0
+    for shape in placed:
+        rows, columns = np.nonzero(shape.alpha > 0)
+        drawn = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        x, y, width, height = shapes._annotation(shape, 128)["bbox"]
+        box = [x, y, x + width, y + height]
+        if 0 < min(box) and max(box) < 128:
+            num_whole += 1
+            np.testing.assert_allclose(drawn, box, atol=1.5)
+        else:
+            assert np.all(np.less_equal(box[:2], np.add(drawn[:2], 1)))
+            assert np.all(np.greater_equal(box[2:], np.subtract(drawn[2:], 1)))
+            assert np.prod(np.subtract(drawn[2:], drawn[:2])) > 0.75 * width * height
+    assert 20 < num_whole < len(placed) - 20
+
+
+def test_no_shape_is_hidden_too_much():
+    """Redraws every image's shapes in turn and measures what is left of each."""
+    for seed in range(30):
+        placed = shapes._place_shapes(np.random.default_rng(seed), 128)
+        visible = [shape.alpha for shape in placed]
+        for index, shape in enumerate(placed):
+            for behind in range(index):
+                visible[behind] = visible[behind] * (1 - shape.alpha)
+        for shape, left in zip(placed, visible, strict=True):
+            assert left.sum() >= 0.6 * shape.area
