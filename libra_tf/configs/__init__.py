@@ -1,0 +1,1 @@
+"""Model Garden configs and experiments of the Libra detectors."""

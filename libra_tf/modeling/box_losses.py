@@ -1,0 +1,76 @@
+"""The balanced L1 loss in the shape in which Model Garden's detectors use a box loss."""
+
+import tensorflow as tf
+from official.vision.losses import loss_utils, maskrcnn_losses
+
+from libra_tf.compat import keras
+from libra_tf.configs import components
+from libra_tf.losses import BalancedL1Loss
+
+
+def _summed_balanced_l1(config: components.BalancedL1) -> BalancedL1Loss:
+    return BalancedL1Loss(
+        alpha=config.alpha,
+        gamma=config.gamma,
+        beta=config.beta,
+        form=config.form,
+        reduction=keras.losses.Reduction.SUM,
+    )
+
+
+def retinanet_box_loss(
+    config: components.BalancedL1,
+    box_targets: dict[str, tf.Tensor],
+    box_outputs: dict[str, tf.Tensor],
+    box_weights: tf.Tensor,
+) -> tf.Tensor:
+    """Balanced L1 loss over all anchors, normalised as Model Garden's RetinaNet does.
+
+    Args:
+      config: constants of the loss.
+      box_targets: `{level: [batch, height, width, anchors * 4]}` encoded boxes.
+      box_outputs: the same shapes, predicted.
+      box_weights: `[batch, total_anchors]`, 1 for positive anchors and 0 for all others.
+
+    Returns:
+      A scalar: the mean over the coordinates, summed over the positive anchors and divided by
+      their number plus one.
+    """
+    return _summed_balanced_l1(config)(
+        y_true=loss_utils.multi_level_flatten(box_targets, last_dim=4),
+        y_pred=loss_utils.multi_level_flatten(box_outputs, last_dim=4),
+        sample_weight=box_weights / (tf.reduce_sum(box_weights) + 1.0),
+    )
+
+
+class BalancedFastrcnnBoxLoss(maskrcnn_losses.FastrcnnBoxLoss):
+    """Model Garden's RoI box loss with balanced L1 in place of Huber.
+
+    Args:
+      config: constants of the loss.
+      class_agnostic_bbox_pred: whether one box is predicted for all classes.
+      normalizer: `positives` or `sampled_rois`; see `libra_tf.configs.maskrcnn.Losses`.
+    """
+
+    def __init__(
+        self,
+        config: components.BalancedL1,
+        class_agnostic_bbox_pred: bool = False,
+        normalizer: str = "sampled_rois",
+    ):
+        super().__init__(huber_loss_delta=1.0, class_agnostic_bbox_pred=class_agnostic_bbox_pred)
+        self._huber_loss = _summed_balanced_l1(config)
+        self._normalizer = normalizer
+
+    def _fast_rcnn_box_loss(self, box_outputs, box_targets, class_targets, normalizer=1.0):
+        if self._normalizer == "positives":
+            return super()._fast_rcnn_box_loss(box_outputs, box_targets, class_targets, normalizer)
+        is_positive = tf.cast(class_targets > 0, box_outputs.dtype)
+        # One coordinate in the last axis, over which the Keras loss would average.
+        summed = self._huber_loss(
+            box_targets[..., tf.newaxis],
+            box_outputs[..., tf.newaxis],
+            sample_weight=tf.repeat(is_positive[..., tf.newaxis], 4, axis=-1),
+        )
+        num_sampled_rois = tf.cast(tf.size(class_targets), summed.dtype)
+        return summed / (normalizer * num_sampled_rois)

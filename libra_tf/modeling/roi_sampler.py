@@ -1,0 +1,29 @@
+"""Puts IoU-balanced sampling into a Mask R-CNN that Model Garden has built."""
+
+from libra_tf.compat import keras
+from libra_tf.configs import components
+from libra_tf import layers
+
+
+def use_iou_balanced_sampler(model: keras.Model, config: components.ROISampler) -> None:
+    """Replaces the sampler of the first stage; cascade stages keep theirs, which do not sample.
+
+    Args:
+      model: Model Garden's `MaskRCNNModel`, changed in place.
+      config: what to build the sampler with.
+    """
+    sampler = layers.IoUBalancedROISampler(
+        mix_gt_boxes=config.mix_gt_boxes,
+        num_sampled_rois=config.num_sampled_rois,
+        foreground_fraction=config.foreground_fraction,
+        foreground_iou_threshold=config.foreground_iou_threshold,
+        background_iou_high_threshold=config.background_iou_high_threshold,
+        background_iou_low_threshold=config.background_iou_low_threshold,
+        num_bins=config.num_bins,
+        floor_threshold=config.floor_threshold,
+        floor_fraction=config.floor_fraction,
+        bin_range=config.bin_range,
+        instance_balanced=config.instance_balanced,
+    )
+    # Assigning an item of the tracked list would make the model impossible to checkpoint.
+    model.roi_sampler = [sampler, *model.roi_sampler[1:]]

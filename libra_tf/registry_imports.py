@@ -1,0 +1,7 @@
+"""Registers everything: Model Garden's own experiments and tasks, and the Libra ones."""
+
+from official.vision import registry_imports
+
+from libra_tf.configs import maskrcnn as maskrcnn_configs
+from libra_tf.configs import retinanet as retinanet_configs
+from libra_tf.tasks import maskrcnn, retinanet

@@ -1,0 +1,1 @@
+"""What `run.py` does: flags, config, data, training with progress, results and pictures."""

@@ -1,0 +1,167 @@
+"""Builds an experiment's config from flags, with errors that name the key and the nearest one."""
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from absl import flags
+from official.core import config_definitions as cfg
+from official.core import exp_factory
+from official.modeling import hyperparams
+from official.modeling.hyperparams import params_dict
+
+from libra_tf.configs import recipes
+from libra_tf.data import DetectionDataset
+from libra_tf.runner.errors import UsageError
+from libra_tf.runner.flags import unknown_experiment
+
+
+def build(
+    experiment: str, flag_values: flags.FlagValues, dataset: DetectionDataset | None
+) -> cfg.ExperimentConfig:
+    """Returns the config: the experiment's, then the data set's, the files' and the override's.
+
+    Args:
+      experiment: a registered experiment.
+      flag_values: parsed flags; `config_file`, `params_override`, `tpu`, `tf_data_service`.
+      dataset: the folder to train on, or None to keep the experiment's own data.
+
+    Raises:
+      UsageError: on an unknown experiment or key, a value of the wrong type, or a file that is
+        not YAML.
+    """
+    params = _experiment(experiment)
+    train_steps = params.trainer.train_steps
+    if dataset is not None:
+        use_dataset(params, dataset)
+    for source, overrides in _overrides(flag_values):
+        _check_overrides(source, overrides, params)
+        try:
+            params.override(overrides, is_strict=True)
+        except (KeyError, ValueError, TypeError) as error:
+            raise UsageError(f"{source}: {error}") from error
+    params.override({"runtime": {"tpu": flag_values.tpu}})
+    if flag_values.tpu:
+        params.runtime.distribution_strategy = "tpu"
+    if flag_values.tf_data_service:
+        for data in (params.task.train_data, params.task.validation_data):
+            data.tf_data_service_address = flag_values.tf_data_service
+    _end_cosine_with_training(params, train_steps)
+    try:
+        params.validate()
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"the config of {experiment} is not valid: {error}") from error
+    return params
+
+
+def _experiment(name: str) -> cfg.ExperimentConfig:
+    try:
+        return exp_factory.get_exp_config(name)
+    except LookupError as error:
+        known = tuple(exp_factory._REGISTERED_CONFIGS)
+        raise unknown_experiment(name, known) from error
+
+
+def _overrides(flag_values: flags.FlagValues) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in flag_values.config_file or ():
+        yield f"--config_file={path}", _read(f"--config_file={path}", path)
+    text = flag_values.params_override
+    if text:
+        yield "--params_override", _read(f"--params_override={text}", text)
+
+
+def _read(source: str, text_or_path: str) -> dict[str, Any]:
+    """Reads a YAML or JSON file, or Model Garden's `a.b=1,c=2` notation."""
+    try:
+        empty = params_dict.ParamsDict()
+        overrides = params_dict.override_params_dict(empty, text_or_path, is_strict=False)
+        return overrides.as_dict()
+    except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
+        raise UsageError(
+            f"{source} could not be read: {error}. Write a YAML file, a YAML text, or "
+            "key.subkey=value,key.subkey=value."
+        ) from error
+
+
+def _check_overrides(
+    source: str, overrides: Mapping[str, Any], params: hyperparams.Config, path: str = ""
+) -> None:
+    for key, value in overrides.items():
+        name = f"{path}{key}"
+        if key not in params:
+            raise UsageError(f"{source}: there is no config key {name}.{_hint(key, params, path)}")
+        current = getattr(params, key)
+        if isinstance(value, Mapping) and isinstance(current, hyperparams.Config):
+            _check_overrides(source, value, current, f"{name}.")
+        elif isinstance(current, (int, float)) and isinstance(value, (str, Mapping, list)):
+            raise UsageError(
+                f"{source}: {name} is {value!r}, but a {type(current).__name__} is expected, such "
+                f"as {current!r} (YAML reads 1e-4 as text: write 0.0001 or 1.0e-4)"
+            )
+
+
+def _hint(key: str, params: hyperparams.Config, path: str) -> str:
+    siblings = list(params.as_dict())
+    nearest = difflib.get_close_matches(key, siblings, n=1)
+    if nearest:
+        return f" Did you mean {path}{nearest[0]}?"
+    return f" Keys there: {', '.join(siblings)}."
+
+
+def use_dataset(params: cfg.ExperimentConfig, dataset: DetectionDataset) -> None:
+    """Sets on `params` everything that follows from the data set.
+
+    An experiment made for another data set keeps its number of epochs: its steps and the
+    boundaries of its learning rate are scaled. One without data of its own keeps its steps.
+    """
+    task, trainer = params.task, params.trainer
+    made_for_coco = bool(task.train_data.input_path)
+    task.model.num_classes = dataset.num_classes
+    task.train_data.input_path = dataset.train.input_path
+    task.validation_data.input_path = dataset.val.input_path
+    task.validation_data.drop_remainder = False
+    task.annotation_file = dataset.val.annotation_file
+    task.per_category_metrics = True
+    if "num_examples" in task.validation_data:
+        task.train_data.num_examples = dataset.train.num_examples
+        task.validation_data.num_examples = dataset.val.num_examples
+    for data, split in (
+        (task.train_data, dataset.train),
+        (task.validation_data, dataset.val),
+    ):
+        data.parser.max_num_instances = max(
+            data.parser.max_num_instances, split.max_boxes_per_image
+        )
+    # A batch larger than the data set would never be filled.
+    task.train_data.global_batch_size = min(
+        task.train_data.global_batch_size, dataset.train.num_examples
+    )
+    steps_per_epoch = dataset.train.num_examples // task.train_data.global_batch_size
+    if made_for_coco:
+        coco_steps = recipes.COCO_TRAIN_EXAMPLES // task.train_data.global_batch_size
+        _scale_schedule(trainer, steps_per_epoch / coco_steps)
+        trainer.validation_interval = steps_per_epoch
+        trainer.checkpoint_interval = steps_per_epoch
+        trainer.steps_per_loop = min(trainer.steps_per_loop, steps_per_epoch)
+        trainer.summary_interval = trainer.steps_per_loop
+    trainer.validation_steps = math.ceil(
+        dataset.val.num_examples / task.validation_data.global_batch_size
+    )
+
+
+def _scale_schedule(trainer: cfg.TrainerConfig, factor: float) -> None:
+    trainer.train_steps = max(1, round(trainer.train_steps * factor))
+    learning_rate = trainer.optimizer_config.learning_rate
+    if learning_rate.type == "stepwise":
+        learning_rate.stepwise.boundaries = [
+            round(boundary * factor) for boundary in learning_rate.stepwise.boundaries
+        ]
+
+
+def _end_cosine_with_training(params: cfg.ExperimentConfig, default_train_steps: int) -> None:
+    """Lets a cosine decay that was to end with training do so when `train_steps` is changed."""
+    learning_rate = params.trainer.optimizer_config.learning_rate
+    if learning_rate.type == "cosine" and learning_rate.cosine.decay_steps == default_train_steps:
+        learning_rate.cosine.decay_steps = params.trainer.train_steps

@@ -1,0 +1,100 @@
+"""Command-line flags: Model Garden's and ours. Imports no TensorFlow, so `--help` is instant."""
+
+import difflib
+import os
+
+from absl import flags
+from official.common import flags as tfm_flags
+
+from libra_tf.runner.errors import UsageError
+
+# Named here so that a misspelt name is refused before the long import of Model Garden.
+LIBRA_EXPERIMENTS = (
+    "libra_retinanet_demo",
+    "libra_fasterrcnn_demo",
+    "libra_retinanet_small",
+    "libra_fasterrcnn_small",
+    "libra_retinanet_resnetfpn_coco",
+    "libra_fasterrcnn_resnetfpn_coco",
+)
+DEMO_EXPERIMENT = "libra_fasterrcnn_demo"
+FOLDER_EXPERIMENT = "libra_fasterrcnn_small"
+MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_eval")
+
+
+def define_flags() -> None:
+    """Defines Model Garden's flags, `--dataset` and `--cache_dir`."""
+    tfm_flags.define_flags()
+    flags.DEFINE_string(
+        "dataset",
+        default=None,
+        help="A folder in COCO format to train and evaluate on: images/ and "
+        "annotations/instances_train.json and instances_val.json. Number of classes, examples, "
+        "steps and the annotation file are set from it. Without it a demo experiment uses the "
+        "built-in shapes data set.",
+    )
+    flags.DEFINE_string(
+        "cache_dir",
+        default=None,
+        help="Where converted data sets are kept. Default: $XDG_CACHE_HOME/libra_tf or "
+        "~/.cache/libra_tf.",
+    )
+    flags.DEFINE_bool(
+        "enable_async_checkpointing",
+        default=True,
+        help="Whether checkpoints are written while training goes on.",
+    )
+    flags.mark_flag_as_required("mode")
+
+
+def experiment_name(flag_values: flags.FlagValues) -> str:
+    """Returns the experiment to run: the one asked for, or a default that suits the data.
+
+    Raises:
+      UsageError: if the name starts like one of ours and is not.
+    """
+    name = flag_values.experiment
+    if not name:
+        return FOLDER_EXPERIMENT if flag_values.dataset else DEMO_EXPERIMENT
+    if name.startswith("libra") and name not in LIBRA_EXPERIMENTS:
+        raise unknown_experiment(name, LIBRA_EXPERIMENTS)
+    return name
+
+
+def unknown_experiment(name: str, known: tuple[str, ...]) -> UsageError:
+    """Returns the error for an experiment that does not exist; it names the nearest one."""
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    return UsageError(
+        f"--experiment={name}: there is no such experiment.{hint} "
+        f"The Libra experiments are {', '.join(LIBRA_EXPERIMENTS)}."
+    )
+
+
+def model_dir(flag_values: flags.FlagValues, experiment: str) -> str:
+    """Returns --model_dir, or a folder under runs/ named after the experiment and the data."""
+    if flag_values.model_dir:
+        return flag_values.model_dir
+    if flag_values.dataset:
+        experiment += "-" + os.path.basename(os.path.abspath(flag_values.dataset))
+    return os.path.join("runs", experiment)
+
+
+def check_flags(flag_values: flags.FlagValues) -> None:
+    """Refuses, before anything is imported, what can be seen to be wrong from the flags alone.
+
+    Raises:
+      UsageError: on a mode that does not exist here or a file or folder that is not there.
+    """
+    if flag_values.mode not in MODES:
+        raise UsageError(
+            f"--mode={flag_values.mode} is not supported; choose one of {', '.join(MODES)}"
+        )
+    for config_file in flag_values.config_file or ():
+        if "://" not in config_file and not os.path.isfile(config_file):
+            raise UsageError(f"--config_file={config_file}: there is no such file")
+    if flag_values.dataset is not None and not os.path.isdir(flag_values.dataset):
+        raise UsageError(
+            f"--dataset={flag_values.dataset}: there is no such folder; it must hold images/ and "
+            "annotations/instances_train.json and instances_val.json"
+        )

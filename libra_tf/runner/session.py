@@ -1,0 +1,215 @@
+"""One run from flags to results: data, config, training, table and pictures."""
+
+import json
+import os
+
+import gin
+import rich.console
+import tensorflow as tf
+from absl import flags
+from official.common import distribute_utils
+from official.core import config_definitions as cfg
+from official.core import train_utils
+from official.modeling import performance
+
+import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder
+from libra_tf.data.cache import default_cache_dir
+from libra_tf.runner import config, contact_sheet, model_dir, quiet, results, training
+from libra_tf.runner.errors import UsageError
+from libra_tf.runner.progress import Progress
+
+# Sized so that a ResNet-18 learns the shapes within minutes on two CPU cores.
+DEMO_SHAPES = {"num_train": 640, "num_val": 96, "image_size": 192}
+
+
+def run(
+    experiment: str,
+    folder: str,
+    flag_values: flags.FlagValues,
+    console: rich.console.Console,
+) -> None:
+    """Trains and evaluates as the flags say, and prints what came of it.
+
+    Args:
+      experiment: name of the experiment.
+      folder: model folder.
+      flag_values: parsed flags; see `libra_tf.runner.flags`.
+      console: where progress and results go.
+
+    Raises:
+      UsageError: if what was asked for cannot be done.
+      DatasetError: if the data set cannot be used.
+    """
+    gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
+    config.build(experiment, flag_values, dataset=None)  # Wrong keys show before any data is read.
+    dataset = _prepare_dataset(experiment, flag_values, console)
+    params = config.build(experiment, flag_values, dataset)
+    _check_data_files(params, flag_values.mode)
+    model_dir.check(folder, flag_values.mode, params)
+    strategy = _build_strategy(params)
+    _check_batch_sizes(params, strategy)
+    if params.runtime.mixed_precision_dtype:
+        performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
+    if "train" in flag_values.mode:
+        train_utils.serialize_config(params, folder)
+    params.lock()
+
+    record = results.Results(folder, experiment, _dataset_name(dataset, params))
+    progress = Progress(console)
+    _announce(console, experiment, params, dataset, folder)
+    with quiet.libraries_write_to(os.path.join(folder, "log.txt")):
+        try:
+            trainer = training.run(
+                params,
+                strategy,
+                flag_values.mode,
+                folder,
+                progress,
+                record,
+                flag_values.enable_async_checkpointing,
+            )
+        finally:
+            progress.stop()
+        sheet = _draw_contact_sheet(folder, params, trainer, dataset)
+    _report(console, folder, record, sheet, flag_values)
+
+
+def _prepare_dataset(
+    experiment: str, flag_values: flags.FlagValues, console: rich.console.Console
+) -> DetectionDataset | None:
+    """Returns the folder asked for, the built-in shapes for a demo, or None."""
+
+    def report(message: str) -> None:
+        console.print(f"data: {message}", highlight=False, soft_wrap=True, markup=False)
+
+    folder = flag_values.dataset
+    if folder is None:
+        if not experiment.endswith("_demo"):
+            return None
+        root = flag_values.cache_dir or default_cache_dir()
+        folder = make_shapes(os.path.join(root, "shapes"), **DEMO_SHAPES, report=report)
+    return prepare_coco_folder(folder, flag_values.cache_dir, report=report)
+
+
+def _check_data_files(params: cfg.ExperimentConfig, mode: str) -> None:
+    task = params.task
+    wanted = {"task.validation_data.input_path": task.validation_data} if "eval" in mode else {}
+    if "train" in mode:
+        wanted["task.train_data.input_path"] = task.train_data
+    for key, data in wanted.items():
+        if data.tfds_name:
+            continue
+        patterns = data.input_path
+        patterns = patterns.split(",") if isinstance(patterns, str) else patterns
+        if not patterns or not all(pattern and tf.io.gfile.glob(pattern) for pattern in patterns):
+            raise UsageError(
+                f"{key} is {data.input_path!r}, and there are no such files. Name a folder in COCO "
+                f"format with --dataset=FOLDER, or set {key} with --params_override"
+            )
+    annotations = task.annotation_file
+    if "eval" in mode and annotations and not tf.io.gfile.exists(annotations):
+        raise UsageError(f"task.annotation_file is {annotations!r}, and there is no such file")
+
+
+def _build_strategy(params: cfg.ExperimentConfig) -> tf.distribute.Strategy:
+    runtime = params.runtime
+    if runtime.distribution_strategy == "mirrored" and not runtime.num_gpus:
+        runtime.num_gpus = len(tf.config.list_physical_devices("GPU"))
+    return distribute_utils.get_distribution_strategy(
+        distribution_strategy=runtime.distribution_strategy,
+        all_reduce_alg=runtime.all_reduce_alg,
+        num_gpus=runtime.num_gpus,
+        tpu_address=runtime.tpu,
+    )
+
+
+def _check_batch_sizes(params: cfg.ExperimentConfig, strategy: tf.distribute.Strategy) -> None:
+    replicas = strategy.num_replicas_in_sync
+    for name in ("train_data", "validation_data"):
+        batch_size = getattr(params.task, name).global_batch_size
+        if batch_size <= 0 or batch_size % replicas:
+            raise UsageError(
+                f"task.{name}.global_batch_size is {batch_size}, which does not divide over the "
+                f"{replicas} replicas; choose a multiple of {replicas}"
+            )
+
+
+def _dataset_name(dataset: DetectionDataset | None, params: cfg.ExperimentConfig) -> str:
+    return dataset.folder if dataset else str(params.task.train_data.input_path)
+
+
+def _announce(
+    console: rich.console.Console,
+    experiment: str,
+    params: cfg.ExperimentConfig,
+    dataset: DetectionDataset | None,
+    folder: str,
+) -> None:
+    batch_size = params.task.train_data.global_batch_size
+    steps = params.trainer.train_steps
+    schedule = f"{steps} steps of {batch_size} images"
+    if dataset:
+        epochs = steps * batch_size / dataset.train.num_examples
+        schedule += (
+            f" ({epochs:.1f} epochs of {dataset.train.num_examples} images), evaluation on "
+            f"{dataset.val.num_examples} images, {len(dataset.class_names)} classes: "
+            f"{', '.join(dataset.class_names.values())}"
+        )
+    height, width, _channels = params.task.model.input_size
+    console.print(
+        f"{experiment}: {schedule}; input {height}x{width}; model folder {folder}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _draw_contact_sheet(
+    folder: str,
+    params: cfg.ExperimentConfig,
+    trainer: training.ReportingTrainer,
+    dataset: DetectionDataset | None,
+) -> str | None:
+    """Draws the newest evaluation's detections; returns the picture's path, None without one."""
+    detections = getattr(getattr(trainer.task, "coco_metric", None), "detections", None)
+    if not detections or params.task.validation_data.tfds_name:
+        return None
+    path = os.path.join(folder, "detections.png")
+    names = dataset.class_names if dataset else _read_class_names(params.task.annotation_file)
+    contact_sheet.draw(path, params.task.validation_data.input_path, detections, names)
+    return path
+
+
+def _read_class_names(annotation_file: str | None) -> dict[int, str]:
+    if not annotation_file:
+        return {}
+    with tf.io.gfile.GFile(annotation_file) as file:
+        return {category["id"]: category["name"] for category in json.load(file)["categories"]}
+
+
+def _report(
+    console: rich.console.Console,
+    folder: str,
+    record: results.Results,
+    sheet: str | None,
+    flag_values: flags.FlagValues,
+) -> None:
+    if record.evaluations and "eval" in flag_values.mode:
+        console.print(results.table(record.evaluations[-1]))
+    lines = {
+        "checkpoint": tf.train.latest_checkpoint(folder),
+        "TensorBoard logs": folder,
+        "results": record.path if record.evaluations else None,
+        "pictures": sheet,
+        "messages": os.path.join(folder, "log.txt"),
+    }
+    for name, path in lines.items():
+        if path:
+            console.print(f"{name + ':':17} {path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"next:             tensorboard --logdir={folder}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

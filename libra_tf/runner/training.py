@@ -1,0 +1,144 @@
+"""Trains and evaluates an experiment with Model Garden's runner, showing progress."""
+
+import functools
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+from official.core import base_trainer, task_factory, train_lib, train_utils
+from official.core import config_definitions as cfg
+from official.vision.utils import summary_manager
+
+from libra_tf.runner.progress import Progress
+from libra_tf.runner.results import Results
+
+
+class ReportingTrainer(base_trainer.Trainer):
+    """Model Garden's trainer that reports progress and records every evaluation.
+
+    Args:
+      progress: where to report.
+      results: where to record.
+      *args: arguments of Model Garden's `Trainer`.
+      **kwargs: arguments of Model Garden's `Trainer`.
+    """
+
+    def __init__(self, progress: Progress, results: Results, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._progress = progress
+        self._results = results
+        self._is_training = False
+        self._training_seconds = 0.0
+        self._trained_steps = 0
+
+    def train_loop_begin(self) -> None:
+        """See base class."""
+        super().train_loop_begin()
+        if not self._is_training:
+            self._is_training = True
+            self._progress.start(
+                "training", self.config.trainer.train_steps, int(self.global_step.numpy())
+            )
+        self._loop_started = (time.monotonic(), int(self.global_step.numpy()))
+
+    def train_loop_end(self) -> Mapping[str, Any]:
+        """See base class."""
+        logs = super().train_loop_end()
+        step = int(self.global_step.numpy())
+        started, first_step = self._loop_started
+        self._training_seconds += time.monotonic() - started
+        self._trained_steps += step - first_step
+        self._progress.advance(
+            step,
+            images=self.config.task.train_data.global_batch_size,
+            loss=float(logs[self.train_loss.name]),
+        )
+        return logs
+
+    def eval_begin(self) -> None:
+        """See base class."""
+        super().eval_begin()
+        self._is_training = False
+        self._eval_started = time.monotonic()
+        self._eval_batches = 0
+        total = self.config.trainer.validation_steps
+        self._progress.start("evaluating", total if total > 0 else None, unit="batch")
+
+    def eval_reduce(self, state: Any = None, step_outputs: Any = None) -> Any:
+        """See base class."""
+        self._eval_batches += 1
+        self._progress.advance(
+            self._eval_batches, images=self.config.task.validation_data.global_batch_size
+        )
+        return super().eval_reduce(state, step_outputs)
+
+    def eval_end(self, aggregated_logs: Any = None) -> Mapping[str, Any]:
+        """See base class."""
+        logs = super().eval_end(aggregated_logs)
+        self._progress.stop()
+        self._results.add(int(self.global_step.numpy()), logs, self._speed())
+        self._training_seconds, self._trained_steps = 0.0, 0
+        return logs
+
+    def _speed(self) -> dict[str, float | None]:
+        seconds = time.monotonic() - self._eval_started
+        trained_images = self._trained_steps * self.config.task.train_data.global_batch_size
+        return {
+            "images_per_second": trained_images / self._training_seconds
+            if trained_images
+            else None,
+            "eval_seconds": seconds,
+            "eval_images_per_second": len(self.task.coco_metric.detections) / seconds,
+        }
+
+
+def run(
+    params: cfg.ExperimentConfig,
+    strategy: tf.distribute.Strategy,
+    mode: str,
+    model_dir: str,
+    progress: Progress,
+    results: Results,
+    enable_async_checkpointing: bool = True,
+) -> ReportingTrainer:
+    """Runs an experiment and returns its trainer.
+
+    A run that finds its training finished is evaluated once more.
+
+    Args:
+      params: config of the experiment.
+      strategy: distribution strategy.
+      mode: one of `libra_tf.runner.flags.MODES`.
+      model_dir: folder of checkpoints and summaries.
+      progress: where to report.
+      results: where to record the evaluations.
+      enable_async_checkpointing: whether checkpoints are written while training goes on.
+    """
+    with strategy.scope():
+        task = task_factory.get_task(params.task, logging_dir=model_dir)
+        trainer = train_utils.create_trainer(
+            params,
+            task,
+            train="train" in mode,
+            evaluate="eval" in mode,
+            checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, model_dir),
+            trainer_cls=functools.partial(ReportingTrainer, progress, results),
+        )
+    runner = train_lib.OrbitExperimentRunner(
+        strategy,
+        task,
+        mode,
+        params,
+        model_dir,
+        trainer=trainer,
+        eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, model_dir),
+        enable_async_checkpointing=enable_async_checkpointing,
+    )
+    is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
+    if mode == "train_and_eval" and is_finished:
+        with strategy.scope():
+            runner.controller.evaluate(steps=params.trainer.validation_steps)
+    else:
+        runner.run()
+    return trainer

@@ -1,0 +1,96 @@
+"""Model Garden's COCO evaluator with metrics per category from plain pycocotools.
+
+Model Garden reads them from `COCOeval.category_stats`, which only a fork of pycocotools has.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from official.core import config_definitions
+from official.vision.evaluation import coco_evaluator
+from pycocotools import cocoeval
+
+_AREAS = {"": 0, " (small)": 1, " (medium)": 2, " (large)": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """Detections in one image.
+
+    Attributes:
+      boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of the original image.
+      classes: `[N]`, category ids.
+      scores: `[N]`, in [0, 1].
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+
+class COCOEvaluator(coco_evaluator.COCOEvaluator):
+    """COCO metrics of boxes, and the precision of every category.
+
+    The keys are Model Garden's: `Precision mAP ByCategory/NAME`, with `@50IoU`, `@75IoU`,
+    ` (small)`, ` (medium)` or ` (large)` before the slash. A category without objects has -1.
+
+    Attributes:
+      detections: image id -> `Detections` of the newest evaluation.
+    """
+
+    def evaluate(self) -> dict[str, Any]:
+        """Returns the metrics by name and keeps the detections."""
+        metrics = super().evaluate()
+        names = ("source_id", "detection_boxes", "detection_classes", "detection_scores")
+        images = zip(*(np.concatenate(self._predictions[name]) for name in names), strict=True)
+        self.detections = {
+            int(image_id): Detections(_xywh_to_yxyx(boxes), classes.astype(int), scores)
+            for image_id, boxes, classes, scores in images
+        }
+        return metrics
+
+    def _retrieve_per_category_metrics(
+        self, coco_eval: cocoeval.COCOeval, prefix: str = ""
+    ) -> dict[str, Any]:
+        # [IoU threshold, recall, category, area, max detections]
+        precision = coco_eval.eval["precision"][..., -1]
+        thresholds = coco_eval.params.iouThrs
+        selections = {
+            **{f"Precision mAP ByCategory{a}": precision[..., i] for a, i in _AREAS.items()},
+            "Precision mAP ByCategory@50IoU": precision[np.isclose(thresholds, 0.5), ..., 0],
+            "Precision mAP ByCategory@75IoU": precision[np.isclose(thresholds, 0.75), ..., 0],
+        }
+        start = f"{prefix} " if prefix else ""
+        return {
+            f"{start}{key}/{self._category_name(category)}": _mean_of_defined(values[:, :, index])
+            for key, values in selections.items()
+            for index, category in enumerate(coco_eval.params.catIds)
+        }
+
+    def _category_name(self, category_id: int) -> str:
+        if not self._annotation_file:
+            return str(category_id)
+        return self._coco_gt.cats[category_id].get("name", str(category_id))
+
+
+def _xywh_to_yxyx(boxes: np.ndarray) -> np.ndarray:
+    x, y, width, height = np.moveaxis(boxes, -1, 0)
+    return np.stack([y, x, y + height, x + width], axis=-1)
+
+
+def _mean_of_defined(precision: np.ndarray) -> np.float32:
+    defined = precision[precision > -1]
+    return np.float32(defined.mean() if defined.size else -1)
+
+
+def build(
+    task_config: config_definitions.TaskConfig, max_num_eval_detections: int = 100
+) -> COCOEvaluator:
+    """Builds the evaluator that a box detection task's config asks for."""
+    return COCOEvaluator(
+        annotation_file=task_config.annotation_file,
+        include_mask=False,
+        per_category_metrics=task_config.per_category_metrics,
+        max_num_eval_detections=max_num_eval_detections,
+    )

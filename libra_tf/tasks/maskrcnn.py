@@ -1,0 +1,60 @@
+"""Libra Mask R-CNN task: Faster, Mask and Cascade R-CNN with the Libra components."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+from official.core import task_factory
+from official.vision.tasks import maskrcnn
+
+from libra_tf.compat import keras
+from libra_tf.configs import maskrcnn as exp_cfg
+from libra_tf.modeling import box_losses, roi_sampler
+from libra_tf.tasks import coco_metric
+
+
+@task_factory.register_task_cls(exp_cfg.LibraMaskRCNNTask)
+class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
+    """Trains a two-stage detector with balanced sampling, pyramid and box loss."""
+
+    def build_model(self) -> keras.Model:
+        """Builds Model Garden's detector and puts the balanced sampler into it."""
+        model = super().build_model()
+        sampler_config = self.task_config.model.roi_sampler
+        if sampler_config.type == "iou_balanced":
+            roi_sampler.use_iou_balanced_sampler(model, sampler_config)
+        return model
+
+    def _build_frcnn_losses(
+        self, outputs: Mapping[str, Any], labels: Mapping[str, Any]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        cls_loss, box_loss = super()._build_frcnn_losses(outputs, labels)
+        if self.task_config.losses.box_loss == "huber":
+            return cls_loss, box_loss
+        return cls_loss, self._build_balanced_box_loss(outputs)
+
+    def _build_balanced_box_loss(self, outputs: Mapping[str, Any]) -> tf.Tensor:
+        """Averages the balanced L1 loss over the heads: one, or one per cascade stage."""
+        losses = self.task_config.losses
+        loss_fn = box_losses.BalancedFastrcnnBoxLoss(
+            losses.balanced_l1,
+            self.task_config.model.detection_head.class_agnostic_bbox_pred,
+            losses.box_loss_normalizer,
+        )
+        num_stages = 1 + len(self.task_config.model.roi_sampler.cascade_iou_thresholds or ())
+        suffixes = ["", *(f"_{stage}" for stage in range(1, num_stages))]
+        return tf.add_n(
+            [
+                loss_fn(
+                    outputs[f"box_outputs{suffix}"],
+                    outputs[f"class_targets{suffix}"],
+                    outputs[f"box_targets{suffix}"],
+                )
+                for suffix in suffixes
+            ]
+        ) / len(suffixes)
+
+    def _build_coco_metrics(self):
+        super()._build_coco_metrics()
+        if not self.task_config.model.include_mask:
+            self.coco_metric = coco_metric.build(self.task_config)

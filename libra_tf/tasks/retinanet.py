@@ -1,0 +1,54 @@
+"""Libra RetinaNet task."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from official.core import task_factory
+from official.vision.tasks import retinanet
+
+from libra_tf.configs import retinanet as exp_cfg
+from libra_tf.modeling import box_losses
+from libra_tf.tasks import coco_metric
+
+
+@task_factory.register_task_cls(exp_cfg.LibraRetinaNetTask)
+class LibraRetinaNetTask(retinanet.RetinaNetTask):
+    """Trains RetinaNet with the balanced feature pyramid and the balanced L1 loss."""
+
+    def build_losses(
+        self,
+        outputs: Mapping[str, Any],
+        labels: Mapping[str, Any],
+        aux_losses: Any | None = None,
+    ):
+        """Returns total, class, box and model loss; see Model Garden's `RetinaNetTask`."""
+        losses = self.task_config.losses
+        if losses.box_loss == "huber":
+            return super().build_losses(outputs, labels, aux_losses)
+        # Predicting the targets makes Model Garden's own box loss exactly zero.
+        total_loss, cls_loss, _, model_loss = super().build_losses(
+            {**outputs, "box_outputs": labels["box_targets"]}, labels, aux_losses
+        )
+        box_loss = box_losses.retinanet_box_loss(
+            losses.balanced_l1,
+            labels["box_targets"],
+            outputs["box_outputs"],
+            labels["box_weights"],
+        )
+        weighted = losses.box_loss_weight * box_loss
+        return (
+            total_loss + losses.loss_weight * weighted,
+            cls_loss,
+            box_loss,
+            model_loss + weighted,
+        )
+
+    def build_metrics(self, training: bool = True):
+        """Builds the metrics, per category ones included when the config asks for them."""
+        metrics = super().build_metrics(training)
+        if not training and self.task_config.use_coco_metrics:
+            self.coco_metric = coco_metric.build(
+                self.task_config,
+                max_num_eval_detections=self.task_config.max_num_eval_detections,
+            )
+        return metrics

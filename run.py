@@ -1,0 +1,56 @@
+"""Trains and evaluates a Libra detector.
+
+python run.py --mode=train_and_eval                   the demo: built-in shapes, minutes on a CPU
+python run.py --mode=train_and_eval --dataset=FOLDER  your own images, in COCO format
+
+The flags are Model Garden's, and --dataset and --cache_dir; see --helpfull.
+"""
+
+import os
+import sys
+
+import rich.console
+import rich.markup
+from absl import app, flags
+
+from libra_tf.data import DatasetError
+from libra_tf.runner import flags as runner_flags
+from libra_tf.runner.errors import UsageError
+
+
+def main(_) -> None:
+    """Runs what the flags say; prints one clear error where that cannot be done."""
+    console = rich.console.Console(file=sys.stdout)
+    try:
+        status = _run(console)
+    except (UsageError, DatasetError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        status = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is written. The interpreter's own end takes up to a minute here: it frees every
+    # protobuf message of TensorFlow's graphs one by one.
+    os._exit(status)
+
+
+def _run(console: rich.console.Console) -> int:
+    flag_values = flags.FLAGS
+    experiment = runner_flags.experiment_name(flag_values)
+    runner_flags.check_flags(flag_values)
+    model_dir = runner_flags.model_dir(flag_values, experiment)
+    console.print(
+        f"{experiment}: importing TensorFlow and Model Garden (about 15 s) ...", highlight=False
+    )
+
+    # Imported here because it takes that long: --help and bad flags are answered at once.
+    from libra_tf.runner import session
+
+    session.run(experiment, model_dir, flag_values, console)
+    return 0
+
+
+if __name__ == "__main__":
+    # Read when TensorFlow is imported; what goes wrong is raised as a Python error as well.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    runner_flags.define_flags()
+    app.run(main)

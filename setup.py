@@ -1,0 +1,51 @@
+"""Packaging of libra_tf.
+
+Two lanes of versions work; no other pair of TensorFlow and Model Garden is supported:
+
+* current (`pip install .`): TensorFlow 2.20, tf-models-official 2.20, tf_keras;
+* addons (`pip install .[addons]`): TensorFlow 2.15, tf-models-official 2.15,
+  tensorflow-addons 0.23.
+"""
+
+import pathlib
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+# 2.16 to 2.19 lie between the lanes; leaving them out also keeps pip from trying them.
+BETWEEN_LANES = ",".join(f"!=2.{minor}.*" for minor in range(16, 20))
+
+setuptools.setup(
+    name="libra-tf",
+    version="0.1.0",
+    description="Libra R-CNN: balanced object detection for the TensorFlow Model Garden",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=setuptools.find_packages(include=["libra_tf", "libra_tf.*"]),
+    install_requires=[
+        f"tensorflow>=2.15,<2.21,{BETWEEN_LANES}",
+        f"tf-models-official>=2.15,<2.21,{BETWEEN_LANES}",
+        f"tf_keras>=2.15,<2.21,{BETWEEN_LANES}",
+        "pycocotools>=2.0.6",
+        "numpy",
+        "matplotlib",
+        "pillow",
+        "pyyaml",
+        "rich",
+        "absl-py",
+    ],
+    extras_require={
+        "addons": [
+            "tensorflow==2.15.*",
+            "tf-models-official==2.15.*",
+            "tensorflow-addons==0.23.*",
+            # Newer ones bring code generated for protobuf 5, which TensorFlow 2.15 cannot import.
+            "tensorflow-metadata==1.15.0",
+        ],
+        "mmdet": ["torch"],
+        "test": ["pytest", "hypothesis", "ruff"],
+    },
+)
