@@ -180,7 +180,7 @@ def _checked_entries(root, section, keys, check, path, problems):
 def _check_image(image):
     if not _is_int(image["id"]):
         return "image id must be an integer (64 bit)"
-    if not isinstance(image["file_name"], str) or not image["file_name"]:
+    if not _is_text(image["file_name"]):
         return "file_name must be a text such as 'a.jpg'"
     if not all(_is_int(image[key]) and image[key] > 0 for key in ("width", "height")):
         return "image width and height must be positive integers (pixels)"
@@ -190,7 +190,7 @@ def _check_image(image):
 def _check_category(category):
     if not _is_int(category["id"]):
         return "category id must be an integer"
-    if not isinstance(category["name"], str) or not category["name"].strip():
+    if not _is_text(category["name"]):
         return "category name must be a text"
     return None
 
@@ -266,6 +266,13 @@ def _is_finite(value):
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # Refuses infinities, NaN, and integers too large for a float.
     return is_number and abs(value) <= sys.float_info.max
+
+
+def _is_text(value):
+    if not isinstance(value, str) or not value.strip():
+        return False
+    # JSON can spell half characters, which neither a record nor a file name can hold.
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _shown(value, limit=120):

@@ -21,6 +21,8 @@ _MANIFEST = "manifest.json"
 # Within one tick of the file system's clock a file can change without its times changing (FAT
 # counts in 2 s), so stats of files that young prove nothing.
 _SETTLING_NS = 2_000_000_000
+# Model Garden splits `input_path` at commas and expands the rest as a pattern.
+_PATTERN_CHARACTERS = frozenset("*?[]{},\\")
 
 
 def default_cache_dir():
@@ -39,9 +41,15 @@ class DatasetCache:
           cache_dir: path; `None` means `default_cache_dir()`.
 
         Raises:
-          DatasetError: if the folder cannot be made or written.
+          DatasetError: if the folder cannot be made, or its path would be read as a pattern.
         """
         self.folder = pathlib.Path(cache_dir or default_cache_dir()).absolute()
+        unusable = sorted(_PATTERN_CHARACTERS.intersection(str(self.folder)))
+        if unusable:
+            raise DatasetError(
+                f"the cache's path {self.folder} contains {' '.join(unusable)}, which Model Garden "
+                "reads as a pattern: choose another folder with cache_dir or XDG_CACHE_HOME"
+            )
         self._entries = self.folder / "entries"
         self._seen = self.folder / "seen"
         with self._clear_errors():

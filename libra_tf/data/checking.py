@@ -10,7 +10,7 @@ The folder:
 import dataclasses
 import pathlib
 
-from libra_tf.data import annotations, cache, images
+from libra_tf.data import annotations, cache, images, progress
 from libra_tf.data.problems import DatasetError, FindingLog
 
 SPLITS = ("train", "val")
@@ -110,7 +110,7 @@ def check_folder(folder, report):
         located = _locate_images(folder, file, problems)
         # Taken before the content is read, so that a change in between is noticed later.
         stats.update(cache.stats_of(folder, [str(path.relative_to(folder)) for _, path in located]))
-        splits[split] = CheckedSplit(file, _inspect_images(file, located, problems))
+        splits[split] = CheckedSplit(file, _inspect_images(file, located, problems, report))
     problems.raise_if_any(f"data set {folder}")
     return CheckedFolder(splits, stats)
 
@@ -156,9 +156,10 @@ def _locate_images(folder, file, problems):
     return located
 
 
-def _inspect_images(file, located, problems):
+def _inspect_images(file, located, problems, report):
     checked = []
     all_facts = images.inspect_images([path for _, path in located])
+    all_facts = progress.announced(all_facts, len(located), "checked", report)
     for (entry, path), facts in zip(located, all_facts, strict=True):
         place = f"{file.path.name}: {entry['file_name']}"
         if isinstance(facts, images.ImageError):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import pathlib
 
-from libra_tf.data import annotations, cache, checking, tfrecords
+from libra_tf.data import annotations, cache, checking, progress, tfrecords
 from libra_tf.data.problems import SHOWN, DatasetError, FindingLog
 
 _DESCRIPTION = "dataset.json"
@@ -216,10 +216,10 @@ def _convert(plan, target, report):
         for entry in plan.cleaned[name]:
             by_image[entry["image_id"]].append(entry)
         examples = [(image, by_image[image.entry["id"]]) for image in split.images]
-        report(
-            f"writing {len(examples)} {name} images to {tfrecords.num_shards(len(examples))} files"
-        )
-        tfrecords.write_split(str(target / name), examples, plan.class_names)
+        shards = tfrecords.num_shards(len(examples))
+        report(f"writing {len(examples)} {name} images (TFRecord files: {shards})")
+        announced = progress.announced(examples, len(examples), "written", report)
+        tfrecords.write_split(str(target / name), announced, shards, plan.class_names)
         _write_annotations(target / _annotation_file(name), plan, name)
         description[name] = {
             "num_examples": len(examples),

@@ -24,12 +24,13 @@ def num_shards(num_examples):
     return max(1, min(_MAX_SHARDS, -(-num_examples // _EXAMPLES_PER_SHARD)))
 
 
-def write_split(prefix, examples, class_names):
-    """Writes examples round-robin to `<prefix>-00000-of-0000N.tfrecord` and so on.
+def write_split(prefix, examples, shards, class_names):
+    """Writes examples in turn to `<prefix>-00000-of-0000N.tfrecord` and so on.
 
     Args:
       prefix: `str`, folder and first part of the file names.
-      examples: list of pairs: a `checking.CheckedImage` and its cleaned COCO annotation entries.
+      examples: iterable of pairs: a `checking.CheckedImage` and its cleaned annotation entries.
+      shards: `int`, number of files.
       class_names: `dict` of category id to name.
 
     Raises:
@@ -45,7 +46,7 @@ def write_split(prefix, examples, class_names):
             prefix,
             examples,
             lambda *example: (_to_example(*example, class_names), 0),
-            num_shards(len(examples)),
+            shards,
             multiple_processes=0,
         )
     except tf.errors.OpError as error:

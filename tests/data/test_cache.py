@@ -153,6 +153,12 @@ def test_unwritable_cache_is_named(tmp_path):
         cache.DatasetCache(tmp_path / "file" / "cache")
 
 
+@pytest.mark.parametrize("name", ["a,b", "a*", "a[1]"])
+def test_path_that_model_garden_would_misread_is_refused(tmp_path, name):
+    with pytest.raises(DatasetError, match="reads as a pattern"):
+        cache.DatasetCache(tmp_path / name)
+
+
 def test_default_folder(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert str(cache.default_cache_dir()) == "/somewhere/libra_tf"

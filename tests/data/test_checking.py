@@ -1,5 +1,7 @@
 """Every kind of bad input gives one clear error, before TensorFlow is imported."""
 
+import contextlib
+import copy
 import json
 import os
 import pathlib
@@ -9,9 +11,12 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from libra_tf.data import DatasetError, checking
+from libra_tf.data import DatasetError, annotations, checking
+from libra_tf.data.problems import FindingLog
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -124,6 +129,7 @@ _ENTRY_MISTAKES = {
     "file_name_parent": (_set("images", "file_name", "../x.jpg"), "file_name leads out"),
     "file_name_absolute": (_set("images", "file_name", "/etc/passwd"), "file_name leads out"),
     "file_name_nul": (_set("images", "file_name", "a\0.jpg"), "file_name leads out"),
+    "file_name_half_character": (_set("images", "file_name", "a\ud800.jpg"), "file_name must be"),
     "file_name_long": (_set("images", "file_name", "a" * 5000), "not in images/"),
     "category_id_text": (_set("categories", "id", "1"), "category id must be an integer"),
     "category_unnamed": (_set("categories", "name", " "), "category name must be a text"),
@@ -201,6 +207,46 @@ def test_all_mistakes_are_told_at_once_and_counted(coco_folder):
     assert "instances_val.json: e.png" in message
     assert "(8):" in message and "annotation 104" in message and "... and 3 more" in message
     assert "annotation 105" not in message
+
+
+_JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+def _places(value, place=()):
+    """Lists the paths of keys to everything inside a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, child in items:
+        yield (*place, key)
+        if isinstance(child, (dict, list)):
+            yield from _places(child, (*place, key))
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_any_value_anywhere_passes_or_gives_the_one_error(coco_folder, data):
+    coco = copy.deepcopy(coco_folder.coco["train"])
+    *parents, key = data.draw(st.sampled_from(list(_places(coco))))
+    spoilt = coco
+    for parent in parents:
+        spoilt = spoilt[parent]
+    spoilt[key] = data.draw(_JSON_VALUES)
+    coco_folder.annotation_path("train").write_text(json.dumps(coco))
+    with contextlib.suppress(DatasetError):
+        checked = _check(coco_folder.path).splits["train"]
+        for entry in annotations.clip_annotations(checked.annotation_file, FindingLog()):
+            x, y, width, height = entry["bbox"]
+            assert x >= 0 and y >= 0 and width > 0 and height > 0
+            assert x + width <= 40.001 and y + height <= 30.001
 
 
 def test_layout(tmp_path, coco_folder):

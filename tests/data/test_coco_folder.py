@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from libra_tf.data import DatasetError, prepare_coco_folder, tfrecords
+from libra_tf.data import DatasetError, prepare_coco_folder, progress, tfrecords
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -136,8 +136,11 @@ def test_boxes_are_clipped_dropped_and_listed(coco_folder, tmp_path):
 
 
 def test_images_without_boxes_are_kept(coco_folder, tmp_path):
+    coco_folder.coco["val"]["annotations"].pop()
+    coco_folder.write()
     dataset = _prepare(coco_folder.path, tmp_path / "cache")
     assert dataset.val.num_examples == 2
+    _assert_records_equal_json(dataset.val)
     assert dataset.train.num_examples == 3
     _assert_records_equal_json(dataset.train)
 
@@ -228,9 +231,9 @@ def test_second_run_uses_the_cache_until_anything_changes(coco_folder, tmp_path,
     written = []
     write_split = tfrecords.write_split
 
-    def counting(prefix, *args):
+    def counting(prefix, *arguments):
         written.append(prefix)
-        write_split(prefix, *args)
+        write_split(prefix, *arguments)
 
     monkeypatch.setattr(tfrecords, "write_split", counting)
     first = _prepare(coco_folder.path, tmp_path / "cache")
@@ -243,6 +246,36 @@ def test_second_run_uses_the_cache_until_anything_changes(coco_folder, tmp_path,
     coco_folder.write()
     third = _prepare(coco_folder.path, tmp_path / "cache")
     assert len(written) == 6 and third.val.annotation_file != second.val.annotation_file
+
+
+def test_progress_is_reported(coco_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "_EVERY", 2)
+    coco_folder.coco["train"]["annotations"][0]["bbox"] = [-1, 0, 5, 5]
+    coco_folder.write()
+    lines = []
+    prepare_coco_folder(coco_folder.path, tmp_path / "cache", lines.append)
+    *steps, note, last = lines
+    assert steps == [
+        "checking 3 train images",
+        "checked 2 of 3 images",
+        "checking 2 val images",
+        "checked 2 of 2 images",
+        "writing 3 train images (TFRecord files: 1)",
+        "written 2 of 3 images",
+        "writing 2 val images (TFRecord files: 1)",
+        "written 2 of 2 images",
+    ]
+    assert note.startswith("- boxes across the border of their image, clipped (1):")
+    assert str(tmp_path / "cache") in last
+
+
+def test_the_folder_itself_is_left_alone(coco_folder, tmp_path):
+    def state():
+        return {path: path.stat().st_mtime_ns for path in coco_folder.path.rglob("*")}
+
+    before = state()
+    _prepare(coco_folder.path, tmp_path / "cache")
+    assert state() == before
 
 
 def test_image_that_changes_between_check_and_conversion(coco_folder, tmp_path):

@@ -138,7 +138,7 @@ def test_boxes_fit_what_is_drawn():
         drawn = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         x, y, width, height = shapes._annotation(shape, 128)["bbox"]
         box = [x, y, x + width, y + height]
-        if 0 < min(box) and max(box) < 128:
+        if min(box) > 0 and max(box) < 128:
             num_whole += 1
             np.testing.assert_allclose(drawn, box, atol=1.5)
         else:
