@@ -1,0 +1,243 @@
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from libra_tf import ops
+
+# Rows are independent draws: many rows of the same scene are many repetitions.
+REPETITIONS = 2000
+GOLDEN_SCENES = [
+    f"{scene}_thr{options}"
+    for scene in ("fewpos_unbalanced1800", "mostlyzero1000", "nogt1100", "skewed1500")
+    for options in (
+        "-1_frac0_bins3_fresh",
+        "-1_frac0_bins3_persistent",
+        "0_frac0.25_bins5_persistent",
+        "0.1_frac0_bins3_persistent",
+        "0.1_frac0.25_bins3_persistent",
+    )
+]
+NUM_CANDIDATES = 24
+IOUS = st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.3, 0.49, 0.5, 0.9, float("nan")])
+ROWS = st.lists(st.tuples(IOUS, st.booleans()), min_size=NUM_CANDIDATES, max_size=NUM_CANDIDATES)
+FLOORS = st.sampled_from([(-1.0, 0.0), (0.0, 0.0), (0.0, 0.5), (0.2, 0.25), (0.2, 1.0)])
+
+
+def repeat(row, repetitions=REPETITIONS):
+    return tf.repeat(tf.constant(row)[None], repetitions, axis=0)
+
+
+def assert_frequencies(mask, expected):
+    """Compares how often each candidate was taken with its probability."""
+    frequencies = mask.numpy().mean(0)
+    variance = expected * (1 - expected) / len(mask)
+    certain = variance < 1e-12
+    np.testing.assert_allclose(frequencies[certain], expected[certain])
+    z = (frequencies[~certain] - expected[~certain]) / np.sqrt(variance[~certain])
+    if z.size:
+        assert np.abs(z).max() < 5.5
+    if z.size > 100:
+        assert abs((z**2).mean() - 1) < 0.25
+
+
+@pytest.mark.parametrize("scene", GOLDEN_SCENES)
+def test_inclusion_probabilities_of_mmdetection(golden_blocks, scene):
+    golden = np.load(golden_blocks / f"sampler_{scene}.npz")
+    negatives = golden["full_gt_inds"] == 0
+    threshold = float(golden["floor_thr"])
+    if str(golden["state"]) == "persistent":
+        threshold = max(threshold, 0.0)
+    # The number of negatives varies between MMDetection's draws, as its positives under-fill.
+    wanted = np.resize(golden["num_neg"], REPETITIONS)
+    tf.random.set_seed(1)
+    mask = ops.sample_iou_balanced(
+        repeat(golden["full_max_overlaps"]),
+        repeat(negatives),
+        wanted,
+        int(golden["num_bins"]),
+        threshold,
+        float(golden["floor_fraction"]),
+        bin_range="all",
+    )
+    np.testing.assert_array_equal(tf.reduce_sum(tf.cast(mask, tf.int32), 1), wanted)
+    assert_frequencies(mask, np.where(negatives, golden["expected_inclusion"], 0))
+
+
+def test_bins_of_the_paper_share_evenly():
+    """Bins [0, 1/6), [1/6, 1/3), [1/3, 1/2] of 60, 30 and 2 candidates give 10, 10 and 2 of 30."""
+    ious = np.float32([0.1] * 60 + [0.2] * 30 + [0.4] * 2 + [0.9] * 8)
+    candidates = ious < 0.5
+    tf.random.set_seed(2)
+    mask = ops.sample_iou_balanced(repeat(ious), repeat(candidates), 30, iou_limit=0.5)
+    # The 8 that are missing come from the 70 that are left, whatever their bin.
+    expected = np.concatenate(
+        [
+            np.full(60, (10 + 8 * 50 / 70) / 60),
+            np.full(30, (10 + 8 * 20 / 70) / 30),
+            [1] * 2,
+            [0] * 8,
+        ]
+    )
+    assert_frequencies(mask, expected)
+
+
+def test_instances_share_evenly():
+    """8 wanted of 3 instances: round(8/3) + 1 = 4 each, the single one of the third included."""
+    instances = np.int32([0] * 20 + [4] * 6 + [7] + [0] * 5)
+    candidates = np.arange(32) < 27
+    tf.random.set_seed(3)
+    mask = ops.sample_instance_balanced(repeat(instances), repeat(candidates), 8, 10)
+    # 4 + 4 + 1 are drawn, and one of the nine dropped at random.
+    share = 8 / 9
+    expected = np.concatenate([[share * 4 / 20] * 20, [share * 4 / 6] * 6, [share], [0] * 5])
+    assert_frequencies(mask, expected)
+
+
+def test_instances_fill_a_shortfall_at_random():
+    """9 wanted of 4 instances: round(9/4) + 1 = 3 each, so 3 + 1 + 1 + 1, then 3 of the 17 left."""
+    instances = np.int32([0] * 20 + [1, 2, 3])
+    tf.random.set_seed(4)
+    mask = ops.sample_instance_balanced(
+        repeat(instances), repeat(np.ones(23, bool)), 9, max_instances=4
+    )
+    expected = np.concatenate([[(9 - 3) / 20] * 20, [1] * 3])
+    assert_frequencies(mask, expected)
+
+
+def test_random_is_uniform():
+    candidates = np.arange(40) % 3 > 0
+    tf.random.set_seed(5)
+    mask = ops.sample_random(repeat(candidates), 10)
+    assert_frequencies(mask, candidates * 10 / candidates.sum())
+
+
+@tf.function(reduce_retracing=True)
+def sample_ious(ious, candidates, num_samples, floor_threshold, floor_fraction, bin_range):
+    return ops.sample_iou_balanced(
+        ious, candidates, num_samples, 3, floor_threshold, floor_fraction, bin_range
+    )
+
+
+@given(ROWS, st.integers(0, 30), FLOORS, st.sampled_from(["candidates", "all"]))
+@settings(deadline=None, max_examples=60)
+def test_counts_and_quotas(row, num_samples, floor, bin_range):
+    ious, candidates = np.float32([r[0] for r in row]), np.array([r[1] for r in row])
+    mask = sample_ious(
+        repeat(ious, 4), repeat(candidates, 4), tf.constant(num_samples), *floor, bin_range
+    ).numpy()
+    ious = np.nan_to_num(ious)
+    assert not mask[:, ~candidates].any()
+    assert (mask.sum(1) == min(num_samples, candidates.sum())).all()
+
+    floor_threshold, floor_fraction = floor
+    in_floor = ious < floor_threshold if floor_threshold > 0 else ious <= floor_threshold
+    balanced = candidates & ~in_floor
+    wanted = int(num_samples * (1 - floor_fraction))
+    top = ious.max() if bin_range == "all" else ious[candidates].max(initial=0)
+    edges = np.linspace(max(floor_threshold, 0), max(top, floor_threshold, 0), 4)[1:3]
+    bins = (ious[:, None] >= edges.astype(np.float32)).sum(1)
+    near_edge = np.isclose(ious[:, None], edges, atol=1e-5).any()
+    for k in range(3):
+        in_bin = balanced & (bins == k)
+        if not near_edge:
+            assert (mask[:, in_bin].sum(1) >= min(wanted // 3, in_bin.sum())).all()
+    floor_size = (candidates & in_floor).sum()
+    taken_floor = min(floor_size, num_samples - min(balanced.sum(), wanted))
+    assert (mask[:, in_floor].sum(1) == taken_floor).all()
+
+
+@tf.function(reduce_retracing=True)
+def sample_instances(instances, candidates, num_samples):
+    return ops.sample_instance_balanced(instances, candidates, num_samples, 5)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.booleans()),
+        min_size=NUM_CANDIDATES,
+        max_size=NUM_CANDIDATES,
+    ),
+    st.integers(0, 30),
+)
+@settings(deadline=None, max_examples=40)
+def test_instance_counts(row, num_samples):
+    instances, candidates = np.int32([r[0] for r in row]), np.array([r[1] for r in row])
+    mask = sample_instances(
+        repeat(instances, 4), repeat(candidates, 4), tf.constant(num_samples)
+    ).numpy()
+    assert not mask[:, ~candidates].any()
+    assert (mask.sum(1) == min(num_samples, candidates.sum())).all()
+    sizes = collections.Counter(instances[candidates])
+    share = round(num_samples / max(len(sizes), 1)) + 1
+    if sum(min(size, share) for size in sizes.values()) <= num_samples:
+        for instance, size in sizes.items():
+            taken = mask[:, candidates & (instances == instance)].sum(1)
+            assert (taken >= min(size, share)).all()
+
+
+def all_samplers(candidates, num_samples, seed):
+    ious = tf.random.stateless_uniform(tf.shape(candidates), [0, 1])
+    instances = tf.cast(ious * 6, tf.int32)
+    return [
+        ops.sample_random(candidates, num_samples, seed),
+        ops.sample_iou_balanced(ious, candidates, num_samples, seed=seed),
+        ops.sample_instance_balanced(instances, candidates, num_samples, 6, seed),
+    ]
+
+
+def test_seeds():
+    candidates = tf.ones([3, 50], tf.bool)
+
+    def draws(seed):
+        return tf.stack(all_samplers(candidates, 20, seed)).numpy()
+
+    np.testing.assert_array_equal(draws(7), draws(7))
+    np.testing.assert_array_equal(draws(tf.constant([7, 1])), draws(tf.constant([7, 1])))
+    for mask_a, mask_b in ((draws(7), draws(8)), (draws(None), draws(None))):
+        assert all((a != b).any() for a, b in zip(mask_a, mask_b, strict=True))
+    tf.random.set_seed(11)
+    first = draws(None)
+    tf.random.set_seed(11)
+    np.testing.assert_array_equal(first, draws(None))
+
+
+def test_rows_want_different_numbers():
+    candidates = tf.ones([3, 50], tf.bool)
+    for mask in all_samplers(candidates, tf.constant([0, 20, 60]), None):
+        np.testing.assert_array_equal(tf.reduce_sum(tf.cast(mask, tf.int32), 1), [0, 20, 50])
+
+
+def test_compiles():
+    candidates = tf.random.stateless_uniform([3, 50], [0, 2]) < 0.8
+    compiled = tf.function(all_samplers, jit_compile=True)
+    for mask in compiled(candidates, 20, tf.constant([7, 1])):
+        assert not tf.reduce_any(mask & ~candidates)
+        np.testing.assert_array_equal(tf.reduce_sum(tf.cast(mask, tf.int32), 1), [20] * 3)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"num_bins": 0}, "num_bins"),
+        ({"floor_threshold": -0.5}, "floor_threshold"),
+        ({"floor_fraction": 1.5}, "floor_fraction"),
+        ({"bin_range": "negatives"}, "bin_range"),
+        ({"bin_range": "all", "iou_limit": 0.5}, "iou_limit"),
+    ],
+)
+def test_bad_arguments(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        ops.sample_iou_balanced(tf.zeros([1, 4]), tf.ones([1, 4], tf.bool), 2, **kwargs)
+
+
+def test_bad_candidates():
+    with pytest.raises(ValueError, match="candidates"):
+        ops.sample_random(tf.ones([4], tf.bool), 2)
+    with pytest.raises(ValueError, match="candidates"):
+        ops.sample_random(tf.ones([1, 4]), 2)
+    with pytest.raises(ValueError, match="max_instances"):
+        ops.sample_instance_balanced(tf.zeros([1, 4]), tf.ones([1, 4], tf.bool), 2, 0)
