@@ -1,0 +1,212 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from libra_tf.compat import keras
+from libra_tf.layers import IoUBalancedROISampler
+
+roi_sampler = pytest.importorskip("official.vision.modeling.layers.roi_sampler")
+
+BATCH, NUM_PROPOSALS, NUM_INSTANCES, MAX_INSTANCES = 2, 300, 5, 10
+
+
+def scene(seed=0, num_proposals=NUM_PROPOSALS):
+    """Instances, proposals jittered around them or anywhere, and padding as Model Garden's."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, 300, (BATCH, NUM_INSTANCES, 2))
+    instances = np.concatenate([corners, corners + rng.uniform(60, 200, corners.shape)], -1)
+    nearest = instances[:, rng.integers(0, NUM_INSTANCES, num_proposals)]
+    spread = rng.choice([3, 20, 60, 300], (BATCH, num_proposals, 1))
+    proposals = np.maximum(nearest + rng.normal(size=nearest.shape) * spread, 0)
+    proposals[..., 2:] = np.maximum(proposals[..., 2:], proposals[..., :2] + 1)
+    padding = MAX_INSTANCES - NUM_INSTANCES
+    gt_boxes = np.pad(instances, [(0, 0), (0, padding), (0, 0)], constant_values=-1)
+    classes = np.pad(
+        rng.integers(1, 9, (BATCH, NUM_INSTANCES)), [(0, 0), (0, padding)], constant_values=-1
+    )
+    return [
+        tf.constant(proposals, tf.float32),
+        tf.constant(gt_boxes, tf.float32),
+        tf.constant(classes, tf.int32),
+    ]
+
+
+def all_boxes_with_targets(inputs, **kwargs):
+    """Model Garden's targets of every box, before any choice."""
+    return roi_sampler.ROISampler(skip_subsampling=True, **kwargs)(*inputs)
+
+
+def assert_targets_are_model_gardens(inputs, outputs, all_outputs):
+    """Every sampled RoI is one of the boxes, with the targets Model Garden gives that box."""
+    for row in range(len(outputs[0])):
+        known = {box.tobytes(): i for i, box in enumerate(all_outputs[0][row].numpy())}
+        positions = [known[box.tobytes()] for box in outputs[0][row].numpy()]
+        for output, expected in zip(outputs[1:], all_outputs[1:], strict=True):
+            np.testing.assert_array_equal(output[row], expected[row].numpy()[positions])
+
+
+@pytest.mark.parametrize("with_outer_boxes", [False, True])
+@pytest.mark.parametrize("mix_gt_boxes", [False, True])
+def test_same_interface_and_targets_as_model_gardens(mix_gt_boxes, with_outer_boxes):
+    inputs = scene()
+    if with_outer_boxes:
+        inputs.append(inputs[1] * 1.5)
+    kwargs = {"mix_gt_boxes": mix_gt_boxes, "num_sampled_rois": 64}
+    outputs = IoUBalancedROISampler(**kwargs)(*inputs)
+    theirs = roi_sampler.ROISampler(**kwargs)(*inputs)
+    assert [(o.shape, o.dtype) for o in outputs] == [(o.shape, o.dtype) for o in theirs]
+    all_outputs = all_boxes_with_targets(inputs, mix_gt_boxes=mix_gt_boxes)
+    assert_targets_are_model_gardens(inputs, outputs, all_outputs)
+    num_positives = (all_outputs[-1].numpy() >= 0).sum(1)
+    sampled_positives = (outputs[-1].numpy() >= 0).sum(1)
+    np.testing.assert_array_equal(sampled_positives, np.minimum(num_positives, 16))
+    np.testing.assert_array_equal(sampled_positives, (theirs[-1].numpy() >= 0).sum(1))
+
+
+def iou_histogram(outputs, inputs, edges):
+    ious = roi_sampler.iou_similarity.IouSimilarity()(outputs[0], inputs[1])
+    background = outputs[2].numpy() == 0
+    return np.histogram(tf.reduce_max(ious, -1).numpy()[background], edges)[0]
+
+
+def test_negatives_are_balanced_over_the_range_of_negatives():
+    inputs, edges = scene(num_proposals=1000), [0, 1 / 6, 1 / 3, 0.5]
+    kwargs = {"num_sampled_rois": 64, "foreground_fraction": 0.0}
+    for seed in range(3):
+        balanced = iou_histogram(IoUBalancedROISampler(seed=seed, **kwargs)(*inputs), inputs, edges)
+        assert balanced.min() >= BATCH * (64 // 3)
+    random = iou_histogram(
+        IoUBalancedROISampler(iou_balanced=False, instance_balanced=False, **kwargs)(*inputs),
+        inputs,
+        edges,
+    )
+    assert random.sum() == balanced.sum() and random[0] > balanced[0]
+
+
+def test_positives_are_balanced_over_the_instances():
+    inputs = scene(num_proposals=1000)
+    outputs = IoUBalancedROISampler(num_sampled_rois=100, foreground_fraction=0.4)(*inputs)
+    available = all_boxes_with_targets(inputs)[-1].numpy()
+    for row in range(BATCH):
+        share = [(outputs[-1].numpy()[row] == i).sum() for i in range(NUM_INSTANCES)]
+        sizes = [(available[row] == i).sum() for i in range(NUM_INSTANCES)]
+        # 9 are drawn of each instance, and at most 5 of the 45 dropped.
+        assert sum(share) == 40
+        assert all(s >= min(size, 9) - 5 for s, size in zip(share, sizes, strict=True))
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"bin_range": "all"}, {"floor_threshold": 0.1, "floor_fraction": 0.5}]
+)
+def test_options_reach_the_sampler(kwargs):
+    inputs = scene()
+    outputs = IoUBalancedROISampler(num_sampled_rois=30, foreground_fraction=0, **kwargs)(*inputs)
+    counts = iou_histogram(outputs, inputs, [0, 0.1, 1 / 3, 0.5])
+    if "bin_range" in kwargs:
+        assert counts[2] >= BATCH * 10
+    else:
+        assert counts[0] == BATCH * 15
+
+
+def test_padding_fills_up_as_background():
+    """15 proposals and 5 instances for 28 RoIs: 8 of the 10 padding boxes fill up."""
+    proposals, gt_boxes, gt_classes = scene(num_proposals=20)
+    proposals = tf.concat([proposals[:, :15], tf.fill([BATCH, 5, 4], -1.0)], 1)
+    inputs = (proposals, gt_boxes, gt_classes)
+    kwargs = {"num_sampled_rois": 28, "foreground_fraction": 1.0}
+    outputs = IoUBalancedROISampler(**kwargs)(*inputs)
+    theirs = roi_sampler.ROISampler(**kwargs)(*inputs)
+    assert_targets_are_model_gardens(inputs, outputs, all_boxes_with_targets(inputs))
+    np.testing.assert_array_equal(tf.sort(outputs[2]), tf.sort(theirs[2]))
+    np.testing.assert_array_equal(outputs[0][:, -8:], np.full((BATCH, 8, 4), -1))
+    for target, background in zip(outputs[1:], (0, 0, -1), strict=True):
+        assert (target[:, -8:].numpy() == background).all()
+
+
+def test_surplus_positives_fill_up_last_with_their_own_targets():
+    gt_boxes = tf.constant([[[0.0, 0, 100, 100], [-1, -1, -1, -1]]])
+    boxes = tf.constant([[[0.0, 0, 100, 100 - i] for i in range(10)] + [[-1.0] * 4]])
+    sampler = IoUBalancedROISampler(False, num_sampled_rois=8, foreground_fraction=0.5)
+    _, _, classes, indices = sampler(boxes, gt_boxes, tf.constant([[3, -1]]))
+    np.testing.assert_array_equal(classes[0], [3, 3, 3, 3, 0, 3, 3, 3])
+    np.testing.assert_array_equal(indices[0], [0, 0, 0, 0, -1, 0, 0, 0])
+
+
+def test_ignored_boxes_fill_up_as_background():
+    gt_boxes = tf.constant([[[0.0, 0, 100, 100]]])
+    boxes = tf.constant([[[0.0, 0, 100, 45]] * 4 + [[0.0, 0, 100, 20]] * 2])
+    sampler = IoUBalancedROISampler(False, num_sampled_rois=4, background_iou_high_threshold=0.4)
+    rois, gt, classes, indices = sampler(boxes, gt_boxes, tf.constant([[3]]))
+    np.testing.assert_array_equal(rois[0, :, 3], [20, 20, 45, 45])
+    assert not gt.numpy().any() and not classes.numpy().any() and (indices.numpy() == -1).all()
+
+
+def test_images_without_instances():
+    proposals, gt_boxes, gt_classes = scene()
+    sampler = IoUBalancedROISampler(num_sampled_rois=64)
+    for targets in (
+        (-tf.ones_like(gt_boxes), -tf.ones_like(gt_classes)),
+        (gt_boxes[:, :0], gt_classes[:, :0]),
+    ):
+        outputs = sampler(proposals, *targets)
+        assert not outputs[2].numpy().any() and (outputs[3].numpy() == -1).all()
+        assert (outputs[0].numpy() >= 0).all()
+
+
+def test_skip_subsampling_is_model_gardens():
+    inputs = scene()
+    ours = IoUBalancedROISampler(skip_subsampling=True)(*inputs)
+    for a, b in zip(ours, all_boxes_with_targets(inputs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_unknown_batch_size_and_compilation(jit_compile):
+    inputs = scene()
+    sampler = IoUBalancedROISampler(num_sampled_rois=64)
+    signature = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in inputs]
+    compiled = tf.function(sampler, jit_compile=jit_compile, input_signature=signature)
+    outputs = compiled(*inputs)
+    assert_targets_are_model_gardens(inputs, outputs, all_boxes_with_targets(inputs))
+
+
+def test_mixed_precision_keeps_the_coordinates():
+    inputs = scene()
+    outputs = IoUBalancedROISampler(num_sampled_rois=64, dtype="mixed_bfloat16")(*inputs)
+    assert outputs[0].dtype == tf.float32
+    assert_targets_are_model_gardens(inputs, outputs, all_boxes_with_targets(inputs))
+
+
+def test_seed():
+    inputs = scene()
+
+    def draws(seed):
+        sampler = IoUBalancedROISampler(num_sampled_rois=64, seed=seed)
+        draw = tf.function(lambda *x: sampler(*x)[0])
+        return np.stack([draw(*inputs), draw(*inputs)])
+
+    np.testing.assert_array_equal(draws(3), draws(3))
+    first, second = draws(3)
+    assert (first != second).any() and (draws(4) != draws(3)).any()
+
+
+def test_config_round_trip():
+    sampler = IoUBalancedROISampler(
+        False, 32, 0.5, 0.6, 0.4, 0.1, False, 4, 0.2, 0.3, "all", False, False, 9
+    )
+    restored = keras.layers.deserialize(keras.layers.serialize(sampler))
+    assert isinstance(restored, IoUBalancedROISampler)
+    assert restored.get_config() == sampler.get_config()
+    defaults = IoUBalancedROISampler().get_config()
+    assert all(sampler.get_config()[k] != v for k, v in defaults.items() if k != "skip_subsampling")
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="num_bins"):
+        IoUBalancedROISampler(num_bins=0)
+    with pytest.raises(ValueError, match="num_sampled_rois"):
+        IoUBalancedROISampler(num_sampled_rois=0)
+    with pytest.raises(ValueError, match="foreground_fraction"):
+        IoUBalancedROISampler(foreground_fraction=1.5)
+    with pytest.raises(ValueError, match="cannot sample 512 RoIs from 310 boxes"):
+        IoUBalancedROISampler()(*scene())
