@@ -3,14 +3,13 @@
 python run.py --mode=train_and_eval                   the demo: built-in shapes, minutes on a CPU
 python run.py --mode=train_and_eval --dataset=FOLDER  your own images, in COCO format
 
-The flags are Model Garden's, and --dataset and --cache_dir; see --helpfull.
+The flags are Model Garden's, and --dataset and --cache_dir; see --help.
 """
 
 import os
 import sys
 
 import rich.console
-import rich.markup
 from absl import app, flags
 
 from libra_tf.data import DatasetError
@@ -26,6 +25,9 @@ def main(_) -> None:
     except (UsageError, DatasetError) as error:
         sys.stderr.write(f"error: {error}\n")
         status = 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the newest checkpoint\n")
+        status = 130
     sys.stdout.flush()
     sys.stderr.flush()
     # Everything is written. The interpreter's own end takes up to a minute here: it frees every
@@ -53,4 +55,6 @@ if __name__ == "__main__":
     # Read when TensorFlow is imported; what goes wrong is raised as a Python error as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     runner_flags.define_flags()
+    for module in runner_flags.FLAG_MODULES:
+        flags.adopt_module_key_flags(module)
     app.run(main)

@@ -27,3 +27,13 @@ def bccd() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("the BCCD data set (../shared/data/bccd) is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(tmp_path_factory):
+    """A converted shapes data set of 8 training and 6 validation images of 64x64."""
+    from libra_tf.data import make_shapes, prepare_coco_folder
+
+    root = tmp_path_factory.mktemp("tiny_shapes")
+    folder = make_shapes(root / "shapes", num_train=8, num_val=6, image_size=64, report=str)
+    return prepare_coco_folder(folder, root / "cache", report=str)

@@ -9,14 +9,18 @@ import dataclasses
 from official.modeling import hyperparams
 from official.vision.configs import decoders, maskrcnn
 
-BOX_LOSSES = ("balanced_l1", "huber")
+DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
+REFINE_TYPES = ("non_local", "conv", None)
 ROI_SAMPLERS = ("iou_balanced", "random")
+BIN_RANGES = ("candidates", "all")
+BOX_LOSSES = ("balanced_l1", "huber")
+BALANCED_L1_FORMS = ("paper", "mmdet")
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
     """Raises a ValueError that names the key when `value` is not one of `choices`."""
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
 
 
 @dataclasses.dataclass
@@ -72,6 +76,20 @@ class ROISampler(maskrcnn.ROISampler):
     bin_range: str = "candidates"
     instance_balanced: bool = True
 
-    def __post_init__(self, *args, **kwargs):
-        super().__post_init__(*args, **kwargs)
-        check_choice("task.model.roi_sampler.type", self.type, ROI_SAMPLERS)
+
+def check_task(task: hyperparams.Config) -> None:
+    """Checks the choices that every Libra task has.
+
+    Args:
+      task: a config with `model.decoder`, `losses.box_loss` and `losses.balanced_l1`.
+
+    Raises:
+      ValueError: if one of them is unknown.
+    """
+    decoder, losses = task.model.decoder, task.losses
+    check_choice("task.model.decoder.type", decoder.type, DECODERS)
+    check_choice(
+        "task.model.decoder.libra_fpn.refine_type", decoder.libra_fpn.refine_type, REFINE_TYPES
+    )
+    check_choice("task.losses.box_loss", losses.box_loss, BOX_LOSSES)
+    check_choice("task.losses.balanced_l1.form", losses.balanced_l1.form, BALANCED_L1_FORMS)

@@ -1,8 +1,8 @@
 """Puts IoU-balanced sampling into a Mask R-CNN that Model Garden has built."""
 
+from libra_tf import layers
 from libra_tf.compat import keras
 from libra_tf.configs import components
-from libra_tf import layers
 
 
 def use_iou_balanced_sampler(model: keras.Model, config: components.ROISampler) -> None:

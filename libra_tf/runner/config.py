@@ -51,8 +51,9 @@ def build(
     _end_cosine_with_training(params, train_steps)
     try:
         params.validate()
+        params.task.validate()
     except (KeyError, ValueError) as error:
-        raise UsageError(f"the config of {experiment} is not valid: {error}") from error
+        raise UsageError(f"the config of {experiment} cannot be used: {error}") from error
     return params
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import sys
 
 from absl import flags
 from official.common import flags as tfm_flags
@@ -19,6 +20,8 @@ LIBRA_EXPERIMENTS = (
 )
 DEMO_EXPERIMENT = "libra_fasterrcnn_demo"
 FOLDER_EXPERIMENT = "libra_fasterrcnn_small"
+# Whose flags `--help` lists.
+FLAG_MODULES = (tfm_flags, sys.modules[__name__])
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_eval")
 
 

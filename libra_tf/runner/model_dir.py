@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
-import yaml
 from official.core import config_definitions as cfg
+from official.modeling import hyperparams
 
 from libra_tf.runner.errors import UsageError
 
@@ -51,8 +51,7 @@ def check(model_dir: str, mode: str, params: cfg.ExperimentConfig) -> None:
 def _read_params(path: str) -> dict[str, Any] | None:
     if not tf.io.gfile.exists(path):
         return None
-    with tf.io.gfile.GFile(path) as file:
-        return yaml.safe_load(file)
+    return hyperparams.read_yaml_to_params_dict(path).as_dict()
 
 
 def _differences(saved: Any, wanted: Any, path: str) -> Iterator[str]:

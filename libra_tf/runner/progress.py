@@ -5,8 +5,9 @@ import time
 import rich.console
 import rich.progress
 
-# A log gets about this many lines per phase, however long the phase is.
+# A log gets at most about this many lines per phase, and none too soon after another.
 _LINES_PER_PHASE = 20
+_SECONDS_BETWEEN_LINES = 2.0
 
 
 class Progress:
@@ -32,8 +33,8 @@ class Progress:
         """
         self.stop()
         self._phase, self._total, self._first, self._unit = phase, total, done, unit
-        self._started = self._warm = None
-        self._printed = done
+        self._warm = None
+        self._printed = (time.monotonic(), done)
         if self._console.is_terminal:
             self._bar = rich.progress.Progress(
                 rich.progress.TextColumn("{task.description}"),
@@ -60,8 +61,8 @@ class Progress:
         text = self._describe(done, images, loss, now)
         if self._bar:
             self._bar.update(self._task, completed=done, text=text)
-        elif done - self._printed >= (self._total or 0) / _LINES_PER_PHASE or done == self._total:
-            self._printed = done
+        elif self._is_line_due(now, done):
+            self._printed = (now, done)
             self._console.print(f"{self._phase}: {text}", highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
@@ -69,6 +70,11 @@ class Progress:
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+    def _is_line_due(self, now: float, done: int) -> bool:
+        printed_time, printed_done = self._printed
+        enough = done - printed_done >= (self._total or 0) / _LINES_PER_PHASE
+        return done == self._total or (enough and now - printed_time >= _SECONDS_BETWEEN_LINES)
 
     def _describe(self, done: int, images: int | None, loss: float | None, now: float) -> str:
         parts = [f"{self._unit} {done}" + (f"/{self._total}" if self._total else "")]

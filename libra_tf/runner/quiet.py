@@ -3,14 +3,21 @@
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
 
+def silence_libraries() -> None:
+    """Keeps what libraries log and warn off the terminal, errors excepted."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    warnings.simplefilter("ignore")
+
+
 @contextlib.contextmanager
 def libraries_write_to(path: str) -> Iterator[None]:
-    """Sends what libraries print, log and warn to a file while the block runs.
+    """Sends what libraries print and log to a file while the block runs.
 
     Args:
       path: log file; it is appended to. Its folder is made.
@@ -21,11 +28,11 @@ def libraries_write_to(path: str) -> Iterator[None]:
         handler.setFormatter(absl_logging.PythonFormatter())
         root = logging.getLogger()
         terminal_handlers, root.handlers = root.handlers, [handler]
+        verbosity = absl_logging.get_verbosity()
         absl_logging.set_verbosity(absl_logging.INFO)
-        logging.captureWarnings(True)
         try:
             with contextlib.redirect_stdout(log):
                 yield
         finally:
-            logging.captureWarnings(False)
+            absl_logging.set_verbosity(verbosity)
             root.handlers = terminal_handlers

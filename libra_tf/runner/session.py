@@ -20,7 +20,7 @@ from libra_tf.runner.errors import UsageError
 from libra_tf.runner.progress import Progress
 
 # Sized so that a ResNet-18 learns the shapes within minutes on two CPU cores.
-DEMO_SHAPES = {"num_train": 640, "num_val": 96, "image_size": 192}
+DEMO_SHAPES = {"num_train": 1024, "num_val": 128, "image_size": 128}
 
 
 def run(
@@ -41,6 +41,7 @@ def run(
       UsageError: if what was asked for cannot be done.
       DatasetError: if the data set cannot be used.
     """
+    quiet.silence_libraries()
     gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
     config.build(experiment, flag_values, dataset=None)  # Wrong keys show before any data is read.
     dataset = _prepare_dataset(experiment, flag_values, console)
@@ -88,7 +89,8 @@ def _prepare_dataset(
         if not experiment.endswith("_demo"):
             return None
         root = flag_values.cache_dir or default_cache_dir()
-        folder = make_shapes(os.path.join(root, "shapes"), **DEMO_SHAPES, report=report)
+        name = "shapes-{num_train}-{num_val}-{image_size}px".format(**DEMO_SHAPES)
+        folder = make_shapes(os.path.join(root, name), **DEMO_SHAPES, report=report)
     return prepare_coco_folder(folder, flag_values.cache_dir, report=report)
 
 

@@ -19,6 +19,7 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
 
     def build_model(self) -> keras.Model:
         """Builds Model Garden's detector and puts the balanced sampler into it."""
+        self.task_config.validate()
         model = super().build_model()
         sampler_config = self.task_config.model.roi_sampler
         if sampler_config.type == "iou_balanced":

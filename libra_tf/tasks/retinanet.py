@@ -6,6 +6,7 @@ from typing import Any
 from official.core import task_factory
 from official.vision.tasks import retinanet
 
+from libra_tf.compat import keras
 from libra_tf.configs import retinanet as exp_cfg
 from libra_tf.modeling import box_losses
 from libra_tf.tasks import coco_metric
@@ -14,6 +15,11 @@ from libra_tf.tasks import coco_metric
 @task_factory.register_task_cls(exp_cfg.LibraRetinaNetTask)
 class LibraRetinaNetTask(retinanet.RetinaNetTask):
     """Trains RetinaNet with the balanced feature pyramid and the balanced L1 loss."""
+
+    def build_model(self) -> keras.Model:
+        """Checks the config and builds the detector."""
+        self.task_config.validate()
+        return super().build_model()
 
     def build_losses(
         self,

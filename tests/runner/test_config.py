@@ -1,0 +1,143 @@
+import pytest
+from absl import flags
+from official.core import exp_factory
+
+import libra_tf.registry_imports  # noqa: F401
+from libra_tf.data import DetectionDataset, Split
+from libra_tf.runner import config
+from libra_tf.runner import flags as runner_flags
+from libra_tf.runner.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def define():
+    if "dataset" not in flags.FLAGS:
+        runner_flags.define_flags()
+
+
+@pytest.fixture
+def parse(define):
+    """Returns a function from command-line arguments to parsed flags."""
+
+    def parse(*args):
+        flags.FLAGS.unparse_flags()
+        for name in ("config_file", "params_override", "tpu", "experiment", "model_dir", "dataset"):
+            flags.FLAGS[name].unparse()
+        flags.FLAGS(["run.py", "--mode=train", *args])
+        return flags.FLAGS
+
+    return parse
+
+
+def dataset(num_train=100, num_val=21, max_boxes=7):
+    return DetectionDataset(
+        folder="cells",
+        class_names={1: "a", 7: "b"},
+        num_classes=8,
+        train=Split("t/train*", "t.json", num_train, 300, max_boxes),
+        val=Split("t/val*", "v.json", num_val, 60, 150),
+        issues=(),
+    )
+
+
+def test_every_libra_experiment_is_registered():
+    registered = {n for n in exp_factory._REGISTERED_CONFIGS if n.startswith("libra")}
+    assert registered == set(runner_flags.LIBRA_EXPERIMENTS)
+
+
+@pytest.mark.parametrize("experiment", runner_flags.LIBRA_EXPERIMENTS)
+def test_the_data_set_sets_what_follows_from_it(parse, experiment):
+    params = config.build(experiment, parse(), dataset())
+    task, trainer = params.task, params.trainer
+    assert task.model.num_classes == 8
+    assert task.train_data.input_path == "t/train*"
+    assert task.validation_data.input_path == "t/val*"
+    assert task.annotation_file == "v.json"
+    assert task.validation_data.parser.max_num_instances == 150
+    batch = task.validation_data.global_batch_size
+    assert trainer.validation_steps * batch >= 21 > (trainer.validation_steps - 1) * batch
+    assert not task.validation_data.drop_remainder
+
+
+def test_a_published_experiment_keeps_its_epochs(parse):
+    params = config.build("libra_fasterrcnn_resnetfpn_coco", parse(), dataset(num_train=1600))
+    assert params.trainer.train_steps == pytest.approx(12 * 100, abs=2)
+    boundaries = params.trainer.optimizer_config.learning_rate.stepwise.boundaries
+    assert boundaries == [pytest.approx(800, abs=2), pytest.approx(1100, abs=2)]
+    assert params.trainer.validation_interval == 100
+
+
+def test_a_small_experiment_keeps_its_steps(parse):
+    plain = exp_factory.get_exp_config("libra_retinanet_demo")
+    params = config.build("libra_retinanet_demo", parse(), dataset())
+    assert params.trainer.train_steps == plain.trainer.train_steps
+
+
+def test_a_batch_is_not_larger_than_the_data_set(parse):
+    params = config.build("libra_retinanet_demo", parse(), dataset(num_train=3))
+    assert params.task.train_data.global_batch_size == 3
+
+
+def test_the_cosine_ends_with_training(parse):
+    params = config.build(
+        "libra_retinanet_demo", parse("--params_override=trainer.train_steps=77"), None
+    )
+    assert params.trainer.optimizer_config.learning_rate.cosine.decay_steps == 77
+
+
+def test_files_come_before_params_override(parse, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("trainer: {train_steps: 5, steps_per_loop: 3}\n")
+    arguments = parse(f"--config_file={path}", "--params_override=trainer.train_steps=6")
+    params = config.build("libra_retinanet_demo", arguments, None)
+    assert (params.trainer.train_steps, params.trainer.steps_per_loop) == (6, 3)
+
+
+def test_tpu_chooses_its_strategy(parse):
+    params = config.build("libra_retinanet_demo", parse("--tpu=local"), None)
+    assert params.runtime.distribution_strategy == "tpu"
+    assert params.runtime.tpu == "local"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.modle.num_classes=3", r"no config key task\.modle.*Did you mean task\.model\?"),
+        (
+            "task.losses.balanced_l1.alpa=1.0",
+            r"Did you mean task\.losses\.balanced_l1\.alpha\?",
+        ),
+        ("task.model.decoder.xyz=1", r"Keys there: .*libra_fpn"),
+        ("trainer.train_steps=1e3", r"trainer\.train_steps is '1e3', but a int is expected"),
+        ("trainer.train_steps", r"--params_override=trainer\.train_steps could not be read"),
+        ("task.losses.box_loss=l2", r"task\.losses\.box_loss is 'l2'.*balanced_l1, huber"),
+        ("task.losses.balanced_l1.form=x", r"task\.losses\.balanced_l1\.form is 'x'"),
+        ("task.model.roi_sampler.type=ohem", r"roi_sampler\.type is 'ohem'.*iou_balanced, random"),
+        ("task.model.decoder.type=bifpn", r"decoder\.type is 'bifpn'.*libra_fpn"),
+    ],
+)
+def test_bad_overrides(parse, override, message):
+    with pytest.raises(UsageError, match=message):
+        config.build("libra_fasterrcnn_demo", parse(f"--params_override={override}"), None)
+
+
+def test_a_file_that_is_not_yaml(parse, tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("trainer: [1,\n")
+    with pytest.raises(UsageError, match=r"broken\.yaml.*could not be read"):
+        config.build("libra_retinanet_demo", parse(f"--config_file={path}"), None)
+
+
+def test_an_unknown_experiment_names_the_nearest(parse):
+    with pytest.raises(UsageError, match="Did you mean libra_retinanet_demo"):
+        runner_flags.experiment_name(parse("--experiment=libra_retinanet_dmeo"))
+    with pytest.raises(UsageError, match="Did you mean retinanet_resnetfpn_coco"):
+        config.build("retinanet_resnetfpm_coco", parse(), None)
+
+
+def test_default_experiments_and_folders(parse):
+    assert runner_flags.experiment_name(parse()) == runner_flags.DEMO_EXPERIMENT
+    arguments = parse("--dataset=/data/my cells/")
+    name = runner_flags.experiment_name(arguments)
+    assert name == runner_flags.FOLDER_EXPERIMENT
+    assert runner_flags.model_dir(arguments, name) == f"runs/{name}-my cells"

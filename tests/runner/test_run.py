@@ -1,0 +1,138 @@
+"""`run.py` as a user runs it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+import yaml
+from PIL import Image
+
+from libra_tf.data import make_shapes
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = (
+    "task.model.input_size=[64,64,3],task.model.backbone.resnet.depth_multiplier=0.25,"
+    "task.model.decoder.libra_fpn.num_filters=16,task.train_data.global_batch_size=2,"
+    "task.validation_data.global_batch_size=4,trainer.train_steps={steps},"
+    "trainer.validation_interval=2,trainer.checkpoint_interval=2,trainer.steps_per_loop=1"
+)
+
+
+def run(*arguments, env=None, timeout=600):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **(env or {})},
+        check=False,
+    )
+
+
+@pytest.fixture
+def without_tensorflow(tmp_path):
+    """An environment in which importing TensorFlow fails."""
+    (tmp_path / "stub").mkdir()
+    (tmp_path / "stub" / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')")
+    return {"PYTHONPATH": str(tmp_path / "stub")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--help"], 1, "--dataset"),
+        ([], 1, "--mode"),
+        (["--mode=trian"], 1, "train_and_eval"),
+        (["--mode=train", "--modle_dir=x"], 1, "model_dir"),
+        (["--mode=train_and_validate"], 2, "--mode=train_and_validate is not supported"),
+        (
+            ["--mode=train", "--experiment=libra_retinanet_dmeo"],
+            2,
+            "no such experiment. Did you mean libra_retinanet_demo?",
+        ),
+        (["--mode=train", "--dataset=no/such/folder"], 2, "--dataset=no/such/folder: there is no"),
+        (["--mode=train", "--config_file=none.yaml"], 2, "--config_file=none.yaml: there is no"),
+    ],
+)
+def test_flags_are_answered_without_tensorflow(without_tensorflow, arguments, status, message):
+    result = run(*arguments, env=without_tensorflow, timeout=60)
+    output = result.stdout + result.stderr
+    assert result.returncode == status, output
+    assert message in output
+    assert "TensorFlow was imported" not in output
+    assert "Traceback" not in output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    return make_shapes(root / "cells", num_train=6, num_val=6, image_size=64, report=str)
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """A folder of two training steps of Libra RetinaNet, and what the run printed."""
+    root = tmp_path_factory.mktemp("run")
+    arguments = [
+        "--mode=train_and_eval",
+        "--experiment=libra_retinanet_demo",
+        f"--dataset={folder}",
+        f"--cache_dir={root / 'cache'}",
+        f"--model_dir={root / 'model'}",
+    ]
+    result = run(*arguments, f"--params_override={TINY.format(steps=2)}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return root / "model", result, arguments
+
+
+def test_a_run_leaves_what_it_says(trained):
+    model_dir, result, _ = trained
+    document = json.loads((model_dir / "results.json").read_text())
+    assert document["experiment"] == "libra_retinanet_demo"
+    (evaluation,) = document["evaluations"]
+    assert evaluation["step"] == document["step"] == 2
+    for key in ("AP", "AP50", "AP75", "APs", "APm", "APl", "Precision mAP ByCategory/star"):
+        assert -1 <= evaluation[key] <= 1
+    for key in ("seconds", "images_per_second", "eval_seconds", "eval_images_per_second"):
+        assert evaluation[key] > 0
+    assert tf.train.latest_checkpoint(model_dir) == str(model_dir / "ckpt-2")
+    params = yaml.safe_load((model_dir / "params.yaml").read_text())
+    assert params["task"]["model"]["num_classes"] == 5
+    for name in ("results.json", "detections.png", "log.txt", "ckpt-2"):
+        assert str(model_dir / name) in result.stdout
+    with Image.open(model_dir / "detections.png") as sheet:
+        # Six images of a dark background on a white sheet.
+        assert sheet.convert("L").histogram()[255] < 0.8 * sheet.width * sheet.height
+
+
+def test_a_run_is_quiet_and_shows_progress(trained):
+    _, result, _ = trained
+    assert result.stderr == ""
+    assert "training: step 2/2, loss" in result.stdout
+    assert "evaluating: batch 2/2" in result.stdout
+    assert "libra_retinanet_demo: 2 steps of 2 images" in result.stdout
+    assert len(result.stdout.splitlines()) < 40
+
+
+def test_a_finished_run_is_evaluated_again(trained):
+    model_dir, _, arguments = trained
+    result = run(*arguments, f"--params_override={TINY.format(steps=2)}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    document = json.loads((model_dir / "results.json").read_text())
+    first, second = document["evaluations"]
+    assert first["AP"] == second["AP"]
+    assert second["step"] == 2
+    assert second["images_per_second"] is None
+
+
+def test_another_experiments_folder_is_refused(trained):
+    _, _, arguments = trained
+    arguments = ["--experiment=libra_fasterrcnn_demo" if "--exp" in a else a for a in arguments]
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert "holds checkpoints of another experiment" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
