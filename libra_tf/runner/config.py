@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import tensorflow as tf
 import yaml
 from absl import flags
 from official.core import config_definitions as cfg
@@ -37,7 +38,7 @@ def build(
     if dataset is not None:
         use_dataset(params, dataset)
     for source, overrides in _overrides(flag_values):
-        _check_overrides(source, overrides, params)
+        overrides = _checked_overrides(source, overrides, params)
         try:
             params.override(overrides, is_strict=True)
         except (KeyError, ValueError, TypeError) as error:
@@ -50,8 +51,8 @@ def build(
             data.tf_data_service_address = flag_values.tf_data_service
     _end_cosine_with_training(params, train_steps)
     try:
-        params.validate()
         params.task.validate()
+        params.validate()
     except (KeyError, ValueError) as error:
         raise UsageError(f"the config of {experiment} cannot be used: {error}") from error
     return params
@@ -79,28 +80,43 @@ def _read(source: str, text_or_path: str) -> dict[str, Any]:
         empty = params_dict.ParamsDict()
         overrides = params_dict.override_params_dict(empty, text_or_path, is_strict=False)
         return overrides.as_dict()
-    except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, tf.errors.OpError) as error:
         raise UsageError(
             f"{source} could not be read: {error}. Write a YAML file, a YAML text, or "
             "key.subkey=value,key.subkey=value."
         ) from error
 
 
-def _check_overrides(
+def _checked_overrides(
     source: str, overrides: Mapping[str, Any], params: hyperparams.Config, path: str = ""
-) -> None:
+) -> dict[str, Any]:
+    """Returns the overrides with values of the keys' types, or raises a UsageError."""
+    checked = {}
     for key, value in overrides.items():
         name = f"{path}{key}"
         if key not in params:
             raise UsageError(f"{source}: there is no config key {name}.{_hint(key, params, path)}")
         current = getattr(params, key)
         if isinstance(value, Mapping) and isinstance(current, hyperparams.Config):
-            _check_overrides(source, value, current, f"{name}.")
-        elif isinstance(current, (int, float)) and isinstance(value, (str, Mapping, list)):
-            raise UsageError(
-                f"{source}: {name} is {value!r}, but a {type(current).__name__} is expected, such "
-                f"as {current!r} (YAML reads 1e-4 as text: write 0.0001 or 1.0e-4)"
-            )
+            checked[key] = _checked_overrides(source, value, current, f"{name}.")
+        else:
+            checked[key] = _checked_value(source, name, value, current)
+    return checked
+
+
+def _checked_value(source: str, name: str, value: Any, current: Any) -> Any:
+    if not isinstance(current, (int, float)):
+        return value
+    if isinstance(current, int) and isinstance(value, float) and value.is_integer():
+        return int(value)
+    # Model Garden declares this weight as an int and computes with any number.
+    is_whole = isinstance(current, int) and not name.endswith("_weight")
+    if isinstance(value, (str, Mapping, list)) or (is_whole and isinstance(value, float)):
+        expected = {bool: "true or false", int: "an int", float: "a number"}[type(current)]
+        raise UsageError(
+            f"{source}: {name} is {value!r}, but {expected} is expected, such as {current!r}"
+        )
+    return value
 
 
 def _hint(key: str, params: hyperparams.Config, path: str) -> str:

@@ -93,6 +93,14 @@ def test_files_come_before_params_override(parse, tmp_path):
     assert (params.trainer.train_steps, params.trainer.steps_per_loop) == (6, 3)
 
 
+def test_a_whole_number_may_be_written_as_a_float(parse):
+    params = config.build(
+        "libra_retinanet_demo", parse("--params_override=trainer.train_steps=1e3"), None
+    )
+    assert params.trainer.train_steps == 1000
+    assert isinstance(params.trainer.train_steps, int)
+
+
 def test_tpu_chooses_its_strategy(parse):
     params = config.build("libra_retinanet_demo", parse("--tpu=local"), None)
     assert params.runtime.distribution_strategy == "tpu"
@@ -108,7 +116,8 @@ def test_tpu_chooses_its_strategy(parse):
             r"Did you mean task\.losses\.balanced_l1\.alpha\?",
         ),
         ("task.model.decoder.xyz=1", r"Keys there: .*libra_fpn"),
-        ("trainer.train_steps=1e3", r"trainer\.train_steps is '1e3', but a int is expected"),
+        ("trainer.train_steps=many", r"trainer\.train_steps is 'many', but an int is expected"),
+        ("trainer.train_steps=2.5", r"trainer\.train_steps is 2\.5, but an int is expected"),
         ("trainer.train_steps", r"--params_override=trainer\.train_steps could not be read"),
         ("task.losses.box_loss=l2", r"task\.losses\.box_loss is 'l2'.*balanced_l1, huber"),
         ("task.losses.balanced_l1.form=x", r"task\.losses\.balanced_l1\.form is 'x'"),

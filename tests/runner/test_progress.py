@@ -46,7 +46,7 @@ def test_a_terminal_gets_a_bar_that_leaves_nothing(clock):
     bar.advance(10, loss=0.5)
     bar.stop()
     assert "loss 0.500" in out.getvalue()
-    assert "\n" not in out.getvalue().rstrip("\n")
+    assert out.getvalue().endswith("\x1b[2K")  # the line is erased
 
 
 @pytest.mark.parametrize(
