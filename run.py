@@ -14,6 +14,7 @@ from absl import app, flags
 
 from libra_tf.data import DatasetError
 from libra_tf.runner import flags as runner_flags
+from libra_tf.runner import quiet
 from libra_tf.runner.errors import UsageError
 
 
@@ -44,6 +45,7 @@ def _run(console: rich.console.Console) -> int:
         f"{experiment}: importing TensorFlow and Model Garden (about 15 s) ...", highlight=False
     )
 
+    quiet.silence_libraries()
     # Imported here because it takes that long: --help and bad flags are answered at once.
     from libra_tf.runner import session
 

@@ -41,7 +41,6 @@ def run(
       UsageError: if what was asked for cannot be done.
       DatasetError: if the data set cannot be used.
     """
-    quiet.silence_libraries()
     gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
     config.build(experiment, flag_values, dataset=None)  # Wrong keys show before any data is read.
     dataset = _prepare_dataset(experiment, flag_values, console)
