@@ -19,7 +19,7 @@ LIBRA_EXPERIMENTS = (
     "libra_fasterrcnn_resnetfpn_coco",
 )
 DEMO_EXPERIMENT = "libra_fasterrcnn_demo"
-FOLDER_EXPERIMENT = "libra_fasterrcnn_small"
+FOLDER_EXPERIMENT = "libra_retinanet_small"
 # Whose flags `--help` lists.
 FLAG_MODULES = (tfm_flags, sys.modules[__name__])
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_eval")

@@ -1,3 +1,5 @@
+import pathlib
+
 import pytest
 from absl import flags
 from official.core import exp_factory
@@ -150,3 +152,14 @@ def test_default_experiments_and_folders(parse):
     name = runner_flags.experiment_name(arguments)
     assert name == runner_flags.FOLDER_EXPERIMENT
     assert runner_flags.model_dir(arguments, name) == f"runs/{name}-my cells"
+
+
+@pytest.mark.parametrize("detector", ["fasterrcnn", "retinanet"])
+def test_the_switches_off_files_fit_their_experiments(parse, detector):
+    path = pathlib.Path(__file__).parents[2] / "configs" / f"{detector}_switches_off.yaml"
+    task = config.build(f"libra_{detector}_demo", parse(f"--config_file={path}"), None).task
+    assert task.model.decoder.type == "fpn"
+    assert task.model.decoder.fpn.num_filters == task.model.decoder.libra_fpn.num_filters
+    assert task.losses.box_loss == "huber"
+    if detector == "fasterrcnn":
+        assert task.model.roi_sampler.type == "random"
