@@ -37,12 +37,16 @@ def build(
     train_steps = params.trainer.train_steps
     if dataset is not None:
         use_dataset(params, dataset)
+    validation_steps = params.trainer.validation_steps
     for source, overrides in _overrides(flag_values):
         overrides = _checked_overrides(source, overrides, params)
         try:
             params.override(overrides, is_strict=True)
         except (KeyError, ValueError, TypeError) as error:
             raise UsageError(f"{source}: {error}") from error
+    if dataset is not None and params.trainer.validation_steps == validation_steps:
+        # The batch size may have been overridden; every image is still evaluated.
+        _evaluate_all(params, dataset)
     params.override({"runtime": {"tpu": flag_values.tpu}})
     if flag_values.tpu:
         params.runtime.distribution_strategy = "tpu"
@@ -163,9 +167,12 @@ def use_dataset(params: cfg.ExperimentConfig, dataset: DetectionDataset) -> None
         trainer.checkpoint_interval = steps_per_epoch
         trainer.steps_per_loop = min(trainer.steps_per_loop, steps_per_epoch)
         trainer.summary_interval = trainer.steps_per_loop
-    trainer.validation_steps = math.ceil(
-        dataset.val.num_examples / task.validation_data.global_batch_size
-    )
+    _evaluate_all(params, dataset)
+
+
+def _evaluate_all(params: cfg.ExperimentConfig, dataset: DetectionDataset) -> None:
+    batch_size = params.task.validation_data.global_batch_size
+    params.trainer.validation_steps = math.ceil(dataset.val.num_examples / max(batch_size, 1))
 
 
 def _scale_schedule(trainer: cfg.TrainerConfig, factor: float) -> None:

@@ -61,6 +61,17 @@ def test_the_data_set_sets_what_follows_from_it(parse, experiment):
     assert not task.validation_data.drop_remainder
 
 
+def test_another_batch_size_still_evaluates_every_image(parse):
+    override = "--params_override=task.validation_data.global_batch_size=4"
+    params = config.build("libra_retinanet_demo", parse(override), dataset())
+    assert params.trainer.validation_steps == 6
+    override = "--params_override=trainer.validation_steps=3"
+    assert (
+        config.build("libra_retinanet_demo", parse(override), dataset()).trainer.validation_steps
+        == 3
+    )
+
+
 def test_a_published_experiment_keeps_its_epochs(parse):
     params = config.build("libra_fasterrcnn_resnetfpn_coco", parse(), dataset(num_train=1600))
     assert params.trainer.train_steps == pytest.approx(12 * 100, abs=2)
