@@ -3,7 +3,7 @@
 python run.py --mode=train_and_eval                   the demo: built-in shapes, minutes on a CPU
 python run.py --mode=train_and_eval --dataset=FOLDER  your own images, in COCO format
 
-The flags are Model Garden's, and --dataset and --cache_dir; see --help.
+The flags are Model Garden's, and --dataset, --cache_dir and --seed; see --help.
 """
 
 import os

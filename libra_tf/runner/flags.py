@@ -26,7 +26,7 @@ MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_e
 
 
 def define_flags() -> None:
-    """Defines Model Garden's flags, `--dataset` and `--cache_dir`."""
+    """Defines Model Garden's flags and our own."""
     tfm_flags.define_flags()
     flags.DEFINE_string(
         "dataset",
@@ -41,6 +41,13 @@ def define_flags() -> None:
         default=None,
         help="Where converted data sets are kept. Default: $XDG_CACHE_HOME/libra_tf or "
         "~/.cache/libra_tf.",
+    )
+    flags.DEFINE_integer(
+        "seed",
+        default=None,
+        lower_bound=0,
+        help="Seeds the initial weights, the order of the data, its augmentation and the sampling. "
+        "Without it every run draws anew.",
     )
     flags.DEFINE_bool(
         "enable_async_checkpointing",

@@ -13,6 +13,7 @@ from official.core import train_utils
 from official.modeling import performance
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder
 from libra_tf.data.cache import default_cache_dir
 from libra_tf.runner import config, contact_sheet, model_dir, quiet, results, training
@@ -49,6 +50,8 @@ def run(
     model_dir.check(folder, flag_values.mode, params)
     strategy = _build_strategy(params)
     _check_batch_sizes(params, strategy)
+    if flag_values.seed is not None:
+        keras.utils.set_random_seed(flag_values.seed)
     if params.runtime.mixed_precision_dtype:
         performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
     if "train" in flag_values.mode:
