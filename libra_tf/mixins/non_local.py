@@ -138,7 +138,7 @@ class NonLocal2DMixin:
             values = tf.nn.max_pool2d(values, 2, 2, "VALID")
         response = self._apply_pairwise(*map(_flatten_positions, (queries, keys, values)))
         response = tf.reshape(response, [-1, *spatial_size(inputs), values.shape[-1]])
-        return inputs + _project(response, self.out)
+        return inputs + tf.cast(_project(response, self.out), inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         """Returns the shape of the input, which is that of the output."""
@@ -175,6 +175,9 @@ class NonLocal2DMixin:
         )
 
     def _apply_pairwise(self, queries, keys, values):
+        if self.mode in ("dot_product", "concatenation"):
+            # Products that no softmax bounds: they overflow float16, even where the output fits.
+            values = tf.cast(values, tf.float32)
         if self.mode == "dot_product":
             return ops.non_local_dot_product(queries, keys, values)
         if self.mode == "concatenation":
@@ -186,7 +189,7 @@ class NonLocal2DMixin:
 
 
 def _project(x, projection):
-    kernel, bias = map(tf.convert_to_tensor, projection)
+    kernel, bias = (tf.cast(tf.convert_to_tensor(weight), x.dtype) for weight in projection)
     return tf.tensordot(x, kernel, 1) + bias
 
 
