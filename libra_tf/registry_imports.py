@@ -1,7 +1,8 @@
-"""Registers everything: Model Garden's own experiments and tasks, and the Libra ones."""
+"""Registers everything: Model Garden's own experiments and tasks, and what Libra adds to them."""
 
 from official.vision import registry_imports
 
 from libra_tf.configs import maskrcnn as maskrcnn_configs
 from libra_tf.configs import retinanet as retinanet_configs
+from libra_tf.modeling import optimizers
 from libra_tf.tasks import maskrcnn, retinanet

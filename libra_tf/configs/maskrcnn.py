@@ -98,7 +98,7 @@ def libra_fasterrcnn_demo() -> cfg.ExperimentConfig:
     config = _small_fasterrcnn()
     config.task.model.num_classes = 5
     recipes.use_small_scale(config, input_size=128, max_level=4)
-    recipes.use_small_schedule(config, train_steps=500, learning_rate=0.002)
+    recipes.use_small_schedule(config, train_steps=450, learning_rate=0.003)
     return config
 
 
@@ -107,7 +107,7 @@ def libra_fasterrcnn_small() -> cfg.ExperimentConfig:
     """Libra Faster R-CNN for a folder of one's own: about half an hour on two CPU cores."""
     config = _small_fasterrcnn()
     recipes.use_small_scale(config, input_size=320, max_level=5)
-    recipes.use_small_schedule(config, train_steps=1500, learning_rate=0.002)
+    recipes.use_small_schedule(config, train_steps=1000, learning_rate=0.003)
     return config
 
 

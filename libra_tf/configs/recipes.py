@@ -1,7 +1,8 @@
 """Training recipes shared by the experiments: the published one and a small one."""
 
 from official.core import config_definitions as cfg
-from official.modeling import optimization
+
+from libra_tf.configs import optimization
 
 COCO_TRAIN_EXAMPLES = 118287
 COCO_VAL_EXAMPLES = 5000
@@ -111,7 +112,7 @@ def use_small_schedule(
         checkpoint_interval=train_steps // 2,
         optimizer_config=optimization.OptimizationConfig(
             {
-                "optimizer": {"type": "adam", "adam": {"global_clipnorm": 10.0}},
+                "optimizer": {"type": "adam", "adam": {"global_clipnorm": 1.0}},
                 "learning_rate": {
                     "type": "cosine",
                     "cosine": {
@@ -121,7 +122,7 @@ def use_small_schedule(
                 },
                 "warmup": {
                     "type": "linear",
-                    "linear": {"warmup_steps": 20, "warmup_learning_rate": learning_rate / 20},
+                    "linear": {"warmup_steps": 100, "warmup_learning_rate": learning_rate / 100},
                 },
             }
         ),

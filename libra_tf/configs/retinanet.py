@@ -87,7 +87,7 @@ def libra_retinanet_demo() -> cfg.ExperimentConfig:
     config = _small_retinanet()
     config.task.model.num_classes = 5
     recipes.use_small_scale(config, input_size=128, max_level=4)
-    recipes.use_small_schedule(config, train_steps=600, learning_rate=0.002)
+    recipes.use_small_schedule(config, train_steps=450, learning_rate=0.003)
     return config
 
 

@@ -13,7 +13,7 @@ from official.core import exp_factory
 from official.modeling import hyperparams
 from official.modeling.hyperparams import params_dict
 
-from libra_tf.configs import recipes
+from libra_tf.configs import optimization, recipes
 from libra_tf.data import DetectionDataset
 from libra_tf.runner.errors import UsageError
 from libra_tf.runner.flags import unknown_experiment
@@ -57,6 +57,9 @@ def build(
     try:
         params.task.validate()
         params.validate()
+        optimization.check_optimizer(
+            params.trainer.optimizer_config.optimizer, "trainer.optimizer_config.optimizer"
+        )
     except (KeyError, ValueError) as error:
         raise UsageError(f"the config of {experiment} cannot be used: {error}") from error
     return params

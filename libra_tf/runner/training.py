@@ -10,6 +10,7 @@ from official.core import base_trainer, task_factory, train_lib, train_utils
 from official.core import config_definitions as cfg
 from official.vision.utils import summary_manager
 
+from libra_tf.modeling import optimizers
 from libra_tf.runner.progress import Progress
 from libra_tf.runner.results import Results
 
@@ -31,6 +32,9 @@ class ReportingTrainer(base_trainer.Trainer):
         self._is_training = False
         self._training_seconds = 0.0
         self._trained_steps = 0
+        if optimizers.has_averages(self.optimizer):
+            # Made now, so that a checkpoint restores them before an evaluation without training.
+            self.optimizer._create_all_weights(self.model.trainable_variables)
 
     def train_loop_begin(self) -> None:
         """See base class."""
@@ -59,6 +63,7 @@ class ReportingTrainer(base_trainer.Trainer):
     def eval_begin(self) -> None:
         """See base class."""
         super().eval_begin()
+        self._swap_averages()
         self._is_training = False
         self._eval_started = time.monotonic()
         self._eval_batches = 0
@@ -76,10 +81,15 @@ class ReportingTrainer(base_trainer.Trainer):
     def eval_end(self, aggregated_logs: Any = None) -> Mapping[str, Any]:
         """See base class."""
         logs = super().eval_end(aggregated_logs)
+        self._swap_averages()
         self._progress.stop()
         self._results.add(int(self.global_step.numpy()), logs, self._speed())
         self._training_seconds, self._trained_steps = 0.0, 0
         return logs
+
+    def _swap_averages(self) -> None:
+        if optimizers.has_averages(self.optimizer):
+            optimizers.swap_averages(self.optimizer, self.model.trainable_variables)
 
     def _speed(self) -> dict[str, float | None]:
         seconds = time.monotonic() - self._eval_started

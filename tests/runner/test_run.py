@@ -11,6 +11,7 @@ import tensorflow as tf
 import yaml
 from PIL import Image
 
+from libra_tf import compat
 from libra_tf.data import make_shapes
 
 # Without what the tests set for themselves.
@@ -138,3 +139,33 @@ def test_another_experiments_folder_is_refused(trained):
     assert result.returncode == 2
     assert "holds checkpoints of another experiment" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_optimizer_of_tensorflow_addons(folder, tmp_path):
+    """It trains and evaluates in the addons lane; the current one refuses it at once."""
+    override = tmp_path / "optimizer.yaml"
+    override.write_text(
+        "trainer: {optimizer_config: {optimizer: {type: moving_average, "
+        "moving_average: {optimizer: {type: rectified_adam}}}}}"
+    )
+    arguments = [
+        "--experiment=libra_retinanet_demo",
+        f"--dataset={folder}",
+        f"--cache_dir={tmp_path / 'cache'}",
+        f"--model_dir={tmp_path / 'model'}",
+        f"--config_file={override}",
+        f"--params_override={TINY.format(steps=2)}",
+    ]
+    result = run("--mode=train_and_eval", *arguments)
+    if not compat.IS_ADDONS_LANE:
+        assert result.returncode == 2
+        assert "ema.average_decay" in result.stderr and "TensorFlow Addons" in result.stderr
+        assert not (tmp_path / "cache").exists() and not (tmp_path / "model").exists()
+        return
+    assert result.returncode == 0, result.stdout + result.stderr
+    trained = json.loads((tmp_path / "model" / "results.json").read_text())
+    result = run("--mode=eval", *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    evaluated = json.loads((tmp_path / "model" / "results.json").read_text())
+    # The loss is that of the averages, which the checkpoint brings back.
+    assert evaluated["validation_loss"] == pytest.approx(trained["validation_loss"], rel=1e-5)

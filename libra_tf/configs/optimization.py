@@ -1,0 +1,161 @@
+"""Optimizer configs: Model Garden's, and those of TensorFlow Addons.
+
+The Addons optimizers work in the addons lane only. They are in the config of every lane, so that
+the same file is understood everywhere and the answer elsewhere can say what to use instead.
+"""
+
+import dataclasses
+
+from official.modeling import hyperparams, optimization
+from official.modeling.optimization.configs import optimizer_config
+
+from libra_tf import compat
+
+# What to use in the current lane instead of each optimizer of TensorFlow Addons.
+ADDONS_OPTIMIZERS = {
+    "lazy_adam": "adam",
+    "rectified_adam": "adam with a longer warmup",
+    "novograd": "lamb",
+    "lookahead": "the optimizer that it wraps",
+    "swa": "any optimizer and trainer.optimizer_config.ema.average_decay",
+    "moving_average": "any optimizer and trainer.optimizer_config.ema.average_decay",
+}
+
+
+@dataclasses.dataclass
+class LazyAdamConfig(optimizer_config.AdamConfig):
+    """Adam that updates only the rows of a sparse gradient; see `tfa.optimizers.LazyAdam`."""
+
+    name: str = "LazyAdam"
+
+
+@dataclasses.dataclass
+class RectifiedAdamConfig(optimizer_config.BaseOptimizerConfig):
+    """Rectified Adam; see `tfa.optimizers.RectifiedAdam` for the attributes."""
+
+    name: str = "RectifiedAdam"
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+    weight_decay: float = 0.0
+    amsgrad: bool = False
+    sma_threshold: float = 5.0
+
+
+@dataclasses.dataclass
+class NovoGradConfig(optimizer_config.BaseOptimizerConfig):
+    """NovoGrad; see `tfa.optimizers.NovoGrad` for the attributes."""
+
+    name: str = "NovoGrad"
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+    weight_decay: float = 0.0
+    grad_averaging: bool = False
+    amsgrad: bool = False
+
+
+@dataclasses.dataclass
+class BaseOptimizer(optimization.OptimizerConfig):
+    """Model Garden's optimizers, and those of TensorFlow Addons that stand alone."""
+
+    lazy_adam: LazyAdamConfig = dataclasses.field(default_factory=LazyAdamConfig)
+    rectified_adam: RectifiedAdamConfig = dataclasses.field(default_factory=RectifiedAdamConfig)
+    novograd: NovoGradConfig = dataclasses.field(default_factory=NovoGradConfig)
+
+
+def _default_wrapped() -> BaseOptimizer:
+    return BaseOptimizer({"type": "adam"})
+
+
+@dataclasses.dataclass
+class WrapperConfig(optimizer_config.BaseOptimizerConfig):
+    """An optimizer around another one.
+
+    Attributes:
+      optimizer: the one that is wrapped; gradients are clipped by the wrapper's keys, not by its.
+    """
+
+    optimizer: BaseOptimizer = dataclasses.field(default_factory=_default_wrapped)
+
+
+@dataclasses.dataclass
+class LookaheadConfig(WrapperConfig):
+    """Lookahead; see `tfa.optimizers.Lookahead` for the attributes."""
+
+    name: str = "Lookahead"
+    sync_period: int = 6
+    slow_step_size: float = 0.5
+
+
+@dataclasses.dataclass
+class SWAConfig(WrapperConfig):
+    """Stochastic weight averaging; see `tfa.optimizers.SWA` for the attributes.
+
+    Evaluation uses the averages once there are any.
+    """
+
+    name: str = "SWA"
+    start_averaging: int = 0
+    average_period: int = 10
+
+
+@dataclasses.dataclass
+class MovingAverageConfig(WrapperConfig):
+    """Moving average of the weights; see `tfa.optimizers.MovingAverage` for the attributes.
+
+    Evaluation uses the averages.
+    """
+
+    name: str = "MovingAverage"
+    average_decay: float = 0.99
+    start_step: int = 0
+    dynamic_decay: bool = False
+
+
+@dataclasses.dataclass
+class Optimizer(BaseOptimizer):
+    """Every optimizer: Model Garden's and those of TensorFlow Addons."""
+
+    lookahead: LookaheadConfig = dataclasses.field(default_factory=LookaheadConfig)
+    swa: SWAConfig = dataclasses.field(default_factory=SWAConfig)
+    moving_average: MovingAverageConfig = dataclasses.field(default_factory=MovingAverageConfig)
+
+
+@dataclasses.dataclass
+class OptimizationConfig(optimization.OptimizationConfig):
+    """Model Garden's optimization config with the larger choice of optimizers."""
+
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+
+
+def check_optimizer(optimizer: hyperparams.OneOfConfig, key: str) -> None:
+    """Checks that an optimizer can be built here.
+
+    Args:
+      optimizer: the choice of an optimizer.
+      key: where it stands in the config, for the message.
+
+    Raises:
+      ValueError: if it is one of TensorFlow Addons and these cannot be imported, or if a wrapped
+        optimizer is to clip gradients, which it never gets to do.
+    """
+    if optimizer.type in ADDONS_OPTIMIZERS and not compat.IS_ADDONS_LANE:
+        raise ValueError(
+            f"{key}.type is {optimizer.type!r}, an optimizer of TensorFlow Addons, which is at its "
+            "end of life and cannot be imported beside TensorFlow 2.16 or later. Use "
+            f"{ADDONS_OPTIMIZERS[optimizer.type]}, or install the addons lane: "
+            "pip install '.[addons]'"
+        )
+    chosen = optimizer.get()
+    if isinstance(chosen, WrapperConfig):
+        key = f"{key}.{optimizer.type}"
+        clips = [
+            k for k, value in chosen.optimizer.get().as_dict().items() if "clip" in k and value
+        ]
+        if clips:
+            raise ValueError(
+                f"{key}.optimizer.{chosen.optimizer.type}.{clips[0]} would have no effect: set "
+                f"{key}.{clips[0]}"
+            )
+        check_optimizer(chosen.optimizer, f"{key}.optimizer")
