@@ -3,9 +3,8 @@
 import tensorflow as tf
 from official.vision.modeling.layers import roi_sampler
 
-from libra_tf import ops
 from libra_tf.compat import keras
-from libra_tf.ops.sampling import validate_iou_balanced
+from libra_tf.ops import sampling
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
@@ -69,7 +68,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         seed=None,
         **kwargs,
     ):
-        validate_iou_balanced(num_bins, floor_threshold, floor_fraction, bin_range)
+        sampling.validate_iou_balanced(num_bins, floor_threshold, floor_fraction, bin_range)
         if num_sampled_rois < 1:
             raise ValueError(f"`num_sampled_rois` must be positive, got {num_sampled_rois}.")
         if not 0 <= foreground_fraction <= 1:
@@ -107,7 +106,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
           gt_outer_boxes: Tensor [B, M, 4] or None, a second box of every instance.
 
         Returns:
-          sampled_rois: [B, K, 4], in the order of the boxes; those that fill up come last.
+          sampled_rois: [B, K, 4], in no particular order, but those that fill up come last.
           sampled_gt_boxes: [B, K, 4], the matched instances' boxes, 0 for background.
           sampled_gt_outer_boxes: [B, K, 4], likewise; only where `gt_outer_boxes` is given.
           sampled_gt_classes: [B, K], the matched instances' classes, 0 for background.
@@ -125,14 +124,8 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
 
         ious = self._sim_calc(boxes, gt_boxes, _is_padding(boxes), _is_padding(gt_boxes))
         instances, indicators = self._box_matcher(ious)
-        positives, negatives = indicators >= 0, tf.equal(indicators, -1)
-        sampled = self._sample(ious, instances, positives, negatives)
-        fill_order = tf.where(positives, 3, tf.where(tf.equal(indicators, -2), 2, 1))
-        chosen = _first_by_tier(
-            tf.where(sampled, 0, fill_order), self._config_dict["num_sampled_rois"]
-        )
-
-        foreground = tf.gather(positives, chosen, batch_dims=1)
+        chosen = self.choose(ious, instances, indicators)
+        foreground = tf.gather(indicators, chosen, batch_dims=1) >= 0
         chosen_instances = tf.gather(instances, chosen, batch_dims=1)
         per_instance = [gt_boxes, gt_classes]
         if gt_outer_boxes is not None:
@@ -149,25 +142,44 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
                 "`num_sampled_rois` or keep more proposals."
             )
 
-    def _sample(self, ious, instances, positives, negatives):
-        """The mask [B, N] of the sampled positives and negatives."""
-        config = self._config_dict
-        positive_seed, negative_seed = self._seeds()
-        num_positives = int(config["num_sampled_rois"] * config["foreground_fraction"])
-        if config["instance_balanced"]:
-            sampled_positives = ops.sample_instance_balanced(
-                instances, positives, num_positives, tf.shape(ious)[2], positive_seed
-            )
-        else:
-            sampled_positives = ops.sample_random(positives, num_positives, positive_seed)
+    def choose(self, ious, instances, indicators):
+        """Chooses the boxes to sample.
 
-        counts = tf.reduce_sum(tf.cast(sampled_positives, tf.int32), axis=1)
-        num_negatives = config["num_sampled_rois"] - counts
+        Args:
+          ious: Float tensor [B, N, M], the IoU of each box with each instance.
+          instances: Int32 tensor [B, N], the instance of largest IoU of each box.
+          indicators: Int32 tensor [B, N] of Model Garden's matcher: 1 for positives, -1 for
+            negatives, -2 for ignored boxes and -3 for padding.
+
+        Returns:
+          Int32 tensor [B, K], the indices of the chosen boxes.
+        """
+        config = self._config_dict
+        positives, negatives = indicators >= 0, tf.equal(indicators, -1)
+        num_rois = config["num_sampled_rois"]
+        num_positives = tf.minimum(
+            tf.reduce_sum(tf.cast(positives, tf.int32), axis=1),
+            int(num_rois * config["foreground_fraction"]),
+        )
+        pools = [
+            self._positive_pool(instances, positives, num_positives, tf.shape(ious)[2]),
+            self._negative_pool(tf.reduce_max(ious, axis=2), negatives, num_rois - num_positives),
+        ]
+        is_ignored = tf.cast(tf.equal(indicators, -2), tf.int32)
+        return sampling.draw_indices(pools, num_rois, is_ignored, 2, self._seed())
+
+    def _positive_pool(self, instances, positives, num_positives, max_instances):
+        if not self._config_dict["instance_balanced"]:
+            return sampling.random_pool(positives, num_positives)
+        return sampling.instance_pool(instances, positives, num_positives, max_instances)
+
+    def _negative_pool(self, max_ious, negatives, num_negatives):
+        config = self._config_dict
         if not config["iou_balanced"]:
-            return sampled_positives | ops.sample_random(negatives, num_negatives, negative_seed)
+            return sampling.random_pool(negatives, num_negatives)
         by_candidates = config["bin_range"] == "candidates"
-        return sampled_positives | ops.sample_iou_balanced(
-            tf.reduce_max(ious, axis=2),
+        return sampling.iou_pool(
+            max_ious,
             negatives,
             num_negatives,
             config["num_bins"],
@@ -175,26 +187,18 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
             config["floor_fraction"],
             config["bin_range"],
             config["background_iou_high_threshold"] if by_candidates else None,
-            negative_seed,
         )
 
-    def _seeds(self):
-        """A fresh pair of seeds for each call, for the positives and the negatives."""
+    def _seed(self):
+        """A fresh seed for each call."""
         seed = self._config_dict["seed"]
         if seed is None:
-            return None, None
-        return tf.unstack(tf.random.uniform([2, 2], maxval=tf.int32.max, dtype=tf.int32, seed=seed))
+            return None
+        return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32, seed=seed)
 
 
 def _is_padding(boxes):
     return tf.reduce_max(boxes, axis=-1, keepdims=True) < 0
-
-
-def _first_by_tier(tiers, num_chosen):
-    """Indices [B, num_chosen] of the elements [B, N] of lowest tier, then lowest index."""
-    num_elements = tf.shape(tiers)[1]
-    order = tiers * num_elements + tf.range(num_elements)
-    return tf.math.top_k(-order, num_chosen).indices
 
 
 def _gather_targets(per_instance, instances, foreground):

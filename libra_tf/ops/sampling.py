@@ -1,14 +1,18 @@
 """Choice of training samples, the sample level of Libra R-CNN (section 3.1 of the paper).
 
 Everything here is a random subset of a given size from each of several groups, drawn once (random),
-or drawn evenly first and filled up at random then (by IoU, by instance).
+or drawn evenly first and filled up at random then (by IoU, by instance). A draw is a sort.
 """
+
+import collections.abc
+import dataclasses
 
 import tensorflow as tf
 
 BIN_RANGES = ("candidates", "all")
 
-# The int64 sort keys of `_RandomOrder` are group | random | index, with 18 bits for the group.
+# The int64 sort keys of `_RandomOrder` are -group | random | reversed index, with 18 bits for the
+# group.
 _NUM_RANDOM = 2**24
 _NUM_INDICES = 2**21
 
@@ -79,26 +83,17 @@ def sample_iou_balanced(
     """
     validate_iou_balanced(num_bins, floor_threshold, floor_fraction, bin_range, iou_limit)
     candidates = _validated_candidates(candidates)
-    max_ious = tf.where(tf.math.is_nan(max_ious), tf.zeros_like(max_ious), max_ious)
-    num_samples = _per_row(candidates, num_samples)
-    in_floor = candidates & _is_floor(max_ious, floor_threshold)
-    balanced = candidates & ~in_floor
-    # In float64, as Python computes it: 10 * (1 - 0.9) is 0 in float32.
-    wanted_balanced = tf.cast(
-        tf.cast(num_samples, tf.float64) * (1 - floor_fraction), num_samples.dtype
+    pool = iou_pool(
+        max_ious,
+        candidates,
+        num_samples,
+        num_bins,
+        floor_threshold,
+        floor_fraction,
+        bin_range,
+        iou_limit,
     )
-    num_balanced, num_floor = _count(balanced), _count(in_floor)
-    take_floor = tf.minimum(num_floor, num_samples - tf.minimum(num_balanced, wanted_balanced))
-    take_balanced = tf.minimum(num_balanced, num_samples - take_floor)
-
-    even_noise, fill_noise = _noise(candidates, 2, seed)
-    top = _top_of_bins(max_ious, candidates, bin_range, iou_limit)
-    bins = tf.where(balanced, _bin_indices(max_ious, floor_threshold, top, num_bins), num_bins)
-    even = _RandomOrder(bins, num_bins, even_noise).take((wanted_balanced // num_bins)[:, None])
-
-    groups = tf.where(balanced & ~even, 0, tf.where(in_floor, 1, 2))
-    quotas = tf.stack([take_balanced - _count(even), take_floor], axis=1)
-    return even | _RandomOrder(groups, 2, fill_noise).take(quotas)
+    return _draw_mask(pool, seed)
 
 
 def sample_instance_balanced(instance_ids, candidates, num_samples, max_instances, seed=None):
@@ -126,20 +121,8 @@ def sample_instance_balanced(instance_ids, candidates, num_samples, max_instance
     if not tf.is_tensor(max_instances) and max_instances < 1:
         raise ValueError(f"`max_instances` must be positive, got {max_instances}.")
     candidates = _validated_candidates(candidates)
-    num_samples = _per_row(candidates, num_samples)
-    even_noise, fill_noise = _noise(candidates, 2, seed)
-
-    instances = tf.where(candidates, tf.cast(instance_ids, tf.int32), max_instances)
-    order = _RandomOrder(instances, max_instances, even_noise)
-    num_instances = tf.maximum(_count(order.sizes > 0), 1)
-    # tf.round rounds halves to even, as Python does.
-    share = tf.cast(tf.round(num_samples / num_instances), tf.int32) + 1
-    even = order.take(share[:, None])
-
-    take_even = tf.minimum(_count(even), num_samples)
-    groups = tf.where(even, 0, tf.where(candidates, 1, 2))
-    quotas = tf.stack([take_even, num_samples - take_even], axis=1)
-    return _RandomOrder(groups, 2, fill_noise).take(quotas)
+    pool = instance_pool(instance_ids, candidates, num_samples, max_instances)
+    return _draw_mask(pool, seed)
 
 
 def validate_iou_balanced(num_bins, floor_threshold, floor_fraction, bin_range, iou_limit=None):
@@ -171,6 +154,191 @@ def validate_iou_balanced(num_bins, floor_threshold, floor_fraction, bin_range, 
             "`iou_limit` ends the bins where `bin_range` is 'candidates'; leave it out for "
             f"{bin_range!r}."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Candidates that are drawn evenly over groups first, and filled up at random then.
+
+    Attributes:
+      groups: Int32 tensor [B, N], the group of each candidate, in [0, num_groups); num_groups for
+        what is not drawn evenly.
+      num_groups: Int or scalar int tensor, the number G of groups.
+      share: Function of the sizes of the groups, int32 [B, G], to how many each group gives,
+        int32 [B, 1].
+      num_grouped: Int32 tensor [B], how many are taken of the groups altogether.
+      floor: Bool tensor [B, N], candidates outside of the groups.
+      num_floor: Int32 tensor [B], how many of those are taken.
+    """
+
+    groups: tf.Tensor
+    num_groups: int | tf.Tensor
+    share: collections.abc.Callable[[tf.Tensor], tf.Tensor]
+    num_grouped: tf.Tensor
+    floor: tf.Tensor
+    num_floor: tf.Tensor
+
+
+def random_pool(candidates, num_samples):
+    """The pool of `sample_random`.
+
+    Args:
+      candidates: As in `sample_random`.
+      num_samples: As in `sample_random`.
+
+    Returns:
+      A `Pool`.
+    """
+    num_samples = _per_row(candidates, num_samples)
+    return Pool(
+        groups=tf.where(candidates, 0, 1),
+        num_groups=1,
+        share=lambda sizes: num_samples[:, None],
+        num_grouped=num_samples,
+        floor=tf.zeros_like(candidates),
+        num_floor=tf.zeros_like(num_samples),
+    )
+
+
+def iou_pool(
+    max_ious,
+    candidates,
+    num_samples,
+    num_bins=3,
+    floor_threshold=-1.0,
+    floor_fraction=0.0,
+    bin_range="candidates",
+    iou_limit=None,
+):
+    """The pool of `sample_iou_balanced`, whose groups are the bins.
+
+    Args:
+      max_ious: As in `sample_iou_balanced`.
+      candidates: As in `sample_iou_balanced`.
+      num_samples: As in `sample_iou_balanced`.
+      num_bins: As in `sample_iou_balanced`.
+      floor_threshold: As in `sample_iou_balanced`.
+      floor_fraction: As in `sample_iou_balanced`.
+      bin_range: As in `sample_iou_balanced`.
+      iou_limit: As in `sample_iou_balanced`.
+
+    Returns:
+      A `Pool`.
+    """
+    max_ious = tf.where(tf.math.is_nan(max_ious), tf.zeros_like(max_ious), max_ious)
+    num_samples = _per_row(candidates, num_samples)
+    floor = candidates & _is_floor(max_ious, floor_threshold)
+    balanced = candidates & ~floor
+    # In float64, as Python computes it: 10 * (1 - 0.9) is 0 in float32.
+    wanted = tf.cast(tf.cast(num_samples, tf.float64) * (1 - floor_fraction), tf.int32)
+    num_balanced = _count(balanced)
+    num_floor = tf.minimum(_count(floor), num_samples - tf.minimum(num_balanced, wanted))
+    top = _top_of_bins(max_ious, candidates, bin_range, iou_limit)
+    bins = _bin_indices(max_ious, floor_threshold, top, num_bins)
+    return Pool(
+        groups=tf.where(balanced, bins, num_bins),
+        num_groups=num_bins,
+        share=lambda sizes: (wanted // num_bins)[:, None],
+        num_grouped=tf.minimum(num_balanced, num_samples - num_floor),
+        floor=floor,
+        num_floor=num_floor,
+    )
+
+
+def instance_pool(instance_ids, candidates, num_samples, max_instances):
+    """The pool of `sample_instance_balanced`, whose groups are the instances.
+
+    Args:
+      instance_ids: As in `sample_instance_balanced`.
+      candidates: As in `sample_instance_balanced`.
+      num_samples: As in `sample_instance_balanced`.
+      max_instances: As in `sample_instance_balanced`.
+
+    Returns:
+      A `Pool`.
+    """
+    num_samples = _per_row(candidates, num_samples)
+
+    def share(sizes):
+        num_instances = tf.maximum(_count(sizes > 0), 1)
+        # tf.round rounds halves to even, as Python does.
+        return tf.cast(tf.round(num_samples / num_instances), tf.int32)[:, None] + 1
+
+    return Pool(
+        groups=tf.where(candidates, tf.cast(instance_ids, tf.int32), max_instances),
+        num_groups=max_instances,
+        share=share,
+        num_grouped=num_samples,
+        floor=tf.zeros_like(candidates),
+        num_floor=tf.zeros_like(num_samples),
+    )
+
+
+def draw_indices(pools, num_samples, others, num_others, seed=None):
+    """Draws from several pools at once, in the two sorts that one pool takes.
+
+    Where the pools give fewer than `num_samples`, what is in no pool comes next, in the order of
+    `others` and then of the index, and after that what the pools have left.
+
+    Args:
+      pools: List of `Pool`s without an element in common.
+      num_samples: Int, how many indices to return.
+      others: Int32 tensor [B, N] in [0, num_others), when to fill up with an element that is in no
+        pool; lower numbers come first.
+      num_others: Int.
+      seed: As in `sample_random`.
+
+    Returns:
+      Int32 tensor [B, num_samples] of distinct indices in [0, N); N must be at least that large.
+    """
+    order, quotas = _draw(pools, others, num_others, seed)
+    taken = tf.minimum(tf.concat([quotas, order.sizes[:, -num_others:]], axis=1), order.sizes)
+    starts = tf.concat([order.starts, order.starts + taken], axis=1)
+    lengths = tf.concat([taken, order.sizes - taken], axis=1)
+    return order.elements(_join_ranges(starts, lengths, num_samples))
+
+
+def _draw_mask(pool, seed):
+    order, quotas = _draw([pool], tf.zeros_like(pool.groups), 0, seed)
+    return order.take(quotas)
+
+
+def _draw(pools, others, num_others, seed):
+    """Draws evenly within each pool, then puts what is taken first in a second random order.
+
+    Returns:
+      The order, of three groups per pool (drawn evenly, the rest of the groups, the floor) and
+      `num_others` more, and how many to take of the pools' groups, int32 [B, 3 * number of pools].
+    """
+    even_noise, fill_noise = _noise(others, 2, seed)
+    num_groups = sum(pool.num_groups for pool in pools)
+    groups, first = num_groups, 0
+    for pool in pools:
+        groups = tf.where(pool.groups < pool.num_groups, first + pool.groups, groups)
+        first += pool.num_groups
+    order = _RandomOrder(groups, num_groups, even_noise)
+    sizes = tf.split(order.sizes, [pool.num_groups for pool in pools], axis=1)
+    shares = [tf.minimum(pool.share(size), size) for pool, size in zip(pools, sizes, strict=True)]
+    is_even = order.take(tf.concat(shares, axis=1))
+
+    groups, quotas = 3 * len(pools) + others, []
+    for index, (pool, share) in enumerate(zip(pools, shares, strict=True)):
+        grouped = tf.where(is_even, 3 * index, 3 * index + 1)
+        groups = tf.where(pool.floor, 3 * index + 2, groups)
+        groups = tf.where(pool.groups < pool.num_groups, grouped, groups)
+        num_even = tf.minimum(tf.reduce_sum(share, axis=1), pool.num_grouped)
+        quotas += [num_even, pool.num_grouped - num_even, pool.num_floor]
+    num_pooled = 3 * len(pools)
+    fill_noise = tf.where(groups < num_pooled, fill_noise, 0)  # The others stay as they come.
+    return _RandomOrder(groups, num_pooled + num_others, fill_noise), tf.stack(quotas, axis=1)
+
+
+def _join_ranges(starts, lengths, num_elements):
+    """The first elements [B, num_elements] of the ranges [B, R], one after the other."""
+    ends = tf.cumsum(lengths, axis=1)
+    position = tf.broadcast_to(tf.range(num_elements), [tf.shape(ends)[0], num_elements])
+    current = tf.searchsorted(ends, position, side="right")
+    return position + tf.gather(starts - (ends - lengths), current, batch_dims=1)
 
 
 def _validated_candidates(candidates):
@@ -214,8 +382,8 @@ def _bin_indices(max_ious, floor_threshold, top, num_bins):
     bottom = max(floor_threshold, 0.0)
     width = (tf.maximum(top, bottom) - bottom) / num_bins
     inner_edges = bottom + tf.range(1, num_bins, dtype=max_ious.dtype) * width
-    reached = max_ious[:, :, None] >= inner_edges[:, None, :]
-    return tf.reduce_sum(tf.cast(reached, tf.int32), axis=2)
+    inner_edges = tf.broadcast_to(inner_edges, [tf.shape(max_ious)[0], num_bins - 1])
+    return tf.searchsorted(inner_edges, max_ious, side="right")
 
 
 def _noise(candidates, num_draws, seed):
@@ -234,24 +402,24 @@ class _RandomOrder:
 
     Args:
       groups: Int32 tensor [B, N], the group of each element; those in [0, num_groups) can be taken.
-      num_groups: Int, the number G of groups.
+      num_groups: Int or scalar int tensor, the number G of groups.
       noise: Int64 tensor [B, N] of random numbers in [0, _NUM_RANDOM).
+
+    Attributes:
+      sizes: Int32 tensor [B, G], the number of elements of each group.
+      starts: Int32 tensor [B, G], where each group starts in the order.
     """
 
     def __init__(self, groups, num_groups, noise):
-        # Sorted by group, then at random; the index makes the keys distinct, hence the counts
-        # exact.
-        index = tf.range(tf.shape(groups)[1], dtype=tf.int64)
-        keys = (tf.cast(groups, tf.int64) * _NUM_RANDOM + noise) * _NUM_INDICES + index
-        starts = tf.range(num_groups + 1, dtype=tf.int64) * (_NUM_RANDOM * _NUM_INDICES)
+        # Sorted by group, then at random, then by index, which makes the keys distinct and hence
+        # the counts exact. Descending, as TensorFlow sorts; ascending takes three more operations.
+        index = tf.range(_NUM_INDICES - 1, _NUM_INDICES - 1 - tf.shape(groups)[1], -1)
+        major = noise - tf.cast(groups, tf.int64) * _NUM_RANDOM
+        self._keys = major * _NUM_INDICES + tf.cast(index, tf.int64)
+        self._ordered = tf.sort(self._keys, axis=1, direction="DESCENDING")
         self._groups = tf.minimum(groups, num_groups)
-        self._keys = keys
-        self._ordered = tf.sort(keys, axis=1)
-        bounds = tf.searchsorted(
-            self._ordered, tf.broadcast_to(starts, [tf.shape(groups)[0], num_groups + 1])
-        )
-        self._first = bounds[:, :-1]
-        self.sizes = bounds[:, 1:] - bounds[:, :-1]
+        self.sizes = _group_sizes(self._groups, num_groups)
+        self.starts = tf.cumsum(self.sizes, axis=1, exclusive=True)
 
     def take(self, quotas):
         """Takes the first of every group.
@@ -264,9 +432,25 @@ class _RandomOrder:
           Bool tensor [B, N].
         """
         taken = tf.maximum(tf.minimum(quotas, self.sizes), 0)
-        last = tf.maximum(self._first + taken - 1, 0)
+        last = tf.maximum(self.starts + taken - 1, 0)
         last_key = tf.gather(self._ordered, last, batch_dims=1)
-        limits = tf.where(taken > 0, last_key, -1)
+        limits = tf.where(taken > 0, last_key, tf.int64.max)
         # One more column for what cannot be taken.
-        limits = tf.pad(limits, [[0, 0], [0, 1]], constant_values=-1)
-        return self._keys <= tf.gather(limits, self._groups, batch_dims=1)
+        limits = tf.pad(limits, [[0, 0], [0, 1]], constant_values=tf.int64.max)
+        return self._keys >= tf.gather(limits, self._groups, batch_dims=1)
+
+    def elements(self, positions):
+        """Returns the indices int32 [B, K] of the elements at positions [B, K] of the order."""
+        keys = tf.gather(self._ordered, positions, batch_dims=1)
+        reversed_index = tf.cast(tf.bitwise.bitwise_and(keys, _NUM_INDICES - 1), tf.int32)
+        return _NUM_INDICES - 1 - reversed_index
+
+
+def _group_sizes(groups, num_groups):
+    """The number of elements of each group in [0, num_groups), int32 [B, num_groups]."""
+    batch = tf.shape(groups)[0]
+    segments = groups + tf.range(batch)[:, None] * (num_groups + 1)
+    counts = tf.math.unsorted_segment_sum(
+        tf.ones_like(segments), segments, batch * (num_groups + 1)
+    )
+    return tf.reshape(counts, [batch, num_groups + 1])[:, :-1]
