@@ -1,0 +1,42 @@
+"""Balanced L1 against Keras' Huber: the loss and its gradient."""
+
+import functools
+
+import tensorflow as tf
+
+from comparison import Comparison
+from libra_tf.compat import keras
+from libra_tf.losses import BalancedL1Loss
+
+SHAPE = (100_000, 4)
+
+
+def comparisons():
+    """Yields the comparison in graph mode and under XLA."""
+    for jit_compile in (False, True):
+        yield Comparison(
+            f"loss and gradient, {SHAPE[0]:,} x {SHAPE[1]}{', XLA' if jit_compile else ''}",
+            {
+                "BalancedL1Loss": functools.partial(
+                    _value_and_gradient, BalancedL1Loss, jit_compile
+                ),
+                "Keras Huber": functools.partial(
+                    _value_and_gradient, keras.losses.Huber, jit_compile
+                ),
+            },
+            {} if jit_compile else {"MMDetection BalancedL1Loss": 6.7},
+        )
+
+
+def _value_and_gradient(loss_class, jit_compile):
+    loss = loss_class()
+    y_true, y_pred = (tf.random.stateless_normal(SHAPE, [0, seed]) for seed in range(2))
+
+    @tf.function(jit_compile=jit_compile)
+    def compute(y_true, y_pred):
+        with tf.GradientTape() as tape:
+            tape.watch(y_pred)
+            value = loss(y_true, y_pred)
+        return value, tape.gradient(value, y_pred)
+
+    return lambda: compute(y_true, y_pred)[1].numpy()

@@ -1,0 +1,111 @@
+"""The balanced feature pyramid against its formula, written plainly, and MMDetection's."""
+
+import functools
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from comparison import Comparison
+from libra_tf.layers import BalancedFeaturePyramid
+from non_local import CHANNELS, PlainNonLocal
+
+STRIDES = {"2": 4, "3": 8, "4": 16, "5": 32, "6": 64}
+REFINE_LEVEL = "4"
+PASSES = {False: "forward", True: "forward+backward"}
+# Milliseconds of MMDetection's BFP: forward, forward and backward.
+MMDETECTION = {(2, 640): (142, 307), (1, 1024): (303, 665)}
+
+
+def comparisons():
+    """Yields forward, and forward with backward, for each size of images."""
+    rate = _matrix_product_rate()
+    for (batch, size), published in MMDETECTION.items():
+        for with_gradient, milliseconds in zip((False, True), published, strict=True):
+            yield Comparison(
+                f"{PASSES[with_gradient]}, {size}x{size} batch {batch}",
+                {
+                    "BalancedFeaturePyramid": functools.partial(
+                        _build,
+                        lambda: BalancedFeaturePyramid(REFINE_LEVEL),
+                        batch,
+                        size,
+                        with_gradient,
+                    ),
+                    "formula": functools.partial(_build, PlainPyramid, batch, size, with_gradient),
+                },
+                {"MMDetection BFP": milliseconds},
+                functools.partial(_share_of_rate, rate, batch, size, with_gradient),
+            )
+
+
+class PlainPyramid(tf.Module):
+    """The formula as one would write it first; sizes that divide only."""
+
+    def __init__(self):
+        super().__init__()
+        self._refine = PlainNonLocal("embedded_gaussian")
+
+    def __call__(self, levels):
+        """Balances a dict of levels."""
+        size = tf.shape(levels[REFINE_LEVEL])[1:3]
+        gathered = [
+            tf.nn.max_pool2d(level, ratio, ratio, "VALID")
+            if (ratio := STRIDES[REFINE_LEVEL] // STRIDES[key]) > 0
+            else tf.image.resize(level, size, "nearest")
+            for key, level in levels.items()
+        ]
+        balanced = self._refine(tf.add_n(gathered) / len(gathered))
+        return {
+            key: level
+            + (
+                tf.nn.max_pool2d(balanced, ratio, ratio, "VALID")
+                if (ratio := STRIDES[key] // STRIDES[REFINE_LEVEL]) > 0
+                else tf.image.resize(balanced, tf.shape(level)[1:3], "nearest")
+            )
+            for key, level in levels.items()
+        }
+
+
+def _build(make_layer, batch, size, with_gradient):
+    layer = make_layer()
+    levels = {
+        key: tf.random.stateless_normal([batch, size // stride, size // stride, CHANNELS], [0, 1])
+        for key, stride in STRIDES.items()
+    }
+    layer(levels)
+    cotangents = {key: tf.ones_like(level) for key, level in levels.items()}
+
+    @tf.function
+    def forward(levels):
+        return layer(levels)
+
+    @tf.function
+    def forward_and_backward(levels):
+        with tf.GradientTape() as tape:
+            tape.watch(levels)
+            outputs = layer(levels)
+        return tape.gradient(outputs, [levels, *layer.trainable_variables], cotangents)[0]
+
+    compute = forward_and_backward if with_gradient else forward
+    return lambda: compute(levels)[REFINE_LEVEL].numpy()
+
+
+def _matrix_product_rate():
+    """Floating point operations per second of a large float32 matrix product on this machine."""
+    size = 2048
+    a, b = (tf.random.stateless_normal([size, size], [0, seed]) for seed in range(2))
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        tf.matmul(a, b).numpy()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / np.median(seconds)
+
+
+def _share_of_rate(rate, batch, size, with_gradient, name, seconds):
+    del name
+    positions = (size // STRIDES[REFINE_LEVEL]) ** 2
+    products = 4 * positions * CHANNELS**2 + 2 * positions**2 * CHANNELS
+    operations = 2 * batch * products * (3 if with_gradient else 1)
+    return f"{operations / seconds / rate:.0%} of a matrix product's {rate / 1e9:.0f} GFLOP/s"

@@ -1,0 +1,112 @@
+"""IoU-balanced sampling against Model Garden's random sampling of RoIs."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+from official.vision.modeling.layers import box_sampler, roi_sampler
+
+from comparison import Comparison
+from libra_tf.layers import IoUBalancedROISampler
+
+NUM_SAMPLES = 512
+MAX_INSTANCES = 100
+SIZES = ((2, 1000), (8, 1000), (8, 2000))
+# Milliseconds per image of MMDetection's CombinedSampler, 2000 proposals and 20 instances.
+MMDETECTION_PER_IMAGE = 1.05
+
+
+def comparisons():
+    """Yields the whole layer, the choice of indices alone, and its growth."""
+    for batch, num_proposals in SIZES:
+        for jit_compile in (False, True):
+            size = f"batch {batch}, {num_proposals}+{MAX_INSTANCES} boxes"
+            size += ", XLA" if jit_compile else ""
+            layers = {"ours": IoUBalancedROISampler, "Model Garden": roi_sampler.ROISampler}
+            published = {}
+            if (num_proposals, jit_compile) == (2000, False):
+                published["MMDetection CombinedSampler (choice only)"] = (
+                    batch * MMDETECTION_PER_IMAGE
+                )
+            yield Comparison(
+                f"layer, {size}",
+                {
+                    name: functools.partial(_layer, layer, batch, num_proposals, jit_compile)
+                    for name, layer in layers.items()
+                },
+            )
+            choices = {"ours": _our_choice, "Model Garden": _model_gardens_choice}
+            yield Comparison(
+                f"choice of indices, {size}",
+                {
+                    name: functools.partial(_choice, choice, batch, num_proposals, jit_compile)
+                    for name, choice in choices.items()
+                },
+                published,
+            )
+    for num_proposals in (500, 4000, 16000, 64000):
+        yield Comparison(
+            f"choice of indices, batch 1, {num_proposals}+{MAX_INSTANCES} boxes",
+            {"ours": functools.partial(_choice, _our_choice, 1, num_proposals, False)},
+            note=functools.partial(_per_box, num_proposals + MAX_INSTANCES),
+        )
+
+
+def _per_box(num_boxes, name, seconds):
+    del name
+    return f"{1e9 * seconds / (num_boxes * np.log2(num_boxes)):.1f} ns per N log2 N"
+
+
+def _scene(batch, num_proposals):
+    """Proposals from close to far around 20 instances an image, padded to MAX_INSTANCES."""
+    rng = np.random.default_rng(0)
+    num_instances = 20
+    corners = rng.uniform(0, 800, (batch, num_instances, 2))
+    instances = np.concatenate([corners, corners + rng.uniform(20, 200, corners.shape)], -1)
+    nearest = instances[:, rng.integers(0, num_instances, num_proposals)]
+    proposals = nearest + rng.normal(size=nearest.shape) * rng.choice(
+        [3, 20, 100, 400], (batch, num_proposals, 1)
+    )
+    proposals = np.maximum(proposals, 0)
+    proposals[..., 2:] = np.maximum(proposals[..., 2:], proposals[..., :2] + 1)
+    missing = [(0, 0), (0, MAX_INSTANCES - num_instances)]
+    gt_boxes = np.pad(instances, [*missing, (0, 0)], constant_values=-1)
+    classes = np.pad(rng.integers(1, 80, corners.shape[:2]), missing, constant_values=-1)
+    return [tf.constant(x, tf.float32) for x in (proposals, gt_boxes, classes)]
+
+
+def _layer(layer_class, batch, num_proposals, jit_compile):
+    layer = layer_class(num_sampled_rois=NUM_SAMPLES)
+    inputs = _scene(batch, num_proposals)
+    sample = tf.function(layer, jit_compile=jit_compile)
+    return lambda: sample(*inputs)[0].numpy()
+
+
+def _matches(batch, num_proposals):
+    """IoUs, matched instances and indicators of all boxes, as both layers find them."""
+    layer = roi_sampler.ROISampler()
+    boxes, gt_boxes, _ = _scene(batch, num_proposals)
+    boxes = tf.concat([boxes, gt_boxes], 1)
+    padding = [tf.reduce_max(b, -1, keepdims=True) < 0 for b in (boxes, gt_boxes)]
+    ious = layer._sim_calc(boxes, gt_boxes, *padding)
+    return ious, *layer._box_matcher(ious)
+
+
+def _choice(make_choice, batch, num_proposals, jit_compile):
+    inputs = _matches(batch, num_proposals)
+    choose = tf.function(make_choice(), jit_compile=jit_compile)
+    return lambda: choose(*inputs).numpy()
+
+
+def _our_choice():
+    return IoUBalancedROISampler(num_sampled_rois=NUM_SAMPLES).choose
+
+
+def _model_gardens_choice():
+    sampler = box_sampler.BoxSampler(NUM_SAMPLES, 0.25)
+
+    def choose(ious, instances, indicators):
+        del ious, instances
+        return sampler(indicators >= 0, tf.equal(indicators, -1), tf.equal(indicators, -2))
+
+    return choose
