@@ -24,7 +24,7 @@ def sample_random(candidates, num_samples, seed=None):
       candidates: Bool tensor [B, N], what may be sampled.
       num_samples: Int or int tensor [B], how many to sample.
       seed: None for a new draw each time (repeatable with `tf.random.set_seed`); an int or an int
-        tensor [2] for the same draw each time.
+        tensor [2] for the same draw each time, compiled or not.
 
     Returns:
       Bool tensor [B, N] with exactly min(num_samples, number of candidates) True in each row, all
@@ -393,7 +393,8 @@ def _noise(candidates, num_draws, seed):
     elif not tf.is_tensor(seed) or seed.shape.rank == 0:
         seed = tf.stack([tf.cast(seed, tf.int32), 0])
     shape = tf.concat([[num_draws], tf.shape(candidates)], axis=0)
-    noise = tf.random.stateless_uniform(shape, seed, 0, _NUM_RANDOM, tf.int32)
+    # One algorithm everywhere: what TensorFlow chooses by itself depends on the device.
+    noise = tf.random.stateless_uniform(shape, seed, 0, _NUM_RANDOM, tf.int32, alg="philox")
     return tf.unstack(tf.cast(noise, tf.int64), num=num_draws)
 
 

@@ -170,9 +170,10 @@ def test_unknown_batch_size_and_compilation(jit_compile):
     assert_targets_are_model_gardens(inputs, outputs, all_boxes_with_targets(inputs))
 
 
-def test_mixed_precision_keeps_the_coordinates():
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_keeps_the_coordinates(policy):
     inputs = scene()
-    outputs = IoUBalancedROISampler(num_sampled_rois=64, dtype="mixed_bfloat16")(*inputs)
+    outputs = IoUBalancedROISampler(num_sampled_rois=64, dtype=policy)(*inputs)
     assert outputs[0].dtype == tf.float32
     assert_targets_are_model_gardens(inputs, outputs, all_boxes_with_targets(inputs))
 
@@ -210,3 +211,26 @@ def test_bad_arguments():
         IoUBalancedROISampler(foreground_fraction=1.5)
     with pytest.raises(ValueError, match="cannot sample 512 RoIs from 310 boxes"):
         IoUBalancedROISampler()(*scene())
+
+
+def test_on_two_replicas():
+    inputs = scene()
+    sampler = IoUBalancedROISampler(num_sampled_rois=64)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    results = strategy.run(tf.function(lambda *x: sampler(*x)), inputs)
+    all_outputs = all_boxes_with_targets(inputs)
+    for outputs in zip(*map(strategy.experimental_local_results, results), strict=True):
+        assert_targets_are_model_gardens(inputs, outputs, all_outputs)
+
+
+def test_in_a_saved_model(tmp_path):
+    inputs = scene()
+    module = tf.Module()
+    module.sampler = IoUBalancedROISampler(num_sampled_rois=64)
+    module.sample = tf.function(
+        lambda *x: module.sampler(*x),
+        input_signature=[tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in inputs],
+    )
+    tf.saved_model.save(module, str(tmp_path))
+    outputs = tf.saved_model.load(str(tmp_path)).sample(*inputs)
+    assert_targets_are_model_gardens(inputs, outputs, all_boxes_with_targets(inputs))

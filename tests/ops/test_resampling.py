@@ -4,7 +4,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libra_tf import ops
+from libra_tf import compat, ops
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -37,6 +37,31 @@ def test_any_size_to_any_size(size, output_size, seed):
     resized = ops.resize_nearest2d(x, output_size)
     np.testing.assert_array_equal(pooled, max_pool_by_hand(x, output_size))
     np.testing.assert_array_equal(resized, nearest_by_hand(x, output_size))
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_every_pair_of_sizes_up_to_40(axis):
+    """Along one axis at a time: the maximum over a rectangle is that over rows, then columns."""
+    rng = np.random.default_rng(axis)
+    for size in range(1, 41):
+        x = np.moveaxis(rng.normal(size=(size, 1, 2, 3)).astype(np.float32), 0, axis)
+        for output in range(1, 41):
+            output_size = (output, 2) if axis == 1 else (2, output)
+            pooled = ops.adaptive_max_pool2d(x, output_size)
+            np.testing.assert_array_equal(pooled, max_pool_by_hand(x, output_size))
+
+
+def test_matches_tensorflow_addons():
+    """Where sizes divide: TensorFlow Addons pools no others."""
+    if not compat.IS_ADDONS_LANE:
+        pytest.skip("TensorFlow Addons cannot be imported here")
+    from tensorflow_addons.layers import AdaptiveMaxPooling2D
+
+    rng = np.random.default_rng(0)
+    for size, output_size in (((12, 18), (4, 3)), ((40, 35), (8, 7)), ((5, 6), (5, 1))):
+        x = rng.normal(size=(2, *size, 3)).astype(np.float32)
+        expected = AdaptiveMaxPooling2D(output_size)(x)
+        np.testing.assert_array_equal(ops.adaptive_max_pool2d(x, output_size), expected)
 
 
 @pytest.mark.parametrize("output_size", [(4, 3), (3, 3), (5, 2)])

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libra_tf import ops
+from libra_tf.ops import sampling
 
 # Rows are independent draws: many rows of the same scene are many repetitions.
 REPETITIONS = 2000
@@ -241,3 +242,95 @@ def test_bad_candidates():
         ops.sample_random(tf.ones([1, 4]), 2)
     with pytest.raises(ValueError, match="max_instances"):
         ops.sample_instance_balanced(tf.zeros([1, 4]), tf.ones([1, 4], tf.bool), 2, 0)
+
+
+BOXES = st.lists(
+    st.tuples(st.sampled_from(["positive", "negative", "ignored", "padding"]), st.integers(0, 4)),
+    min_size=NUM_CANDIDATES,
+    max_size=NUM_CANDIDATES,
+)
+
+
+@tf.function(reduce_retracing=True)
+def draw_indices(instances, ious, positives, negatives, others, num_positives, num_negatives):
+    pools = [
+        sampling.instance_pool(instances, positives, num_positives, 5),
+        sampling.iou_pool(ious, negatives, num_negatives, iou_limit=0.5),
+    ]
+    return sampling.draw_indices(pools, 16, others, 2)
+
+
+@given(BOXES, st.integers(0, 16))
+@settings(deadline=None, max_examples=40)
+def test_several_pools_at_once(boxes, num_positives):
+    """The quotas of each pool, then what is in none in its order, then what is left."""
+    kinds, instances = np.array([b[0] for b in boxes]), np.int32([b[1] for b in boxes])
+    positives, negatives = kinds == "positive", kinds == "negative"
+    take_positives = min(num_positives, positives.sum())
+    indices = draw_indices(
+        repeat(instances, 4),
+        repeat(np.float32(instances / 10), 4),
+        repeat(positives, 4),
+        repeat(negatives, 4),
+        repeat(np.int32(kinds == "ignored"), 4),
+        tf.constant(num_positives),
+        tf.constant(16 - take_positives, tf.int32),
+    ).numpy()
+    for row in indices:
+        assert len(set(row)) == 16
+        counts = collections.Counter(kinds[row])
+        take_negatives = min(16 - take_positives, negatives.sum())
+        assert counts["negative"] == take_negatives
+        missing = 16 - take_positives - take_negatives
+        padding = np.flatnonzero(kinds == "padding")
+        ignored = np.flatnonzero(kinds == "ignored")
+        filled = np.concatenate([padding, ignored])[:missing]
+        np.testing.assert_array_equal(row[16 - missing :][: len(filled)], filled)
+        assert counts["positive"] == take_positives + missing - len(filled)
+
+
+def test_several_pools_draw_as_each_alone():
+    """The inclusion probabilities of the scenes of two tests above, drawn together."""
+    instances = np.int32([0] * 20 + [4] * 6 + [7] + [0] * 92)
+    ious = np.float32([0.9] * 27 + [0.1] * 60 + [0.2] * 30 + [0.4] * 2)
+    positives, negatives = np.arange(119) < 27, np.arange(119) >= 27
+    tf.random.set_seed(6)
+    indices = sampling.draw_indices(
+        [
+            sampling.instance_pool(repeat(instances), repeat(positives), 8, 10),
+            sampling.iou_pool(repeat(ious), repeat(negatives), 30, iou_limit=0.5),
+        ],
+        38,
+        tf.zeros([REPETITIONS, 119], tf.int32),
+        1,
+    )
+    mask = tf.reduce_any(indices[:, :, None] == tf.range(119), axis=1)
+    share = 8 / 9
+    expected = np.concatenate(
+        [
+            [share * 4 / 20] * 20,
+            [share * 4 / 6] * 6,
+            [share],
+            [(10 + 8 * 50 / 70) / 60] * 60,
+            [(10 + 8 * 20 / 70) / 30] * 30,
+            [1] * 2,
+        ]
+    )
+    assert_frequencies(mask, expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, float("nan")])
+def test_equal_ious_are_drawn_uniformly(value):
+    candidates = np.arange(30) % 3 > 0
+    tf.random.set_seed(7)
+    mask = ops.sample_iou_balanced(
+        repeat(np.full(30, value, np.float32)), repeat(candidates), 7, iou_limit=0.5
+    )
+    assert_frequencies(mask, candidates * 7 / candidates.sum())
+
+
+@pytest.mark.parametrize("num_candidates", [0, 1])
+def test_no_candidate_and_one(num_candidates):
+    candidates = tf.range(9)[None] < num_candidates
+    for mask in all_samplers(candidates, 4, None):
+        np.testing.assert_array_equal(mask, candidates)

@@ -1,0 +1,101 @@
+"""Every op in the places a user puts it: compiled, on several replicas, in a SavedModel."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from libra_tf import ops
+from libra_tf.losses import BalancedL1Loss
+
+LARGE = 1e4
+IOUS = tf.random.stateless_uniform([2, 40], [0, 1])
+CANDIDATES = IOUS < 0.8
+INSTANCES = tf.cast(IOUS * 6, tf.int32)
+MAP = tf.random.stateless_normal([2, 9, 7, 4], [0, 2])
+POSITIONS = tf.reshape(MAP, [2, -1, 4])
+PROJECTION = tf.random.stateless_normal([8, 1], [0, 3])
+
+# By name, the function and its inputs; every sampler has a seed.
+SAMPLERS = {
+    "sample_random": (lambda c: ops.sample_random(c, 10, seed=3), [CANDIDATES]),
+    "sample_iou_balanced": (
+        lambda i, c: ops.sample_iou_balanced(i, c, 10, floor_threshold=0.1, seed=3),
+        [IOUS, CANDIDATES],
+    ),
+    "sample_instance_balanced": (
+        lambda i, c: ops.sample_instance_balanced(i, c, 10, 6, seed=3),
+        [INSTANCES, CANDIDATES],
+    ),
+}
+DIFFERENTIABLE = {
+    "balanced_l1": (lambda a, b: ops.balanced_l1(a, b, beta=0.3), [MAP, MAP[::-1]]),
+    "BalancedL1Loss": (BalancedL1Loss(reduction="none"), [MAP, MAP[::-1]]),
+    "adaptive_max_pool2d": (lambda x: ops.adaptive_max_pool2d(x, (4, 5)), [MAP]),
+    "resize_nearest2d": (lambda x: ops.resize_nearest2d(x, (20, 11)), [MAP]),
+    "non_local_gaussian": (
+        lambda t, p, g: ops.non_local_gaussian(t, p, g, query_block=16),
+        [POSITIONS] * 3,
+    ),
+    "non_local_dot_product": (ops.non_local_dot_product, [POSITIONS] * 3),
+    "non_local_concatenation": (
+        lambda t, p, g: ops.non_local_concatenation(t, p, g, PROJECTION, query_block=16),
+        [POSITIONS] * 3,
+    ),
+}
+ALL = {**SAMPLERS, **DIFFERENTIABLE}
+
+
+def test_every_op_is_here():
+    assert set(ops.__all__) <= set(ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_compiled(name):
+    function, inputs = ALL[name]
+    # Wrapped anew, because jit_compile=True on the same function would find its old trace.
+    compiled = tf.function(lambda *x: function(*x), jit_compile=True)(*inputs)
+    np.testing.assert_allclose(compiled, function(*inputs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_on_two_replicas(name):
+    function, inputs = ALL[name]
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    per_replica = strategy.run(tf.function(lambda *x: function(*x)), inputs)
+    for result in strategy.experimental_local_results(per_replica):
+        np.testing.assert_allclose(result, function(*inputs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_in_a_saved_model(name, tmp_path):
+    function, inputs = ALL[name]
+    module = tf.Module()
+    signature = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in inputs]
+    module.apply = tf.function(lambda *x: function(*x), input_signature=signature)
+    tf.saved_model.save(module, str(tmp_path))
+    restored = tf.saved_model.load(str(tmp_path))
+    np.testing.assert_allclose(restored.apply(*inputs), function(*inputs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_large_values_in_half_precision(name, dtype, jit_compile):
+    """No NaN anywhere, and none of the infinities that the result itself does not call for."""
+    function, inputs = DIFFERENTIABLE[name]
+    large = [tf.cast(tf.clip_by_value(LARGE * x, -LARGE, LARGE), dtype) for x in inputs]
+
+    @tf.function(jit_compile=jit_compile)
+    def apply(*tensors):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            y = function(*tensors)
+        return y, tape.gradient(y, tensors)
+
+    y, gradients = apply(*large)
+    exact = function(*(tf.cast(x, tf.float32) for x in large))
+    fits = np.abs(exact.numpy()) < y.dtype.max
+    assert np.isfinite(tf.cast(y, tf.float32).numpy()[fits]).all()
+    if fits.all():
+        for gradient in gradients:
+            assert not np.isnan(tf.cast(gradient, tf.float32)).any()
