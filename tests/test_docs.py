@@ -1,0 +1,47 @@
+"""The Python blocks of the documents run as written."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from libra_tf import compat
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def needs_keras3(block):
+    return "keras3" in block
+
+
+def run_blocks(blocks):
+    """Runs each block in a namespace of its own, all in one process."""
+    code = "\n".join(f"exec(compile({block!r}, {name!r}, 'exec'), {{}})" for name, block in blocks)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("keras3", [False, True], ids=["model_garden", "keras3"])
+def test_python_blocks_run(keras3):
+    if keras3 and compat.IS_ADDONS_LANE:
+        pytest.skip("the addons lane has no Keras 3")
+    blocks = []
+    for document in DOCUMENTS:
+        for match in re.finditer(r"^```python\n(.*?)^```", document.read_text(), re.M | re.S):
+            name = f"{document.name}, byte {match.start()}"
+            blocks.append((name, match.group(1)))
+    chosen = [block for block in blocks if needs_keras3(block[1]) == keras3]
+    assert chosen
+    run_blocks(chosen)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
