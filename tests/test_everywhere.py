@@ -31,6 +31,7 @@ DIFFERENTIABLE = {
     "balanced_l1": (lambda a, b: ops.balanced_l1(a, b, beta=0.3), [MAP, MAP[::-1]]),
     "BalancedL1Loss": (BalancedL1Loss(reduction="none"), [MAP, MAP[::-1]]),
     "adaptive_max_pool2d": (lambda x: ops.adaptive_max_pool2d(x, (4, 5)), [MAP]),
+    "add_nearest2d": (ops.add_nearest2d, [MAP, MAP[:, ::3]]),
     "resize_nearest2d": (lambda x: ops.resize_nearest2d(x, (20, 11)), [MAP]),
     "non_local_gaussian": (
         lambda t, p, g: ops.non_local_gaussian(t, p, g, query_block=16),

@@ -134,15 +134,19 @@ class BalancedFeaturePyramidMixin:
         levels = self._fine_to_coarse(inputs)
         refine_index = self._refine_index(inputs)
         size = spatial_size(levels[refine_index])
+        finer, coarser = levels[:refine_index], levels[refine_index + 1 :]
         gathered = [
-            _resize(level, size, finer=index > refine_index) for index, level in enumerate(levels)
+            *(ops.adaptive_max_pool2d(level, size) for level in finer),
+            levels[refine_index],
+            *(ops.resize_nearest2d(level, size) for level in coarser),
         ]
         balanced = tf.add_n(gathered) / len(gathered)
         if self.refine is not None:
             balanced = self.refine(balanced)
         outputs = [
-            level + _resize(balanced, spatial_size(level), finer=index < refine_index)
-            for index, level in enumerate(levels)
+            *(ops.add_nearest2d(level, balanced) for level in finer),
+            levels[refine_index] + balanced,
+            *(level + ops.adaptive_max_pool2d(balanced, spatial_size(level)) for level in coarser),
         ]
         if isinstance(inputs, collections.abc.Mapping):
             return dict(zip(_sorted_keys(inputs), outputs, strict=True))
@@ -194,8 +198,3 @@ def _sorted_keys(levels):
             f"{sorted(map(str, levels))}."
         )
     return sorted(levels, key=int)
-
-
-def _resize(x, size, finer):
-    """Resizes towards a finer level by nearest neighbour, towards a coarser one by max pooling."""
-    return ops.resize_nearest2d(x, size) if finer else ops.adaptive_max_pool2d(x, size)

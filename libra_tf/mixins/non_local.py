@@ -37,8 +37,8 @@ class NonLocal2DMixin:
       reduction: Positive int, by which the channels inside the block are divided.
       use_scale: Bool, whether "embedded_gaussian" divides its dot products by sqrt(inner).
       sub_sample: Bool, whether the positions j are those of the map max-pooled 2x2.
-      query_block: Positive int or None, how many positions i are handled at a time; None: as many
-        as fit in 32 MiB an image.
+      query_block: Positive int or None, how many positions i are handled at a time; None: chosen
+        from the size of the map.
       kernel_initializer: Initializer of the kernels of g, theta and phi and of `concat_project`.
         None: a normal distribution of standard deviation 0.01.
       out_kernel_initializer: Initializer of the kernel of out. The zeros make the block start as
@@ -128,6 +128,8 @@ class NonLocal2DMixin:
         Returns:
           Tensor of the same shape and dtype.
         """
+        if self._can_merge(inputs):
+            return self._call_merged(inputs)
         values = _project(inputs, self.g)
         if self.mode == "gaussian":
             queries = keys = inputs
@@ -139,6 +141,35 @@ class NonLocal2DMixin:
         response = self._apply_pairwise(*map(_flatten_positions, (queries, keys, values)))
         response = tf.reshape(response, [-1, *spatial_size(inputs), values.shape[-1]])
         return inputs + tf.cast(_project(response, self.out), inputs.dtype)
+
+    def _can_merge(self, inputs):
+        """Whether two projections do the work of four, without rounding their products away."""
+        is_square = self.mode == "embedded_gaussian" and self.reduction == 1
+        return is_square and not self.sub_sample and inputs.dtype in (tf.float32, tf.float64)
+
+    def _call_merged(self, inputs):
+        """Applies the embedded Gaussian with theta and phi, and g and out, as one matrix each.
+
+        theta_i . phi_j is x_i^T (W_theta W_phi^T) x_j, up to terms that are the same for all j and
+        that the softmax takes out; and as its weights sum to 1, W_out and W_g change places with
+        the weighted sum.
+        """
+        theta, phi, g, out = (
+            _Projection(*map(tf.convert_to_tensor, projection))
+            for projection in (self.theta, self.phi, self.g, self.out)
+        )
+        # The bias of phi changes nothing: its gradient is zero, but not missing.
+        pair_bias = tf.linalg.matvec(phi.kernel, theta.bias) + 0 * phi.bias
+        pair = _Projection(tf.matmul(theta.kernel, phi.kernel, transpose_b=True), pair_bias)
+        value_bias = tf.linalg.matvec(out.kernel, g.bias, transpose_a=True) + out.bias
+        value = _Projection(tf.matmul(g.kernel, out.kernel), value_bias)
+
+        positions = _flatten_positions(inputs)
+        scale = inputs.shape[-1] ** -0.5 if self.use_scale else 1.0
+        response = ops.non_local_gaussian(
+            _project(positions, pair), positions, positions, scale, self.query_block
+        )
+        return inputs + tf.reshape(_project(response, value), tf.shape(inputs))
 
     def compute_output_shape(self, input_shape):
         """Returns the shape of the input, which is that of the output."""

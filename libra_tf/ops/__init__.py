@@ -6,11 +6,12 @@ from libra_tf.ops.non_local import (
     non_local_dot_product,
     non_local_gaussian,
 )
-from libra_tf.ops.resampling import adaptive_max_pool2d, resize_nearest2d
+from libra_tf.ops.resampling import adaptive_max_pool2d, add_nearest2d, resize_nearest2d
 from libra_tf.ops.sampling import sample_instance_balanced, sample_iou_balanced, sample_random
 
 __all__ = [
     "adaptive_max_pool2d",
+    "add_nearest2d",
     "balanced_l1",
     "non_local_concatenation",
     "non_local_dot_product",

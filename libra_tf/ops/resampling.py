@@ -54,6 +54,32 @@ def resize_nearest2d(x, output_size):
     return x
 
 
+def add_nearest2d(x, coarse):
+    """Adds to a feature map another one, resized to its size.
+
+    The same as `x + resize_nearest2d(coarse, size of x)`. Where the sizes divide, the resized map,
+    as large as `x`, is never made.
+
+    Args:
+      x: Tensor [B, H, W, C].
+      coarse: Tensor [B, h, w, C] of the same dtype.
+
+    Returns:
+      Tensor [B, H, W, C].
+
+    Raises:
+      ValueError: If one of the maps is not of rank 4.
+    """
+    coarse, (coarse_height, coarse_width), (height, width) = _validated(coarse, spatial_size(x))
+    if not (_divides(coarse_height, height) and _divides(coarse_width, width)):
+        return x + resize_nearest2d(coarse, (height, width))
+    channels = tf.shape(x)[3] if x.shape[3] is None else x.shape[3]
+    row = _repeat(coarse, 1, width // coarse_width)
+    rows = tf.reshape(x, [-1, height // coarse_height, width * channels])
+    added = rows + tf.reshape(row, [-1, 1, width * channels])
+    return tf.reshape(added, [-1, height, width, channels])
+
+
 def spatial_size(x):
     """Height and width of a feature map.
 

@@ -109,7 +109,7 @@ def test_a_large_map_is_handled_in_blocks():
         for output in operation.outputs
         if output.shape.rank is not None
     ]
-    assert 2**22 < max(sizes) <= 2**23
+    assert 2**20 < max(sizes) <= 2**21
 
 
 @pytest.mark.parametrize("apply", [gaussian, concatenation])

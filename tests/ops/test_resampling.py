@@ -39,6 +39,22 @@ def test_any_size_to_any_size(size, output_size, seed):
     np.testing.assert_array_equal(resized, nearest_by_hand(x, output_size))
 
 
+@given(SIZES, SIZES, st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_adding_is_resizing_and_adding(coarse_size, size, divides):
+    if divides:
+        size = tuple(c * s for c, s in zip(coarse_size, (s % 4 + 1 for s in size), strict=True))
+    x = tf.random.stateless_normal([2, *size, 3], [0, 0])
+    coarse = tf.random.stateless_normal([2, *coarse_size, 3], [0, 1])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(coarse)
+        added = ops.add_nearest2d(x, coarse)
+        expected = x + ops.resize_nearest2d(coarse, size)
+    np.testing.assert_array_equal(added, expected)
+    of_coarse = tape.gradient(expected, coarse, x)
+    np.testing.assert_allclose(tape.gradient(added, coarse, x), of_coarse, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("axis", [1, 2])
 def test_every_pair_of_sizes_up_to_40(axis):
     """Along one axis at a time: the maximum over a rectangle is that over rows, then columns."""
