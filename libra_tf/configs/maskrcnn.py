@@ -104,7 +104,7 @@ def libra_fasterrcnn_demo() -> cfg.ExperimentConfig:
 
 @exp_factory.register_config_factory("libra_fasterrcnn_small")
 def libra_fasterrcnn_small() -> cfg.ExperimentConfig:
-    """Libra Faster R-CNN for a folder of one's own: about half an hour on two CPU cores."""
+    """Libra Faster R-CNN for a folder of one's own: a quarter of an hour on two CPU cores."""
     config = _small_fasterrcnn()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_small_schedule(config, train_steps=1000, learning_rate=0.003)

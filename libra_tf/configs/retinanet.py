@@ -93,7 +93,7 @@ def libra_retinanet_demo() -> cfg.ExperimentConfig:
 
 @exp_factory.register_config_factory("libra_retinanet_small")
 def libra_retinanet_small() -> cfg.ExperimentConfig:
-    """Libra RetinaNet for a folder of one's own: about a quarter of an hour on two CPU cores."""
+    """Libra RetinaNet for a folder of one's own: minutes on two CPU cores."""
     config = _small_retinanet()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_small_schedule(config, train_steps=600, learning_rate=0.003)
