@@ -16,13 +16,13 @@ class Comparison:
     Attributes:
       title: what is done, and at what size.
       contestants: by name, a function that makes what is needed and returns the call to time.
-      published: by name, milliseconds that others report.
+      elsewhere: by name, milliseconds measured on another machine.
       note: what to say beside a contestant, from its name and its median seconds.
       slow: whether a call takes so long that it is made only once to warm up and once to measure.
     """
 
     title: str
     contestants: Mapping[str, Callable[[], Callable[[], object]]]
-    published: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    elsewhere: Mapping[str, float] = dataclasses.field(default_factory=dict)
     note: Callable[[str, float], str] = _no_note
     slow: bool = False

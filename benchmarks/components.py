@@ -1,14 +1,14 @@
 """Times the three components against what else there is, and measures their peak memory.
 
-    python benchmarks/components.py                       every group, about 10 minutes on two cores
+    python benchmarks/components.py                       every group, about 6 minutes on two cores
     python benchmarks/components.py --groups=sampling     one of them
     python benchmarks/components.py --groups=huge_map     not in the default: minutes a call
 
 Every contestant of a comparison is called in turn, in one process, so that whatever else the
-machine does hits all of them; the table gives medians, and ratios to ours from the same run. Peak
+machine does hits all of them; the tables give medians, and ratios to ours from the same run. Peak
 memory is that of a fresh process that builds and calls one contestant twice, above what it held
-before that. Published figures of MMDetection (PyTorch 2.13 with 2 threads, on a machine like the
-one these targets were set on) stand beside for orientation; they are not from the same run.
+before that. MMDetection's own figures (PyTorch 2.13, 2 threads) are from another machine; with
+`pip install torch`, its formulas are measured in the same run as well.
 """
 
 import os
@@ -22,7 +22,6 @@ import sys
 import time
 
 import rich.console
-import rich.progress
 import rich.table
 import tensorflow as tf
 from absl import app, flags
@@ -58,36 +57,35 @@ def main(_):
         return
     console = rich.console.Console()
     for group in _GROUPS.value:
-        console.print(_measure_group(group, console))
-
-
-def _measure_group(group, console):
-    table = rich.table.Table(title=group, title_justify="left")
-    columns = ("median ms", "x ours", "peak MB", "note")
-    table.add_column("comparison")
-    table.add_column("contestant")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "note" else "right")
-    for comparison in GROUPS[group]():
-        console.print(f"{group}: {comparison.title} ...", highlight=False)
-        for row in _measure(group, comparison):
-            table.add_row(*row)
-        table.add_section()
-    return table
+        for comparison in GROUPS[group]():
+            with console.status(f"{group}: {comparison.title}"):
+                table = _measure(group, comparison)
+            console.print(table)
 
 
 def _measure(group, comparison):
-    """Rows of the table: title, contestant, median, ratio, memory, note."""
+    table = rich.table.Table(title=f"{group}: {comparison.title}", title_justify="left")
+    table.add_column("contestant")
+    for column in ("median ms", "x ours", "peak MB"):
+        table.add_column(column, justify="right")
+    table.add_column("note")
+    for row in _rows(group, comparison):
+        table.add_row(*row)
+    return table
+
+
+def _rows(group, comparison):
+    """Rows of the table: contestant, median, ratio, memory, note."""
     seconds = _time_in_turn(comparison)
     ours = statistics.median(next(iter(seconds.values())))
     for name, times in seconds.items():
         median = statistics.median(times)
         memory = _memory_in_fresh_process(group, comparison, name) if _MEMORY.value else ""
         note = comparison.note(name, median)
-        yield comparison.title, name, f"{1e3 * median:.2f}", f"{median / ours:.2f}", memory, note
-    for name, milliseconds in comparison.published.items():
+        yield name, f"{1e3 * median:.2f}", f"{median / ours:.2f}", memory, note
+    for name, milliseconds in comparison.elsewhere.items():
         ratio = f"{milliseconds / (1e3 * ours):.2f}"
-        yield comparison.title, name, f"{milliseconds:.2f}", ratio, "", "published, another run"
+        yield name, f"{milliseconds:.2f}", ratio, "", "another machine"
 
 
 def _time_in_turn(comparison: Comparison):

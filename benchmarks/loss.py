@@ -8,23 +8,30 @@ from comparison import Comparison
 from libra_tf.compat import keras
 from libra_tf.losses import BalancedL1Loss
 
+try:
+    import pytorch
+except ImportError:
+    pytorch = None
+
 SHAPE = (100_000, 4)
 
 
 def comparisons():
     """Yields the comparison in graph mode and under XLA."""
     for jit_compile in (False, True):
+        contestants = {
+            name: functools.partial(_value_and_gradient, loss, jit_compile)
+            for name, loss in (
+                ("BalancedL1Loss", BalancedL1Loss),
+                ("Keras Huber", keras.losses.Huber),
+            )
+        }
+        if pytorch:
+            contestants["formula in PyTorch"] = functools.partial(pytorch.build_balanced_l1, SHAPE)
         yield Comparison(
             f"loss and gradient, {SHAPE[0]:,} x {SHAPE[1]}{', XLA' if jit_compile else ''}",
-            {
-                "BalancedL1Loss": functools.partial(
-                    _value_and_gradient, BalancedL1Loss, jit_compile
-                ),
-                "Keras Huber": functools.partial(
-                    _value_and_gradient, keras.losses.Huber, jit_compile
-                ),
-            },
-            {} if jit_compile else {"MMDetection BalancedL1Loss": 6.7},
+            contestants,
+            {"MMDetection BalancedL1Loss": 6.7},
         )
 
 

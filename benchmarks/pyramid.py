@@ -1,4 +1,4 @@
-"""The balanced feature pyramid against its formula, written plainly, and MMDetection's."""
+"""The balanced feature pyramid against its formula, written plainly in two frameworks."""
 
 import functools
 import time
@@ -10,33 +10,47 @@ from comparison import Comparison
 from libra_tf.layers import BalancedFeaturePyramid
 from non_local import CHANNELS, PlainNonLocal
 
+try:
+    import pytorch
+except ImportError:
+    pytorch = None
+
 STRIDES = {"2": 4, "3": 8, "4": 16, "5": 32, "6": 64}
 REFINE_LEVEL = "4"
 PASSES = {False: "forward", True: "forward+backward"}
-# Milliseconds of MMDetection's BFP: forward, forward and backward.
+# Milliseconds of MMDetection's BFP on another machine: forward, forward and backward.
 MMDETECTION = {(2, 640): (142, 307), (1, 1024): (303, 665)}
 
 
 def comparisons():
     """Yields forward, and forward with backward, for each size of images."""
     rate = _matrix_product_rate()
-    for (batch, size), published in MMDETECTION.items():
-        for with_gradient, milliseconds in zip((False, True), published, strict=True):
+    for (batch, size), milliseconds in MMDETECTION.items():
+        for with_gradient in (False, True):
             yield Comparison(
                 f"{PASSES[with_gradient]}, {size}x{size} batch {batch}",
-                {
-                    "BalancedFeaturePyramid": functools.partial(
-                        _build,
-                        lambda: BalancedFeaturePyramid(REFINE_LEVEL),
-                        batch,
-                        size,
-                        with_gradient,
-                    ),
-                    "formula": functools.partial(_build, PlainPyramid, batch, size, with_gradient),
-                },
-                {"MMDetection BFP": milliseconds},
+                _contestants(_shapes(batch, size), with_gradient),
+                {"MMDetection BFP": milliseconds[with_gradient]},
                 functools.partial(_share_of_rate, rate, batch, size, with_gradient),
             )
+
+
+def _shapes(batch, size):
+    return {key: (batch, size // s, size // s, CHANNELS) for key, s in STRIDES.items()}
+
+
+def _contestants(shapes, with_gradient):
+    contestants = {
+        "BalancedFeaturePyramid": functools.partial(
+            _build, lambda: BalancedFeaturePyramid(REFINE_LEVEL), shapes, with_gradient
+        ),
+        "formula in TensorFlow": functools.partial(_build, PlainPyramid, shapes, with_gradient),
+    }
+    if pytorch:
+        contestants["formula in PyTorch"] = functools.partial(
+            pytorch.build_pyramid, shapes, REFINE_LEVEL, with_gradient
+        )
+    return contestants
 
 
 class PlainPyramid(tf.Module):
@@ -67,12 +81,9 @@ class PlainPyramid(tf.Module):
         }
 
 
-def _build(make_layer, batch, size, with_gradient):
+def _build(make_layer, shapes, with_gradient):
     layer = make_layer()
-    levels = {
-        key: tf.random.stateless_normal([batch, size // stride, size // stride, CHANNELS], [0, 1])
-        for key, stride in STRIDES.items()
-    }
+    levels = {key: tf.random.stateless_normal(shape, [0, 1]) for key, shape in shapes.items()}
     layer(levels)
     cotangents = {key: tf.ones_like(level) for key, level in levels.items()}
 

@@ -23,9 +23,9 @@ def comparisons():
             size = f"batch {batch}, {num_proposals}+{MAX_INSTANCES} boxes"
             size += ", XLA" if jit_compile else ""
             layers = {"ours": IoUBalancedROISampler, "Model Garden": roi_sampler.ROISampler}
-            published = {}
+            elsewhere = {}
             if (num_proposals, jit_compile) == (2000, False):
-                published["MMDetection CombinedSampler (choice only)"] = (
+                elsewhere["MMDetection CombinedSampler (choice only)"] = (
                     batch * MMDETECTION_PER_IMAGE
                 )
             yield Comparison(
@@ -42,7 +42,7 @@ def comparisons():
                     name: functools.partial(_choice, choice, batch, num_proposals, jit_compile)
                     for name, choice in choices.items()
                 },
-                published,
+                elsewhere,
             )
     for num_proposals in (500, 4000, 16000, 64000):
         yield Comparison(
