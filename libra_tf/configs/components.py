@@ -4,17 +4,19 @@ Every component is a switch. Set `decoder.type` to `fpn`, `roi_sampler.type` to 
 `losses.box_loss` to `huber` and Model Garden's own part stands in its place, unchanged.
 """
 
+import contextlib
 import dataclasses
 
 from official.modeling import hyperparams
 from official.vision.configs import decoders, maskrcnn
 
+from libra_tf.ops.balanced_l1 import validate_balanced_l1
+from libra_tf.ops.sampling import validate_iou_balanced
+
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 REFINE_TYPES = ("non_local", "conv", None)
 ROI_SAMPLERS = ("iou_balanced", "random")
-BIN_RANGES = ("candidates", "all")
 BOX_LOSSES = ("balanced_l1", "huber")
-BALANCED_L1_FORMS = ("paper", "mmdet")
 
 
 def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
@@ -78,18 +80,58 @@ class ROISampler(maskrcnn.ROISampler):
 
 
 def check_task(task: hyperparams.Config) -> None:
-    """Checks the choices that every Libra task has.
+    """Checks what every Libra task has.
 
     Args:
       task: a config with `model.decoder`, `losses.box_loss` and `losses.balanced_l1`.
 
     Raises:
-      ValueError: if one of them is unknown.
+      ValueError: if a choice is unknown or a number is outside its range; it names the key.
     """
-    decoder, losses = task.model.decoder, task.losses
-    check_choice("task.model.decoder.type", decoder.type, DECODERS)
-    check_choice(
-        "task.model.decoder.libra_fpn.refine_type", decoder.libra_fpn.refine_type, REFINE_TYPES
-    )
+    model, losses = task.model, task.losses
+    check_choice("task.model.decoder.type", model.decoder.type, DECODERS)
+    if model.decoder.type == "libra_fpn":
+        libra_fpn = model.decoder.libra_fpn
+        levels = tuple(range(model.min_level, model.max_level + 1))
+        check_choice("task.model.decoder.libra_fpn.refine_level", libra_fpn.refine_level, levels)
+        check_choice(
+            "task.model.decoder.libra_fpn.refine_type", libra_fpn.refine_type, REFINE_TYPES
+        )
     check_choice("task.losses.box_loss", losses.box_loss, BOX_LOSSES)
-    check_choice("task.losses.balanced_l1.form", losses.balanced_l1.form, BALANCED_L1_FORMS)
+    with _naming("task.losses.balanced_l1"):
+        validate_balanced_l1(**losses.balanced_l1.as_dict())
+
+
+def check_roi_sampler(sampler: ROISampler, num_proposals: int, max_num_instances: int) -> None:
+    """Checks a RoI sampler.
+
+    Args:
+      sampler: its config.
+      num_proposals: how many proposals it is given in training.
+      max_num_instances: how many ground-truth boxes.
+
+    Raises:
+      ValueError: if a choice is unknown or a number is outside its range; it names the key.
+    """
+    key = "task.model.roi_sampler"
+    check_choice(f"{key}.type", sampler.type, ROI_SAMPLERS)
+    with _naming(key):
+        validate_iou_balanced(
+            sampler.num_bins, sampler.floor_threshold, sampler.floor_fraction, sampler.bin_range
+        )
+    num_boxes = num_proposals + (max_num_instances if sampler.mix_gt_boxes else 0)
+    if not 1 <= sampler.num_sampled_rois <= num_boxes:
+        raise ValueError(
+            f"{key}.num_sampled_rois is {sampler.num_sampled_rois}; it must be from 1 to "
+            f"{num_boxes}, the number of boxes to sample from "
+            "(task.model.roi_generator.num_proposals and the ground truth)"
+        )
+
+
+@contextlib.contextmanager
+def _naming(key: str):
+    """Says in which part of the config a ValueError comes up."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error

@@ -48,12 +48,10 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
         """Raises a ValueError that names the key if a choice is unknown."""
         components.check_task(self)
         super().validate()
-        sampler = self.model.roi_sampler
-        components.check_choice(
-            "task.model.roi_sampler.type", sampler.type, components.ROI_SAMPLERS
-        )
-        components.check_choice(
-            "task.model.roi_sampler.bin_range", sampler.bin_range, components.BIN_RANGES
+        components.check_roi_sampler(
+            self.model.roi_sampler,
+            self.model.roi_generator.num_proposals,
+            self.train_data.parser.max_num_instances,
         )
         components.check_choice(
             "task.losses.box_loss_normalizer", self.losses.box_loss_normalizer, BOX_NORMALIZERS

@@ -1,5 +1,6 @@
 """Builds an experiment's config from flags, with errors that name the key and the nearest one."""
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Iterator, Mapping
@@ -104,11 +105,19 @@ def _checked_overrides(
         if key not in params:
             raise UsageError(f"{source}: there is no config key {name}.{_hint(key, params, path)}")
         current = getattr(params, key)
+        if key == "type" and isinstance(params, hyperparams.OneOfConfig):
+            _check_kind(source, name, value, params)
         if isinstance(value, Mapping) and isinstance(current, hyperparams.Config):
             checked[key] = _checked_overrides(source, value, current, f"{name}.")
         else:
             checked[key] = _checked_value(source, name, value, current)
     return checked
+
+
+def _check_kind(source: str, name: str, value: Any, params: hyperparams.OneOfConfig) -> None:
+    kinds = [field.name for field in dataclasses.fields(params) if field.name != "type"]
+    if value is not None and value not in kinds:
+        raise UsageError(f"{source}: {name} is {value!r}; it must be one of {', '.join(kinds)}")
 
 
 def _checked_value(source: str, name: str, value: Any, current: Any) -> Any:
