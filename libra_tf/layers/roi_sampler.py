@@ -4,7 +4,7 @@ import tensorflow as tf
 from official.vision.modeling.layers import roi_sampler
 
 from libra_tf.compat import keras
-from libra_tf.ops import sampling
+from libra_tf.ops import pools, sampling
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
@@ -161,12 +161,12 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
             tf.reduce_sum(tf.cast(positives, tf.int32), axis=1),
             int(num_rois * config["foreground_fraction"]),
         )
-        pools = [
+        both = [
             self._positive_pool(instances, positives, num_positives, tf.shape(ious)[2]),
             self._negative_pool(tf.reduce_max(ious, axis=2), negatives, num_rois - num_positives),
         ]
         is_ignored = tf.cast(tf.equal(indicators, -2), tf.int32)
-        return sampling.draw_indices(pools, num_rois, is_ignored, 2, self._seed())
+        return pools.draw_indices(both, num_rois, is_ignored, 2, self._seed())
 
     def _positive_pool(self, instances, positives, num_positives, max_instances):
         if not self._config_dict["instance_balanced"]:

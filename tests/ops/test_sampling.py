@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libra_tf import ops
-from libra_tf.ops import sampling
+from libra_tf.ops import pools, sampling
 
 # Rows are independent draws: many rows of the same scene are many repetitions.
 REPETITIONS = 2000
@@ -235,7 +235,16 @@ def test_bad_arguments(kwargs, match):
         ops.sample_iou_balanced(tf.zeros([1, 4]), tf.ones([1, 4], tf.bool), 2, **kwargs)
 
 
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64])
+def test_ious_of_other_types(dtype):
+    ious = tf.cast([[0.0, 0.125, 0.25, 0.4375]], dtype)
+    mask = ops.sample_iou_balanced(ious, ious < 0.25, 2)
+    np.testing.assert_array_equal(mask, [[True, True, False, False]])
+
+
 def test_bad_candidates():
+    with pytest.raises(ValueError, match="2097153 candidates"):
+        ops.sample_random(tf.ones([1, 2**21 + 1], tf.bool), 2)
     with pytest.raises(ValueError, match="candidates"):
         ops.sample_random(tf.ones([4], tf.bool), 2)
     with pytest.raises(ValueError, match="candidates"):
@@ -253,11 +262,11 @@ BOXES = st.lists(
 
 @tf.function(reduce_retracing=True)
 def draw_indices(instances, ious, positives, negatives, others, num_positives, num_negatives):
-    pools = [
+    both = [
         sampling.instance_pool(instances, positives, num_positives, 5),
         sampling.iou_pool(ious, negatives, num_negatives, iou_limit=0.5),
     ]
-    return sampling.draw_indices(pools, 16, others, 2)
+    return pools.draw_indices(both, 16, others, 2)
 
 
 @given(BOXES, st.integers(0, 16))
@@ -295,7 +304,7 @@ def test_several_pools_draw_as_each_alone():
     ious = np.float32([0.9] * 27 + [0.1] * 60 + [0.2] * 30 + [0.4] * 2)
     positives, negatives = np.arange(119) < 27, np.arange(119) >= 27
     tf.random.set_seed(6)
-    indices = sampling.draw_indices(
+    indices = pools.draw_indices(
         [
             sampling.instance_pool(repeat(instances), repeat(positives), 8, 10),
             sampling.iou_pool(repeat(ious), repeat(negatives), 30, iou_limit=0.5),
