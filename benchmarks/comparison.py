@@ -18,7 +18,7 @@ class Comparison:
       contestants: by name, a function that makes what is needed and returns the call to time.
       elsewhere: by name, milliseconds measured on another machine.
       note: what to say beside a contestant, from its name and its median seconds.
-      slow: whether a call takes so long that it is made only once to warm up and once to measure.
+      slow: whether a call takes so long that it is made only once.
     """
 
     title: str

@@ -1,8 +1,8 @@
 """Times the three components against what else there is, and measures their peak memory.
 
-    python benchmarks/components.py                       every group, about 6 minutes on two cores
+    python benchmarks/components.py                       every group: 15 min on two cores
     python benchmarks/components.py --groups=sampling     one of them
-    python benchmarks/components.py --groups=huge_map     not in the default: minutes a call
+    python benchmarks/components.py --groups=huge_map     not in the default: it takes minutes
 
 Every contestant of a comparison is called in turn, in one process, so that whatever else the
 machine does hits all of them; the tables give medians, and ratios to ours from the same run. Peak
@@ -91,7 +91,7 @@ def _rows(group, comparison):
 def _time_in_turn(comparison: Comparison):
     calls = {name: build() for name, build in comparison.contestants.items()}
     seconds = {name: [] for name in calls}
-    warm_up = 1 if comparison.slow else 3
+    warm_up = 0 if comparison.slow else 3
     repeats = 1 if comparison.slow else _REPEATS.value
     for call in calls.values():
         for _ in range(warm_up):

@@ -4,6 +4,11 @@ The same operations in the same order and layout (NCHW), written from their desc
 `pip install torch`, and is left out of the tables without it.
 """
 
+import os
+
+# Its threads would spin on while the other contestants run.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 import torch.nn.functional as F  # noqa: N812, as everybody calls it
 

@@ -7,9 +7,9 @@ import tensorflow as tf
 FORMS = ("paper", "mmdet")
 
 # Below this u, (1 + u) log(1 + u) - u is summed as a series: the difference cancels.
-_SERIES_LIMIT = 0.1
-# Terms that bring the series' relative error at the limit below the rounding of the type.
-_SERIES_TERMS = {tf.float32: 6, tf.float64: 14}
+_SERIES_LIMIT = 0.05
+# Terms that bring the series' relative error at the limit below that of the difference.
+_SERIES_TERMS = {tf.float32: 4, tf.float64: 10}
 
 # b = exp(gamma / alpha) - 1 must fit in float32 with room for b / beta.
 _LARGEST_EXPONENT = 64.0
@@ -112,9 +112,10 @@ def _gradient(error, alpha, gamma, beta, form):
 
 
 def _integrated_log1p(u):
-    """(1 + u) log(1 + u) - u, the integral of log(1 + u), to full relative precision."""
+    """(1 + u) log(1 + u) - u, the integral of log(1 + u), to a relative 3e-6 in float32."""
     small = tf.minimum(u, _SERIES_LIMIT)
-    series = tf.zeros_like(u)
-    for k in range(_SERIES_TERMS[u.dtype] + 1, 1, -1):
-        series = (-1) ** k / (k * (k - 1)) + small * series
-    return tf.where(u < _SERIES_LIMIT, small * small * series, (1 + u) * tf.math.log1p(u) - u)
+    orders = range(_SERIES_TERMS[u.dtype] + 1, 1, -1)
+    series, *coefficients = ((-1) ** k / (k * (k - 1)) for k in orders)
+    for coefficient in coefficients:
+        series = coefficient + small * series
+    return tf.where(u < _SERIES_LIMIT, small * small * series, tf.math.xlog1py(1 + u, u) - u)
