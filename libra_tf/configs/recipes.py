@@ -15,7 +15,9 @@ def use_published_schedule(config: cfg.ExperimentConfig, learning_rate: float) -
 
     SGD with momentum 0.9 and 16 images a step for 12 epochs; linear warm-up over 500 steps from a
     third of the learning rate, which drops tenfold after epochs 8 and 11; gradients clipped to a
-    global norm of 35; the backbone's batch-norm statistics and scales frozen.
+    global norm of 35; the backbone's batch-norm statistics and scales frozen, and its stem and
+    first stage as a whole. It scales linearly with the batch size: for k times the images, k times
+    the learning rates and a k-th of the steps.
 
     Args:
       config: the experiment, changed in place.
@@ -25,7 +27,8 @@ def use_published_schedule(config: cfg.ExperimentConfig, learning_rate: float) -
     steps_per_epoch = COCO_TRAIN_EXAMPLES // PUBLISHED_BATCH_SIZE
     config.task.train_data.global_batch_size = PUBLISHED_BATCH_SIZE
     config.task.validation_data.global_batch_size = eval_batch_size
-    config.task.model.backbone.resnet.bn_trainable = False
+    config.task.model.backbone.get().bn_trainable = False
+    config.task.frozen_stages = 1
     config.trainer = cfg.TrainerConfig(
         train_steps=PUBLISHED_EPOCHS * steps_per_epoch,
         validation_steps=-(-COCO_VAL_EXAMPLES // eval_batch_size),

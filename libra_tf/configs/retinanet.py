@@ -6,13 +6,14 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.vision.configs import retinanet
 
-from libra_tf.configs import components, recipes
+from libra_tf.configs import backbones, components, recipes
 
 
 @dataclasses.dataclass
 class LibraRetinaNet(retinanet.RetinaNet):
     """RetinaNet whose decoder may be the balanced feature pyramid."""
 
+    backbone: backbones.Backbone = dataclasses.field(default_factory=backbones.Backbone)
     decoder: components.Decoder = dataclasses.field(default_factory=components.Decoder)
 
 
@@ -35,10 +36,16 @@ class Losses(retinanet.Losses):
 
 @dataclasses.dataclass
 class LibraRetinaNetTask(retinanet.RetinaNetTask):
-    """Model Garden's RetinaNet task with the Libra components."""
+    """Model Garden's RetinaNet task with the Libra components.
+
+    Attributes:
+      frozen_stages: how many stages of a ResNet or ResNeXt stay as they are, with the stem: 0 for
+        the stem alone, 1 in the published recipe, None for none.
+    """
 
     model: LibraRetinaNet = dataclasses.field(default_factory=LibraRetinaNet)
     losses: Losses = dataclasses.field(default_factory=Losses)
+    frozen_stages: int | None = None
 
     def validate(self):
         """Raises a ValueError that names the key if a choice is unknown."""

@@ -45,6 +45,12 @@ def build(
             params.override(overrides, is_strict=True)
         except (KeyError, ValueError, TypeError) as error:
             raise UsageError(f"{source}: {error}") from error
+    if dataset is not None and getattr(params.task.model, "include_mask", False):
+        raise UsageError(
+            f"{experiment} with --dataset={dataset.folder}: a folder is converted without masks. "
+            "Set task.model.include_mask=false, or give TFRecords with masks as "
+            "task.train_data.input_path and task.validation_data.input_path"
+        )
     if dataset is not None and params.trainer.validation_steps == validation_steps:
         # The batch size may have been overridden; every image is still evaluated.
         _evaluate_all(params, dataset)

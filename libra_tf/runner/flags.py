@@ -17,6 +17,9 @@ LIBRA_EXPERIMENTS = (
     "libra_fasterrcnn_small",
     "libra_retinanet_resnetfpn_coco",
     "libra_fasterrcnn_resnetfpn_coco",
+    "libra_fasterrcnn_resnextfpn_coco",
+    "libra_maskrcnn_resnetfpn_coco",
+    "libra_cascadercnn_resnetfpn_coco",
 )
 DEMO_EXPERIMENT = "libra_fasterrcnn_demo"
 FOLDER_EXPERIMENT = "libra_retinanet_small"

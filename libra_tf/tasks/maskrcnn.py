@@ -9,7 +9,7 @@ from official.vision.tasks import maskrcnn
 
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
-from libra_tf.modeling import box_losses, roi_sampler
+from libra_tf.modeling import box_losses, freezing, roi_sampler
 from libra_tf.tasks import coco_metric
 
 
@@ -24,6 +24,8 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
         sampler_config = self.task_config.model.roi_sampler
         if sampler_config.type == "iou_balanced":
             roi_sampler.use_iou_balanced_sampler(model, sampler_config)
+        if self.task_config.frozen_stages is not None:
+            freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
         return model
 
     def _build_frcnn_losses(

@@ -8,7 +8,7 @@ from official.vision.tasks import retinanet
 
 from libra_tf.compat import keras
 from libra_tf.configs import retinanet as exp_cfg
-from libra_tf.modeling import box_losses
+from libra_tf.modeling import box_losses, freezing
 from libra_tf.tasks import coco_metric
 
 
@@ -19,7 +19,10 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
     def build_model(self) -> keras.Model:
         """Checks the config and builds the detector."""
         self.task_config.validate()
-        return super().build_model()
+        model = super().build_model()
+        if self.task_config.frozen_stages is not None:
+            freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
+        return model
 
     def build_losses(
         self,

@@ -1,0 +1,156 @@
+"""ResNeXt (Xie et al., CVPR 2017): Model Garden's ResNet with grouped 3x3 convolutions."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+from official.modeling import hyperparams
+from official.vision.modeling.backbones import factory, resnet
+from official.vision.modeling.layers import nn_blocks
+
+from libra_tf.compat import keras
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class GroupedConv2D(keras.layers.Conv2D):
+    """Keras' `Conv2D` whose groups are computed by TensorFlow's own convolution.
+
+    Keras compiles a grouped convolution with XLA, which on a CPU takes hundreds of times longer
+    than TensorFlow's operation. That one has a gradient on GPU and TPU, and on a CPU with oneDNN;
+    without oneDNN the groups are convolved one after the other.
+    """
+
+    def _jit_compiled_convolution_op(self, inputs, kernel):
+        if _has_grouped_gradient():
+            return self.convolution_op(inputs, kernel)
+        convolved = [
+            self.convolution_op(*group)
+            for group in zip(
+                tf.split(inputs, self.groups, axis=-1),
+                tf.split(kernel, self.groups, axis=-1),
+                strict=True,
+            )
+        ]
+        return tf.concat(convolved, axis=-1)
+
+
+@functools.cache
+def _has_grouped_gradient() -> bool:
+    """Whether the device that trains can differentiate a grouped convolution."""
+    if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):
+        return True
+    with tf.init_scope():
+        try:
+            tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=[1, 1, 1, 2],
+                filter=tf.zeros([1, 1, 1, 2]),
+                out_backprop=tf.zeros([1, 1, 1, 2]),
+                strides=[1, 1, 1, 1],
+                padding="SAME",
+            )
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            return False
+    return True
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class ResNeXtBlock(nn_blocks.BottleneckBlock):
+    """Model Garden's bottleneck block with another inner width and a grouped 3x3 convolution.
+
+    Args:
+      filters: as in `BottleneckBlock`: a quarter of the block's output channels.
+      strides: as in `BottleneckBlock`.
+      groups: number of groups of the 3x3 convolution.
+      base_width: channels of a group where `filters` is 64; it grows with `filters`.
+      **kwargs: arguments of `BottleneckBlock`.
+    """
+
+    def __init__(self, filters: int, strides: int, groups: int, base_width: int, **kwargs):
+        super().__init__(filters, strides, **kwargs)
+        self._groups = groups
+        self._base_width = base_width
+
+    def build(self, input_shape):
+        """Creates the layers."""
+        super().build(input_shape)
+        width = int(self._filters * self._base_width / 64) * self._groups
+        self._conv1 = _like(self._conv1, keras.layers.Conv2D, filters=width)
+        self._conv2 = _like(self._conv2, GroupedConv2D, filters=width, groups=self._groups)
+
+    def get_config(self) -> Mapping[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "groups": self._groups, "base_width": self._base_width}
+
+
+def _like(layer: keras.layers.Layer, layer_class: type, **changes) -> keras.layers.Layer:
+    """A layer that is not built yet, made again with some arguments changed."""
+    return layer_class.from_config({**layer.get_config(), **changes})
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class ResNeXt(resnet.ResNet):
+    """ResNeXt of any depth, groups and width, with the options of Model Garden's ResNet.
+
+    Args:
+      model_id: depth: 50, 101 or another of Model Garden's ResNets with bottlenecks.
+      groups: number of groups of the 3x3 convolutions: 32 or 64 in the published models.
+      base_width: channels of a group in the first stage: 4 in the published models.
+      **kwargs: arguments of Model Garden's `ResNet`.
+
+    Raises:
+      ValueError: if the depth has no bottlenecks or a number is not positive.
+    """
+
+    def __init__(self, model_id: int, groups: int = 32, base_width: int = 4, **kwargs):
+        specs = resnet.RESNET_SPECS.get(model_id, ())
+        if not specs or any(block != "bottleneck" for block, _, _ in specs):
+            known = [depth for depth, s in resnet.RESNET_SPECS.items() if s[0][0] == "bottleneck"]
+            raise ValueError(f"`model_id` of a ResNeXt must be one of {known}, got {model_id}.")
+        if groups < 1 or base_width < 1:
+            raise ValueError(
+                "`groups` and `base_width` of a ResNeXt must be positive, got "
+                f"{groups} and {base_width}."
+            )
+        self._groups = groups
+        self._base_width = base_width
+        super().__init__(model_id, **kwargs)
+
+    def _block_group(self, *args, block_fn, **kwargs):
+        del block_fn
+        block_fn = functools.partial(ResNeXtBlock, groups=self._groups, base_width=self._base_width)
+        return super()._block_group(*args, block_fn=block_fn, **kwargs)
+
+    def get_config(self) -> Mapping[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "groups": self._groups, "base_width": self._base_width}
+
+
+@factory.register_backbone_builder("resnext")
+def build_resnext(
+    input_specs: keras.layers.InputSpec,
+    backbone_config: hyperparams.Config,
+    norm_activation_config: hyperparams.Config,
+    l2_regularizer: keras.regularizers.Regularizer | None = None,
+) -> ResNeXt:
+    """Builds the backbone from a config whose `type` is `resnext`."""
+    config = backbone_config.get()
+    return ResNeXt(
+        model_id=config.model_id,
+        groups=config.groups,
+        base_width=config.base_width,
+        input_specs=input_specs,
+        depth_multiplier=config.depth_multiplier,
+        stem_type=config.stem_type,
+        resnetd_shortcut=config.resnetd_shortcut,
+        replace_stem_max_pool=config.replace_stem_max_pool,
+        se_ratio=config.se_ratio,
+        init_stochastic_depth_rate=config.stochastic_depth_drop_rate,
+        scale_stem=config.scale_stem,
+        activation=norm_activation_config.activation,
+        use_sync_bn=norm_activation_config.use_sync_bn,
+        norm_momentum=norm_activation_config.norm_momentum,
+        norm_epsilon=norm_activation_config.norm_epsilon,
+        kernel_regularizer=l2_regularizer,
+        bn_trainable=config.bn_trainable,
+    )

@@ -1,0 +1,31 @@
+import pytest
+from official.vision.modeling.backbones import mobilenet, resnet
+
+from libra_tf.modeling import freezing
+from libra_tf.modeling.resnext import ResNeXt
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: resnet.ResNet(18), lambda: ResNeXt(50, depth_multiplier=0.25)]
+)
+@pytest.mark.parametrize("frozen_stages", [0, 1, 4])
+def test_stem_and_first_stages(make, frozen_stages):
+    backbone = make()
+    freezing.freeze_stages(backbone, frozen_stages)
+    names = [layer.name for layer in backbone.layers if not layer.trainable]
+    assert names[:5] == [layer.name for layer in backbone.layers[:5]]
+    ends = [name for name in names if name.startswith("block_group")]
+    assert ends == [f"block_group_l{k + 2}" for k in range(frozen_stages)]
+    if frozen_stages == 0:
+        assert len(names) == 5  # Input, convolution, normalization, activation, pooling.
+    if frozen_stages == 4:
+        assert not backbone.trainable_variables
+
+
+@pytest.mark.parametrize(
+    ("make", "frozen_stages"),
+    [(lambda: resnet.ResNet(18), 5), (mobilenet.MobileNet, 1), (mobilenet.MobileNet, 0)],
+)
+def test_what_has_no_such_stages(make, frozen_stages):
+    with pytest.raises(ValueError, match=f"frozen_stages is {frozen_stages}.*freeze_backbone"):
+        freezing.freeze_stages(make(), frozen_stages)

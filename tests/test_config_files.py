@@ -1,0 +1,116 @@
+"""Every file in configs/ fits the experiment that its header names, and trains."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from official.core import exp_factory, task_factory
+from official.vision.data import create_coco_tf_record, tfrecord_lib
+
+import libra_tf.registry_imports  # noqa: F401, registers the experiments
+
+FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.yaml"))
+# The others are as large, and differ from these in size or a switch.
+IN_CI = (
+    "libra_cascadercnn_r50",
+    "libra_fasterrcnn_r50",
+    "libra_maskrcnn_r50",
+    "libra_retinanet_x101_64x4d",
+)
+
+
+def read(path):
+    """The experiment that the header's command names, with the file's overrides."""
+    header = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
+    params = exp_factory.get_exp_config(re.search(r"--experiment=(\w+)", header).group(1))
+    params.override(yaml.safe_load(path.read_text()), is_strict=True)
+    params.task.validate()
+    params.validate()
+    return params, header
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_header_and_keys(path):
+    params, header = read(path)
+    assert f"--config_file=configs/{path.name}" in header
+    assert "python run.py --mode=train_and_eval" in header
+    switches = [
+        params.task.model.decoder.type == "libra_fpn",
+        params.task.losses.box_loss != "huber",
+    ]
+    if "retinanet" not in path.stem:
+        switches.append(params.task.model.roi_sampler.type == "iou_balanced")
+    alone = any(name in path.stem for name in ("sampling", "pyramid", "balanced_l1"))
+    expected = {1} if alone else {len(switches)} if "libra" in path.stem else {0}
+    assert sum(switches) in expected
+    if "switches_off" not in path.stem:
+        assert re.search(r"^# Trains 12 epochs", header, re.M)
+        assert re.search(r"^# Reaches: ", header, re.M)
+        assert params.task.frozen_stages == 1
+        assert not params.task.model.backbone.get().bn_trainable
+        rate = params.trainer.optimizer_config.learning_rate.stepwise.values[0]
+        assert f"learning rate {rate}" in header
+
+
+def make_example(image_id):
+    """An image with two boxes whose masks fill them, as Model Garden converts COCO."""
+    annotations = [
+        {
+            "bbox": [x, y, 40, 50],
+            "segmentation": [[x, y, x + 40, y, x + 40, y + 50, x, y + 50]],
+            "category_id": category_id,
+            "iscrowd": 0,
+            "area": 2000,
+        }
+        for x, y, category_id in ((4, 6, 1), (50, 30, 17))
+    ]
+    pixels = np.random.default_rng(image_id).integers(0, 256, (96, 96, 3), np.uint8)
+    encoded = tf.io.encode_png(pixels).numpy()
+    features = tfrecord_lib.image_info_to_feature_dict(96, 96, "a.png", image_id, encoded, "png")
+    objects, _ = create_coco_tf_record.bbox_annotations_to_feature_dict(
+        annotations, 96, 96, {1: "person", 17: "cat"}, include_masks=True
+    )
+    return tf.train.Example(features=tf.train.Features(feature={**features, **objects}))
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("records") / "train")
+    with tf.io.TFRecordWriter(path) as writer:
+        for image_id in (1, 2):
+            writer.write(make_example(image_id).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=() if path.stem in IN_CI else pytest.mark.slow)
+        for path in FILES
+    ],
+)
+def test_a_training_step(path, records):
+    params, _ = read(path)
+    task_config = params.task
+    task_config.init_checkpoint = None
+    task_config.annotation_file = None
+    task_config.model.input_size = [128, 128, 3]
+    data = task_config.train_data
+    data.input_path, data.global_batch_size, data.shuffle_buffer_size = records, 2, 2
+    data.dtype = "float32"
+    task = task_factory.get_task(task_config)
+    model = task.build_model()
+    optimizer = task.create_optimizer(params.trainer.optimizer_config, params.runtime)
+    metrics = task.build_metrics(training=True)
+    before = {variable.ref(): variable.numpy() for variable in model.variables}
+
+    step = tf.function(lambda inputs: task.train_step(inputs, model, optimizer, metrics))
+    logs = step(next(iter(task.build_inputs(data))))
+    assert np.isfinite(logs[task.loss])
+    changed = {ref for ref, value in before.items() if not np.array_equal(ref.deref(), value)}
+    assert len(changed) > 0.5 * len(model.trainable_variables)
+    stem = model.backbone.layers[1].weights[0].ref()
+    assert (stem in changed) == (task_config.frozen_stages is None)
