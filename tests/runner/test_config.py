@@ -47,7 +47,9 @@ def test_every_libra_experiment_is_registered():
     assert registered == set(runner_flags.LIBRA_EXPERIMENTS)
 
 
-@pytest.mark.parametrize("experiment", runner_flags.LIBRA_EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment", [name for name in runner_flags.LIBRA_EXPERIMENTS if "mask" not in name]
+)
 def test_the_data_set_sets_what_follows_from_it(parse, experiment):
     params = config.build(experiment, parse(), dataset())
     task, trainer = params.task, params.trainer
@@ -59,6 +61,11 @@ def test_the_data_set_sets_what_follows_from_it(parse, experiment):
     batch = task.validation_data.global_batch_size
     assert trainer.validation_steps * batch >= 21 > (trainer.validation_steps - 1) * batch
     assert not task.validation_data.drop_remainder
+
+
+def test_a_folder_has_no_masks(parse):
+    with pytest.raises(UsageError, match=r"include_mask=false"):
+        config.build("libra_maskrcnn_resnetfpn_coco", parse(), dataset())
 
 
 def test_another_batch_size_still_evaluates_every_image(parse):
