@@ -15,7 +15,7 @@ from absl import app, flags
 from libra_tf.data import DatasetError
 from libra_tf.runner import flags as runner_flags
 from libra_tf.runner import quiet
-from libra_tf.runner.errors import UsageError
+from libra_tf.runner.errors import PreemptedError, TrainingError, UsageError
 
 
 def main(_) -> None:
@@ -26,6 +26,12 @@ def main(_) -> None:
     except (UsageError, DatasetError) as error:
         sys.stderr.write(f"error: {error}\n")
         status = 2
+    except TrainingError as error:
+        sys.stderr.write(f"error: {error}\n")
+        status = 1
+    except PreemptedError as message:
+        sys.stderr.write(f"{message}\n")
+        status = 143
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from the newest checkpoint\n")
         status = 130

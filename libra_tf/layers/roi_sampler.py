@@ -42,9 +42,14 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         `libra_tf.ops.sample_iou_balanced`.
       instance_balanced: Bool, whether positives are balanced; otherwise they are drawn at random.
       iou_balanced: Bool, whether negatives are balanced; otherwise they are drawn at random.
-      seed: Int or None. With an int, the sequence of draws is the same in every run (except
-        under `jit_compile=True`, where XLA draws on its own).
+      seed: Int or None. With an int, a draw depends on it, on `step` and on the image alone: it is
+        the same in every run, compiled or not, on one device or on several. None: a new draw at
+        each call.
       **kwargs: Arguments of the Keras layer.
+
+    Attributes:
+      step: Int or scalar int tensor or variable, the training step, which a training sets so that
+        a seeded sampler draws anew at each step.
 
     Raises:
       ValueError: If an argument is outside its range.
@@ -94,6 +99,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
             "iou_balanced": iou_balanced,
             "seed": seed,
         }
+        self.step = 0
 
     def call(self, boxes, gt_boxes, gt_classes, gt_outer_boxes=None):
         """Samples RoIs and assigns their targets.
@@ -161,12 +167,15 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
             tf.reduce_sum(tf.cast(positives, tf.int32), axis=1),
             int(num_rois * config["foreground_fraction"]),
         )
+        max_ious = tf.reduce_max(ious, axis=2)
         both = [
             self._positive_pool(instances, positives, num_positives, tf.shape(ious)[2]),
-            self._negative_pool(tf.reduce_max(ious, axis=2), negatives, num_rois - num_positives),
+            self._negative_pool(max_ious, negatives, num_rois - num_positives),
         ]
         is_ignored = tf.cast(tf.equal(indicators, -2), tf.int32)
-        return pools.draw_indices(both, num_rois, is_ignored, 2, self._seed())
+        # A sum of their bits tells images apart.
+        row_keys = tf.reduce_sum(tf.bitcast(tf.cast(max_ious, tf.float32), tf.int32), axis=1)
+        return pools.draw_indices(both, num_rois, is_ignored, 2, self._seed(), row_keys)
 
     def _positive_pool(self, instances, positives, num_positives, max_instances):
         if not self._config_dict["instance_balanced"]:
@@ -190,11 +199,8 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         )
 
     def _seed(self):
-        """A fresh seed for each call."""
         seed = self._config_dict["seed"]
-        if seed is None:
-            return None
-        return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32, seed=seed)
+        return None if seed is None else tf.stack([seed, tf.cast(self.step, tf.int32)])
 
 
 def _is_padding(boxes):

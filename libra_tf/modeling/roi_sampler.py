@@ -1,5 +1,9 @@
 """Puts IoU-balanced sampling into a Mask R-CNN that Model Garden has built."""
 
+import random
+
+import tensorflow as tf
+
 from libra_tf import layers
 from libra_tf.compat import keras
 from libra_tf.configs import components
@@ -24,6 +28,20 @@ def use_iou_balanced_sampler(model: keras.Model, config: components.ROISampler) 
         floor_fraction=config.floor_fraction,
         bin_range=config.bin_range,
         instance_balanced=config.instance_balanced,
+        # Another one in every run, and the same again after `keras.utils.set_random_seed`.
+        seed=random.randrange(2**31),
     )
     # Assigning an item of the tracked list would make the model impossible to checkpoint.
     model.roi_sampler = [sampler, *model.roi_sampler[1:]]
+
+
+def set_step(model: keras.Model, step: tf.Variable) -> None:
+    """Tells the balanced sampler of a model, if it has one, which training step it is.
+
+    Args:
+      model: Model Garden's `MaskRCNNModel`.
+      step: the training step.
+    """
+    sampler = model.roi_sampler[0]
+    if isinstance(sampler, layers.IoUBalancedROISampler):
+        sampler.step = step

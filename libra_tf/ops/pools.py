@@ -66,7 +66,7 @@ def draw_mask(pool, seed=None):
     return order.take(quotas)
 
 
-def draw_indices(pools, num_samples, others, num_others, seed=None):
+def draw_indices(pools, num_samples, others, num_others, seed=None, row_keys=None):
     """Draws from several pools at once, in the two sorts that one pool takes.
 
     Where the pools give fewer than `num_samples`, what is in no pool comes next, in the order of
@@ -79,25 +79,27 @@ def draw_indices(pools, num_samples, others, num_others, seed=None):
         pool; lower numbers come first.
       num_others: Int.
       seed: As in `libra_tf.ops.sample_random`.
+      row_keys: Int32 tensor [B] or None. With it the draw of a row depends on the seed and its key
+        alone, not on which row it is: the same on one device and on several.
 
     Returns:
       Int32 tensor [B, num_samples] of distinct indices in [0, N); N must be at least that large.
     """
-    order, quotas = _draw(pools, others, num_others, seed)
+    order, quotas = _draw(pools, others, num_others, seed, row_keys)
     taken = tf.minimum(tf.concat([quotas, order.sizes[:, -num_others:]], axis=1), order.sizes)
     starts = tf.concat([order.starts, order.starts + taken], axis=1)
     lengths = tf.concat([taken, order.sizes - taken], axis=1)
     return order.elements(_join_ranges(starts, lengths, num_samples))
 
 
-def _draw(pools, others, num_others, seed):
+def _draw(pools, others, num_others, seed, row_keys=None):
     """Draws evenly within each pool, then puts what is taken first in a second random order.
 
     Returns:
       The order, of three groups per pool (drawn evenly, the rest of the groups, the floor) and
       `num_others` more, and how many to take of the pools' groups, int32 [B, 3 * number of pools].
     """
-    even_noise, fill_noise = _noise(others, 2, seed)
+    even_noise, fill_noise = _noise(others, 2, seed, row_keys)
     num_groups = sum(pool.num_groups for pool in pools)
     groups, first = num_groups, 0
     for pool in pools:
@@ -128,15 +130,19 @@ def _join_ranges(starts, lengths, num_elements):
     return position + tf.gather(starts - (ends - lengths), current, batch_dims=1)
 
 
-def _noise(candidates, num_draws, seed):
-    """Random numbers for `num_draws` independent orders of the candidates, each int64 [B, N]."""
+def _noise(elements, num_draws, seed, row_keys=None):
+    """Random numbers for `num_draws` independent orders of the elements, each int64 [B, N]."""
     if seed is None:
         seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     elif not tf.is_tensor(seed) or seed.shape.rank == 0:
         seed = tf.stack([tf.cast(seed, tf.int32), 0])
-    shape = tf.concat([[num_draws], tf.shape(candidates)], axis=0)
+    num_rows, num_columns = tf.unstack(tf.shape(elements))
+    shape = [num_draws, num_rows if row_keys is None else 1, num_columns]
     # One algorithm everywhere: what TensorFlow chooses by itself depends on the device.
     noise = tf.random.stateless_uniform(shape, seed, 0, _NUM_RANDOM, tf.int32, alg="philox")
+    if row_keys is not None:
+        # Shifted around a circle, uniform numbers are as uniform; the rows share them.
+        noise = tf.bitwise.bitwise_and(noise + row_keys[:, None], _NUM_RANDOM - 1)
     return tf.unstack(tf.cast(noise, tf.int64), num=num_draws)
 
 

@@ -1,5 +1,13 @@
-"""The error that `run.py` shows as one clear message instead of a traceback."""
+"""The errors that `run.py` shows as one clear message instead of a traceback."""
 
 
 class UsageError(ValueError):
     """What the user asked for cannot be done; the message says why and what to do."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step, why, and what was saved."""
+
+
+class PreemptedError(Exception):
+    """The process was asked to end, and the state of the training is saved."""

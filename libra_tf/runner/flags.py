@@ -49,8 +49,9 @@ def define_flags() -> None:
         "seed",
         default=None,
         lower_bound=0,
-        help="Seeds the initial weights, the order of the data, its augmentation and the sampling. "
-        "Without it every run draws anew.",
+        help="Seeds the initial weights, the order of the data, its augmentation and the sampling, "
+        "and makes every operation deterministic, which is slower: the same command on the same "
+        "machine gives the same weights to the last bit. Without it every run draws anew.",
     )
     flags.DEFINE_bool(
         "enable_async_checkpointing",

@@ -1,5 +1,6 @@
 """One run from flags to results: data, config, training, table and pictures."""
 
+import functools
 import json
 import os
 
@@ -16,7 +17,7 @@ import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder
 from libra_tf.data.cache import default_cache_dir
-from libra_tf.runner import config, contact_sheet, model_dir, quiet, results, training
+from libra_tf.runner import config, contact_sheet, guards, model_dir, quiet, results, training
 from libra_tf.runner.errors import UsageError
 from libra_tf.runner.progress import Progress
 
@@ -41,17 +42,21 @@ def run(
     Raises:
       UsageError: if what was asked for cannot be done.
       DatasetError: if the data set cannot be used.
+      TrainingError: if training cannot go on.
+      PreemptedError: if the process was asked to end.
     """
     gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
     config.build(experiment, flag_values, dataset=None)  # Wrong keys show before any data is read.
     dataset = _prepare_dataset(experiment, flag_values, console)
     params = config.build(experiment, flag_values, dataset)
     _check_data_files(params, flag_values.mode)
+    guards.set_damaged_checkpoints_aside(folder, functools.partial(_print, console))
     model_dir.check(folder, flag_values.mode, params)
     strategy = _build_strategy(params)
     _check_batch_sizes(params, strategy)
     if flag_values.seed is not None:
         keras.utils.set_random_seed(flag_values.seed)
+        tf.config.experimental.enable_op_determinism()
     if params.runtime.mixed_precision_dtype:
         performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
     if "train" in flag_values.mode:
@@ -71,6 +76,7 @@ def run(
                 progress,
                 record,
                 flag_values.enable_async_checkpointing,
+                replays_data=flag_values.seed is not None,
             )
         finally:
             progress.stop()
@@ -84,7 +90,7 @@ def _prepare_dataset(
     """Returns the folder asked for, the built-in shapes for a demo, or None."""
 
     def report(message: str) -> None:
-        console.print(f"data: {message}", highlight=False, soft_wrap=True, markup=False)
+        _print(console, f"data: {message}")
 
     folder = flag_values.dataset
     if folder is None:
@@ -94,6 +100,10 @@ def _prepare_dataset(
         name = "shapes-{num_train}-{num_val}-{image_size}px".format(**DEMO_SHAPES)
         folder = make_shapes(os.path.join(root, name), **DEMO_SHAPES, report=report)
     return prepare_coco_folder(folder, flag_values.cache_dir, report=report)
+
+
+def _print(console: rich.console.Console, message: str) -> None:
+    console.print(message, highlight=False, soft_wrap=True, markup=False)
 
 
 def _check_data_files(params: cfg.ExperimentConfig, mode: str) -> None:
@@ -161,12 +171,7 @@ def _announce(
             f"{', '.join(dataset.class_names.values())}"
         )
     height, width, _channels = params.task.model.input_size
-    console.print(
-        f"{experiment}: {schedule}; input {height}x{width}; model folder {folder}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    _print(console, f"{experiment}: {schedule}; input {height}x{width}; model folder {folder}")
 
 
 def _draw_contact_sheet(
@@ -210,10 +215,5 @@ def _report(
     }
     for name, path in lines.items():
         if path:
-            console.print(f"{name + ':':17} {path}", highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"next:             tensorboard --logdir={folder}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+            _print(console, f"{name + ':':17} {path}")
+    _print(console, f"next:             tensorboard --logdir={folder}")

@@ -11,6 +11,8 @@ from official.core import config_definitions as cfg
 from official.vision.utils import summary_manager
 
 from libra_tf.modeling import optimizers
+from libra_tf.runner import guards
+from libra_tf.runner.errors import PreemptedError
 from libra_tf.runner.progress import Progress
 from libra_tf.runner.results import Results
 
@@ -21,12 +23,15 @@ class ReportingTrainer(base_trainer.Trainer):
     Args:
       progress: where to report.
       results: where to record.
+      replays_data: whether a training that goes on from a checkpoint first reads past the data
+        that it has used, as an uninterrupted one would have.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
     """
 
-    def __init__(self, progress: Progress, results: Results, *args, **kwargs):
+    def __init__(self, progress: Progress, results: Results, replays_data: bool, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._replays_data = replays_data
         self._progress = progress
         self._results = results
         self._is_training = False
@@ -39,12 +44,23 @@ class ReportingTrainer(base_trainer.Trainer):
     def train_loop_begin(self) -> None:
         """See base class."""
         super().train_loop_begin()
+        if self._replays_data and self._train_iter is None:
+            self._replay_data()
         if not self._is_training:
             self._is_training = True
             self._progress.start(
                 "training", self.config.trainer.train_steps, int(self.global_step.numpy())
             )
         self._loop_started = (time.monotonic(), int(self.global_step.numpy()))
+
+    def _replay_data(self) -> None:
+        self._train_iter = iter(self.train_dataset)
+        step = int(self.global_step.numpy())
+        self._progress.start("reading past the data already used", step)
+        for done in range(1, step + 1):
+            next(self._train_iter)
+            if done % self.config.trainer.steps_per_loop == 0 or done == step:
+                self._progress.advance(done, images=self.config.task.train_data.global_batch_size)
 
     def train_loop_end(self) -> Mapping[str, Any]:
         """See base class."""
@@ -111,10 +127,12 @@ def run(
     progress: Progress,
     results: Results,
     enable_async_checkpointing: bool = True,
+    replays_data: bool = False,
 ) -> ReportingTrainer:
     """Runs an experiment and returns its trainer.
 
-    A run that finds its training finished is evaluated once more.
+    A run that finds its training finished is evaluated once more. A training that is sent SIGTERM
+    saves a checkpoint first.
 
     Args:
       params: config of the experiment.
@@ -124,6 +142,11 @@ def run(
       progress: where to report.
       results: where to record the evaluations.
       enable_async_checkpointing: whether checkpoints are written while training goes on.
+      replays_data: see `ReportingTrainer`.
+
+    Raises:
+      TrainingError: if a loss becomes NaN or infinite.
+      PreemptedError: if the process was asked to end.
     """
     with strategy.scope():
         task = task_factory.get_task(params.task, logging_dir=model_dir)
@@ -133,8 +156,11 @@ def run(
             train="train" in mode,
             evaluate="eval" in mode,
             checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, model_dir),
-            trainer_cls=functools.partial(ReportingTrainer, progress, results),
+            trainer_cls=functools.partial(ReportingTrainer, progress, results, replays_data),
         )
+    actions = [guards.StopOnTermination()]
+    if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
+        actions.append(guards.StopOnBadLoss(model_dir, trainer.checkpoint, trainer.global_step))
     runner = train_lib.OrbitExperimentRunner(
         strategy,
         task,
@@ -142,6 +168,7 @@ def run(
         params,
         model_dir,
         trainer=trainer,
+        train_actions=actions,
         eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, model_dir),
         enable_async_checkpointing=enable_async_checkpointing,
     )
@@ -150,5 +177,19 @@ def run(
         with strategy.scope():
             runner.controller.evaluate(steps=params.trainer.validation_steps)
     else:
-        runner.run()
+        _run_until_preempted(runner)
     return trainer
+
+
+def _run_until_preempted(runner: train_lib.OrbitExperimentRunner) -> None:
+    try:
+        runner.run()
+    except PreemptedError:
+        step = int(runner.trainer.global_step.numpy())
+        checkpoints = runner.checkpoint_manager
+        checkpoints.sync()
+        path = checkpoints.save(checkpoint_number=step, check_interval=False)
+        checkpoints.sync()
+        raise PreemptedError(
+            f"asked to end: step {step} is saved as {path}, and the same command goes on from there"
+        ) from None

@@ -28,6 +28,11 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
             freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
         return model
 
+    def train_step(self, inputs, model, optimizer, metrics=None):
+        """Takes one step; the sampling depends on the step, so that a resumed run goes on alike."""
+        roi_sampler.set_step(model, optimizer.iterations)
+        return super().train_step(inputs, model, optimizer, metrics)
+
     def _build_frcnn_losses(
         self, outputs: Mapping[str, Any], labels: Mapping[str, Any]
     ) -> tuple[tf.Tensor, tf.Tensor]:

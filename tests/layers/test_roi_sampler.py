@@ -178,17 +178,47 @@ def test_mixed_precision_keeps_the_coordinates(policy):
     assert_targets_are_model_gardens(inputs, outputs, all_boxes_with_targets(inputs))
 
 
-def test_seed():
+def test_without_a_seed_each_draw_is_new():
+    sampler = IoUBalancedROISampler(num_sampled_rois=64)
+    draw = tf.function(lambda *x: sampler(*x)[0])
+    assert (draw(*scene()) != draw(*scene())).numpy().any()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_seeded_draw_depends_on_seed_step_and_image_alone(jit_compile):
     inputs = scene()
+    step = tf.Variable(0, dtype=tf.int64)
 
-    def draws(seed):
+    def sample(seed, inputs):
         sampler = IoUBalancedROISampler(num_sampled_rois=64, seed=seed)
-        draw = tf.function(lambda *x: sampler(*x)[0])
-        return np.stack([draw(*inputs), draw(*inputs)])
+        sampler.step = step
+        return tf.function(sampler, jit_compile=jit_compile)(*inputs)[0].numpy()
 
-    np.testing.assert_array_equal(draws(3), draws(3))
-    first, second = draws(3)
-    assert (first != second).any() and (draws(4) != draws(3)).any()
+    first = sample(3, inputs)
+    np.testing.assert_array_equal(sample(3, inputs), first)
+    assert (sample(4, inputs) != first).any()
+    # Another place in the batch, or another batch, changes nothing.
+    np.testing.assert_array_equal(sample(3, [x[::-1] for x in inputs]), first[::-1])
+    np.testing.assert_array_equal(sample(3, [x[1:] for x in inputs]), first[1:])
+    step.assign_add(1)
+    assert (sample(3, inputs) != first).any()
+
+
+def test_rows_that_share_random_numbers_are_uniform():
+    """Every candidate of one bin is as likely, in each row of a batch."""
+    num_rows, num_boxes, num_steps = 5, 40, 400
+    ious = tf.random.stateless_uniform([num_rows, num_boxes, 1], [0, 1], 0.0, 0.01)
+    indicators = -tf.ones([num_rows, num_boxes], tf.int32)
+    sampler = IoUBalancedROISampler(num_sampled_rois=10, num_bins=1, seed=0)
+    counts = np.zeros([num_rows, num_boxes])
+    for step in range(num_steps):
+        sampler.step = step
+        chosen = sampler.choose(ious, tf.zeros_like(indicators), indicators).numpy()
+        for row in range(num_rows):
+            counts[row, chosen[row]] += 1
+    z = (counts / num_steps - 0.25) / np.sqrt(0.25 * 0.75 / num_steps)
+    assert np.abs(z).max() < 4.5
+    assert abs((z**2).mean() - 1) < 0.3
 
 
 def test_config_round_trip():

@@ -1,0 +1,118 @@
+"""What watches over a training: losses that are not finite, SIGTERM, damaged checkpoints."""
+
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orbit
+import tensorflow as tf
+
+from libra_tf.runner.errors import PreemptedError, TrainingError
+
+
+class StopOnBadLoss(orbit.Action):
+    """Stops training when a loss is NaN or infinite, after each loop of steps.
+
+    The state is saved apart from the checkpoints, so that the same command goes on from the last
+    good one.
+
+    Args:
+      model_dir: folder of the run.
+      checkpoint: what to save.
+      global_step: the training step.
+    """
+
+    def __init__(self, model_dir: str, checkpoint: tf.train.Checkpoint, global_step: tf.Variable):
+        self._model_dir = model_dir
+        self._checkpoint = checkpoint
+        self._global_step = global_step
+
+    def __call__(self, output: Mapping[str, Any]) -> None:
+        """Checks the losses of a loop.
+
+        Args:
+          output: metrics of the loop by name.
+
+        Raises:
+          TrainingError: if one of them is not finite.
+        """
+        values = {name: float(value) for name, value in output.items()}
+        bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if not bad:
+            return
+        step = int(self._global_step.numpy())
+        saved = self._checkpoint.write(os.path.join(self._model_dir, "diverged", f"step-{step}"))
+        raise TrainingError(
+            f"training diverged by step {step}: {', '.join(bad)}. The state is saved as {saved}. "
+            "Lower the learning rate, lengthen the warmup or clip the gradients "
+            "(trainer.optimizer_config), and start again: training goes on from the last checkpoint"
+        )
+
+
+class StopOnTermination(orbit.Action):
+    """Ends training after the running loop of steps when the process was sent SIGTERM."""
+
+    def __init__(self):
+        self._is_asked_to_end = False
+        signal.signal(signal.SIGTERM, self._remember)
+
+    def _remember(self, signal_number: int, frame: Any) -> None:
+        del signal_number, frame
+        self._is_asked_to_end = True
+
+    def __call__(self, output: Mapping[str, Any]) -> None:
+        """Ends training if the signal has come.
+
+        Args:
+          output: not used.
+
+        Raises:
+          PreemptedError: if the signal has come.
+        """
+        del output
+        if self._is_asked_to_end:
+            raise PreemptedError
+
+
+def set_damaged_checkpoints_aside(model_dir: str, report: Callable[[str], None]) -> None:
+    """Moves the newest checkpoints away until one of them can be read.
+
+    Args:
+      model_dir: folder of the run.
+      report: is given a line for each that is moved.
+    """
+    state = tf.train.get_checkpoint_state(model_dir)
+    paths = list(state.all_model_checkpoint_paths) if state else []
+    while paths and (damage := _damage(paths[-1])):
+        path = paths.pop()
+        aside = os.path.join(model_dir, "damaged")
+        os.makedirs(aside, exist_ok=True)
+        for file in tf.io.gfile.glob(f"{path}.*"):
+            shutil.move(file, os.path.join(aside, os.path.basename(file)))
+        previous = paths[-1] if paths else None
+        _write_state(model_dir, paths)
+        report(
+            f"checkpoint {path} is damaged ({damage}); it is now in {aside}, and training goes on "
+            + (f"from {previous}" if previous else "from the start")
+        )
+
+
+def _damage(path: str) -> str:
+    """What is wrong with a checkpoint, nothing if all its tensors can be read."""
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _write_state(model_dir: str, paths: list[str]) -> None:
+    if paths:
+        tf.compat.v1.train.update_checkpoint_state(model_dir, paths[-1], paths)
+    else:
+        os.remove(os.path.join(model_dir, "checkpoint"))
