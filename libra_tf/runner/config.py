@@ -129,6 +129,8 @@ def _check_kind(source: str, name: str, value: Any, params: hyperparams.OneOfCon
 def _checked_value(source: str, name: str, value: Any, current: Any) -> Any:
     if not isinstance(current, (int, float)):
         return value
+    if isinstance(value, str):
+        value = _as_number(value)
     if isinstance(current, int) and isinstance(value, float) and value.is_integer():
         return int(value)
     # Model Garden declares this weight as an int and computes with any number.
@@ -139,6 +141,14 @@ def _checked_value(source: str, name: str, value: Any, current: Any) -> Any:
             f"{source}: {name} is {value!r}, but {expected} is expected, such as {current!r}"
         )
     return value
+
+
+def _as_number(text: str) -> Any:
+    """YAML reads 1e-4 as a text, unlike 1.0e-4."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _hint(key: str, params: hyperparams.Config, path: str) -> str:

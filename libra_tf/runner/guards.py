@@ -106,7 +106,7 @@ def _damage(path: str) -> str:
         reader = tf.train.load_checkpoint(path)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         return str(error).splitlines()[0]
     return ""
 

@@ -121,6 +121,12 @@ def test_a_whole_number_may_be_written_as_a_float(parse):
     assert isinstance(params.trainer.train_steps, int)
 
 
+def test_a_number_may_be_written_without_a_point(parse):
+    key = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"
+    params = config.build("libra_retinanet_demo", parse(f"--params_override={key}=1e-4"), None)
+    assert params.trainer.optimizer_config.learning_rate.cosine.initial_learning_rate == 1e-4
+
+
 def test_tpu_chooses_its_strategy(parse):
     params = config.build("libra_retinanet_demo", parse("--tpu=local"), None)
     assert params.runtime.distribution_strategy == "tpu"
