@@ -68,6 +68,7 @@ def libra_config(detector, dataset, switches_off):
     assert decoder_type == "fpn"
     config.override(theirs)
     config.task.model.decoder.libra_fpn.num_filters = 16
+    config.task.frozen_stages = None  # Part of the published recipe; Model Garden has no such key.
     for switch in switches_off:
         config.override(SWITCHES[detector][switch])
     return config
