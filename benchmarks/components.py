@@ -51,7 +51,7 @@ _CONTESTANT = flags.DEFINE_string(
 
 
 def main(_):
-    """Measures what the flags say and prints one table per group."""
+    """Measures what the flags say and prints one table per comparison."""
     if _CONTESTANT.value:
         print(_peak_memory(*_CONTESTANT.value.split("|")))
         return

@@ -30,29 +30,21 @@ class LazyAdamConfig(optimizer_config.AdamConfig):
 
 
 @dataclasses.dataclass
-class RectifiedAdamConfig(optimizer_config.BaseOptimizerConfig):
+class RectifiedAdamConfig(optimizer_config.AdamConfig):
     """Rectified Adam; see `tfa.optimizers.RectifiedAdam` for the attributes."""
 
     name: str = "RectifiedAdam"
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
     weight_decay: float = 0.0
-    amsgrad: bool = False
     sma_threshold: float = 5.0
 
 
 @dataclasses.dataclass
-class NovoGradConfig(optimizer_config.BaseOptimizerConfig):
+class NovoGradConfig(optimizer_config.AdamConfig):
     """NovoGrad; see `tfa.optimizers.NovoGrad` for the attributes."""
 
     name: str = "NovoGrad"
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
     weight_decay: float = 0.0
     grad_averaging: bool = False
-    amsgrad: bool = False
 
 
 @dataclasses.dataclass

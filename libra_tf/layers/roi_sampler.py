@@ -48,8 +48,9 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
       **kwargs: Arguments of the Keras layer.
 
     Attributes:
-      step: Int or scalar int tensor or variable, the training step, which a training sets so that
-        a seeded sampler draws anew at each step.
+      step: Function without arguments that returns the training step, which a training sets so
+        that a seeded sampler draws anew at each step. Not the step itself: Keras would take a
+        variable for a weight of the layer.
 
     Raises:
       ValueError: If an argument is outside its range.
@@ -99,7 +100,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
             "iou_balanced": iou_balanced,
             "seed": seed,
         }
-        self.step = 0
+        self.step = lambda: 0
 
     def call(self, boxes, gt_boxes, gt_classes, gt_outer_boxes=None):
         """Samples RoIs and assigns their targets.
@@ -200,7 +201,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
 
     def _seed(self):
         seed = self._config_dict["seed"]
-        return None if seed is None else tf.stack([seed, tf.cast(self.step, tf.int32)])
+        return None if seed is None else tf.stack([seed, tf.cast(self.step(), tf.int32)])
 
 
 def _is_padding(boxes):

@@ -165,10 +165,7 @@ class NonLocal2DMixin:
         value = _Projection(tf.matmul(g.kernel, out.kernel), value_bias)
 
         positions = _flatten_positions(inputs)
-        scale = inputs.shape[-1] ** -0.5 if self.use_scale else 1.0
-        response = ops.non_local_gaussian(
-            _project(positions, pair), positions, positions, scale, self.query_block
-        )
+        response = self._apply_pairwise(_project(positions, pair), positions, positions)
         return inputs + tf.reshape(_project(response, value), tf.shape(inputs))
 
     def compute_output_shape(self, input_shape):

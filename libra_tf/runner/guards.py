@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -89,9 +88,9 @@ def set_damaged_checkpoints_aside(model_dir: str, report: Callable[[str], None])
     while paths and (damage := _damage(paths[-1])):
         path = paths.pop()
         aside = os.path.join(model_dir, "damaged")
-        os.makedirs(aside, exist_ok=True)
+        tf.io.gfile.makedirs(aside)
         for file in tf.io.gfile.glob(f"{path}.*"):
-            shutil.move(file, os.path.join(aside, os.path.basename(file)))
+            tf.io.gfile.rename(file, os.path.join(aside, os.path.basename(file)), overwrite=True)
         previous = paths[-1] if paths else None
         _write_state(model_dir, paths)
         report(
@@ -115,4 +114,4 @@ def _write_state(model_dir: str, paths: list[str]) -> None:
     if paths:
         tf.compat.v1.train.update_checkpoint_state(model_dir, paths[-1], paths)
     else:
-        os.remove(os.path.join(model_dir, "checkpoint"))
+        tf.io.gfile.remove(os.path.join(model_dir, "checkpoint"))

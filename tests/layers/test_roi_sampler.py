@@ -191,7 +191,7 @@ def test_a_seeded_draw_depends_on_seed_step_and_image_alone(jit_compile):
 
     def sample(seed, inputs):
         sampler = IoUBalancedROISampler(num_sampled_rois=64, seed=seed)
-        sampler.step = step
+        sampler.step = lambda: step
         return tf.function(sampler, jit_compile=jit_compile)(*inputs)[0].numpy()
 
     first = sample(3, inputs)
@@ -212,7 +212,7 @@ def test_rows_that_share_random_numbers_are_uniform():
     sampler = IoUBalancedROISampler(num_sampled_rois=10, num_bins=1, seed=0)
     counts = np.zeros([num_rows, num_boxes])
     for step in range(num_steps):
-        sampler.step = step
+        sampler.step = lambda step=step: step
         chosen = sampler.choose(ious, tf.zeros_like(indicators), indicators).numpy()
         for row in range(num_rows):
             counts[row, chosen[row]] += 1
