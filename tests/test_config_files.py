@@ -107,5 +107,7 @@ def test_a_training_step(path, records):
     assert np.isfinite(logs[task.loss])
     changed = {ref for ref, value in before.items() if not np.array_equal(ref.deref(), value)}
     assert len(changed) > 0.5 * len(model.trainable_variables)
+    # Training makes nothing a weight of the model that was not one.
+    assert {variable.ref() for variable in model.variables} == set(before)
     stem = model.backbone.layers[1].weights[0].ref()
     assert (stem in changed) == (task_config.frozen_stages is None)
