@@ -1,0 +1,175 @@
+"""Trains each Libra component alone, all of them and none, and tabulates the average precision.
+
+    python benchmarks/ablation.py --dataset=FOLDER                        hours on two cores
+    python benchmarks/ablation.py --dataset=FOLDER --detectors=retinanet  one detector's rows
+    python benchmarks/ablation.py --report                                tables of what is recorded
+
+Every training is one deterministic command of `run.py`; rows differ in the three switches alone.
+Finished trainings are kept in a file of records, one JSON line each, and not repeated; one that was
+stopped goes on from its last checkpoint. Seeds take turns, so that a table with fewer seeds is a
+fair one, too. docs/results.md says what came of it on BCCD.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+from absl import app, flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+METRICS = ("AP", "AP50", "AP75")
+FPN = "task.model.decoder.type=fpn"
+RANDOM_SAMPLING = "task.model.roi_sampler.type=random"
+ROI_HUBER = "task.losses.box_loss=huber"
+# With the weight that Model Garden gives its loss.
+RETINANET_HUBER = "task.losses.box_loss=huber,task.losses.box_loss_weight=50"
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """A detector and its rows.
+
+    Attributes:
+      experiment: name of the experiment, which has all components.
+      rows: by name, the overrides that switch components off; the first row is the baseline.
+    """
+
+    experiment: str
+    rows: dict[str, tuple[str, ...]]
+
+
+DETECTORS = {
+    "retinanet": Detector(
+        "libra_retinanet_small",
+        {
+            "baseline": (FPN, RETINANET_HUBER),
+            "balanced pyramid": (RETINANET_HUBER,),
+            "balanced L1": (FPN,),
+            "both": (),
+        },
+    ),
+    "fasterrcnn": Detector(
+        "libra_fasterrcnn_small",
+        {
+            "baseline": (RANDOM_SAMPLING, FPN, ROI_HUBER),
+            "IoU-balanced sampling": (FPN, ROI_HUBER),
+            "balanced pyramid": (RANDOM_SAMPLING, ROI_HUBER),
+            "balanced L1": (RANDOM_SAMPLING, FPN),
+            "all three": (),
+        },
+    ),
+}
+
+_DATASET = flags.DEFINE_string("dataset", None, "Folder in COCO format to train on.")
+_DETECTORS = flags.DEFINE_multi_enum(
+    "detectors", list(DETECTORS), list(DETECTORS), "What to train."
+)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each row.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 400, "Steps of 8 images of each training.", lower_bound=1)
+_INPUT_SIZE = flags.DEFINE_integer("input_size", 256, "Height and width of the input.")
+_RECORDS = flags.DEFINE_string(
+    "records", str(ROOT / "benchmarks/records/ablation_bccd.jsonl"), "File of finished trainings."
+)
+_RUNS = flags.DEFINE_string("runs", str(ROOT / "runs/ablation"), "Where the trainings are.")
+_REPORT = flags.DEFINE_bool("report", False, "Only print the tables of what is recorded.")
+
+
+def main(_):
+    """Trains what is missing and prints a table per detector."""
+    if not _REPORT.value:
+        if _DATASET.value is None:
+            sys.exit("error: --dataset=FOLDER is missing: the folder in COCO format to train on")
+        for seed in range(_SEEDS.value):
+            for name in _DETECTORS.value:
+                for row in DETECTORS[name].rows:
+                    _train_once(name, row, seed)
+    records = _read(_RECORDS.value)
+    for name in _DETECTORS.value:
+        print("\n".join(table(name, records)), end="\n\n")
+
+
+def _train_once(name, row, seed):
+    settings = {"steps": _STEPS.value, "input_size": _INPUT_SIZE.value}
+    key = {"detector": name, "row": row, "seed": seed, **settings}
+    if any(key.items() <= record.items() for record in _read(_RECORDS.value)):
+        return
+    model_dir = pathlib.Path(_RUNS.value) / "-".join(map(str, key.values())).replace(" ", "_")
+    print(f"training {name}, {row}, seed {seed}: {model_dir}", flush=True)
+    subprocess.run(_command(DETECTORS[name], row, seed, model_dir), check=True)
+    results = json.loads((model_dir / "results.json").read_text())
+    per_class = {k: v for k, v in results.items() if k.startswith("Precision mAP ByCategory/")}
+    record = {**key, **{metric: results[metric] for metric in METRICS}, **per_class}
+    os.makedirs(os.path.dirname(_RECORDS.value), exist_ok=True)
+    with open(_RECORDS.value, "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _command(detector, row, seed, model_dir):
+    size, steps = _INPUT_SIZE.value, _STEPS.value
+    overrides = [
+        *detector.rows[row],
+        f"task.model.input_size=[{size},{size},3]",
+        f"trainer.train_steps={steps}",
+        f"trainer.validation_interval={steps}",
+        f"trainer.checkpoint_interval={min(steps, 100)}",
+    ]
+    return [
+        sys.executable,
+        str(ROOT / "run.py"),
+        "--mode=train_and_eval",
+        f"--experiment={detector.experiment}",
+        f"--dataset={_DATASET.value}",
+        f"--seed={seed}",
+        f"--model_dir={model_dir}",
+        f"--params_override={','.join(overrides)}",
+    ]
+
+
+def _read(path):
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+def table(name, records):
+    """Lines of a Markdown table: mean and spread of each row, and its gain over the baseline.
+
+    Args:
+      name: a key of `DETECTORS`.
+      records: the finished trainings.
+
+    Returns:
+      The lines. A spread is the sample standard deviation over the seeds; a gain is the mean
+      difference to the baseline of the same seed, with the spread of these differences.
+    """
+    by_row = {
+        row: {r["seed"]: r for r in records if (r["detector"], r["row"]) == (name, row)}
+        for row in DETECTORS[name].rows
+    }
+    baseline = next(iter(by_row.values()))
+    lines = [
+        f"| {name} | {' | '.join(METRICS)} | AP gained on the baseline | seeds |",
+        f"| --- |{' --- |' * (len(METRICS) + 2)}",
+    ]
+    for row, runs in by_row.items():
+        cells = [_mean_and_spread([run[metric] for run in runs.values()]) for metric in METRICS]
+        gains = [run["AP"] - baseline[seed]["AP"] for seed, run in runs.items() if seed in baseline]
+        cells.append("" if runs is baseline else _mean_and_spread(gains, "+.3f"))
+        lines.append(f"| {row} | {' | '.join(cells)} | {len(runs)} |")
+    return lines
+
+
+def _mean_and_spread(values, sign=".3f"):
+    if not values:
+        return "-"
+    mean = format(statistics.mean(values), sign)
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    app.run(main)
