@@ -2,14 +2,31 @@
 
 from collections.abc import Mapping
 from typing import Any
+from unittest import mock
 
+import tensorflow as tf
 from official.core import task_factory
+from official.vision.dataloaders import retinanet_input
 from official.vision.tasks import retinanet
 
 from libra_tf.compat import keras
 from libra_tf.configs import retinanet as exp_cfg
 from libra_tf.modeling import box_losses, freezing
 from libra_tf.tasks import coco_metric
+
+
+class _Parser(retinanet_input.Parser):
+    """Model Garden's parser with a graph that TensorFlow can make deterministic.
+
+    The parser has control dependencies on its arguments, which get lost where op determinism
+    splits it into a random and a parallel part ("input[0] == '^args_3', is not found"). On the
+    results of operations they do not.
+    """
+
+    def parse_fn(self, is_training):
+        """Returns the function that parses one decoded example."""
+        parse = super().parse_fn(is_training)
+        return lambda example: parse(tf.nest.map_structure(tf.identity, example))
 
 
 @task_factory.register_task_cls(exp_cfg.LibraRetinaNetTask)
@@ -23,6 +40,12 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
         if self.task_config.frozen_stages is not None:
             freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
         return model
+
+    def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
+        """Builds the data set of a split; see Model Garden's `RetinaNetTask`."""
+        # Model Garden's task names the class of its parser and takes no other.
+        with mock.patch.object(retinanet_input, "Parser", _Parser):
+            return super().build_inputs(params, input_context)
 
     def build_losses(
         self,

@@ -20,8 +20,14 @@ STEPS = 150
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
+@pytest.fixture(
+    scope="module",
+    params=[
+        "libra_fasterrcnn_demo",
+        pytest.param("libra_retinanet_demo", marks=pytest.mark.slow),
+    ],
+)
+def command(request, tmp_path_factory):
     """Returns a function from a model folder to the command that trains there."""
     root = tmp_path_factory.mktemp("resume")
     folder = make_shapes(root / "shapes", num_train=6, num_val=2, image_size=64, report=str)
@@ -36,7 +42,7 @@ def command(tmp_path_factory):
             sys.executable,
             str(ROOT / "run.py"),
             "--mode=train",
-            "--experiment=libra_fasterrcnn_demo",
+            f"--experiment={request.param}",
             "--seed=3",
             f"--dataset={folder}",
             f"--cache_dir={root / 'cache'}",
