@@ -43,6 +43,26 @@ def retinanet_box_loss(
     )
 
 
+def positives_over_share(box_weights: tf.Tensor) -> tf.Tensor:
+    """How many times its share of the positive anchors of all replicas a replica has.
+
+    Model Garden's RetinaNet divides a replica's losses by the replica's own positive anchors plus
+    one, so that the same images give other gradients on two devices than on one. Multiplied by this
+    ratio, the losses of all replicas have one divisor, the one that a single device has.
+
+    Args:
+      box_weights: `[batch, total_anchors]`, 1 for positive anchors and 0 for all others.
+
+    Returns:
+      A scalar: (positives of this replica + 1) / ((positives of all + 1) / replicas).
+    """
+    replica_context = tf.distribute.get_replica_context()
+    positives = tf.reduce_sum(box_weights)
+    all_positives = replica_context.all_reduce(tf.distribute.ReduceOp.SUM, positives)
+    share = (all_positives + 1.0) / replica_context.num_replicas_in_sync
+    return (positives + 1.0) / share
+
+
 class BalancedFastrcnnBoxLoss(maskrcnn_losses.FastrcnnBoxLoss):
     """Model Garden's RoI box loss with balanced L1 in place of Huber.
 

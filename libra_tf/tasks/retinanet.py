@@ -53,7 +53,29 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
         labels: Mapping[str, Any],
         aux_losses: Any | None = None,
     ):
-        """Returns total, class, box and model loss; see Model Garden's `RetinaNetTask`."""
+        """Returns total, class, box and model loss; see Model Garden's `RetinaNetTask`.
+
+        Several replicas divide their losses by the positive anchors of all of them, so that the same
+        images give the same gradients as on one device.
+        """
+        total_loss, cls_loss, box_loss, model_loss = self._build_replica_losses(
+            outputs, labels, aux_losses
+        )
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return total_loss, cls_loss, box_loss, model_loss
+        ratio = box_losses.positives_over_share(labels["box_weights"])
+        regularization = total_loss - self.task_config.losses.loss_weight * model_loss
+        model_loss *= ratio
+        total_loss = self.task_config.losses.loss_weight * model_loss + regularization
+        return total_loss, ratio * cls_loss, ratio * box_loss, model_loss
+
+    def _build_replica_losses(
+        self,
+        outputs: Mapping[str, Any],
+        labels: Mapping[str, Any],
+        aux_losses: Any | None,
+    ):
+        """Returns the four losses, divided by the positive anchors of this replica."""
         losses = self.task_config.losses
         if losses.box_loss == "huber":
             return super().build_losses(outputs, labels, aux_losses)
