@@ -38,6 +38,9 @@ def test_header_and_keys(path):
     ]
     if "retinanet" not in path.stem:
         switches.append(params.task.model.roi_sampler.type == "iou_balanced")
+        # No part of the published models: only the file that is named after it has it.
+        balances_rpn = params.task.model.rpn_sampler.type == "iou_balanced"
+        assert balances_rpn == ("libra_rpn" in path.stem)
     alone = any(name in path.stem for name in ("sampling", "pyramid", "balanced_l1"))
     expected = {1} if alone else {len(switches)} if "libra" in path.stem else {0}
     assert sum(switches) in expected
