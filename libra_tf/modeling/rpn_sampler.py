@@ -91,18 +91,13 @@ def sample_anchors(
     # One padding box stays where there is no object: its IoU with every anchor is 0.
     num_objects = tf.math.count_nonzero(tf.reduce_max(gt_boxes, axis=1) >= 0, dtype=tf.int32)
     gt_boxes = gt_boxes[: tf.maximum(num_objects, 1)]
-    ious = iou_similarity.IouSimilarity()(anchors, gt_boxes)[tf.newaxis]
-    positives = tf.equal(score_targets, 1)[tf.newaxis]
-    num_positives = tf.minimum(
-        tf.math.count_nonzero(positives, dtype=tf.int32),
-        int(parser.rpn_batch_size_per_im * parser.rpn_fg_fraction),
-    )
+    ious = iou_similarity.IouSimilarity()(anchors, gt_boxes)
     seed = tf.stack(seed)
-    sampled_positives = _sample_positives(ious, positives, num_positives, config, seed)
-    sampled_negatives = ops.sample_iou_balanced(
-        tf.reduce_max(ious, axis=2),
+    positives = _sample_positives(score_targets, ious, config, parser, seed)
+    negatives = ops.sample_iou_balanced(
+        tf.reduce_max(ious, axis=1)[tf.newaxis],
         tf.equal(score_targets, 0)[tf.newaxis],
-        _num_negatives(num_positives, config, parser),
+        _num_negatives(tf.size(positives), config, parser),
         config.num_bins,
         config.floor_threshold,
         config.floor_fraction,
@@ -110,17 +105,25 @@ def sample_anchors(
         parser.rpn_unmatched_threshold if config.bin_range == "candidates" else None,
         seed,
     )
-    is_sampled = (sampled_positives | sampled_negatives)[0]
-    return tf.where(is_sampled, score_targets, -1)
+    sampled = tf.where(negatives[0], score_targets, -1)
+    return tf.tensor_scatter_nd_update(sampled, positives, tf.ones_like(positives[:, 0], tf.int32))
 
 
-def _sample_positives(ious, positives, num_positives, config, seed):
+def _sample_positives(score_targets, ious, config, parser, seed):
+    """Indices `[P, 1]` of the positive anchors to sample."""
+    # Gathered first: there are few of them, and a draw takes as long as sorting the candidates.
+    positives = tf.where(tf.equal(score_targets, 1))
+    candidates = tf.ones_like(positives[:, 0], tf.bool)[tf.newaxis]
+    num_samples = int(parser.rpn_batch_size_per_im * parser.rpn_fg_fraction)
     if not config.instance_balanced:
-        return ops.sample_random(positives, num_positives, seed)
-    instances = tf.argmax(ious, axis=2, output_type=tf.int32)
-    return ops.sample_instance_balanced(
-        instances, positives, num_positives, tf.shape(ious)[2], seed
-    )
+        is_sampled = ops.sample_random(candidates, num_samples, seed)
+    else:
+        ious = tf.gather_nd(ious, positives)
+        instances = tf.argmax(ious, axis=1, output_type=tf.int32)[tf.newaxis]
+        is_sampled = ops.sample_instance_balanced(
+            instances, candidates, num_samples, tf.shape(ious)[1], seed
+        )
+    return positives[is_sampled[0]]
 
 
 def _num_negatives(num_positives, config, parser):
