@@ -28,7 +28,9 @@ def experiment(dataset, backbone, **task):
     return config
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "backbone", ["mobilenet", pytest.param("spinenet", marks=pytest.mark.slow)]
+)
 def test_a_training_step(backbone, tiny_shapes):
     config = experiment(tiny_shapes, backbone)
     task = task_factory.get_task(config.task)
