@@ -38,16 +38,28 @@ def test_header_and_keys(path):
     ]
     if "retinanet" not in path.stem:
         switches.append(params.task.model.roi_sampler.type == "iou_balanced")
+        # No part of the published models: only the file that is named after it has it.
+        balances_rpn = params.task.model.rpn_sampler.type == "iou_balanced"
+        assert balances_rpn == ("libra_rpn" in path.stem)
     alone = any(name in path.stem for name in ("sampling", "pyramid", "balanced_l1"))
     expected = {1} if alone else {len(switches)} if "libra" in path.stem else {0}
     assert sum(switches) in expected
     if "switches_off" not in path.stem:
         assert re.search(r"^# Trains 12 epochs", header, re.M)
         assert re.search(r"^# Reaches: ", header, re.M)
-        assert params.task.frozen_stages == 1
-        assert not params.task.model.backbone.get().bn_trainable
+        check_frozen(params.task)
         rate = params.trainer.optimizer_config.learning_rate.stepwise.values[0]
         assert f"learning rate {rate}" in header
+
+
+def check_frozen(task):
+    """The published recipe freezes the start of a pretrained ResNet; other backbones train."""
+    if task.model.backbone.type in ("resnet", "resnext"):
+        assert task.frozen_stages == 1
+        assert not task.model.backbone.get().bn_trainable
+    else:
+        assert task.frozen_stages is None
+        assert task.init_checkpoint is None  # The experiment's is a ResNet-50.
 
 
 def make_example(image_id):

@@ -1,7 +1,8 @@
 """Config of each Libra component: the balanced pyramid, sampling and loss.
 
-Every component is a switch. Set `decoder.type` to `fpn`, `roi_sampler.type` to `random` or
-`losses.box_loss` to `huber` and Model Garden's own part stands in its place, unchanged.
+Every component is a switch. Set `decoder.type` to `fpn`, `roi_sampler.type` and
+`rpn_sampler.type` to `random` or `losses.box_loss` to `huber` and Model Garden's own part stands
+in its place, unchanged.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from libra_tf.ops.sampling import validate_iou_balanced
 
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 REFINE_TYPES = ("non_local", "conv", None)
-ROI_SAMPLERS = ("iou_balanced", "random")
+SAMPLERS = ("iou_balanced", "random")
 BOX_LOSSES = ("balanced_l1", "huber")
 
 
@@ -79,6 +80,35 @@ class ROISampler(maskrcnn.ROISampler):
     instance_balanced: bool = True
 
 
+@dataclasses.dataclass
+class RPNSampler(hyperparams.Config):
+    """Sampling of the anchors that the RPN learns to score; see `libra_tf.modeling.rpn_sampler`.
+
+    How many anchors, and which share of them may be positive, are Model Garden's
+    `train_data.parser.rpn_batch_size_per_im` and `rpn_fg_fraction`.
+
+    Attributes:
+      type: `random` for Model Garden's own sampler, as in the published configs, or
+        `iou_balanced` ("Libra RPN" in the paper).
+      num_bins: as in `ROISampler`.
+      floor_threshold: as in `ROISampler`.
+      floor_fraction: as in `ROISampler`.
+      bin_range: `candidates` for bins up to `train_data.parser.rpn_unmatched_threshold`, `all` for
+        MMDetection's bins, which reach up to the largest IoU of all anchors.
+      instance_balanced: as in `ROISampler`.
+      max_negatives_per_positive: most negatives that are sampled for every positive of an image,
+        which counts as having one where it has none (MMDetection: 5); 0 for no limit.
+    """
+
+    type: str = "random"
+    num_bins: int = 3
+    floor_threshold: float = -1.0
+    floor_fraction: float = 0.0
+    bin_range: str = "candidates"
+    instance_balanced: bool = True
+    max_negatives_per_positive: int = 0
+
+
 def check_task(task: hyperparams.Config) -> None:
     """Checks what every Libra task has.
 
@@ -114,17 +144,50 @@ def check_roi_sampler(sampler: ROISampler, num_proposals: int, max_num_instances
       ValueError: if a choice is unknown or a number is outside its range; it names the key.
     """
     key = "task.model.roi_sampler"
-    check_choice(f"{key}.type", sampler.type, ROI_SAMPLERS)
-    with _naming(key):
-        validate_iou_balanced(
-            sampler.num_bins, sampler.floor_threshold, sampler.floor_fraction, sampler.bin_range
-        )
+    _check_sampler(key, sampler)
     num_boxes = num_proposals + (max_num_instances if sampler.mix_gt_boxes else 0)
     if not 1 <= sampler.num_sampled_rois <= num_boxes:
         raise ValueError(
             f"{key}.num_sampled_rois is {sampler.num_sampled_rois}; it must be from 1 to "
             f"{num_boxes}, the number of boxes to sample from "
             "(task.model.roi_generator.num_proposals and the ground truth)"
+        )
+
+
+def check_rpn_sampler(sampler: RPNSampler, parser: maskrcnn.Parser) -> None:
+    """Checks a sampler of anchors.
+
+    Args:
+      sampler: its config.
+      parser: Model Garden's config of the anchors' labels and of how many are sampled.
+
+    Raises:
+      ValueError: if a choice is unknown or a number is outside its range; it names the key.
+    """
+    key = "task.model.rpn_sampler"
+    _check_sampler(key, sampler)
+    if sampler.max_negatives_per_positive < 0:
+        raise ValueError(
+            f"{key}.max_negatives_per_positive is {sampler.max_negatives_per_positive}; it must "
+            "be positive, or 0 for no limit"
+        )
+    parser_key = "task.train_data.parser"
+    if parser.rpn_batch_size_per_im < 1:
+        raise ValueError(
+            f"{parser_key}.rpn_batch_size_per_im is {parser.rpn_batch_size_per_im}; it must be at "
+            "least 1"
+        )
+    if not 0 <= parser.rpn_fg_fraction <= 1:
+        raise ValueError(
+            f"{parser_key}.rpn_fg_fraction is {parser.rpn_fg_fraction}; it must be from 0 to 1"
+        )
+
+
+def _check_sampler(key: str, sampler: ROISampler | RPNSampler) -> None:
+    check_choice(f"{key}.type", sampler.type, SAMPLERS)
+    with _naming(key):
+        validate_iou_balanced(
+            sampler.num_bins, sampler.floor_threshold, sampler.floor_fraction, sampler.bin_range
         )
 
 

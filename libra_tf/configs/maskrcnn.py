@@ -18,6 +18,7 @@ class LibraMaskRCNN(maskrcnn.MaskRCNN):
     backbone: backbones.Backbone = dataclasses.field(default_factory=backbones.Backbone)
     decoder: components.Decoder = dataclasses.field(default_factory=components.Decoder)
     roi_sampler: components.ROISampler = dataclasses.field(default_factory=components.ROISampler)
+    rpn_sampler: components.RPNSampler = dataclasses.field(default_factory=components.RPNSampler)
 
 
 @dataclasses.dataclass
@@ -60,6 +61,7 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
             self.model.roi_generator.num_proposals,
             self.train_data.parser.max_num_instances,
         )
+        components.check_rpn_sampler(self.model.rpn_sampler, self.train_data.parser)
         components.check_choice(
             "task.losses.box_loss_normalizer", self.losses.box_loss_normalizer, BOX_NORMALIZERS
         )

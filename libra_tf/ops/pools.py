@@ -182,7 +182,8 @@ class _RandomOrder:
         """
         taken = tf.maximum(tf.minimum(quotas, self.sizes), 0)
         last = tf.maximum(self.starts + taken - 1, 0)
-        last_key = tf.gather(self._ordered, last, batch_dims=1)
+        # One more column, which a row without elements has to have.
+        last_key = tf.gather(tf.pad(self._ordered, [[0, 0], [0, 1]]), last, batch_dims=1)
         limits = tf.where(taken > 0, last_key, tf.int64.max)
         # One more column for what cannot be taken.
         limits = tf.pad(limits, [[0, 0], [0, 1]], constant_values=tf.int64.max)

@@ -1,15 +1,18 @@
 """Libra Mask R-CNN task: Faster, Mask and Cascade R-CNN with the Libra components."""
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+from official.common import dataset_fn as dataset_fn_lib
 from official.core import task_factory
+from official.vision.configs.maskrcnn import DataConfig
 from official.vision.tasks import maskrcnn
 
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
-from libra_tf.modeling import box_losses, freezing, roi_sampler
+from libra_tf.modeling import box_losses, freezing, roi_sampler, rpn_sampler
 from libra_tf.tasks import coco_metric
 
 
@@ -27,6 +30,23 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
         if self.task_config.frozen_stages is not None:
             freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
         return model
+
+    def build_inputs(
+        self,
+        params: DataConfig,
+        input_context: tf.distribute.InputContext | None = None,
+        dataset_fn: dataset_fn_lib.PossibleDatasetType | None = None,
+    ) -> tf.data.Dataset:
+        """Builds the dataset, for training with the anchors that the RPN's sampler chooses."""
+        config = self.task_config.model.rpn_sampler
+        if config.type == "random" or not params.is_training:
+            return super().build_inputs(params, input_context, dataset_fn)
+        labelled = super().build_inputs(
+            rpn_sampler.label_all_anchors(params), input_context, dataset_fn
+        )
+        # Another one in every run, and the same again after `keras.utils.set_random_seed`.
+        seed = random.randrange(2**31)
+        return rpn_sampler.sample_dataset(labelled, config, params.parser, seed)
 
     def train_step(self, inputs, model, optimizer, metrics=None):
         """Takes one step; the sampling depends on the step, so that a resumed run goes on alike."""

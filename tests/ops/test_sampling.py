@@ -116,6 +116,19 @@ def test_random_is_uniform():
     assert_frequencies(mask, candidates * 10 / candidates.sum())
 
 
+@pytest.mark.parametrize(
+    "sample",
+    [
+        lambda none: ops.sample_random(none, 3),
+        lambda none: ops.sample_iou_balanced(tf.zeros([2, 0]), none, 3),
+        lambda none: ops.sample_instance_balanced(tf.zeros([2, 0], tf.int32), none, 3, 5),
+    ],
+    ids=["random", "iou_balanced", "instance_balanced"],
+)
+def test_no_elements(sample):
+    assert sample(tf.zeros([2, 0], tf.bool)).shape == [2, 0]
+
+
 @tf.function(reduce_retracing=True)
 def sample_ious(ious, candidates, num_samples, floor_threshold, floor_fraction, bin_range):
     return ops.sample_iou_balanced(
