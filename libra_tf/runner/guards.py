@@ -9,6 +9,7 @@ from typing import Any
 import orbit
 import tensorflow as tf
 
+from libra_tf.runner import cluster
 from libra_tf.runner.errors import PreemptedError, TrainingError
 
 
@@ -19,7 +20,7 @@ class StopOnBadLoss(orbit.Action):
     good one.
 
     Args:
-      model_dir: folder of the run.
+      model_dir: where to save.
       checkpoint: what to save.
       global_step: the training step.
     """
@@ -52,10 +53,18 @@ class StopOnBadLoss(orbit.Action):
 
 
 class StopOnTermination(orbit.Action):
-    """Ends training after the running loop of steps when the process was sent SIGTERM."""
+    """Ends training after the running loop of steps when a process of it was sent SIGTERM.
 
-    def __init__(self):
+    Args:
+      strategy: of the training; all of its processes end together.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy):
+        self._strategy = strategy
         self._is_asked_to_end = False
+
+    def listen(self) -> None:
+        """Takes the signal from whoever listened before."""
         signal.signal(signal.SIGTERM, self._remember)
 
     def _remember(self, signal_number: int, frame: Any) -> None:
@@ -72,7 +81,7 @@ class StopOnTermination(orbit.Action):
           PreemptedError: if the signal has come.
         """
         del output
-        if self._is_asked_to_end:
+        if cluster.any_worker(self._strategy, self._is_asked_to_end):
             raise PreemptedError
 
 

@@ -8,7 +8,6 @@ import gin
 import rich.console
 import tensorflow as tf
 from absl import flags
-from official.common import distribute_utils
 from official.core import config_definitions as cfg
 from official.core import train_utils
 from official.modeling import performance
@@ -17,7 +16,16 @@ import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder
 from libra_tf.data.cache import default_cache_dir
-from libra_tf.runner import config, contact_sheet, guards, model_dir, quiet, results, training
+from libra_tf.runner import (
+    cluster,
+    config,
+    contact_sheet,
+    guards,
+    model_dir,
+    quiet,
+    results,
+    training,
+)
 from libra_tf.runner.errors import UsageError
 from libra_tf.runner.progress import Progress
 
@@ -46,27 +54,31 @@ def run(
       PreemptedError: if the process was asked to end.
     """
     gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
-    config.build(experiment, flag_values, dataset=None)  # Wrong keys show before any data is read.
+    # Wrong keys show before any data is read.
+    params = config.build(experiment, flag_values, dataset=None)
+    strategy = cluster.build_strategy(params, flag_values.mode)
     dataset = _prepare_dataset(experiment, flag_values, console)
     params = config.build(experiment, flag_values, dataset)
     _check_data_files(params, flag_values.mode)
-    guards.set_damaged_checkpoints_aside(folder, functools.partial(_print, console))
+    if cluster.is_chief(strategy):
+        guards.set_damaged_checkpoints_aside(folder, functools.partial(_print, console))
+    cluster.wait_for_all(strategy)
     model_dir.check(folder, flag_values.mode, params)
-    strategy = _build_strategy(params)
     _check_batch_sizes(params, strategy)
     if flag_values.seed is not None:
         keras.utils.set_random_seed(flag_values.seed)
         tf.config.experimental.enable_op_determinism()
     if params.runtime.mixed_precision_dtype:
         performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
-    if "train" in flag_values.mode:
+    if "train" in flag_values.mode and cluster.is_chief(strategy):
         train_utils.serialize_config(params, folder)
     params.lock()
 
     record = results.Results(folder, experiment, _dataset_name(dataset, params))
     progress = Progress(console)
     _announce(console, experiment, params, dataset, folder)
-    with quiet.libraries_write_to(os.path.join(folder, "log.txt")):
+    log = "log.txt" if cluster.is_chief(strategy) else f"log-worker{params.runtime.task_index}.txt"
+    with quiet.libraries_write_to(os.path.join(folder, log)):
         try:
             trainer = training.run(
                 params,
@@ -124,18 +136,6 @@ def _check_data_files(params: cfg.ExperimentConfig, mode: str) -> None:
     annotations = task.annotation_file
     if "eval" in mode and annotations and not tf.io.gfile.exists(annotations):
         raise UsageError(f"task.annotation_file is {annotations!r}, and there is no such file")
-
-
-def _build_strategy(params: cfg.ExperimentConfig) -> tf.distribute.Strategy:
-    runtime = params.runtime
-    if runtime.distribution_strategy == "mirrored" and not runtime.num_gpus:
-        runtime.num_gpus = len(tf.config.list_physical_devices("GPU"))
-    return distribute_utils.get_distribution_strategy(
-        distribution_strategy=runtime.distribution_strategy,
-        all_reduce_alg=runtime.all_reduce_alg,
-        num_gpus=runtime.num_gpus,
-        tpu_address=runtime.tpu,
-    )
 
 
 def _check_batch_sizes(params: cfg.ExperimentConfig, strategy: tf.distribute.Strategy) -> None:

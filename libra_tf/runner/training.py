@@ -1,6 +1,7 @@
 """Trains and evaluates an experiment with Model Garden's runner, showing progress."""
 
 import functools
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from official.core import config_definitions as cfg
 from official.vision.utils import summary_manager
 
 from libra_tf.modeling import optimizers
-from libra_tf.runner import guards
+from libra_tf.runner import cluster, guards
 from libra_tf.runner.errors import PreemptedError
 from libra_tf.runner.progress import Progress
 from libra_tf.runner.results import Results
@@ -23,14 +24,24 @@ class ReportingTrainer(base_trainer.Trainer):
     Args:
       progress: where to report.
       results: where to record.
+      model_dir: folder of the run.
       replays_data: whether a training that goes on from a checkpoint first reads past the data
         that it has used, as an uninterrupted one would have.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
     """
 
-    def __init__(self, progress: Progress, results: Results, replays_data: bool, *args, **kwargs):
+    def __init__(
+        self,
+        progress: Progress,
+        results: Results,
+        model_dir: str,
+        replays_data: bool,
+        *args,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
+        self._model_dir = model_dir
         self._replays_data = replays_data
         self._progress = progress
         self._results = results
@@ -40,6 +51,18 @@ class ReportingTrainer(base_trainer.Trainer):
         if optimizers.has_averages(self.optimizer):
             # Made now, so that a checkpoint restores them before an evaluation without training.
             self.optimizer._create_all_weights(self.model.trainable_variables)
+
+    def initialize(self) -> None:
+        """Goes on from the run's newest checkpoint, or starts from `task.init_checkpoint`.
+
+        It is called where there is no checkpoint in a process's own folder. All processes but the
+        chief have one of their own, in which there is never any at the start.
+        """
+        newest = tf.train.latest_checkpoint(self._model_dir)
+        if newest:
+            self.checkpoint.restore(newest).expect_partial()
+        else:
+            super().initialize()
 
     def train_loop_begin(self) -> None:
         """See base class."""
@@ -148,30 +171,39 @@ def run(
       TrainingError: if a loss becomes NaN or infinite.
       PreemptedError: if the process was asked to end.
     """
+    chief = cluster.is_chief(strategy)
+    # All processes write, as saving needs all of them; only the chief's is kept.
+    own_dir = model_dir if chief else tempfile.mkdtemp(prefix="libra_tf-worker-")
     with strategy.scope():
-        task = task_factory.get_task(params.task, logging_dir=model_dir)
+        task = task_factory.get_task(params.task, logging_dir=own_dir)
         trainer = train_utils.create_trainer(
             params,
             task,
             train="train" in mode,
             evaluate="eval" in mode,
-            checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, model_dir),
-            trainer_cls=functools.partial(ReportingTrainer, progress, results, replays_data),
+            checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, own_dir),
+            trainer_cls=functools.partial(
+                ReportingTrainer, progress, results, model_dir, replays_data
+            ),
         )
-    actions = [guards.StopOnTermination()]
+    stop_on_termination = guards.StopOnTermination(strategy)
+    actions = [stop_on_termination]
     if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
-        actions.append(guards.StopOnBadLoss(model_dir, trainer.checkpoint, trainer.global_step))
+        actions.append(guards.StopOnBadLoss(own_dir, trainer.checkpoint, trainer.global_step))
     runner = train_lib.OrbitExperimentRunner(
         strategy,
         task,
         mode,
         params,
-        model_dir,
+        own_dir,
         trainer=trainer,
+        save_summary=chief,
         train_actions=actions,
-        eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, model_dir),
+        eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, own_dir),
         enable_async_checkpointing=enable_async_checkpointing,
     )
+    # Model Garden's own answer of several processes to the signal is to save and go on.
+    stop_on_termination.listen()
     is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
     if mode == "train_and_eval" and is_finished:
         with strategy.scope():

@@ -55,8 +55,8 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
     ):
         """Returns total, class, box and model loss; see Model Garden's `RetinaNetTask`.
 
-        Several replicas divide their losses by the positive anchors of all of them, so that the same
-        images give the same gradients as on one device.
+        Several replicas divide their losses by the positive anchors of all of them, so that the
+        same images give the same gradients as on one device.
         """
         total_loss, cls_loss, box_loss, model_loss = self._build_replica_losses(
             outputs, labels, aux_losses
