@@ -55,13 +55,18 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
         """Raises a ValueError that names the key if a choice is unknown."""
         components.check_task(self)
         super().validate()
+        self.check_roi_sampler()
+        components.check_choice(
+            "task.losses.box_loss_normalizer", self.losses.box_loss_normalizer, BOX_NORMALIZERS
+        )
+
+    def check_roi_sampler(self):
+        """Raises a ValueError that names the key if the RoI sampler cannot be used."""
         components.check_roi_sampler(
             self.model.roi_sampler,
             self.model.roi_generator.num_proposals,
             self.train_data.parser.max_num_instances,
-        )
-        components.check_choice(
-            "task.losses.box_loss_normalizer", self.losses.box_loss_normalizer, BOX_NORMALIZERS
+            "task.model.roi_generator.num_proposals",
         )
 
 
