@@ -1,4 +1,4 @@
-"""Reading the proposals of an image from a NumPy file, inside a tf.data pipeline.
+"""Reading an image's file of a proposals folder (`libra_tf.data.proposals`) in a tf.data pipeline.
 
 Written with TensorFlow operations only, so that it works wherever TensorFlow reads files: on remote
 file systems and on the hosts of TPUs, where Python functions of a pipeline cannot run.
@@ -10,7 +10,7 @@ import re
 
 import tensorflow as tf
 
-SUFFIX = ".npy"
+from libra_tf.data.proposals import SUFFIX
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 # The header follows the magic and two bytes with its length, and ends at the first line break.
@@ -18,7 +18,8 @@ _HEADER_START = 10
 _HEADER = r"\{'descr': '<f4', 'fortran_order': False, 'shape': \((\d+), 4\), \} *"
 _BYTES_PER_BOX = 16
 
-_MISSING = re.compile(rf"(?:.*: )?(.*{re.escape(SUFFIX)}); No such file")
+# The path follows the names of the operations that failed.
+_MISSING = re.compile(rf"(?:.*(?:: |\}}\}} ))?(.*{re.escape(SUFFIX)}); No such file")
 _REFUSED = re.compile(r"assertion failed: \[(the proposals in .*)\]")
 
 

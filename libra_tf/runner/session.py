@@ -17,7 +17,16 @@ import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder
 from libra_tf.data.cache import default_cache_dir
-from libra_tf.runner import config, contact_sheet, guards, model_dir, quiet, results, training
+from libra_tf.runner import (
+    config,
+    contact_sheet,
+    guards,
+    model_dir,
+    proposals,
+    quiet,
+    results,
+    training,
+)
 from libra_tf.runner.errors import UsageError
 from libra_tf.runner.progress import Progress
 
@@ -46,10 +55,13 @@ def run(
       PreemptedError: if the process was asked to end.
     """
     gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
-    config.build(experiment, flag_values, dataset=None)  # Wrong keys show before any data is read.
+    # Wrong keys and folders show before any data is read.
+    params = config.build(experiment, flag_values, dataset=None)
+    proposals.check_folders(params, flag_values.mode)
     dataset = _prepare_dataset(experiment, flag_values, console)
     params = config.build(experiment, flag_values, dataset)
     _check_data_files(params, flag_values.mode)
+    proposals.check_files(params, flag_values.mode, dataset)
     guards.set_damaged_checkpoints_aside(folder, functools.partial(_print, console))
     model_dir.check(folder, flag_values.mode, params)
     strategy = _build_strategy(params)
@@ -68,16 +80,17 @@ def run(
     _announce(console, experiment, params, dataset, folder)
     with quiet.libraries_write_to(os.path.join(folder, "log.txt")):
         try:
-            trainer = training.run(
-                params,
-                strategy,
-                flag_values.mode,
-                folder,
-                progress,
-                record,
-                flag_values.enable_async_checkpointing,
-                replays_data=flag_values.seed is not None,
-            )
+            with proposals.explained():
+                trainer = training.run(
+                    params,
+                    strategy,
+                    flag_values.mode,
+                    folder,
+                    progress,
+                    record,
+                    flag_values.enable_async_checkpointing,
+                    replays_data=flag_values.seed is not None,
+                )
         finally:
             progress.stop()
         sheet = _draw_contact_sheet(folder, params, trainer, dataset)
