@@ -37,7 +37,7 @@ def write_proposals(
       report: is given lines about the progress.
 
     Raises:
-      UsageError: if there is no such run, or it has no RPN.
+      UsageError: if there is no such run, it has no RPN, or its images are gone.
       DatasetError: if a folder is there already or cannot be written.
     """
     config = _read_task(model_dir)
@@ -49,9 +49,11 @@ def write_proposals(
     path = tf.train.latest_checkpoint(model_dir)
     checkpoint.read(path).expect_partial().assert_existing_objects_matched()
     report(f"the proposals are those of {path}")
-    for name, data in (("train", config.train_data), ("val", config.validation_data)):
-        images = task.build_inputs(_every_image_once(data, config.validation_data))
-        write_folder(os.path.join(folder, name), propose(model, images), report=report)
+    splits = {"train": config.train_data, "val": config.validation_data}
+    # Both are looked for before the long work on the first.
+    images = {name: _read_images(task, data, model_dir) for name, data in splits.items()}
+    for name in splits:
+        write_folder(os.path.join(folder, name), propose(model, images[name]), report=report)
 
 
 def propose(model: keras.Model, images: tf.data.Dataset) -> Iterator[tuple[int, np.ndarray]]:
@@ -99,15 +101,21 @@ def _read_task(model_dir: str) -> exp_cfg.LibraMaskRCNNTask:
     return exp_cfg.LibraMaskRCNNTask(task)
 
 
-def _every_image_once(
-    data: model_garden.DataConfig, evaluation: model_garden.DataConfig
-) -> model_garden.DataConfig:
-    return data.replace(
-        is_training=False,
-        drop_remainder=False,
-        dtype="float32",
-        global_batch_size=evaluation.global_batch_size,
+def _read_images(
+    task: maskrcnn.LibraMaskRCNNTask, data: model_garden.DataConfig, model_dir: str
+) -> tf.data.Dataset:
+    """Gives every image once, in batches as for evaluation."""
+    batch_size = task.task_config.validation_data.global_batch_size
+    data = data.replace(
+        is_training=False, drop_remainder=False, dtype="float32", global_batch_size=batch_size
     )
+    try:
+        return task.build_inputs(data)
+    except ValueError as error:
+        raise UsageError(
+            f"the images of --model_dir={model_dir} cannot be read: {error} Give that "
+            "run's command again with --mode=eval, which converts them anew"
+        ) from error
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Proposals of a trained detector, from its folder to what Fast R-CNN is given."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -81,6 +82,17 @@ def test_fast_rcnn_is_given_what_the_rpn_proposes(run, tiny_shapes, tmp_path):
         rois = seen[0][0][row].numpy()
         rois = rois[np.all(rois[:, 2:] > rois[:, :2], axis=-1)]
         np.testing.assert_allclose(parsed["proposals"][: len(rois)], rois, atol=1e-3)
+
+
+def test_images_that_are_gone(run, tmp_path, capsys):
+    model_dir, _, _ = run
+    shutil.copytree(model_dir, tmp_path / "run")
+    params = tmp_path / "run" / "params.yaml"
+    params.write_text(params.read_text().replace("val-*.tfrecord", "none-*.tfrecord"))
+    arguments = [str(tmp_path / "made"), f"--model_dir={tmp_path / 'run'}"]
+    assert rpn_proposals.main(arguments) == 2
+    assert "none-*.tfrecord" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(
