@@ -14,7 +14,7 @@ import libra_tf.registry_imports  # noqa: F401, registers the experiments
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.yaml"))
 # The others are as large, and differ from these in size or a switch.
-IN_CI = ("libra_cascadercnn_r50", "libra_retinanet_x101_64x4d")
+IN_CI = ("libra_cascadercnn_r50", "libra_fastrcnn_r50", "libra_retinanet_x101_64x4d")
 
 
 def read(path):
@@ -92,6 +92,16 @@ def records(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def proposals(tmp_path_factory):
+    """A folder with the two boxes of each image and one more."""
+    folder = tmp_path_factory.mktemp("proposals")
+    boxes = np.array([[6, 4, 56, 44], [30, 50, 80, 90], [8, 8, 50, 44]], np.float32)
+    for image_id in (1, 2):
+        np.save(folder / f"{image_id}.npy", boxes)
+    return str(folder)
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -99,7 +109,7 @@ def records(tmp_path_factory):
         for path in FILES
     ],
 )
-def test_a_training_step(path, records):
+def test_a_training_step(path, records, proposals):
     params, _ = read(path)
     task_config = params.task
     task_config.init_checkpoint = None
@@ -108,6 +118,8 @@ def test_a_training_step(path, records):
     data = task_config.train_data
     data.input_path, data.global_batch_size, data.shuffle_buffer_size = records, 2, 2
     data.dtype = "float32"
+    if "proposals" in data:
+        data.proposals = proposals
     task = task_factory.get_task(task_config)
     model = task.build_model()
     optimizer = task.create_optimizer(params.trainer.optimizer_config, params.runtime)

@@ -132,13 +132,16 @@ def check_task(task: hyperparams.Config) -> None:
         validate_balanced_l1(**losses.balanced_l1.as_dict())
 
 
-def check_roi_sampler(sampler: ROISampler, num_proposals: int, max_num_instances: int) -> None:
+def check_roi_sampler(
+    sampler: ROISampler, num_proposals: int, max_num_instances: int, proposals_key: str
+) -> None:
     """Checks a RoI sampler.
 
     Args:
       sampler: its config.
       num_proposals: how many proposals it is given in training.
       max_num_instances: how many ground-truth boxes.
+      proposals_key: the key that sets `num_proposals`, for the message.
 
     Raises:
       ValueError: if a choice is unknown or a number is outside its range; it names the key.
@@ -149,8 +152,8 @@ def check_roi_sampler(sampler: ROISampler, num_proposals: int, max_num_instances
     if not 1 <= sampler.num_sampled_rois <= num_boxes:
         raise ValueError(
             f"{key}.num_sampled_rois is {sampler.num_sampled_rois}; it must be from 1 to "
-            f"{num_boxes}, the number of boxes to sample from "
-            "(task.model.roi_generator.num_proposals and the ground truth)"
+            f"{num_boxes}, the number of boxes to sample from ({proposals_key} and the ground "
+            "truth)"
         )
 
 

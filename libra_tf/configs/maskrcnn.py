@@ -56,15 +56,20 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
         """Raises a ValueError that names the key if a choice is unknown."""
         components.check_task(self)
         super().validate()
+        self.check_samplers()
+        components.check_choice(
+            "task.losses.box_loss_normalizer", self.losses.box_loss_normalizer, BOX_NORMALIZERS
+        )
+
+    def check_samplers(self):
+        """Raises a ValueError that names the key if a sampler cannot be used."""
         components.check_roi_sampler(
             self.model.roi_sampler,
             self.model.roi_generator.num_proposals,
             self.train_data.parser.max_num_instances,
+            "task.model.roi_generator.num_proposals",
         )
         components.check_rpn_sampler(self.model.rpn_sampler, self.train_data.parser)
-        components.check_choice(
-            "task.losses.box_loss_normalizer", self.losses.box_loss_normalizer, BOX_NORMALIZERS
-        )
 
 
 @exp_factory.register_config_factory("libra_fasterrcnn_resnetfpn_coco")

@@ -163,7 +163,7 @@ def _checked_entries(root, section, keys, check, path, problems):
     for index, entry in enumerate(root[section]):
         place = f"{path.name}: {section}[{index}]"
         if not isinstance(entry, dict):
-            problems.add("entry is not a JSON object", f"{place} is {_shown(entry)}")
+            problems.add("entry is not a JSON object", f"{place} is {shown(entry)}")
             continue
         missing = [key for key in keys if key not in entry]
         if missing:
@@ -173,7 +173,7 @@ def _checked_entries(root, section, keys, check, path, problems):
         if complaint is None:
             valid.append(entry)
         else:
-            problems.add(complaint, f"{place}: {_shown({key: entry[key] for key in keys})}")
+            problems.add(complaint, f"{place}: {shown({key: entry[key] for key in keys})}")
     return valid
 
 
@@ -203,10 +203,10 @@ def _check_annotation(annotation):
     if not _is_int(annotation["category_id"]):
         return "annotation's category_id must be an integer"
     box = annotation["bbox"]
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
+    if not (isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))):
         return "bbox must be four finite numbers [x, y, width, height] in pixels"
     area = annotation.get("area")
-    if area is not None and not (_is_finite(area) and area >= 0):
+    if area is not None and not (is_finite(area) and area >= 0):
         return "area must be a number of square pixels, or be left out"
     if annotation.get("iscrowd", 0) not in (0, 1):
         return "iscrowd must be 0 or 1, or be left out"
@@ -248,7 +248,7 @@ def _check_references(root, annotations, path, problems):
         if annotation["category_id"] not in category_ids:
             problems.add(
                 f"annotation of a category that is not listed in 'categories' "
-                f"({_shown(sorted(category_ids))})",
+                f"({shown(sorted(category_ids))})",
                 f"{place}, category_id {annotation['category_id']}",
             )
 
@@ -262,9 +262,17 @@ def _is_int(value):
     return isinstance(value, int) and not isinstance(value, bool) and value in _INT64
 
 
-def _is_finite(value):
+def is_finite(value):
+    """Says whether a JSON value is a number that a float can hold: no infinity and no NaN.
+
+    Args:
+      value: anything that `json` returns.
+
+    Returns:
+      `bool`.
+    """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # Refuses infinities, NaN, and integers too large for a float.
+    # False for NaN as well, and integers may be too large for a float.
     return is_number and abs(value) <= sys.float_info.max
 
 
@@ -275,6 +283,15 @@ def _is_text(value):
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _shown(value, limit=120):
+def shown(value, limit=120):
+    """Writes a JSON value for a message.
+
+    Args:
+      value: anything that `json` returns.
+      limit: `int`, the most characters.
+
+    Returns:
+      `str`.
+    """
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

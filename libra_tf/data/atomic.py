@@ -35,6 +35,18 @@ def unfinished_folder(parent):
         os.close(lock)
 
 
+def is_occupied(folder):
+    """Says whether a folder cannot be renamed to this name.
+
+    Args:
+      folder: `pathlib.Path`.
+
+    Returns:
+      `bool`, whether there is anything but an empty folder.
+    """
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
 def make_durable(folder):
     """Forces a folder and all files in it to disk, so that a crash cannot leave half of them.
 

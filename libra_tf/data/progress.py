@@ -8,7 +8,7 @@ def announced(items, total, verb, report):
 
     Args:
       items: iterable.
-      total: `int`, how many there will be.
+      total: `int`, how many there will be; `None` where that is not known.
       verb: `str`, what is done with them, such as "checked".
       report: callable that is given lines (`str`).
 
@@ -18,4 +18,4 @@ def announced(items, total, verb, report):
     for count, item in enumerate(items, start=1):
         yield item
         if count % _EVERY == 0:
-            report(f"{verb} {count} of {total} images")
+            report(f"{verb} {count}{f' of {total}' if total else ''} images")

@@ -82,7 +82,7 @@ def make_shapes(folder, num_train=512, num_val=64, image_size=192, seed=0, repor
         "seed": seed,
         "drawing_version": _DRAWING_VERSION,
     }
-    if _is_occupied(folder):
+    if atomic.is_occupied(folder):
         _require_same(folder, parameters)
         report(f"shapes data set is in {folder} already")
         return str(folder)
@@ -107,10 +107,6 @@ def _check_arguments(num_train, num_val, image_size, seed):
     ):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-
-def _is_occupied(folder):
-    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _require_same(folder, parameters):
@@ -141,7 +137,7 @@ def _write(folder, parameters):
             atomic.rename_durably(target, folder)
         except OSError:
             # Another process may have drawn the same bytes in the meantime.
-            if not _is_occupied(folder):
+            if not atomic.is_occupied(folder):
                 raise
     _require_same(folder, parameters)
 

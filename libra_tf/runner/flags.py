@@ -18,6 +18,7 @@ LIBRA_EXPERIMENTS = (
     "libra_retinanet_resnetfpn_coco",
     "libra_fasterrcnn_resnetfpn_coco",
     "libra_fasterrcnn_resnextfpn_coco",
+    "libra_fastrcnn_resnetfpn_coco",
     "libra_maskrcnn_resnetfpn_coco",
     "libra_cascadercnn_resnetfpn_coco",
 )

@@ -22,6 +22,7 @@ from libra_tf.runner import (
     contact_sheet,
     guards,
     model_dir,
+    proposals,
     quiet,
     results,
     training,
@@ -54,12 +55,14 @@ def run(
       PreemptedError: if the process was asked to end.
     """
     gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
-    # Wrong keys show before any data is read.
+    # Wrong keys and folders show before any data is read.
     params = config.build(experiment, flag_values, dataset=None)
+    proposals.check_folders(params, flag_values.mode)
     strategy = cluster.build_strategy(params, flag_values.mode)
     dataset = _prepare_dataset(experiment, flag_values, console)
     params = config.build(experiment, flag_values, dataset)
     _check_data_files(params, flag_values.mode)
+    proposals.check_files(params, flag_values.mode, dataset)
     if cluster.is_chief(strategy):
         guards.set_damaged_checkpoints_aside(folder, functools.partial(_print, console))
     cluster.wait_for_all(strategy)
@@ -80,16 +83,17 @@ def run(
     log = "log.txt" if cluster.is_chief(strategy) else f"log-worker{params.runtime.task_index}.txt"
     with quiet.libraries_write_to(os.path.join(folder, log)):
         try:
-            trainer = training.run(
-                params,
-                strategy,
-                flag_values.mode,
-                folder,
-                progress,
-                record,
-                flag_values.enable_async_checkpointing,
-                replays_data=flag_values.seed is not None,
-            )
+            with proposals.explained():
+                trainer = training.run(
+                    params,
+                    strategy,
+                    flag_values.mode,
+                    folder,
+                    progress,
+                    record,
+                    flag_values.enable_async_checkpointing,
+                    replays_data=flag_values.seed is not None,
+                )
         finally:
             progress.stop()
         sheet = _draw_contact_sheet(folder, params, trainer, dataset)

@@ -141,6 +141,20 @@ def test_another_experiments_folder_is_refused(trained):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_fast_rcnn_without_proposals(folder, tmp_path):
+    result = run(
+        "--mode=train",
+        "--experiment=libra_fastrcnn_resnetfpn_coco",
+        f"--dataset={folder}",
+        f"--cache_dir={tmp_path / 'cache'}",
+        f"--model_dir={tmp_path / 'model'}",
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: task.train_data.proposals is not set")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "model").exists()
+
+
 def test_an_optimizer_of_tensorflow_addons(folder, tmp_path):
     """It trains and evaluates in the addons lane; the current one refuses it at once."""
     override = tmp_path / "optimizer.yaml"

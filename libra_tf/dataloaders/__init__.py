@@ -1,0 +1,1 @@
+"""What the input pipelines read beyond Model Garden's records, with TensorFlow operations only."""

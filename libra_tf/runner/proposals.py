@@ -1,0 +1,98 @@
+"""Refuses a run of Fast R-CNN whose proposals are not there, and explains what training says."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+
+import tensorflow as tf
+from official.core import config_definitions as cfg
+
+from libra_tf.configs import fastrcnn
+from libra_tf.data import DetectionDataset
+from libra_tf.data.proposals import SUFFIX
+from libra_tf.dataloaders.proposals import problem_in
+from libra_tf.runner.errors import TrainingError, UsageError
+
+_HOW_TO_WRITE = "python -m libra_tf.data.proposals makes such a folder"
+
+
+def check_folders(params: cfg.ExperimentConfig, mode: str) -> None:
+    """Checks that the folders of proposals are there, if the experiment needs any.
+
+    Args:
+      params: config of the run.
+      mode: one of `libra_tf.runner.flags.MODES`.
+
+    Raises:
+      UsageError: if a folder is not set or not there; it names the key.
+    """
+    for name in _used_data(params, mode):
+        key, folder = f"task.{name}.proposals", getattr(params.task, name).proposals
+        if not folder:
+            raise UsageError(
+                f"{key} is not set: this experiment has no RPN and needs a folder with a file "
+                f"<image id>{SUFFIX} for every image. Set it with --params_override={key}=FOLDER; "
+                f"{_HOW_TO_WRITE}"
+            )
+        if not tf.io.gfile.isdir(folder):
+            raise UsageError(f"{key} is {folder!r}, and there is no such folder; {_HOW_TO_WRITE}")
+
+
+def check_files(params: cfg.ExperimentConfig, mode: str, dataset: DetectionDataset | None) -> None:
+    """Checks that every image has a file, as far as the images' ids are known.
+
+    Args:
+      params: config of the run.
+      mode: one of `libra_tf.runner.flags.MODES`.
+      dataset: the folder to train on; without one, only the images of `task.annotation_file` are
+        known, which are those of the evaluation.
+
+    Raises:
+      UsageError: if an image has none; it names the first ones.
+    """
+    annotation_files = {
+        "train_data": dataset.train.annotation_file if dataset else None,
+        "validation_data": params.task.annotation_file,
+    }
+    for name in _used_data(params, mode):
+        annotation_file = annotation_files[name]
+        if annotation_file:
+            folder = getattr(params.task, name).proposals
+            _check_files(f"task.{name}.proposals", folder, annotation_file)
+
+
+def _used_data(params: cfg.ExperimentConfig, mode: str) -> list[str]:
+    if not isinstance(params.task, fastrcnn.LibraFastRCNNTask):
+        return []
+    words = {"train": "train_data", "eval": "validation_data"}
+    return [name for word, name in words.items() if word in mode]
+
+
+def _check_files(key: str, folder: str, annotation_file: str) -> None:
+    with tf.io.gfile.GFile(annotation_file) as file:
+        image_ids = [image["id"] for image in json.load(file)["images"]]
+    there = set(tf.io.gfile.listdir(folder))
+    missing = [name for name in (f"{id_}{SUFFIX}" for id_ in image_ids) if name not in there]
+    if missing:
+        raise UsageError(
+            f"{key} is {folder!r}, which lacks the files of {len(missing)} of the {len(image_ids)} "
+            f"images in {annotation_file}: {', '.join(missing[:3])}"
+            f"{', ...' if missing[3:] else ''}. An image without proposals needs an empty one; "
+            f"{_HOW_TO_WRITE}"
+        )
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turns what a pipeline says about a file of proposals into one clear error.
+
+    Raises:
+      TrainingError: if a file is missing or not what it should be; it names the file.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        problem = problem_in(error)
+        if problem is None:
+            raise
+        raise TrainingError(problem) from error
