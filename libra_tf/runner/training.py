@@ -11,8 +11,9 @@ from official.core import config_definitions as cfg
 from official.vision.utils import summary_manager
 
 from libra_tf.modeling import optimizers
+from libra_tf.modeling.checkpoint_files import CheckpointError
 from libra_tf.runner import guards
-from libra_tf.runner.errors import PreemptedError
+from libra_tf.runner.errors import PreemptedError, UsageError
 from libra_tf.runner.progress import Progress
 from libra_tf.runner.results import Results
 
@@ -40,6 +41,16 @@ class ReportingTrainer(base_trainer.Trainer):
         if optimizers.has_averages(self.optimizer):
             # Made now, so that a checkpoint restores them before an evaluation without training.
             self.optimizer._create_all_weights(self.model.trainable_variables)
+
+    def initialize(self) -> None:
+        """Loads the task's `init_checkpoint` into a model without a checkpoint of its own."""
+        try:
+            super().initialize()
+        except CheckpointError as error:
+            raise UsageError(f"task.init_checkpoint: {error}") from error
+        report = getattr(self.task, "initialization_report", None)
+        if report:
+            self._progress.note(report.summary())
 
     def train_loop_begin(self) -> None:
         """See base class."""
@@ -145,6 +156,7 @@ def run(
       replays_data: see `ReportingTrainer`.
 
     Raises:
+      UsageError: if `task.init_checkpoint` does not fit the model.
       TrainingError: if a loss becomes NaN or infinite.
       PreemptedError: if the process was asked to end.
     """
