@@ -18,6 +18,7 @@ DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 REFINE_TYPES = ("non_local", "conv", None)
 SAMPLERS = ("iou_balanced", "random")
 BOX_LOSSES = ("balanced_l1", "huber")
+INIT_CHECKPOINT_MODULES = ("all", "backbone", "decoder")
 
 
 def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
@@ -113,12 +114,15 @@ def check_task(task: hyperparams.Config) -> None:
     """Checks what every Libra task has.
 
     Args:
-      task: a config with `model.decoder`, `losses.box_loss` and `losses.balanced_l1`.
+      task: a config with `init_checkpoint_modules`, `model.decoder`, `losses.box_loss` and
+        `losses.balanced_l1`.
 
     Raises:
       ValueError: if a choice is unknown or a number is outside its range; it names the key.
     """
-    model, losses = task.model, task.losses
+    model, losses, modules = task.model, task.losses, task.init_checkpoint_modules
+    for module in modules if isinstance(modules, (list, tuple)) else [modules]:
+        check_choice("task.init_checkpoint_modules", module, INIT_CHECKPOINT_MODULES)
     check_choice("task.model.decoder.type", model.decoder.type, DECODERS)
     if model.decoder.type == "libra_fpn":
         libra_fpn = model.decoder.libra_fpn

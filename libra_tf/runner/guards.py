@@ -9,6 +9,7 @@ from typing import Any
 import orbit
 import tensorflow as tf
 
+from libra_tf.modeling import checkpoint_files
 from libra_tf.runner import cluster
 from libra_tf.runner.errors import PreemptedError, TrainingError
 
@@ -94,7 +95,7 @@ def set_damaged_checkpoints_aside(model_dir: str, report: Callable[[str], None])
     """
     state = tf.train.get_checkpoint_state(model_dir)
     paths = list(state.all_model_checkpoint_paths) if state else []
-    while paths and (damage := _damage(paths[-1])):
+    while paths and (damage := checkpoint_files.damage(paths[-1])):
         path = paths.pop()
         aside = os.path.join(model_dir, "damaged")
         tf.io.gfile.makedirs(aside)
@@ -106,17 +107,6 @@ def set_damaged_checkpoints_aside(model_dir: str, report: Callable[[str], None])
             f"checkpoint {path} is damaged ({damage}); it is now in {aside}, and training goes on "
             + (f"from {previous}" if previous else "from the start")
         )
-
-
-def _damage(path: str) -> str:
-    """What is wrong with a checkpoint, nothing if all its tensors can be read."""
-    try:
-        reader = tf.train.load_checkpoint(path)
-        for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)
-    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
-        return str(error).splitlines()[0]
-    return ""
 
 
 def _write_state(model_dir: str, paths: list[str]) -> None:

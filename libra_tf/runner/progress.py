@@ -65,6 +65,10 @@ class Progress:
             self._printed = (now, done)
             self._console.print(f"{self._phase}: {text}", highlight=False, soft_wrap=True)
 
+    def note(self, message: str) -> None:
+        """Prints a line that stays, beside the phases."""
+        self._console.print(message, highlight=False, soft_wrap=True, markup=False)
+
     def stop(self) -> None:
         """Ends the phase and removes its bar."""
         if self._bar:

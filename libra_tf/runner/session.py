@@ -16,6 +16,8 @@ import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder
 from libra_tf.data.cache import default_cache_dir
+from libra_tf.modeling import checkpoint_files
+from libra_tf.modeling.checkpoint_files import CheckpointError
 from libra_tf.runner import (
     cluster,
     config,
@@ -55,9 +57,10 @@ def run(
       PreemptedError: if the process was asked to end.
     """
     gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
-    # Wrong keys and folders show before any data is read.
+    # Wrong keys, folders and checkpoints show before any data is read.
     params = config.build(experiment, flag_values, dataset=None)
     proposals.check_folders(params, flag_values.mode)
+    _check_init_checkpoint(params, flag_values.mode, folder)
     strategy = cluster.build_strategy(params, flag_values.mode)
     dataset = _prepare_dataset(experiment, flag_values, console)
     params = config.build(experiment, flag_values, dataset)
@@ -98,6 +101,17 @@ def run(
             progress.stop()
         sheet = _draw_contact_sheet(folder, params, trainer, dataset)
     _report(console, folder, record, sheet, flag_values)
+
+
+def _check_init_checkpoint(params: cfg.ExperimentConfig, mode: str, folder: str) -> None:
+    path = params.task.init_checkpoint
+    # A run that goes on from its own checkpoint does not read this one.
+    if not path or "train" not in mode or tf.train.latest_checkpoint(folder):
+        return
+    try:
+        checkpoint_files.check(path)
+    except CheckpointError as error:
+        raise UsageError(f"task.init_checkpoint: {error}") from error
 
 
 def _prepare_dataset(

@@ -12,8 +12,9 @@ from official.core import config_definitions as cfg
 from official.vision.utils import summary_manager
 
 from libra_tf.modeling import optimizers
+from libra_tf.modeling.checkpoint_files import CheckpointError
 from libra_tf.runner import cluster, guards
-from libra_tf.runner.errors import PreemptedError
+from libra_tf.runner.errors import PreemptedError, UsageError
 from libra_tf.runner.progress import Progress
 from libra_tf.runner.results import Results
 
@@ -61,8 +62,14 @@ class ReportingTrainer(base_trainer.Trainer):
         newest = tf.train.latest_checkpoint(self._model_dir)
         if newest:
             self.checkpoint.restore(newest).expect_partial()
-        else:
+            return
+        try:
             super().initialize()
+        except CheckpointError as error:
+            raise UsageError(f"task.init_checkpoint: {error}") from error
+        report = getattr(self.task, "initialization_report", None)
+        if report:
+            self._progress.note(report.summary())
 
     def train_loop_begin(self) -> None:
         """See base class."""
@@ -168,6 +175,7 @@ def run(
       replays_data: see `ReportingTrainer`.
 
     Raises:
+      UsageError: if `task.init_checkpoint` does not fit the model.
       TrainingError: if a loss becomes NaN or infinite.
       PreemptedError: if the process was asked to end.
     """

@@ -12,7 +12,7 @@ from official.vision.tasks import maskrcnn
 
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
-from libra_tf.modeling import box_losses, freezing, roi_sampler, rpn_sampler
+from libra_tf.modeling import box_losses, fine_tuning, freezing, roi_sampler, rpn_sampler
 from libra_tf.tasks import coco_metric
 
 
@@ -30,6 +30,10 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
         if self.task_config.frozen_stages is not None:
             freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
         return model
+
+    def initialize(self, model: keras.Model) -> None:
+        """Loads what fits of `init_checkpoint`; see `libra_tf.modeling.fine_tuning`."""
+        self.initialization_report = fine_tuning.initialize(model, self.task_config)
 
     def build_inputs(
         self,

@@ -11,7 +11,7 @@ from official.vision.tasks import retinanet
 
 from libra_tf.compat import keras
 from libra_tf.configs import retinanet as exp_cfg
-from libra_tf.modeling import box_losses, freezing
+from libra_tf.modeling import box_losses, fine_tuning, freezing
 from libra_tf.tasks import coco_metric
 
 
@@ -40,6 +40,10 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
         if self.task_config.frozen_stages is not None:
             freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
         return model
+
+    def initialize(self, model: keras.Model) -> None:
+        """Loads what fits of `init_checkpoint`; see `libra_tf.modeling.fine_tuning`."""
+        self.initialization_report = fine_tuning.initialize(model, self.task_config)
 
     def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
         """Builds the data set of a split; see Model Garden's `RetinaNetTask`."""

@@ -155,6 +155,50 @@ def test_fast_rcnn_without_proposals(folder, tmp_path):
     assert not (tmp_path / "cache").exists() and not (tmp_path / "model").exists()
 
 
+def test_fine_tuning_then_going_on(trained, tmp_path):
+    """The second run has checkpoints of its own, and no use for the first one's any more."""
+    start, _, arguments = trained
+    arguments = [*arguments[:-1], f"--model_dir={tmp_path}"]
+    tiny = TINY.format(steps=2)
+    result = run(*arguments, f"--params_override={tiny},task.init_checkpoint={start}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("fine-tuning from")]
+    count = line.split(":")[1].split()[0]
+    assert line == f"fine-tuning from {start / 'ckpt-2'}: {count} of {count} weights loaded"
+    assert line in (tmp_path / "log.txt").read_text()
+
+    tiny = TINY.format(steps=4)
+    result = run(*arguments, f"--params_override={tiny},task.init_checkpoint=no/such/folder")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "step 4/4" in result.stdout and "fine-tuning" not in result.stdout
+
+
+def test_a_checkpoint_that_is_not_there_is_told_before_data_is_read(folder, tmp_path):
+    result = run(
+        "--mode=train",
+        "--experiment=libra_retinanet_demo",
+        f"--dataset={folder}",
+        f"--cache_dir={tmp_path / 'cache'}",
+        f"--model_dir={tmp_path / 'model'}",
+        "--params_override=task.init_checkpoint=no/such/run",
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: task.init_checkpoint: no/such/run does not exist; name")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "model").exists()
+
+
+def test_a_checkpoint_of_which_nothing_fits(trained, tmp_path):
+    start, _, arguments = trained
+    arguments = [*arguments[:-1], f"--model_dir={tmp_path}"]
+    tiny = TINY.format(steps=2).replace("depth_multiplier=0.25", "depth_multiplier=0.125")
+    override = f"task.init_checkpoint={start},task.init_checkpoint_modules=backbone"
+    result = run(*arguments, f"--params_override={tiny},{override}")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: task.init_checkpoint: nothing in {start / 'ckpt-2'}")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_an_optimizer_of_tensorflow_addons(folder, tmp_path):
     """It trains and evaluates in the addons lane; the current one refuses it at once."""
     override = tmp_path / "optimizer.yaml"
