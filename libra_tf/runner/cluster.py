@@ -1,6 +1,9 @@
 """The devices and processes that a training is distributed over."""
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 
 import tensorflow as tf
 from official.common import distribute_utils
@@ -66,6 +69,31 @@ def _configure_workers(runtime: cfg.RuntimeConfig, mode: str) -> None:
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes to the model folder."""
     return strategy.extended.should_checkpoint
+
+
+@contextlib.contextmanager
+def own_folder(strategy: tf.distribute.Strategy, model_dir: str) -> Iterator[str]:
+    """Where this process writes: all of them save, as saving needs all, and the chief's is kept.
+
+    Args:
+      strategy: of the training.
+      model_dir: folder of the run.
+
+    Yields:
+      `model_dir` for the chief; for the others a temporary folder with a copy of the newest
+      checkpoint.
+    """
+    if is_chief(strategy):
+        yield model_dir
+        return
+    with tempfile.TemporaryDirectory(prefix="libra_tf-worker-") as folder:
+        newest = tf.train.latest_checkpoint(model_dir)
+        if newest:
+            for file in tf.io.gfile.glob(f"{newest}.*"):
+                tf.io.gfile.copy(file, os.path.join(folder, os.path.basename(file)))
+            copied = os.path.join(folder, os.path.basename(newest))
+            tf.compat.v1.train.update_checkpoint_state(folder, copied)
+        yield folder
 
 
 def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:

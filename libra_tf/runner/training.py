@@ -1,7 +1,6 @@
 """Trains and evaluates an experiment with Model Garden's runner, showing progress."""
 
 import functools
-import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -25,24 +24,14 @@ class ReportingTrainer(base_trainer.Trainer):
     Args:
       progress: where to report.
       results: where to record.
-      model_dir: folder of the run.
       replays_data: whether a training that goes on from a checkpoint first reads past the data
         that it has used, as an uninterrupted one would have.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
     """
 
-    def __init__(
-        self,
-        progress: Progress,
-        results: Results,
-        model_dir: str,
-        replays_data: bool,
-        *args,
-        **kwargs,
-    ):
+    def __init__(self, progress: Progress, results: Results, replays_data: bool, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._model_dir = model_dir
         self._replays_data = replays_data
         self._progress = progress
         self._results = results
@@ -54,15 +43,7 @@ class ReportingTrainer(base_trainer.Trainer):
             self.optimizer._create_all_weights(self.model.trainable_variables)
 
     def initialize(self) -> None:
-        """Goes on from the run's newest checkpoint, or starts from `task.init_checkpoint`.
-
-        It is called where there is no checkpoint in a process's own folder. All processes but the
-        chief have one of their own, in which there is never any at the start.
-        """
-        newest = tf.train.latest_checkpoint(self._model_dir)
-        if newest:
-            self.checkpoint.restore(newest).expect_partial()
-            return
+        """Loads the task's `init_checkpoint` into a model without a checkpoint of its own."""
         try:
             super().initialize()
         except CheckpointError as error:
@@ -149,6 +130,26 @@ class ReportingTrainer(base_trainer.Trainer):
         }
 
 
+class _Runner(train_lib.OrbitExperimentRunner):
+    """Model Garden's runner that keeps its checkpoints in `model_dir` in every process.
+
+    Model Garden's own gives all processes but the chief an empty folder. From there they would not
+    go on where the chief does, nor save when it does.
+    """
+
+    def _maybe_build_checkpoint_manager(self) -> tf.train.CheckpointManager | None:
+        if not self.trainer.checkpoint:
+            return None
+        return tf.train.CheckpointManager(
+            self.trainer.checkpoint,
+            directory=self.model_dir,
+            max_to_keep=self.params.trainer.max_to_keep,
+            step_counter=self.trainer.global_step,
+            checkpoint_interval=self.params.trainer.checkpoint_interval,
+            init_fn=self.trainer.initialize,
+        )
+
+
 def run(
     params: cfg.ExperimentConfig,
     strategy: tf.distribute.Strategy,
@@ -179,45 +180,39 @@ def run(
       TrainingError: if a loss becomes NaN or infinite.
       PreemptedError: if the process was asked to end.
     """
-    chief = cluster.is_chief(strategy)
-    # All processes write, as saving needs all of them; only the chief's is kept.
-    own_dir = model_dir if chief else tempfile.mkdtemp(prefix="libra_tf-worker-")
-    with strategy.scope():
-        task = task_factory.get_task(params.task, logging_dir=own_dir)
+    with cluster.own_folder(strategy, model_dir) as folder, strategy.scope():
+        task = task_factory.get_task(params.task, logging_dir=folder)
         trainer = train_utils.create_trainer(
             params,
             task,
             train="train" in mode,
             evaluate="eval" in mode,
-            checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, own_dir),
-            trainer_cls=functools.partial(
-                ReportingTrainer, progress, results, model_dir, replays_data
-            ),
+            checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, folder),
+            trainer_cls=functools.partial(ReportingTrainer, progress, results, replays_data),
         )
-    stop_on_termination = guards.StopOnTermination(strategy)
-    actions = [stop_on_termination]
-    if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
-        actions.append(guards.StopOnBadLoss(own_dir, trainer.checkpoint, trainer.global_step))
-    runner = train_lib.OrbitExperimentRunner(
-        strategy,
-        task,
-        mode,
-        params,
-        own_dir,
-        trainer=trainer,
-        save_summary=chief,
-        train_actions=actions,
-        eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, own_dir),
-        enable_async_checkpointing=enable_async_checkpointing,
-    )
-    # Model Garden's own answer of several processes to the signal is to save and go on.
-    stop_on_termination.listen()
-    is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
-    if mode == "train_and_eval" and is_finished:
-        with strategy.scope():
+        stop_on_termination = guards.StopOnTermination(strategy)
+        actions = [stop_on_termination]
+        if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
+            actions.append(guards.StopOnBadLoss(folder, trainer.checkpoint, trainer.global_step))
+        runner = _Runner(
+            strategy,
+            task,
+            mode,
+            params,
+            folder,
+            trainer=trainer,
+            save_summary=cluster.is_chief(strategy),
+            train_actions=actions,
+            eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, folder),
+            enable_async_checkpointing=enable_async_checkpointing,
+        )
+        # Model Garden's own answer of several processes to the signal is to save and go on.
+        stop_on_termination.listen()
+        is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
+        if mode == "train_and_eval" and is_finished:
             runner.controller.evaluate(steps=params.trainer.validation_steps)
-    else:
-        _run_until_preempted(runner)
+        else:
+            _run_until_preempted(runner)
     return trainer
 
 
@@ -228,8 +223,8 @@ def _run_until_preempted(runner: train_lib.OrbitExperimentRunner) -> None:
         step = int(runner.trainer.global_step.numpy())
         checkpoints = runner.checkpoint_manager
         checkpoints.sync()
-        path = checkpoints.save(checkpoint_number=step, check_interval=False)
+        checkpoints.save(checkpoint_number=step, check_interval=False)
         checkpoints.sync()
         raise PreemptedError(
-            f"asked to end: step {step} is saved as {path}, and the same command goes on from there"
+            f"asked to end: step {step} is saved, and the same command goes on from there"
         ) from None
