@@ -35,6 +35,8 @@ def build(
         not YAML.
     """
     params = _experiment(experiment)
+    if flag_values.tpu:
+        _use_compilable_suppression(params.task.model)
     train_steps = params.trainer.train_steps
     if dataset is not None:
         use_dataset(params, dataset)
@@ -78,6 +80,13 @@ def _experiment(name: str) -> cfg.ExperimentConfig:
     except LookupError as error:
         known = tuple(exp_factory._REGISTERED_CONFIGS)
         raise unknown_experiment(name, known) from error
+
+
+def _use_compilable_suppression(model: hyperparams.Config) -> None:
+    """Chooses Model Garden's own suppression: TensorFlow's batched one has no TPU kernel."""
+    model.detection_generator.nms_version = "v2"
+    if "roi_generator" in model:
+        model.roi_generator.use_batched_nms = False
 
 
 def _overrides(flag_values: flags.FlagValues) -> Iterator[tuple[str, dict[str, Any]]]:

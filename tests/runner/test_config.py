@@ -127,10 +127,14 @@ def test_a_number_may_be_written_without_a_point(parse):
     assert params.trainer.optimizer_config.learning_rate.cosine.initial_learning_rate == 1e-4
 
 
-def test_tpu_chooses_its_strategy(parse):
-    params = config.build("libra_retinanet_demo", parse("--tpu=local"), None)
+@pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
+def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
+    params = config.build(experiment, parse("--tpu=local"), None)
     assert params.runtime.distribution_strategy == "tpu"
     assert params.runtime.tpu == "local"
+    assert params.task.model.detection_generator.nms_version == "v2"
+    if experiment == "libra_fasterrcnn_demo":
+        assert not params.task.model.roi_generator.use_batched_nms
 
 
 @pytest.mark.parametrize(

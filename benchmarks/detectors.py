@@ -1,0 +1,110 @@
+"""Times whole detectors against Model Garden's, and measures their peak memory.
+
+    python benchmarks/detectors.py --repeats=10                    RetinaNet and Faster R-CNN
+    python benchmarks/detectors.py --repeats=10 --groups=cascade   another detector
+
+The baseline is the same experiment with every Libra component switched off, which is Model Garden's
+own detector. R-50, 640x640, float32, random weights; the images are drawn, and come through Model
+Garden's input pipeline once. Model Garden's default suppression ("v2") is made for TPUs; "batched"
+is TensorFlow's own. MMDetection's figures (PyTorch 2.13, 2 threads) are from another machine of the
+same kind.
+"""
+
+import functools
+import tempfile
+
+import measuring  # isort: skip, sets what TensorFlow reads at its import
+
+import tensorflow as tf
+from official.core import exp_factory, task_factory
+
+import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from comparison import Comparison
+from libra_tf.compat import keras
+from libra_tf.data import make_shapes, prepare_coco_folder
+from libra_tf.runner.config import use_dataset
+
+INPUT_SIZE = 640
+NUM_CLASSES = 91
+TRAINING_BATCH = 2
+RANDOM_SAMPLING = {"roi_sampler": {"type": "random"}}
+SWITCHES_OFF = {
+    "retinanet": {
+        "model": {"decoder": {"type": "fpn"}},
+        "losses": {"box_loss": "huber", "box_loss_weight": 50},
+    },
+    "fasterrcnn": {
+        "model": {"decoder": {"type": "fpn"}, **RANDOM_SAMPLING},
+        "losses": {"box_loss": "huber"},
+    },
+}
+SWITCHES_OFF["cascadercnn"] = SWITCHES_OFF["fasterrcnn"]
+# Milliseconds of MMDetection's inference on one image.
+MMDETECTION = {"retinanet": 860, "fasterrcnn": 1700}
+
+
+def comparisons(detector):
+    """Yields the training step and the inference of a detector."""
+    switches = {"ours": {}, "Model Garden": SWITCHES_OFF[detector]}
+    if detector == "fasterrcnn":
+        switches["ours with random sampling"] = {"model": RANDOM_SAMPLING}
+    yield Comparison(
+        f"training step, batch {TRAINING_BATCH}",
+        {name: functools.partial(_training_step, detector, s) for name, s in switches.items()},
+    )
+    baseline = {"model": SWITCHES_OFF[detector]["model"]}
+    for nms_version in ("batched", "v2"):
+        yield Comparison(
+            f"inference, batch 1, {nms_version} suppression",
+            {
+                "ours": functools.partial(_inference, detector, {}, nms_version),
+                "Model Garden": functools.partial(_inference, detector, baseline, nms_version),
+            },
+            {"MMDetection": MMDETECTION[detector]} if detector in MMDETECTION else {},
+        )
+
+
+def _build(detector, switches, is_training, batch_size):
+    """Returns task, model, configuration and a batch."""
+    params = exp_factory.get_exp_config(f"libra_{detector}_resnetfpn_coco")
+    with tempfile.TemporaryDirectory() as folder:
+        shapes = make_shapes(f"{folder}/shapes", 4, 4, INPUT_SIZE, report=str)
+        use_dataset(params, prepare_coco_folder(shapes, f"{folder}/cache", report=str))
+        task_config = params.task
+        task_config.override(switches)
+        task_config.model.num_classes = NUM_CLASSES
+        task_config.model.input_size = [INPUT_SIZE, INPUT_SIZE, 3]
+        task_config.init_checkpoint = None
+        data = task_config.train_data if is_training else task_config.validation_data
+        data.global_batch_size, data.dtype = batch_size, "float32"
+        keras.utils.set_random_seed(0)
+        task = task_factory.get_task(task_config)
+        batch = next(iter(task.build_inputs(data)))
+    return task, task.build_model(), params, batch
+
+
+def _training_step(detector, switches):
+    task, model, params, batch = _build(detector, switches, True, TRAINING_BATCH)
+    optimizer = task.create_optimizer(params.trainer.optimizer_config)
+    step = tf.function(lambda inputs: task.train_step(inputs, model, optimizer))
+    return lambda: float(step(batch)[task.loss])
+
+
+def _inference(detector, switches, nms_version):
+    model_switches = switches.get("model", {})
+    suppression = {"detection_generator": {"nms_version": nms_version}}
+    switches = {"model": {**model_switches, **suppression}}
+    _, model, _, (images, labels) = _build(detector, switches, False, 1)
+    shape = labels["image_info"][:, 1, :]
+    infer = tf.function(
+        lambda images: model(
+            images, image_shape=shape, anchor_boxes=labels["anchor_boxes"], training=False
+        )["detection_boxes"]
+    )
+    return lambda: infer(images).numpy()
+
+
+GROUPS = {name: functools.partial(comparisons, name) for name in SWITCHES_OFF}
+
+if __name__ == "__main__":
+    measuring.run(GROUPS, default=["retinanet", "fasterrcnn"])
