@@ -5,8 +5,8 @@
 
 The baseline is the same experiment with every Libra component switched off, which is Model Garden's
 own detector. R-50, 640x640, float32, random weights; the images are drawn, and come through Model
-Garden's input pipeline once. Inference is with TensorFlow's suppression
-(`task.model.detection_generator.nms_version=batched`) in both; Model Garden's default is made for TPUs.
+Garden's input pipeline once. Both infer with TensorFlow's suppression
+(`task.model.detection_generator.nms_version=batched`), as Model Garden's default is made for TPUs.
 MMDetection's figures (PyTorch 2.13, 2 threads) are from another machine of the same kind.
 """
 
