@@ -7,7 +7,8 @@ The baseline is the same experiment with every Libra component switched off, whi
 own detector. R-50, 640x640, float32, random weights; the images are drawn, and come through Model
 Garden's input pipeline once. Both infer with TensorFlow's suppression
 (`task.model.detection_generator.nms_version=batched`), as Model Garden's default is made for TPUs.
-MMDetection's figures (PyTorch 2.13, 2 threads) are from another machine of the same kind.
+MMDetection's figures (PyTorch 2.13, 2 threads) are from another machine of the same kind; with
+`pip install torch`, the convolutions of its RetinaNet are measured in the same run as well.
 """
 
 import functools
@@ -23,6 +24,11 @@ from comparison import Comparison
 from libra_tf.compat import keras
 from libra_tf.data import make_shapes, prepare_coco_folder
 from libra_tf.runner.config import use_dataset
+
+try:
+    import pytorch_retinanet
+except ImportError:
+    pytorch_retinanet = None
 
 INPUT_SIZE = 640
 NUM_CLASSES = 91
@@ -53,9 +59,16 @@ def comparisons(detector):
         {name: functools.partial(_training_step, detector, s) for name, s in switches.items()},
     )
     models = {"ours": {}, "Model Garden": SWITCHES_OFF[detector]["model"]}
+    inference = {
+        name: functools.partial(_inference, detector, model) for name, model in models.items()
+    }
+    if detector == "retinanet" and pytorch_retinanet:
+        inference["its network alone in PyTorch"] = functools.partial(
+            pytorch_retinanet.build, INPUT_SIZE, NUM_CLASSES
+        )
     yield Comparison(
         "inference, batch 1",
-        {name: functools.partial(_inference, detector, model) for name, model in models.items()},
+        inference,
         {"MMDetection": MMDETECTION[detector]} if detector in MMDETECTION else {},
     )
 

@@ -35,6 +35,27 @@ class NonLocal(torch.nn.Module):
         return x + self.out(y)
 
 
+class Pyramid(torch.nn.Module):
+    """Balanced feature pyramid.
+
+    Args:
+      channels: number of channels.
+      refine_level: index of the level to refine, counted from the finest.
+    """
+
+    def __init__(self, channels, refine_level):
+        super().__init__()
+        self.refine = NonLocal(channels)
+        self.refine_level = refine_level
+
+    def forward(self, levels):
+        """Balances a list of levels [B, C, H, W], from fine to coarse."""
+        size = levels[self.refine_level].shape[2:]
+        gathered = [_resize(level, size) for level in levels]
+        balanced = self.refine(sum(gathered) / len(gathered))
+        return [level + _resize(balanced, level.shape[2:]) for level in levels]
+
+
 def build_pyramid(shapes, refine_level, with_gradient):
     """Returns a call that balances random levels.
 
@@ -44,26 +65,20 @@ def build_pyramid(shapes, refine_level, with_gradient):
       with_gradient: whether the call goes backward, too.
     """
     torch.set_num_threads(2)
-    levels = {
-        key: torch.randn(batch, channels, height, width, requires_grad=with_gradient)
-        for key, (batch, height, width, channels) in shapes.items()
-    }
-    refine = NonLocal(next(iter(shapes.values()))[-1])
-    size = levels[refine_level].shape[2:]
-
-    def balance():
-        gathered = [_resize(level, size) for level in levels.values()]
-        balanced = refine(sum(gathered) / len(gathered))
-        return [level + _resize(balanced, level.shape[2:]) for level in levels.values()]
+    levels = [
+        torch.randn(batch, channels, height, width, requires_grad=with_gradient)
+        for batch, height, width, channels in shapes.values()
+    ]
+    pyramid = Pyramid(levels[0].shape[1], list(shapes).index(refine_level))
 
     def forward():
         with torch.no_grad():
-            return balance()
+            return pyramid(levels)
 
     def forward_and_backward():
-        for tensor in (*levels.values(), *refine.parameters()):
+        for tensor in (*levels, *pyramid.parameters()):
             tensor.grad = None
-        outputs = balance()
+        outputs = pyramid(levels)
         torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
     return forward_and_backward if with_gradient else forward

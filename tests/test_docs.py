@@ -1,5 +1,6 @@
 """The Python blocks of the documents run as written."""
 
+import json
 import pathlib
 import re
 import subprocess
@@ -45,3 +46,15 @@ def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+def test_the_tables_are_those_of_the_records():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import ablation
+    finally:
+        sys.path.pop(0)
+    lines = (ROOT / "benchmarks/records/ablation_bccd.jsonl").read_text().splitlines()
+    document = (ROOT / "docs/results.md").read_text()
+    for name in ablation.DETECTORS:
+        assert "\n".join(ablation.table(name, list(map(json.loads, lines)))) in document
