@@ -5,8 +5,8 @@
 
 The baseline is the same experiment with every Libra component switched off, which is Model Garden's
 own detector. R-50, 640x640, float32, random weights; the images are drawn, and come through Model
-Garden's input pipeline once. Both infer with TensorFlow's suppression
-(`task.model.detection_generator.nms_version=batched`), as Model Garden's default is made for TPUs.
+Garden's input pipeline once. Both infer with TensorFlow's suppression, as Model Garden's own
+(`--nms_version=v2`) is made for TPUs.
 MMDetection's figures (PyTorch 2.13, 2 threads) are from another machine of the same kind; with
 `pip install torch`, the convolutions of its RetinaNet are measured in the same run as well.
 """
@@ -17,6 +17,7 @@ import tempfile
 import measuring  # isort: skip, sets what TensorFlow reads at its import
 
 import tensorflow as tf
+from absl import flags
 from official.core import exp_factory, task_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
@@ -47,6 +48,10 @@ SWITCHES_OFF = {
 SWITCHES_OFF["cascadercnn"] = SWITCHES_OFF["fasterrcnn"]
 # Milliseconds of MMDetection's inference on one image.
 MMDETECTION = {"retinanet": 860, "fasterrcnn": 1700}
+
+_NMS_VERSION = flags.DEFINE_string(
+    "nms_version", "batched", "task.model.detection_generator.nms_version in inference."
+)
 
 
 def comparisons(detector):
@@ -100,7 +105,8 @@ def _training_step(detector, switches):
 
 
 def _inference(detector, model_switches):
-    switches = {"model": {**model_switches, "detection_generator": {"nms_version": "batched"}}}
+    suppression = {"detection_generator": {"nms_version": _NMS_VERSION.value}}
+    switches = {"model": {**model_switches, **suppression}}
     _, model, _, (images, labels) = _build(detector, switches, False, 1)
     shape = labels["image_info"][:, 1, :]
     infer = tf.function(

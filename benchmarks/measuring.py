@@ -98,7 +98,7 @@ def _time_in_turn(comparison: Comparison):
 
 def _memory_in_fresh_process(group, comparison, name):
     contestant = f"{group}|{comparison.title}|{name}"
-    command = [sys.executable, sys.argv[0], f"--contestant={contestant}"]
+    command = [sys.executable, *sys.argv, f"--contestant={contestant}"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 

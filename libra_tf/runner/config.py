@@ -35,6 +35,8 @@ def build(
         not YAML.
     """
     params = _experiment(experiment)
+    # Several processes would save and go on; `guards.StopOnTermination` saves and ends the run.
+    params.trainer.preemption_on_demand_checkpoint = False
     if flag_values.tpu:
         _use_compilable_suppression(params.task.model)
     train_steps = params.trainer.train_steps

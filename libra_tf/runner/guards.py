@@ -63,9 +63,6 @@ class StopOnTermination(orbit.Action):
     def __init__(self, strategy: tf.distribute.Strategy):
         self._strategy = strategy
         self._is_asked_to_end = False
-
-    def listen(self) -> None:
-        """Takes the signal from whoever listened before."""
         signal.signal(signal.SIGTERM, self._remember)
 
     def _remember(self, signal_number: int, frame: Any) -> None:

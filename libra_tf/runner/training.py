@@ -190,8 +190,7 @@ def run(
             checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, folder),
             trainer_cls=functools.partial(ReportingTrainer, progress, results, replays_data),
         )
-        stop_on_termination = guards.StopOnTermination(strategy)
-        actions = [stop_on_termination]
+        actions = [guards.StopOnTermination(strategy)]
         if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
             actions.append(guards.StopOnBadLoss(folder, trainer.checkpoint, trainer.global_step))
         runner = _Runner(
@@ -206,25 +205,28 @@ def run(
             eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, folder),
             enable_async_checkpointing=enable_async_checkpointing,
         )
-        # Model Garden's own answer of several processes to the signal is to save and go on.
-        stop_on_termination.listen()
         is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
         if mode == "train_and_eval" and is_finished:
             runner.controller.evaluate(steps=params.trainer.validation_steps)
         else:
-            _run_until_preempted(runner)
+            _run_until_preempted(runner, strategy)
     return trainer
 
 
-def _run_until_preempted(runner: train_lib.OrbitExperimentRunner) -> None:
+def _run_until_preempted(
+    runner: train_lib.OrbitExperimentRunner, strategy: tf.distribute.Strategy
+) -> None:
     try:
         runner.run()
+        # A process that ends takes the connections of those that have not finished with it.
+        cluster.wait_for_all(strategy)
     except PreemptedError:
         step = int(runner.trainer.global_step.numpy())
         checkpoints = runner.checkpoint_manager
         checkpoints.sync()
         checkpoints.save(checkpoint_number=step, check_interval=False)
         checkpoints.sync()
+        cluster.wait_for_all(strategy)
         raise PreemptedError(
             f"asked to end: step {step} is saved, and the same command goes on from there"
         ) from None

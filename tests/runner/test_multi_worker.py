@@ -87,6 +87,7 @@ def test_two_processes(folder, tmp_path):
     for worker in workers:
         _, errors = worker.communicate(timeout=300)
         assert worker.returncode == 143, errors
+        assert "asked to end: step" in errors and "Traceback" not in errors
     saved = newest_step(model_dir)
     assert 5 <= saved < STEPS
 
@@ -94,6 +95,7 @@ def test_two_processes(folder, tmp_path):
     workers = start(model_dir, folder, cache, last)
     outputs = [worker.communicate(timeout=300) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert not any("Traceback" in errors for _, errors in outputs)
     assert newest_step(model_dir) == last
     # Both say the loss of the last step, which is that of both halves of the batch.
     losses = [re.search(rf"step {last}/{last}, loss ([\d.]+)", out).group(1) for out, _ in outputs]
