@@ -74,9 +74,12 @@ def test_equals_faster_rcnn_on_its_own_rois(maskrcnn, fastrcnn, training):
     tf.random.set_seed(3)
     outputs = fastrcnn(IMAGES, image_shape=SHAPE, proposals=proposals, training=training, **gt)
     assert set(outputs) == set(expected) - {"rpn_boxes", "rpn_scores"}
-    tf.nest.map_structure(
-        np.testing.assert_array_equal, outputs, {key: expected[key] for key in outputs}
-    )
+    for name in outputs:
+        for actual, wanted in zip(
+            tf.nest.flatten(outputs[name]), tf.nest.flatten(expected[name]), strict=True
+        ):
+            # The order of additions on several threads differs from run to run.
+            np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4, err_msg=name)
     assert outputs["num_detections" if not training else "class_targets"].numpy().any()
 
 
