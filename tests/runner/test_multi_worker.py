@@ -78,6 +78,7 @@ def newest_step(model_dir):
     return int(newest.rpartition("-")[2]) if newest else 0
 
 
+@pytest.mark.slow
 def test_two_processes(folder, tmp_path):
     model_dir, cache = tmp_path / "run", tmp_path / "cache"
     workers = start(model_dir, folder, cache, STEPS)

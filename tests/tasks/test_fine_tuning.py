@@ -12,6 +12,9 @@ from libra_tf.compat import keras
 from libra_tf.modeling import fine_tuning
 from libra_tf.modeling.checkpoint_files import CheckpointError
 
+# tests/runner/test_run.py has the quick ones.
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "input_size": [128, 128, 3],
     "num_classes": 5,

@@ -67,7 +67,7 @@ TWO_STAGES = ["libra_fasterrcnn_demo", "libra_cascadercnn_resnetfpn_coco"]
     "experiment",
     [
         "libra_retinanet_demo",
-        TWO_STAGES[0],
+        pytest.param(TWO_STAGES[0], marks=pytest.mark.slow),
         pytest.param(TWO_STAGES[1], marks=pytest.mark.slow),
     ],
 )
