@@ -60,20 +60,18 @@ class BalancedL1(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class ROISampler(maskrcnn.ROISampler):
-    """Model Garden's RoI sampler and the choices of IoU-balanced sampling (paper section 3.1).
+class IoUBalancing(hyperparams.Config):
+    """The choices of IoU-balanced sampling (paper section 3.1).
 
     Attributes:
-      type: `iou_balanced`, or `random` for Model Garden's own sampler.
       num_bins: number of IoU bins that share the negatives evenly (K in the paper).
       floor_threshold: negatives below this IoU form the floor set; -1 for no floor set.
       floor_fraction: share of the negatives that is drawn from the floor set.
       bin_range: `candidates` for the paper's bins over the negatives' own range, `all` for
-        MMDetection's bins, which reach up to the largest IoU of all proposals.
+        MMDetection's bins, which reach up to the largest IoU of all candidates.
       instance_balanced: whether an excess of positives is thinned evenly over the objects.
     """
 
-    type: str = "iou_balanced"
     num_bins: int = 3
     floor_threshold: float = -1.0
     floor_fraction: float = 0.0
@@ -82,31 +80,32 @@ class ROISampler(maskrcnn.ROISampler):
 
 
 @dataclasses.dataclass
-class RPNSampler(hyperparams.Config):
+class ROISampler(IoUBalancing, maskrcnn.ROISampler):
+    """Model Garden's RoI sampler and the choices of IoU-balanced sampling.
+
+    Attributes:
+      type: `iou_balanced`, or `random` for Model Garden's own sampler.
+    """
+
+    type: str = "iou_balanced"
+
+
+@dataclasses.dataclass
+class RPNSampler(IoUBalancing):
     """Sampling of the anchors that the RPN learns to score; see `libra_tf.modeling.rpn_sampler`.
 
     How many anchors, and which share of them may be positive, are Model Garden's
-    `train_data.parser.rpn_batch_size_per_im` and `rpn_fg_fraction`.
+    `train_data.parser.rpn_batch_size_per_im` and `rpn_fg_fraction`; the bins of
+    `bin_range: candidates` end at `train_data.parser.rpn_unmatched_threshold`.
 
     Attributes:
       type: `random` for Model Garden's own sampler, as in the published configs, or
         `iou_balanced` ("Libra RPN" in the paper).
-      num_bins: as in `ROISampler`.
-      floor_threshold: as in `ROISampler`.
-      floor_fraction: as in `ROISampler`.
-      bin_range: `candidates` for bins up to `train_data.parser.rpn_unmatched_threshold`, `all` for
-        MMDetection's bins, which reach up to the largest IoU of all anchors.
-      instance_balanced: as in `ROISampler`.
       max_negatives_per_positive: most negatives that are sampled for every positive of an image,
         which counts as having one where it has none (MMDetection: 5); 0 for no limit.
     """
 
     type: str = "random"
-    num_bins: int = 3
-    floor_threshold: float = -1.0
-    floor_fraction: float = 0.0
-    bin_range: str = "candidates"
-    instance_balanced: bool = True
     max_negatives_per_positive: int = 0
 
 
