@@ -24,32 +24,29 @@ class Parser(maskrcnn_input.Parser):
       folder: where the proposals are; see `libra_tf.dataloaders.proposals`.
       num_proposals: the number of proposals of an image: of more, the first are used; fewer are
         padded with boxes of -1, as Model Garden pads instances.
-      output_size: `[height, width]` of the image that goes into the network, in pixels.
       max_level: coarsest level of the pyramid.
       max_num_instances: the number of instances of an image, cut and padded likewise.
-      **kwargs: arguments of Model Garden's parser, apart from anchors and masks.
+      **kwargs: arguments of Model Garden's parser; those of the anchors have no effect.
     """
 
     def __init__(
         self,
         folder: str,
         num_proposals: int,
-        output_size: list[int],
         max_level: int,
         max_num_instances: int = 100,
         **kwargs,
     ):
-        super().__init__(
-            output_size,
-            # The base class labels anchors in any case: with so few of them that costs nothing.
-            min_level=max_level,
-            max_level=max_level,
-            num_scales=1,
-            aspect_ratios=[1.0],
-            anchor_size=1.0,
-            max_num_instances=max_num_instances + num_proposals,
-            **kwargs,
-        )
+        # The base class labels anchors in any case: with so few of them that costs nothing.
+        few_anchors = {
+            "min_level": max_level,
+            "max_level": max_level,
+            "num_scales": 1,
+            "aspect_ratios": [1.0],
+            "anchor_size": 1.0,
+        }
+        max_num_boxes = max_num_instances + num_proposals
+        super().__init__(**{**kwargs, **few_anchors, "max_num_instances": max_num_boxes})
         self._folder = folder
         self._num_proposals = num_proposals
         self._num_instances = max_num_instances

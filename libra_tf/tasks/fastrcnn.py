@@ -1,16 +1,15 @@
 """Libra Fast R-CNN task: the detector behind given proposals."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
+from unittest import mock
 
 import tensorflow as tf
 from official.common import dataset_fn as dataset_fn_lib
 from official.core import task_factory
-from official.vision.dataloaders import (
-    input_reader,
-    input_reader_factory,
-    tf_example_decoder,
-)
+from official.vision.dataloaders import maskrcnn_input
+from official.vision.tasks import maskrcnn as model_garden
 
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn as exp_cfg
@@ -41,7 +40,7 @@ class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
         input_context: tf.distribute.InputContext | None = None,
         dataset_fn: dataset_fn_lib.PossibleDatasetType | None = None,
     ) -> tf.data.Dataset:
-        """Builds the input dataset with Model Garden's reader and decoder.
+        """Builds the input dataset; see Model Garden's `MaskRCNNTask`.
 
         Raises:
           ValueError: if no folder of proposals is set.
@@ -49,33 +48,10 @@ class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
         if not params.proposals:
             name = "train_data" if params.is_training else "validation_data"
             raise ValueError(f"task.{name}.proposals is not set; name the folder of proposals")
-        decoder = tf_example_decoder.TfExampleDecoder(
-            regenerate_source_id=params.decoder.get().regenerate_source_id
-        )
-        reader = input_reader_factory.input_reader_generator(
-            params,
-            dataset_fn=dataset_fn or dataset_fn_lib.pick_dataset_fn(params.file_type),
-            decoder_fn=decoder.decode,
-            combine_fn=input_reader.create_combine_fn(params),
-            parser_fn=self._build_parser(params).parse_fn(params.is_training),
-        )
-        return reader.read(input_context=input_context)
-
-    def _build_parser(self, params: exp_cfg.DataConfig) -> fastrcnn_input.Parser:
-        return fastrcnn_input.Parser(
-            params.proposals,
-            params.num_proposals,
-            output_size=self.task_config.model.input_size[:2],
-            max_level=self.task_config.model.max_level,
-            max_num_instances=params.parser.max_num_instances,
-            aug_rand_hflip=params.parser.aug_rand_hflip,
-            aug_rand_vflip=params.parser.aug_rand_vflip,
-            aug_scale_min=params.parser.aug_scale_min,
-            aug_scale_max=params.parser.aug_scale_max,
-            aug_type=params.parser.aug_type,
-            skip_crowd_during_training=params.parser.skip_crowd_during_training,
-            dtype=params.dtype,
-        )
+        parser = functools.partial(fastrcnn_input.Parser, params.proposals, params.num_proposals)
+        # Model Garden's task names the class of its parser and takes no other.
+        with mock.patch.object(maskrcnn_input, "Parser", parser):
+            return model_garden.MaskRCNNTask.build_inputs(self, params, input_context, dataset_fn)
 
     def train_step(self, inputs, model, optimizer, metrics=None):
         """See base class."""
