@@ -12,29 +12,14 @@ import sys
 import rich.console
 from absl import app, flags
 
-from libra_tf.data import DatasetError
 from libra_tf.runner import flags as runner_flags
-from libra_tf.runner import quiet
-from libra_tf.runner.errors import PreemptedError, TrainingError, UsageError
+from libra_tf.runner import program, quiet
 
 
 def main(_) -> None:
     """Runs what the flags say; prints one clear error where that cannot be done."""
     console = rich.console.Console(file=sys.stdout)
-    try:
-        status = _run(console)
-    except (UsageError, DatasetError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        status = 2
-    except TrainingError as error:
-        sys.stderr.write(f"error: {error}\n")
-        status = 1
-    except PreemptedError as message:
-        sys.stderr.write(f"{message}\n")
-        status = 143
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from the newest checkpoint\n")
-        status = 130
+    status = program.exit_status(lambda: _run(console))
     sys.stdout.flush()
     sys.stderr.flush()
     # Everything is written. The interpreter's own end frees every protobuf message of TensorFlow's
@@ -42,7 +27,7 @@ def main(_) -> None:
     os._exit(status)
 
 
-def _run(console: rich.console.Console) -> int:
+def _run(console: rich.console.Console) -> None:
     flag_values = flags.FLAGS
     experiment = runner_flags.experiment_name(flag_values)
     runner_flags.check_flags(flag_values)
@@ -55,8 +40,11 @@ def _run(console: rich.console.Console) -> int:
     # Imported here because it takes that long: --help and bad flags are answered at once.
     from libra_tf.runner import session
 
-    session.run(experiment, model_dir, flag_values, console)
-    return 0
+    try:
+        session.run(experiment, model_dir, flag_values, console)
+    except KeyboardInterrupt:
+        console.print("the same command goes on from the newest checkpoint")
+        raise
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
-from official.modeling import hyperparams
 from official.vision.configs import maskrcnn as model_garden
 
 from libra_tf.compat import keras
+from libra_tf.configs import fastrcnn
 from libra_tf.configs import maskrcnn as exp_cfg
-from libra_tf.data import DatasetError
 from libra_tf.data.proposals import write_folder
-from libra_tf.runner import quiet
+from libra_tf.runner import program, quiet, trained_run
 from libra_tf.runner.errors import UsageError
 from libra_tf.tasks import maskrcnn
 
@@ -40,15 +39,20 @@ def write_proposals(
       UsageError: if there is no such run, it has no RPN, or its images are gone.
       DatasetError: if a folder is there already or cannot be written.
     """
-    config = _read_task(model_dir)
+    run = trained_run.read(model_dir)
+    config = run.params.task
+    if not isinstance(config, exp_cfg.LibraMaskRCNNTask) or isinstance(
+        config, fastrcnn.LibraFastRCNNTask
+    ):
+        raise UsageError(
+            f"--model_dir={model_dir} holds a detector without an RPN; train a "
+            "libra_fasterrcnn experiment"
+        )
     generator = config.model.roi_generator
     generator.test_num_proposals = generator.test_pre_nms_top_k = num_proposals
-    task = maskrcnn.LibraMaskRCNNTask(config)
-    model = task.build_model()
-    checkpoint = tf.train.Checkpoint(model=model)
-    path = tf.train.latest_checkpoint(model_dir)
-    checkpoint.read(path).expect_partial().assert_existing_objects_matched()
-    report(f"the proposals are those of {path}")
+    task = run.build_task()
+    model = run.load_model()
+    report(f"the proposals are those of {run.checkpoint}")
     splits = {"train": config.train_data, "val": config.validation_data}
     # Both are looked for before the long work on the first.
     images = {name: _read_images(task, data, model_dir) for name, data in splits.items()}
@@ -83,22 +87,6 @@ def propose(model: keras.Model, images: tf.data.Dataset) -> Iterator[tuple[int, 
             # Model Garden pads with empty boxes.
             boxes = boxes[np.all(boxes[:, 2:] > boxes[:, :2], axis=-1)]
             yield int(source_id), (boxes + np.tile(offset, 2)) / np.tile(scale, 2)
-
-
-def _read_task(model_dir: str) -> exp_cfg.LibraMaskRCNNTask:
-    path = os.path.join(model_dir, "params.yaml")
-    if not tf.io.gfile.exists(path) or not tf.train.latest_checkpoint(model_dir):
-        raise UsageError(
-            f"--model_dir={model_dir} holds no params.yaml or no checkpoint; name the folder of a "
-            "trained detector"
-        )
-    task = hyperparams.read_yaml_to_params_dict(path).as_dict()["task"]
-    if "rpn_head" not in task["model"] or "proposals" in task["train_data"]:
-        raise UsageError(
-            f"--model_dir={model_dir} holds a detector without an RPN; train a "
-            "libra_fasterrcnn experiment"
-        )
-    return exp_cfg.LibraMaskRCNNTask(task)
 
 
 def _read_images(
@@ -136,12 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--num_proposals", type=int, default=2000, help="the most of an image")
     parsed = parser.parse_args(arguments)
     quiet.silence_libraries()
-    try:
-        write_proposals(parsed.model_dir, parsed.folder, parsed.num_proposals)
-    except (UsageError, DatasetError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return program.exit_status(
+        lambda: write_proposals(parsed.model_dir, parsed.folder, parsed.num_proposals)
+    )
 
 
 if __name__ == "__main__":

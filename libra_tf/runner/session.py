@@ -1,7 +1,6 @@
 """One run from flags to results: data, config, training, table and pictures."""
 
 import functools
-import json
 import os
 
 import gin
@@ -27,6 +26,7 @@ from libra_tf.runner import (
     proposals,
     quiet,
     results,
+    trained_run,
     training,
 )
 from libra_tf.runner.errors import UsageError
@@ -78,6 +78,7 @@ def run(
         performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
     if "train" in flag_values.mode and cluster.is_chief(strategy):
         train_utils.serialize_config(params, folder)
+        trained_run.write_class_names(folder, _class_names(params, dataset))
     params.lock()
 
     record = results.Results(folder, experiment, _dataset_name(dataset, params))
@@ -203,16 +204,15 @@ def _draw_contact_sheet(
     if not detections or params.task.validation_data.tfds_name:
         return None
     path = os.path.join(folder, "detections.png")
-    names = dataset.class_names if dataset else _read_class_names(params.task.annotation_file)
+    names = _class_names(params, dataset)
     contact_sheet.draw(path, params.task.validation_data.input_path, detections, names)
     return path
 
 
-def _read_class_names(annotation_file: str | None) -> dict[int, str]:
-    if not annotation_file:
-        return {}
-    with tf.io.gfile.GFile(annotation_file) as file:
-        return {category["id"]: category["name"] for category in json.load(file)["categories"]}
+def _class_names(params: cfg.ExperimentConfig, dataset: DetectionDataset | None) -> dict[int, str]:
+    if dataset:
+        return dataset.class_names
+    return trained_run.read_category_names(params.task.annotation_file or "")
 
 
 def _report(

@@ -66,7 +66,7 @@ def test_fast_rcnn_is_given_what_the_rpn_proposes(run, tiny_shapes, tmp_path):
     generate = model.roi_generator.call
     model.roi_generator.call = lambda *args: seen.append(generate(*args)) or seen[-1]
     model(images, image_shape=labels["image_info"][:, 1], training=False)
-    parser = fastrcnn_input.Parser(str(tmp_path / "val"), 100, [128, 128], max_level=4)
+    parser = fastrcnn_input.Parser(str(tmp_path / "val"), 100, max_level=4, output_size=[128, 128])
     for row, source_id in enumerate(labels["groundtruths"]["source_id"].numpy()):
         example = {
             "image": tf.zeros([64, 64, 3], tf.uint8),
@@ -98,7 +98,7 @@ def test_images_that_are_gone(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("experiment", "message"),
     [
-        (None, "holds no params.yaml or no checkpoint"),
+        (None, "holds no params.yaml; name the folder of a run"),
         ("libra_retinanet_demo", "holds a detector without an RPN"),
         ("libra_fastrcnn_resnetfpn_coco", "holds a detector without an RPN"),
     ],

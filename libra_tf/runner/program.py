@@ -1,0 +1,33 @@
+"""What every program does with errors: one line that says what is wrong, and an exit status."""
+
+import sys
+from collections.abc import Callable
+
+from libra_tf.data import DatasetError
+from libra_tf.runner.errors import PreemptedError, TrainingError, UsageError
+
+
+def exit_status(work: Callable[[], int | None]) -> int:
+    """Runs the work of a program.
+
+    Args:
+      work: it returns the exit status, None for 0.
+
+    Returns:
+      Its status; 2 for what the user can mend, 1 for a training that cannot go on, 143 and 130 for
+      a program that was asked to end.
+    """
+    try:
+        return work() or 0
+    except (UsageError, DatasetError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except TrainingError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except PreemptedError as message:
+        sys.stderr.write(f"{message}\n")
+        return 143
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130

@@ -1,0 +1,147 @@
+"""The folder of a run, read back: its task, its detector with trained weights, its classes."""
+
+import dataclasses
+import json
+import os
+
+import tensorflow as tf
+from official.core import base_task, task_factory
+from official.core import config_definitions as cfg
+from official.modeling import hyperparams
+
+import libra_tf.registry_imports  # noqa: F401, registers the tasks
+from libra_tf.compat import keras
+from libra_tf.configs import fastrcnn, maskrcnn, optimization, retinanet
+from libra_tf.modeling import checkpoint_files, optimizers
+from libra_tf.modeling.checkpoint_files import CheckpointError
+from libra_tf.runner.errors import UsageError
+
+_PARAMS = "params.yaml"
+_CLASS_NAMES = "class_names.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run with something to show for it.
+
+    Attributes:
+      model_dir: its folder.
+      params: the config that it ran with.
+      checkpoint: the common start of the checkpoint's files.
+    """
+
+    model_dir: str
+    params: cfg.ExperimentConfig
+    checkpoint: str
+
+    def build_task(self) -> base_task.Task:
+        """Builds the task of the run."""
+        return task_factory.get_task(self.params.task)
+
+    def load_model(self) -> keras.Model:
+        """Builds the detector and gives it the weights that an evaluation of the run uses.
+
+        Raises:
+          UsageError: if the checkpoint is damaged or belongs to another detector.
+        """
+        task = self.build_task()
+        model = task.build_model()
+        items = {"model": model}
+        optimizer = task.create_optimizer(self.params.trainer.optimizer_config)
+        if optimizers.has_averages(optimizer):
+            optimizer._create_all_weights(model.trainable_variables)
+            items["optimizer"] = optimizer
+        try:
+            with checkpoint_files.reading(self.checkpoint):
+                status = tf.train.Checkpoint(**items).read(self.checkpoint)
+                status.expect_partial().assert_existing_objects_matched()
+        except CheckpointError as error:
+            raise UsageError(str(error)) from error
+        except AssertionError as error:
+            raise UsageError(
+                f"{self.checkpoint} is not of the detector in {self.model_dir}/{_PARAMS} "
+                f"({str(error).splitlines()[0]}); name a checkpoint of this run"
+            ) from error
+        if "optimizer" in items:
+            optimizers.swap_averages(optimizer, model.trainable_variables)
+        return model
+
+    def read_class_names(self) -> dict[int, str]:
+        """Returns the names of the classes by category id, of all ids that the detector can give.
+
+        They are those of the data that the run was started with, or of `task.annotation_file`; a
+        class of which neither has a name is called by its number.
+        """
+        names = _read_names(os.path.join(self.model_dir, _CLASS_NAMES))
+        if not names and self.params.task.annotation_file:
+            names = read_category_names(self.params.task.annotation_file)
+        ids = range(1, self.params.task.model.num_classes)
+        return {category: names.get(category, str(category)) for category in ids}
+
+
+def read(model_dir: str, checkpoint: str | None = None) -> TrainedRun:
+    """Finds out what a run was.
+
+    Args:
+      model_dir: folder of a run of `run.py`.
+      checkpoint: a checkpoint of the run, such as `ckpt-9000` or its path; None for the newest.
+
+    Raises:
+      UsageError: if the folder is not that of a run, or there is no such checkpoint.
+    """
+    path = os.path.join(model_dir, _PARAMS)
+    if not tf.io.gfile.exists(path):
+        raise UsageError(
+            f"--model_dir={model_dir} holds no {_PARAMS}; name the folder of a run of run.py"
+        )
+    return TrainedRun(model_dir, _read_params(path), _find_checkpoint(model_dir, checkpoint))
+
+
+def write_class_names(model_dir: str, names: dict[int, str]) -> None:
+    """Keeps the names of the classes, by category id, with the run."""
+    with tf.io.gfile.GFile(os.path.join(model_dir, _CLASS_NAMES), "w") as file:
+        file.write(json.dumps(names, indent=2) + "\n")
+
+
+def read_category_names(annotation_file: str) -> dict[int, str]:
+    """Returns the names of the categories of a COCO annotation file by id, none without a file."""
+    if not tf.io.gfile.exists(annotation_file):
+        return {}
+    with tf.io.gfile.GFile(annotation_file) as file:
+        return {category["id"]: category["name"] for category in json.load(file)["categories"]}
+
+
+def _read_names(path: str) -> dict[int, str]:
+    if not tf.io.gfile.exists(path):
+        return {}
+    with tf.io.gfile.GFile(path) as file:
+        return {int(category): name for category, name in json.load(file).items()}
+
+
+def _read_params(path: str) -> cfg.ExperimentConfig:
+    saved = hyperparams.read_yaml_to_params_dict(path).as_dict()
+    task, trainer = saved["task"], saved["trainer"]
+    trainer["optimizer_config"] = optimization.OptimizationConfig(trainer["optimizer_config"])
+    return cfg.ExperimentConfig(task=_task_class(task)(task), trainer=cfg.TrainerConfig(**trainer))
+
+
+def _task_class(task: dict) -> type[cfg.TaskConfig]:
+    """The config says by its keys what it is of; it has no name."""
+    if "proposals" in task["train_data"]:
+        return fastrcnn.LibraFastRCNNTask
+    if "rpn_head" in task["model"]:
+        return maskrcnn.LibraMaskRCNNTask
+    if "head" in task["model"]:
+        return retinanet.LibraRetinaNetTask
+    raise UsageError("the config is not that of a detector")
+
+
+def _find_checkpoint(model_dir: str, name: str | None) -> str:
+    path = model_dir
+    if name:
+        path = name if os.path.dirname(name) else os.path.join(model_dir, name)
+    try:
+        return checkpoint_files.find(path)
+    except CheckpointError as error:
+        flag = f"--checkpoint={name}" if name else f"--model_dir={model_dir}"
+        raise UsageError(f"{flag}: {error}") from error
