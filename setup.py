@@ -29,6 +29,7 @@ setuptools.setup(
         f"tensorflow>=2.15,<2.21,{BETWEEN_LANES}",
         f"tf-models-official>=2.15,<2.21,{BETWEEN_LANES}",
         f"tf_keras>=2.15,<2.21,{BETWEEN_LANES}",
+        f"tensorflow-serving-api>=2.15,<2.21,{BETWEEN_LANES}",
         "pycocotools>=2.0.6",
         "numpy",
         "matplotlib",

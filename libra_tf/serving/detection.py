@@ -1,0 +1,154 @@
+"""The graph that is served: images in, detections in the pixels of the original images out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+from official.core import config_definitions as cfg
+from official.core import export_base
+from official.vision.ops import box_ops, preprocess_ops
+
+from libra_tf.compat import keras
+from libra_tf.serving import images as serving_images
+
+# Signature -> name of its only input.
+SIGNATURES = {
+    tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: "image_bytes",
+    "serving_image_tensor": "image_tensor",
+    "serving_tf_example": "examples",
+}
+
+
+class DetectionModule(export_base.ExportModule):
+    """A detector with its preprocessing and the names of its classes.
+
+    Every signature gives, for a batch of `B` images with up to `N` detections each:
+
+    * `detection_boxes`: float32 `[B, N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of the original
+      image, or as shares of its height and width (`normalized_boxes`);
+    * `detection_scores`: float32 `[B, N]`, in falling order;
+    * `detection_classes`: int32 `[B, N]`, category ids;
+    * `detection_class_names`: string `[B, N]`;
+    * `num_detections`: int32 `[B]`; behind that many, rows are zero or empty;
+    * `image_size`: int32 `[B, 2]`, height and width of the original image;
+    * `detection_masks`, where the detector has masks: float32 `[B, N, h, w]`, the probability of
+      each cell of an evenly divided box.
+
+    Args:
+      params: config of the run.
+      model: the detector.
+      class_names: by category id, all that the detector can give.
+      normalized_boxes: whether boxes are in shares of the image.
+      max_pixels: the most that an image file may declare; see `libra_tf.serving.images`.
+    """
+
+    def __init__(
+        self,
+        params: cfg.ExperimentConfig,
+        model: keras.Model,
+        class_names: Mapping[int, str],
+        normalized_boxes: bool = False,
+        max_pixels: int = serving_images.MAX_PIXELS,
+    ):
+        super().__init__(params=params, model=model)
+        self._class_names = tf.constant(
+            [class_names.get(i, "") for i in range(max(class_names) + 1)]
+        )
+        self._normalized_boxes = normalized_boxes
+        self._max_pixels = max_pixels
+
+    def serve(self, images: tf.Tensor, image_info: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Detects objects.
+
+        Args:
+          images: float32 `[B, height, width, 3]`, letterboxed.
+          image_info: float32 `[B, 4, 2]`; see `libra_tf.serving.images.letterbox`.
+
+        Returns:
+          The outputs; see the class.
+        """
+        outputs = self.model(images, image_shape=image_info[:, 1], training=False)
+        num_detections = outputs["num_detections"]
+        names = ("detection_boxes", "detection_scores", "detection_classes", "detection_masks")
+        served = {name: outputs[name] for name in names if name in outputs}
+        served["detection_boxes"] = self._in_original(served["detection_boxes"], image_info)
+        served["detection_classes"] = tf.cast(served["detection_classes"], tf.int32)
+        served["detection_class_names"] = tf.gather(self._class_names, served["detection_classes"])
+        is_detection = tf.sequence_mask(num_detections, served["detection_scores"].shape[1])
+        served = {name: _only_where(is_detection, rows) for name, rows in served.items()}
+        served["num_detections"] = num_detections
+        served["image_size"] = tf.cast(image_info[:, 0], tf.int32)
+        return served
+
+    def _in_original(self, boxes: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
+        boxes /= tf.tile(image_info[:, 2:3], [1, 1, 2])
+        if self._normalized_boxes:
+            boxes = box_ops.normalize_boxes(boxes, image_info[:, 0:1])
+        return boxes
+
+    def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Detects objects in JPEG and PNG files of any sizes, string `[B]`."""
+        return self.serve(
+            *serving_images.decode_and_letterbox(
+                image_bytes, max_pixels=self._max_pixels, **self._letterbox_kwargs()
+            )
+        )
+
+    def serve_image_tensor(self, image_tensor: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Detects objects in decoded images of one size, uint8 `[B, height, width, 3]`."""
+        kwargs = self._letterbox_kwargs()
+        return self.serve(
+            *tf.map_fn(
+                lambda image: serving_images.letterbox(image, **kwargs),
+                image_tensor,
+                fn_output_signature=serving_images.letterbox_specs(kwargs["padded_size"]),
+            )
+        )
+
+    def serve_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Detects objects in serialized tf.Examples with `image/encoded`, string `[B]`."""
+        features = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
+        return self.serve_bytes(tf.io.parse_example(examples, features)["image/encoded"])
+
+    def _letterbox_kwargs(self) -> dict[str, Any]:
+        """The sizes that evaluation has."""
+        task = self.params.task
+        size, parser = list(task.model.input_size[:2]), task.validation_data.parser
+        padded_size = size
+        if parser.pad:
+            padded_size = preprocess_ops.compute_padded_size(size, 2**task.model.max_level)
+        kwargs = {"output_size": size, "padded_size": padded_size}
+        # Not every Model Garden has the choice.
+        if not getattr(parser, "keep_aspect_ratio", True):
+            kwargs["keep_aspect_ratio"] = False
+        return kwargs
+
+    def get_inference_signatures(
+        self, function_keys: Mapping[str, str]
+    ) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """Traces the functions that are served.
+
+        Args:
+          function_keys: name of an input (see `SIGNATURES`) -> signature.
+
+        Returns:
+          Signature -> its function.
+        """
+        inputs = {
+            "image_bytes": (self.serve_bytes, tf.TensorSpec([None], tf.string)),
+            "image_tensor": (self.serve_image_tensor, tf.TensorSpec([None] * 3 + [3], tf.uint8)),
+            "examples": (self.serve_examples, tf.TensorSpec([None], tf.string)),
+        }
+        signatures = {}
+        for name, key in function_keys.items():
+            function, spec = inputs[name]
+            spec = tf.TensorSpec(spec.shape, spec.dtype, name=name)
+            signatures[key] = tf.function(function).get_concrete_function(spec)
+        return signatures
+
+
+def _only_where(is_detection: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    mask = tf.reshape(
+        is_detection, [*tf.unstack(tf.shape(is_detection)), *[1] * (rows.shape.rank - 2)]
+    )
+    return tf.where(mask, rows, tf.zeros([], rows.dtype))

@@ -1,0 +1,155 @@
+"""From the folder of a run to a SavedModel that TensorFlow Serving loads as it is."""
+
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+import tensorflow as tf
+from official.core import config_definitions as cfg
+from official.core import export_base
+
+from libra_tf.compat import keras
+from libra_tf.configs import fastrcnn
+from libra_tf.data import atomic
+from libra_tf.runner import trained_run
+from libra_tf.runner.errors import UsageError
+from libra_tf.serving import images, warmup
+from libra_tf.serving.detection import SIGNATURES, DetectionModule
+
+
+def export(
+    model_dir: str,
+    export_dir: str,
+    checkpoint: str | None = None,
+    normalized_boxes: bool = False,
+    score_threshold: float | None = None,
+    max_pixels: int = images.MAX_PIXELS,
+    report: Callable[[str], None] = print,
+) -> str:
+    """Writes the next version of a model: `export_dir/1`, then `export_dir/2` and so on.
+
+    The folder appears when it is complete. Beside the graph (see `DetectionModule`) and its
+    weights it holds `assets/class_names.json` (category id -> name), `assets/thresholds.json`, and
+    warm-up requests for every signature.
+
+    Args:
+      model_dir: folder of a run; experiment, config, classes and weights are read from it.
+      export_dir: folder of the model's versions; it is made if it is not there.
+      checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
+      normalized_boxes: whether boxes are in shares of the image instead of pixels.
+      score_threshold: detections below it are dropped; None for the run's own.
+      max_pixels: images with more pixels are refused.
+      report: is given lines about the progress.
+
+    Returns:
+      The path of the version's folder.
+
+    Raises:
+      UsageError: if the run cannot be exported or the folder cannot be written.
+    """
+    run = trained_run.read(model_dir, checkpoint)
+    check_servable(run)
+    generator = run.params.task.model.detection_generator
+    if score_threshold is not None:
+        generator.pre_nms_score_threshold = score_threshold
+    parent = _make_parent(export_dir)
+    module = build_module(run, normalized_boxes, max_pixels)
+    report(f"exporting {run.checkpoint}")
+    with tempfile.TemporaryDirectory() as assets, atomic.unfinished_folder(parent) as folder:
+        module.assets = _write_assets(assets, run)
+        export_base.export(
+            module, {name: key for key, name in SIGNATURES.items()}, str(folder), timestamped=False
+        )
+        warmup.write_requests(str(folder), _warmup_requests(run.params))
+        atomic.make_durable(folder)
+        version = parent / str(_next_version(parent))
+        atomic.rename_durably(folder, version)
+    return str(version)
+
+
+def build_module(
+    run: trained_run.TrainedRun,
+    normalized_boxes: bool = False,
+    max_pixels: int = images.MAX_PIXELS,
+) -> DetectionModule:
+    """Builds what is served of a run, in float32 and with TensorFlow's own suppression.
+
+    Model Garden's suppression (`nms_version` `v1` and `v2`), made for TPUs, keeps the same boxes
+    and takes several times as long on a CPU.
+    """
+    generator = run.params.task.model.detection_generator
+    if generator.nms_version in ("v1", "v2"):
+        generator.nms_version = "batched"
+    keras.mixed_precision.set_global_policy("float32")
+    return DetectionModule(
+        run.params, run.load_model(), run.read_class_names(), normalized_boxes, max_pixels
+    )
+
+
+def check_servable(run: trained_run.TrainedRun) -> None:
+    """Refuses a run whose detector cannot be served.
+
+    Raises:
+      UsageError: if it needs more than images, or has no detections.
+    """
+    task = run.params.task
+    if isinstance(task, fastrcnn.LibraFastRCNNTask):
+        raise UsageError(
+            f"--model_dir={run.model_dir} holds a Fast R-CNN, which needs proposals beside every "
+            "image and cannot be served; export a detector with an RPN, such as Faster R-CNN"
+        )
+    if not task.model.detection_generator.apply_nms:
+        raise UsageError(
+            f"--model_dir={run.model_dir}: task.model.detection_generator.apply_nms is false, so "
+            "there are no detections to serve; set it to true in params.yaml"
+        )
+
+
+def _make_parent(export_dir: str) -> pathlib.Path:
+    parent = pathlib.Path(export_dir)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--export_dir={export_dir} cannot be made ({error.strerror}); name a folder"
+        ) from error
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"--export_dir={export_dir} may not be written; name another folder")
+    return parent
+
+
+def _next_version(parent: pathlib.Path) -> int:
+    return 1 + max(
+        (int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0
+    )
+
+
+def _write_assets(folder: str, run: trained_run.TrainedRun) -> list[tf.saved_model.Asset]:
+    generator = run.params.task.model.detection_generator
+    documents = {
+        "class_names.json": run.read_class_names(),
+        "thresholds.json": {
+            "score_threshold": generator.pre_nms_score_threshold,
+            "nms_iou_threshold": generator.nms_iou_threshold,
+            "max_detections": generator.max_num_detections,
+        },
+    }
+    for name, document in documents.items():
+        pathlib.Path(folder, name).write_text(json.dumps(document, indent=2) + "\n")
+    return [tf.saved_model.Asset(os.path.join(folder, name)) for name in documents]
+
+
+def _warmup_requests(params: cfg.ExperimentConfig) -> dict[str, dict[str, tf.Tensor]]:
+    """One grey image for every signature."""
+    pixels = tf.fill([*params.task.model.input_size[:2], 3], tf.constant(128, tf.uint8))
+    encoded = tf.io.encode_jpeg(pixels)
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded.numpy()]))
+    features = tf.train.Features(feature={"image/encoded": feature})
+    inputs = {
+        "image_bytes": encoded[tf.newaxis],
+        "image_tensor": pixels[tf.newaxis],
+        "examples": tf.constant([tf.train.Example(features=features).SerializeToString()]),
+    }
+    return {signature: {name: inputs[name]} for signature, name in SIGNATURES.items()}
