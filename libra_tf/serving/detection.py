@@ -25,7 +25,8 @@ class DetectionModule(export_base.ExportModule):
     Every signature gives, for a batch of `B` images with up to `N` detections each:
 
     * `detection_boxes`: float32 `[B, N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of the original
-      image, or as shares of its height and width (`normalized_boxes`);
+      image, or as shares of its height and width (`normalized_boxes`). They are those of an
+      evaluation, which may reach a little beyond an image that is not as square as the input;
     * `detection_scores`: float32 `[B, N]`, in falling order;
     * `detection_classes`: int32 `[B, N]`, category ids;
     * `detection_class_names`: string `[B, N]`;
@@ -148,7 +149,7 @@ class DetectionModule(export_base.ExportModule):
 
 
 def _only_where(is_detection: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    mask = tf.reshape(
-        is_detection, [*tf.unstack(tf.shape(is_detection)), *[1] * (rows.shape.rank - 2)]
-    )
+    """Empties the rows of `[B, N, ...]` behind the detections."""
+    ones = [1] * (rows.shape.rank - 2)
+    mask = tf.reshape(is_detection, tf.concat([tf.shape(is_detection), ones], axis=0))
     return tf.where(mask, rows, tf.zeros([], rows.dtype))

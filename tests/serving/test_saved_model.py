@@ -1,0 +1,224 @@
+"""The exported folder: what is in it, and what it answers."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
+
+from libra_tf.runner.errors import UsageError
+from libra_tf.serving import saved_model, warmup
+from tests.serving.conftest import encode, load
+
+HERE = pathlib.Path(__file__).parent
+EXACT = ("detection_classes", "detection_class_names", "num_detections", "image_size")
+
+
+def assert_same(one, other, atol=1e-3):
+    """Compares outputs; scores and boxes may differ by the rounding of another batch size."""
+    assert set(one) == set(other)
+    for name in EXACT:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    np.testing.assert_allclose(one["detection_scores"], other["detection_scores"], atol=1e-5)
+    np.testing.assert_allclose(one["detection_boxes"], other["detection_boxes"], atol=atol)
+
+
+def test_detections_are_those_of_the_evaluation(exported, val_images):
+    task, model = exported.task, exported.model
+    metrics = task.build_metrics(training=False)
+    step = tf.function(lambda inputs: task.validation_step(inputs, model, metrics))
+    state = None
+    for inputs in task.build_inputs(task.task_config.validation_data):
+        state = task.aggregate_logs(state, step(inputs))
+    task.reduce_aggregated_logs(state)
+    evaluated = task.coco_metric.detections
+    assert sorted(evaluated) == sorted(val_images)
+    total = 0
+    for image_id, encoded in val_images.items():
+        served = {name: value[0] for name, value in exported.serve([encoded]).items()}
+        expected = evaluated[image_id]
+        total += served["num_detections"]
+        np.testing.assert_allclose(served["detection_scores"], expected.scores, atol=1e-4)
+        np.testing.assert_allclose(served["detection_boxes"], expected.boxes, atol=1e-3)
+        np.testing.assert_array_equal(served["detection_classes"], expected.classes)
+    assert total > 20
+
+
+def test_a_batch_of_any_sizes_gives_what_each_image_gives(exported):
+    files = [encode(64, 64), encode(40, 90, "PNG", seed=1), encode(100, 30, seed=2)]
+    files.append(encode(50, 50, mode="L", seed=3))
+    batch = exported.serve(files)
+    assert batch["image_size"].tolist() == [[64, 64], [40, 90], [100, 30], [50, 50]]
+    assert batch["num_detections"].sum() > 10
+    for i, file in enumerate(files):
+        single = exported.serve([file])
+        assert_same({name: value[i : i + 1] for name, value in batch.items()}, single)
+
+
+def test_all_signatures_answer_alike(exported):
+    file = encode(48, 80, "PNG")
+    expected = exported.serve([file])
+    signatures = tf.saved_model.load(exported.folder).signatures
+    pixels = tf.io.decode_png(file, channels=3)[tf.newaxis]
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file]))
+    example = tf.train.Example(features=tf.train.Features(feature={"image/encoded": feature}))
+    examples = tf.constant([example.SerializeToString()])
+    for outputs in (
+        signatures["serving_image_tensor"](image_tensor=pixels),
+        signatures["serving_tf_example"](examples=examples),
+    ):
+        assert_same({name: value.numpy() for name, value in outputs.items()}, expected)
+
+
+def test_rows_behind_the_detections_are_empty(exported):
+    outputs = exported.serve([encode(64, 64)])
+    (num,) = outputs["num_detections"]
+    for name in ("detection_boxes", "detection_scores", "detection_classes"):
+        assert outputs[name].shape[1] == 50
+        assert not outputs[name][0, num:].any()
+    assert set(outputs["detection_class_names"][0, num:]) <= {b""}
+    names = {0: b"", 1: b"circle", 2: b"square", 3: b"triangle", 4: b"star"}
+    expected = [names[category] for category in outputs["detection_classes"][0]]
+    assert outputs["detection_class_names"][0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (b"", "is not a JPEG or PNG file"),
+        (b"GIF89a" + b"\0" * 100, "is not a JPEG or PNG file"),
+        (encode(64, 64)[:300], "is truncated or damaged"),
+        (encode(64, 64)[:4], "is truncated or damaged"),
+        (encode(64, 64, "PNG")[:60], "is truncated or damaged"),
+        (b"\x89PNG\r\n\x1a\n", "is truncated or damaged"),
+        (encode(101, 100), r"has \[101 100\] pixels"),
+        (encode(50, 300, "PNG"), r"has \[50 300\] pixels"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_image_is_named(exported, bad, why):
+    files = [encode(64, 64), bad, encode(20, 20)]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"image 1 of the batch {why}") as info:
+        exported.serve(files)
+    assert "image 0" not in str(info.value) and "image 2" not in str(info.value)
+
+
+def test_every_bad_image_of_a_batch_is_named(exported):
+    message = "image 0 of the batch is not a JPEG or PNG file; image 2 of the batch is truncated"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        exported.serve([b"text", encode(9, 9), encode(64, 64)[:300]])
+
+
+def test_what_the_folder_holds(exported):
+    folder = pathlib.Path(exported.folder)
+    assert folder.name == "1"
+    names = json.loads((folder / "assets/class_names.json").read_text())
+    assert names == {"1": "circle", "2": "square", "3": "triangle", "4": "star"}
+    thresholds = json.loads((folder / "assets/thresholds.json").read_text())
+    assert thresholds == {"score_threshold": 0.05, "nms_iou_threshold": 0.5, "max_detections": 50}
+    signatures = tf.saved_model.load(str(folder)).signatures
+    requests = tf.data.TFRecordDataset(str(folder / warmup.PATH))
+    warmed_up = []
+    for record in requests:
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        request = log.predict_log.request
+        inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+        signatures[request.model_spec.signature_name](
+            **{name: tf.constant(value) for name, value in inputs.items()}
+        )
+        warmed_up.append(request.model_spec.signature_name)
+    assert sorted(warmed_up) == sorted(signatures)
+
+
+def test_no_python_in_the_graph(exported):
+    graph = _meta_graph(exported.folder).graph_def
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    assert not [node.op for node in nodes if "Py" in node.op]
+
+
+def test_a_c_program_detects_the_same(exported, c_program, tmp_path):
+    file = encode(60, 90)
+    (tmp_path / "image.jpg").write_bytes(file)
+    signature = _meta_graph(exported.folder).signature_def["serving_default"]
+    names = ("boxes", "scores", "classes")
+    outputs = [signature.outputs[f"detection_{name}"].name for name in names]
+    outputs.append(signature.outputs["num_detections"].name)
+    command = [c_program, exported.folder, tmp_path / "image.jpg"]
+    command += [signature.inputs["image_bytes"].name.removesuffix(":0"), *outputs]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    detected = np.array([line.split() for line in result.stdout.splitlines()], float)
+    expected = exported.serve([file])
+    (num,) = expected["num_detections"]
+    assert len(detected) == num > 0
+    np.testing.assert_array_equal(detected[:, 0], expected["detection_classes"][0, :num])
+    np.testing.assert_allclose(detected[:, 1], expected["detection_scores"][0, :num], atol=1e-5)
+    np.testing.assert_allclose(detected[:, 2:], expected["detection_boxes"][0, :num], atol=2e-3)
+
+    (tmp_path / "image.jpg").write_bytes(file[:200])
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    invalid_argument = 3
+    message = f"{invalid_argument}: assertion failed: [image 0 of the batch is truncated or damaged]"
+    assert message in result.stderr
+
+
+def _meta_graph(folder):
+    document = saved_model_pb2.SavedModel()
+    document.ParseFromString(pathlib.Path(folder, "saved_model.pb").read_bytes())
+    (meta_graph,) = document.meta_graphs
+    return meta_graph
+
+
+@pytest.fixture(scope="module")
+def c_program(tmp_path_factory):
+    path = tmp_path_factory.mktemp("c") / "detect"
+    libraries = os.path.dirname(tf.__file__)
+    subprocess.run(
+        ["gcc", "-O1", "-Wall", "-Werror", str(HERE / "detect.c"), "-o", str(path)]
+        + [f"-I{tf.sysconfig.get_include()}", f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
+        + ["-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"],
+        check=True,
+    )
+    return path
+
+
+def test_the_next_version_with_a_threshold_and_in_shares(exported):
+    file = encode(48, 80)
+    expected = exported.serve([file])
+    scores = expected["detection_scores"][0]
+    num = int(expected["num_detections"][0]) // 2
+    threshold = float(scores[num - 1] + scores[num]) / 2
+    served = pathlib.Path(exported.folder).parent
+    path = saved_model.export(
+        exported.model_dir, str(served), normalized_boxes=True, score_threshold=threshold, report=str
+    )
+    assert path == str(served / "2")
+    assert sorted(os.listdir(served)) == ["1", "2"]
+    outputs = load(path)([file])
+    assert outputs["num_detections"] == [num]
+    np.testing.assert_allclose(
+        outputs["detection_boxes"][0, :num] * [48, 80, 48, 80],
+        expected["detection_boxes"][0, :num],
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"checkpoint": "ckpt-9"}, r"--checkpoint=ckpt-9: .*ckpt-9 does not exist"),
+        ({"model_dir": "nowhere"}, r"--model_dir=nowhere holds no params\.yaml"),
+        ({"export_dir": "/proc/served"}, r"--export_dir=/proc/served cannot be made"),
+    ],
+)
+def test_what_cannot_be_exported(exported, tmp_path, change, message):
+    arguments = {"model_dir": exported.model_dir, "export_dir": str(tmp_path / "served"), **change}
+    with pytest.raises(UsageError, match=message):
+        saved_model.export(**arguments, report=str)
+    assert not list(tmp_path.iterdir())
