@@ -10,6 +10,7 @@ import tensorflow as tf
 from official.core import exp_factory, task_factory, train_utils
 from PIL import Image
 
+from libra_tf.compat import keras
 from libra_tf.runner import trained_run
 from libra_tf.serving import saved_model
 
@@ -57,11 +58,12 @@ def make_run(folder, experiment, dataset, **overrides):
     train_utils.serialize_config(params, folder)
     trained_run.write_class_names(folder, dataset.class_names)
     task = task_factory.get_task(params.task)
+    keras.utils.set_random_seed(0)
     model = task.build_model()
     # Scores of all sizes, where an untrained detector has none above the threshold.
     for i, variable in enumerate(model.trainable_variables):
         if "head" in variable.name and "kernel" in variable.name:
-            variable.assign(tf.random.stateless_normal(variable.shape, [0, i], stddev=0.1))
+            variable.assign(tf.random.stateless_normal(variable.shape, [0, i], stddev=0.05))
     tf.train.CheckpointManager(tf.train.Checkpoint(model=model), folder, 1).save()
     return task, model
 

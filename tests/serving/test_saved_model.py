@@ -16,16 +16,30 @@ from libra_tf.serving import saved_model, warmup
 from tests.serving.conftest import encode, load
 
 HERE = pathlib.Path(__file__).parent
-EXACT = ("detection_classes", "detection_class_names", "num_detections", "image_size")
 
 
-def assert_same(one, other, atol=1e-3):
-    """Compares outputs; scores and boxes may differ by the rounding of another batch size."""
+def assert_same(one, other):
+    """Compares the outputs for one batch of images."""
     assert set(one) == set(other)
-    for name in EXACT:
+    for name in ("num_detections", "image_size"):
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-    np.testing.assert_allclose(one["detection_scores"], other["detection_scores"], atol=1e-5)
-    np.testing.assert_allclose(one["detection_boxes"], other["detection_boxes"], atol=atol)
+    names = ("boxes", "scores", "classes", "class_names")
+    for image in range(len(one["num_detections"])):
+        assert_same_detections(
+            *([outputs[f"detection_{name}"][image] for name in names] for outputs in (one, other))
+        )
+
+
+def assert_same_detections(one, other):
+    """Compares `(boxes, scores, *exact)`, rounded differently: equal scores may change places."""
+    (boxes, scores, *exact), (other_boxes, other_scores, *other_exact) = one, other
+    np.testing.assert_allclose(scores, other_scores, atol=1e-4)
+    same = np.abs(scores[:, None] - other_scores) < 2e-4
+    same &= np.all(np.abs(boxes[:, None] - other_boxes) < 1e-3, axis=-1)
+    for values, other_values in zip(exact, other_exact, strict=True):
+        same &= values[:, None] == other_values
+    # The last one may have made way for another of its score.
+    assert same.any(axis=1)[scores > scores[-1] + 2e-4].all()
 
 
 def test_detections_are_those_of_the_evaluation(exported, val_images):
@@ -43,9 +57,10 @@ def test_detections_are_those_of_the_evaluation(exported, val_images):
         served = {name: value[0] for name, value in exported.serve([encoded]).items()}
         expected = evaluated[image_id]
         total += served["num_detections"]
-        np.testing.assert_allclose(served["detection_scores"], expected.scores, atol=1e-4)
-        np.testing.assert_allclose(served["detection_boxes"], expected.boxes, atol=1e-3)
-        np.testing.assert_array_equal(served["detection_classes"], expected.classes)
+        assert_same_detections(
+            [served[f"detection_{name}"] for name in ("boxes", "scores", "classes")],
+            [expected.boxes, expected.scores, expected.classes],
+        )
     assert total > 20
 
 
@@ -164,7 +179,9 @@ def test_a_c_program_detects_the_same(exported, c_program, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     invalid_argument = 3
-    message = f"{invalid_argument}: assertion failed: [image 0 of the batch is truncated or damaged]"
+    message = (
+        f"{invalid_argument}: assertion failed: [image 0 of the batch is truncated or damaged]"
+    )
     assert message in result.stderr
 
 
@@ -179,24 +196,27 @@ def _meta_graph(folder):
 def c_program(tmp_path_factory):
     path = tmp_path_factory.mktemp("c") / "detect"
     libraries = os.path.dirname(tf.__file__)
-    subprocess.run(
-        ["gcc", "-O1", "-Wall", "-Werror", str(HERE / "detect.c"), "-o", str(path)]
-        + [f"-I{tf.sysconfig.get_include()}", f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
-        + ["-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"],
-        check=True,
-    )
+    flags = [f"-I{tf.sysconfig.get_include()}", f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
+    flags += ["-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"]
+    command = ["gcc", "-O1", "-Wall", "-Werror", str(HERE / "detect.c"), "-o", str(path), *flags]
+    subprocess.run(command, check=True)
     return path
 
 
 def test_the_next_version_with_a_threshold_and_in_shares(exported):
     file = encode(48, 80)
     expected = exported.serve([file])
-    scores = expected["detection_scores"][0]
-    num = int(expected["num_detections"][0]) // 2
+    scores = expected["detection_scores"][0, : expected["num_detections"][0]]
+    # In the widest gap, where rounding decides nothing.
+    num = int(np.argmax(scores[:-1] - scores[1:])) + 1
     threshold = float(scores[num - 1] + scores[num]) / 2
     served = pathlib.Path(exported.folder).parent
     path = saved_model.export(
-        exported.model_dir, str(served), normalized_boxes=True, score_threshold=threshold, report=str
+        exported.model_dir,
+        str(served),
+        normalized_boxes=True,
+        score_threshold=threshold,
+        report=str,
     )
     assert path == str(served / "2")
     assert sorted(os.listdir(served)) == ["1", "2"]
