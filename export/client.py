@@ -1,0 +1,161 @@
+"""Sends images to TensorFlow Serving and writes what it detects.
+
+    python export/client.py --model=cells images/ > detections.jsonl
+    python export/client.py --model=cells --server=http://localhost:8501 --pictures=drawn a.jpg
+
+writes a line of JSON for each image. docs/serving.md has an example of everything.
+"""
+
+import contextlib
+import os
+import sys
+import time
+
+from absl import app, flags
+
+from libra_tf.runner import program
+from libra_tf.runner.errors import UsageError
+from libra_tf.serving.client import files, retrying
+from libra_tf.serving.client.errors import ServerError
+from libra_tf.serving.client.target import Target
+
+_SERVER = flags.DEFINE_string(
+    "server", "grpc://localhost:8500", "grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT."
+)
+_MODEL = flags.DEFINE_string("model", None, "Name of the model on the server.", required=True)
+_VERSION = flags.DEFINE_integer(
+    "model_version", None, "Number of its version. Default: the newest.", lower_bound=0
+)
+_LABEL = flags.DEFINE_string("model_label", None, "Label of its version in the server's config.")
+_OUTPUT = flags.DEFINE_string("output", "-", "File for the lines of JSON; - for standard output.")
+_PICTURES = flags.DEFINE_string(
+    "pictures", None, "Folder for the images with the detections drawn. Default: none are drawn."
+)
+_DRAW_THRESHOLD = flags.DEFINE_float(
+    "draw_threshold", 0.4, "Draw detections with at least this score.", 0.0, 1.0
+)
+_NORMALIZED_BOXES = flags.DEFINE_bool(
+    "normalized_boxes", False, "The model was exported with --normalized_boxes; give pixels."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Images in one request.", lower_bound=1)
+_CONCURRENCY = flags.DEFINE_integer("concurrency", 4, "Requests at once.", 1, 256)
+_RETRIES = flags.DEFINE_integer(
+    "retries",
+    3,
+    "Send a request again this often if the server cannot be reached or is overloaded, after 0.5, "
+    "1, 2, ... seconds.",
+    0,
+    retrying.MOST_RETRIES,
+)
+_TIMEOUT = flags.DEFINE_float("timeout", 30.0, "Seconds that one request may take.", 0.001)
+_WAIT = flags.DEFINE_float(
+    "wait", 0.0, "Wait this many seconds for the server to have the model available.", 0.0
+)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs what the flags say; prints one clear error where that cannot be done."""
+    sys.exit(program.exit_status(lambda: _detect(arguments[1:])))
+
+
+def _detect(arguments: list[str]) -> int:
+    images = files.find(arguments)
+    pictures = files.name_pictures(images, _PICTURES.value) if _PICTURES.value else None
+    _make_folder(_PICTURES.value)
+    if _VERSION.value is not None and _LABEL.value:
+        raise UsageError("--model_version and --model_label exclude each other: give one")
+    target = Target(
+        _SERVER.value,
+        _MODEL.value,
+        _VERSION.value,
+        _LABEL.value,
+        _TIMEOUT.value,
+        _RETRIES.value,
+        _CONCURRENCY.value,
+    )
+    # Imported here because --help and bad flags are answered at once.
+    from libra_tf.serving.client import run
+
+    if target.server.startswith("grpc://"):
+        _say("importing TensorFlow for gRPC (about 5 s; http:// needs none) ...")
+    with contextlib.closing(run.connect(target)) as transport:
+        run.wait_until_available(transport, target, _WAIT.value, _say)
+        results = run.detect(
+            transport,
+            images,
+            pictures,
+            _BATCH_SIZE.value,
+            _CONCURRENCY.value,
+            _NORMALIZED_BOXES.value,
+            _DRAW_THRESHOLD.value,
+        )
+        return _write(results, len(images))
+
+
+def _write(results, total: int) -> int:
+    """Writes the lines as they come, and at the end what went wrong; returns the exit status."""
+    import rich.console
+
+    from libra_tf.runner.progress import Progress
+
+    progress = Progress(rich.console.Console(stderr=True))
+    start, done, detections, failures, lost = time.monotonic(), 0, 0, [], None
+    with _open_output() as output:
+        progress.start("detecting", total, unit="image")
+        try:
+            for result in results:
+                print(result.line, file=output, flush=True)
+                done += 1
+                detections += result.num_detections
+                if result.problem:
+                    failures.append(result)
+                progress.advance(done, images=1)
+        except ServerError as error:
+            lost = error
+        finally:
+            progress.stop()
+    seconds = time.monotonic() - start
+    _say(
+        f"{done - len(failures)} of {total} images without a problem, {detections} detections, "
+        f"{seconds:.1f} s"
+    )
+    for result in failures:
+        _say(f"  {result.file.path}: {result.problem}")
+    if lost:
+        _say(f"error: {lost}")
+    return 1 if failures or lost else 0
+
+
+def _open_output():
+    if _OUTPUT.value == "-":
+        return contextlib.nullcontext(sys.stdout)
+    try:
+        return open(_OUTPUT.value, "w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"--output={_OUTPUT.value} cannot be written ({error.strerror}); name another file"
+        ) from error
+
+
+def _make_folder(folder: str | None) -> None:
+    if not folder:
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--pictures={folder} cannot be made ({error.strerror}); name a folder"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--pictures={folder} may not be written; name another folder")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    # Read when TensorFlow and gRPC are imported; what goes wrong is raised as an error as well.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    app.run(main)

@@ -1,0 +1,117 @@
+"""TensorFlow Serving's REST API. https://www.tensorflow.org/tfx/serving/api_rest"""
+
+import base64
+import urllib.parse
+from collections.abc import Sequence
+
+import numpy as np
+import requests
+import requests.adapters
+import urllib3
+
+from libra_tf.serving.client import errors, retrying
+from libra_tf.serving.client.target import INPUT, SIGNATURE, Target
+
+_CODES = {
+    400: "INVALID_ARGUMENT",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+class _Retry(urllib3.Retry):
+    """Sends again what was cut off, but not what took too long, which would load a slow server."""
+
+    def increment(self, method=None, url=None, response=None, error=None, *args, **kwargs):
+        if isinstance(error, urllib3.exceptions.ReadTimeoutError):
+            raise error
+        return super().increment(method, url, response, error, *args, **kwargs)
+
+
+class RestTransport:
+    """Asks one model over HTTP; may be used by several threads.
+
+    Args:
+      target: what is asked; its server begins with `http://` or `https://`.
+    """
+
+    def __init__(self, target: Target):
+        self._target = target
+        self._url = f"{target.server}/v1/models/{urllib.parse.quote(target.model, safe='')}"
+        if target.version is not None:
+            self._url += f"/versions/{target.version}"
+        if target.label:
+            self._url += f"/labels/{urllib.parse.quote(target.label, safe='')}"
+        retry = _Retry(
+            total=target.retries,
+            status_forcelist=[429, 503],
+            allowed_methods=["POST"],
+            backoff_factor=retrying.FIRST_WAIT_SECONDS,
+            backoff_max=retrying.LONGEST_WAIT_SECONDS,
+            raise_on_status=False,
+        )
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=target.concurrency, max_retries=retry)
+        self._session = requests.Session()
+        self._session.mount(target.server, adapter)
+
+    def states(self) -> dict[int, str]:
+        """Returns the state of every version that is asked for, such as `AVAILABLE`.
+
+        Raises:
+          ServerError: if the server is not there or does not know the model.
+          RequestError: if it does not say.
+        """
+        document = self._send("GET", self._url, "model_version_status")
+        return {int(status["version"]): status["state"] for status in document}
+
+    def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """Returns the outputs of the model for image files.
+
+        Raises:
+          ServerError: if no request will be answered.
+          RequestError: if this one is not; `RefusedError` if because of an image.
+        """
+        encoded = [{"b64": base64.b64encode(image).decode()} for image in images]
+        request = {"signature_name": SIGNATURE, "inputs": {INPUT: encoded}}
+        outputs = self._send("POST", f"{self._url}:predict", "outputs", json=request)
+        if not isinstance(outputs, dict):
+            raise errors.ServerError(
+                f"{self._target} on {self._target.server} gives one output only; serve a folder "
+                "that export/saved_model.py wrote"
+            )
+        return {name: np.array(value) for name, value in outputs.items()}
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._session.close()
+
+    def _send(self, method, url, key, **kwargs):
+        """Returns what the answer has under `key`."""
+        try:
+            response = self._session.request(method, url, timeout=self._target.timeout, **kwargs)
+            document = response.json() if response.content else None
+        except requests.exceptions.ReadTimeout as error:
+            raise errors.from_status("DEADLINE_EXCEEDED", "", self._target) from error
+        except requests.exceptions.JSONDecodeError:
+            document = None
+        except requests.exceptions.RequestException as error:
+            raise errors.from_status("UNAVAILABLE", _reason(error), self._target) from error
+        if response.ok and isinstance(document, dict) and key in document:
+            return document[key]
+        code = _CODES.get(response.status_code, f"HTTP status {response.status_code}")
+        if isinstance(document, dict) and "error" in document:
+            raise errors.from_status(code, str(document["error"]), self._target)
+        if code == "INVALID_ARGUMENT" or response.ok:
+            code = f"HTTP status {response.status_code}"
+        message = f"HTTP status {response.status_code} without TensorFlow Serving's JSON"
+        raise errors.from_status(code, message, self._target)
+
+
+def _reason(error: requests.exceptions.RequestException) -> str:
+    """Returns the system's words out of the exceptions around them."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,34 @@
+"""Which model on which server, and how patiently it is asked."""
+
+import dataclasses
+
+SIGNATURE = "serving_default"
+INPUT = "image_bytes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What requests go to.
+
+    Attributes:
+      server: `grpc://host:port` or `http://host:port`.
+      model: name of the model.
+      version: number of its version; None for the newest, or for `label`.
+      label: label of a version in the server's config.
+      timeout: seconds that one request may take.
+      retries: how often a request is sent again when the server cannot be reached or is overloaded.
+      concurrency: how many requests are sent at once.
+    """
+
+    server: str
+    model: str
+    version: int | None = None
+    label: str | None = None
+    timeout: float = 30.0
+    retries: int = 3
+    concurrency: int = 4
+
+    def __str__(self) -> str:
+        which = "" if self.version is None else f" version {self.version}"
+        which += f" label {self.label}" if self.label else ""
+        return f"model {self.model}{which}"
