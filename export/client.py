@@ -13,7 +13,7 @@ import time
 
 from absl import app, flags
 
-from libra_tf.runner import program
+from libra_tf.runner import program, quiet
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving.client import files, retrying
 from libra_tf.serving.client.errors import ServerError
@@ -55,7 +55,13 @@ _WAIT = flags.DEFINE_float(
 
 def main(arguments: list[str]) -> None:
     """Runs what the flags say; prints one clear error where that cannot be done."""
-    sys.exit(program.exit_status(lambda: _detect(arguments[1:])))
+    quiet.silence_libraries()
+    try:
+        sys.exit(program.exit_status(lambda: _detect(arguments[1:])))
+    except BrokenPipeError:
+        # Who reads the lines has seen enough; Python must not write what is left at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _detect(arguments: list[str]) -> int:
@@ -102,6 +108,7 @@ def _write(results, total: int) -> int:
     start, done, detections, failures, lost = time.monotonic(), 0, 0, [], None
     with _open_output() as output:
         progress.start("detecting", total, unit="image")
+        progress.advance(0, images=1)
         try:
             for result in results:
                 print(result.line, file=output, flush=True)

@@ -60,8 +60,7 @@ class Answer:
             for detection, mask in zip(detections, self.masks, strict=True):
                 detection["mask"] = np.round(mask.astype(float), 3).tolist()
         return json.dumps(
-            {"file": file, "height": self.height, "width": self.width, "detections": detections},
-            ensure_ascii=False,
+            {"file": file, "height": self.height, "width": self.width, "detections": detections}
         )
 
     def draw(self, encoded: bytes, threshold: float) -> Image.Image:

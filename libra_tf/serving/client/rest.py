@@ -55,7 +55,8 @@ class RestTransport:
         )
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=target.concurrency, max_retries=retry)
         self._session = requests.Session()
-        self._session.mount(target.server, adapter)
+        # The state is asked once: whoever waits for it asks again.
+        self._session.mount(f"{self._url}:predict", adapter)
 
     def states(self) -> dict[int, str]:
         """Returns the state of every version that is asked for, such as `AVAILABLE`.
@@ -114,4 +115,6 @@ def _reason(error: requests.exceptions.RequestException) -> str:
     """Returns the system's words out of the exceptions around them."""
     while error.__context__ is not None:
         error = error.__context__
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    words = getattr(error, "strerror", None) or str(error)
+    # What another protocol sends is not for reading.
+    return words if words.isprintable() and words else type(error).__name__

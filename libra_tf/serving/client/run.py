@@ -194,5 +194,5 @@ def _draw(answer, encoded, path, threshold) -> str:
 
 
 def _failure(file: ImageFile, problem: str) -> Result:
-    line = json.dumps({"file": str(file.path), "error": problem}, ensure_ascii=False)
+    line = json.dumps({"file": str(file.path), "error": problem})
     return Result(file, line, problem=problem)
