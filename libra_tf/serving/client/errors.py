@@ -40,9 +40,9 @@ def from_status(code: str, message: str, target: Target) -> Exception:
     Returns:
       `ServerError`, `RequestError` or `RefusedError`.
     """
-    refused = _BAD_IMAGES.search(message)
-    if refused:
-        return RefusedError(_problems(refused.group(1)))
+    refusal = find_refusal(message)
+    if refusal:
+        return refusal
     said = _first_line(message)
     if code in ("NOT_FOUND", "UNIMPLEMENTED") or "version label" in message:
         return ServerError(
@@ -66,10 +66,14 @@ def from_status(code: str, message: str, target: Target) -> Exception:
     return RequestError(f"the server answered {code}: {said}")
 
 
-def _problems(text: str) -> dict[int, str]:
-    parts = re.split(r"; (?=image \d+ of the batch )", text)
+def find_refusal(message: str) -> RefusedError | None:
+    """Returns what an error of the served graph says of images, None if it is another error."""
+    refused = _BAD_IMAGES.search(message)
+    if not refused:
+        return None
+    parts = re.split(r"; (?=image \d+ of the batch )", refused.group(1))
     matches = (_BAD_IMAGE.match(part) for part in parts)
-    return {int(match.group(1)): match.group(2) for match in matches}
+    return RefusedError({int(match.group(1)): match.group(2) for match in matches})
 
 
 def _first_line(message: str) -> str:

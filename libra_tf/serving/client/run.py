@@ -20,14 +20,22 @@ from libra_tf.serving.client.target import Target
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
-class Transport(Protocol):
-    """How a model is asked; see `rest` and `grpc_api`."""
+class Detector(Protocol):
+    """What detects: a server, or a model in this process (`libra_tf.serving.local`)."""
+
+    def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """Returns the outputs of the model for image files.
+
+        Raises:
+          RefusedError: if one of them is not an image that the model takes.
+        """
+
+
+class Transport(Detector, Protocol):
+    """How a model on a server is asked; see `rest` and `grpc_api`."""
 
     def states(self) -> dict[int, str]:
         """Returns the state of every version that is asked for."""
-
-    def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Returns the outputs of the model for image files."""
 
     def close(self) -> None:
         """Closes the connections."""
@@ -39,15 +47,25 @@ class Result:
 
     Attributes:
       file: the image.
-      line: JSON, with the detections or the error.
-      num_detections: how many there are.
-      problem: why there are none or no picture; empty if all went well.
+      answer: what was detected, None if that failed.
+      problem: why there is no answer or no picture; empty if all went well.
     """
 
     file: ImageFile
-    line: str
-    num_detections: int = 0
+    answer: answers.Answer | None = None
     problem: str = ""
+
+    @property
+    def line(self) -> str:
+        """JSON, with the detections or the error."""
+        if self.answer:
+            return self.answer.to_json(str(self.file.path))
+        return json.dumps({"file": str(self.file.path), "error": self.problem}, ensure_ascii=False)
+
+    @property
+    def num_detections(self) -> int:
+        """How many objects were detected."""
+        return len(self.answer.scores) if self.answer else 0
 
 
 def connect(target: Target) -> Transport:
@@ -109,7 +127,7 @@ def _why_not_available(transport: Transport, target: Target) -> str:
 
 
 def detect(
-    transport: Transport,
+    detector: Detector,
     files: Sequence[ImageFile],
     pictures: Sequence[pathlib.Path] | None = None,
     batch_size: int = 1,
@@ -123,7 +141,7 @@ def detect(
     a request is refused, the others are sent again alone.
 
     Args:
-      transport: how to ask.
+      detector: what detects.
       files: the images.
       pictures: where to draw the detections of each; None for no pictures.
       batch_size: images in one request.
@@ -140,41 +158,40 @@ def detect(
     targets = pictures or [None] * len(files)
     jobs = list(zip(files, targets, strict=True))
     batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
-    work = functools.partial(_detect_batch, transport, is_normalized, draw_threshold)
+    work = functools.partial(_detect_batch, detector, is_normalized, draw_threshold)
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
         for results in pool.map(work, batches):
             yield from results
 
 
-def _detect_batch(transport, is_normalized, draw_threshold, jobs) -> list[Result]:
+def _detect_batch(detector, is_normalized, draw_threshold, jobs) -> list[Result]:
     results, readable = {}, []
     for file, picture in jobs:
         try:
             readable.append((file, picture, file.path.read_bytes()))
         except OSError as error:
-            results[file] = _failure(file, f"cannot be read ({error.strerror})")
-    asked = _ask(transport, is_normalized, [encoded for _, _, encoded in readable])
+            results[file] = Result(file, problem=f"cannot be read ({error.strerror})")
+    asked = _ask(detector, is_normalized, [encoded for _, _, encoded in readable])
     for (file, picture, encoded), answer in zip(readable, asked, strict=True):
         if isinstance(answer, str):
-            results[file] = _failure(file, answer)
+            results[file] = Result(file, problem=answer)
             continue
         problem = _draw(answer, encoded, picture, draw_threshold) if picture else ""
-        line = answer.to_json(str(file.path))
-        results[file] = Result(file, line, len(answer.scores), problem)
+        results[file] = Result(file, answer, problem)
     return [results[file] for file, _ in jobs]
 
 
-def _ask(transport, is_normalized, images) -> list[answers.Answer | str]:
+def _ask(detector, is_normalized, images) -> list[answers.Answer | str]:
     """Returns for each image its answer, or what is wrong with it."""
     if not images:
         return []
     try:
-        return answers.from_outputs(transport.predict(images), is_normalized)
+        return answers.from_outputs(detector.predict(images), is_normalized)
     except RefusedError as error:
         if len(images) == 1:
             return [str(error)]
         return [
-            error.problems[i] if i in error.problems else _ask(transport, is_normalized, [image])[0]
+            error.problems[i] if i in error.problems else _ask(detector, is_normalized, [image])[0]
             for i, image in enumerate(images)
         ]
     except RequestError as error:
@@ -191,8 +208,3 @@ def _draw(answer, encoded, path, threshold) -> str:
     except Exception as error:
         return f"answered, but its picture {path} cannot be written ({error})"
     return ""
-
-
-def _failure(file: ImageFile, problem: str) -> Result:
-    line = json.dumps({"file": str(file.path), "error": problem})
-    return Result(file, line, problem=problem)
