@@ -21,4 +21,26 @@ if IS_ADDONS_LANE:
 else:
     import tf_keras as keras
 
-__all__ = ["IS_ADDONS_LANE", "keras"]
+
+def tflite_interpreter(model: bytes, num_threads: int):
+    """Loads a TensorFlow Lite model.
+
+    Args:
+      model: the content of its file.
+      num_threads: how many threads may work on one image.
+
+    Returns:
+      An interpreter: `ai_edge_litert.interpreter.Interpreter`, or where that is not installed its
+      predecessor `tf.lite.Interpreter`.
+
+    Raises:
+      ValueError: if it is not a model.
+    """
+    if IS_ADDONS_LANE:
+        return tf.lite.Interpreter(model_content=model, num_threads=num_threads)
+    from ai_edge_litert import interpreter
+
+    return interpreter.Interpreter(model_content=model, num_threads=num_threads)
+
+
+__all__ = ["IS_ADDONS_LANE", "keras", "tflite_interpreter"]

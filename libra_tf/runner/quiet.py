@@ -36,3 +36,16 @@ def libraries_write_to(path: str) -> Iterator[None]:
         finally:
             absl_logging.set_verbosity(verbosity)
             root.handlers = terminal_handlers
+
+
+@contextlib.contextmanager
+def stderr_closed() -> Iterator[None]:
+    """Keeps off the terminal what C++ code writes to the process's standard error."""
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

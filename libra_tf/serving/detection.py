@@ -91,13 +91,13 @@ class DetectionModule(export_base.ExportModule):
         """Detects objects in JPEG and PNG files of any sizes, string `[B]`."""
         return self.serve(
             *serving_images.decode_and_letterbox(
-                image_bytes, max_pixels=self._max_pixels, **self._letterbox_kwargs()
+                image_bytes, max_pixels=self._max_pixels, **letterbox_kwargs(self.params.task)
             )
         )
 
     def serve_image_tensor(self, image_tensor: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detects objects in decoded images of one size, uint8 `[B, height, width, 3]`."""
-        kwargs = self._letterbox_kwargs()
+        kwargs = letterbox_kwargs(self.params.task)
         return self.serve(
             *tf.map_fn(
                 lambda image: serving_images.letterbox(image, **kwargs),
@@ -110,19 +110,6 @@ class DetectionModule(export_base.ExportModule):
         """Detects objects in serialized tf.Examples with `image/encoded`, string `[B]`."""
         features = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
         return self.serve_bytes(tf.io.parse_example(examples, features)["image/encoded"])
-
-    def _letterbox_kwargs(self) -> dict[str, Any]:
-        """The sizes that evaluation has."""
-        task = self.params.task
-        size, parser = list(task.model.input_size[:2]), task.validation_data.parser
-        padded_size = size
-        if parser.pad:
-            padded_size = preprocess_ops.compute_padded_size(size, 2**task.model.max_level)
-        kwargs = {"output_size": size, "padded_size": padded_size}
-        # Not every Model Garden has the choice.
-        if not getattr(parser, "keep_aspect_ratio", True):
-            kwargs["keep_aspect_ratio"] = False
-        return kwargs
 
     def get_inference_signatures(
         self, function_keys: Mapping[str, str]
@@ -146,6 +133,19 @@ class DetectionModule(export_base.ExportModule):
             spec = tf.TensorSpec(spec.shape, spec.dtype, name=name)
             signatures[key] = tf.function(function).get_concrete_function(spec)
         return signatures
+
+
+def letterbox_kwargs(task: cfg.TaskConfig) -> dict[str, Any]:
+    """Returns the arguments of `libra_tf.serving.images.letterbox` with the sizes of evaluation."""
+    size, parser = list(task.model.input_size[:2]), task.validation_data.parser
+    padded_size = size
+    if parser.pad:
+        padded_size = preprocess_ops.compute_padded_size(size, 2**task.model.max_level)
+    kwargs = {"output_size": size, "padded_size": [int(length) for length in padded_size]}
+    # Not every Model Garden has the choice.
+    if not getattr(parser, "keep_aspect_ratio", True):
+        kwargs["keep_aspect_ratio"] = False
+    return kwargs
 
 
 def _only_where(is_detection: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from libra_tf.runner import trained_run
 from libra_tf.runner.errors import UsageError
-from libra_tf.serving import saved_model
+from libra_tf.serving import saved_model, tflite
 from libra_tf.serving.client import errors
 from libra_tf.serving.client.target import INPUT, SIGNATURE
 
@@ -54,30 +54,33 @@ class LocalDetector:
         return {name: _to_array(value) for name, value in outputs.items()}
 
 
-def open_detector(path: str, checkpoint: str | None = None) -> LocalDetector:
+def open_detector(
+    path: str, checkpoint: str | None = None
+) -> LocalDetector | tflite.TFLiteDetector:
     """Makes a detector of a run or of what was exported of it.
 
     Args:
-      path: folder of a run of `run.py`, of a SavedModel, or of its versions (the newest is taken).
+      path: folder of a run of `run.py`, of a SavedModel, or of its versions (the newest is taken),
+        or a TensorFlow Lite file.
       checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
 
     Raises:
-      UsageError: if the folder is neither, or cannot be loaded.
+      UsageError: if it is none of these, or cannot be loaded.
     """
-    if not os.path.isdir(path):
-        raise UsageError(f"--model={path} is not a folder; name a run or a SavedModel")
     if os.path.exists(os.path.join(path, _PARAMS)):
         return _of_run(path, checkpoint)
-    folder = _saved_model_in(path)
-    if not folder:
-        raise UsageError(
-            f"--model={path} holds neither {_PARAMS} of a run nor {_GRAPH} of a SavedModel; name "
-            "one of these folders"
-        )
     if checkpoint:
         raise UsageError(
-            f"--checkpoint={checkpoint} chooses among those of a run, and {folder} is a SavedModel;"
-            " leave it out"
+            f"--checkpoint={checkpoint} chooses among those of a run, and --model={path} is none; "
+            "leave it out"
+        )
+    if os.path.isfile(path):
+        return tflite.TFLiteDetector(path)
+    folder = _saved_model_in(path) if os.path.isdir(path) else None
+    if not folder:
+        raise UsageError(
+            f"--model={path} is neither the folder of a run (with {_PARAMS}) nor of a SavedModel "
+            f"(with {_GRAPH}) nor a {tflite.SUFFIX} file"
         )
     return _of_saved_model(folder)
 

@@ -119,8 +119,9 @@ def test_no_detections_at_all(exported, tiny_shapes, images_folder, tmp_path, mo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "nowhere"}, "--model=nowhere is not a folder"),
-        ({"model": "EMPTY"}, r"holds neither params\.yaml of a run nor saved_model\.pb"),
+        ({"model": "nowhere"}, "--model=nowhere is neither the folder of a run"),
+        ({"model": "EMPTY"}, r"neither the folder of a run \(with params\.yaml\) nor of a Saved"),
+        ({"model": "FILE"}, r"cannot be loaded \(.*\); name a file that export/tflite\.py wrote"),
         ({"model": "DAMAGED"}, r"cannot be loaded \(.*\); name a folder that export/saved_model"),
         ({"checkpoint": "ckpt-1"}, "--checkpoint=ckpt-1 chooses among those of a run"),
         ({"output_dir": "/proc/found"}, "--output_dir=/proc/found cannot be made"),
@@ -140,7 +141,12 @@ def test_what_cannot_be_predicted(exported, tmp_path, change, message):
     category = {"id": 1, "name": "circle"}
     document = {"images": [image], "annotations": [], "categories": [category]}
     unrelated.write_text(json.dumps(document))
-    places = {"EMPTY": str(empty), "DAMAGED": str(damaged), "UNRELATED": str(unrelated)}
+    places = {
+        "EMPTY": str(empty),
+        "DAMAGED": str(damaged),
+        "FILE": str(unrelated),
+        "UNRELATED": str(unrelated),
+    }
     arguments = {"model": exported.folder, "output_dir": tmp_path / "found"}
     arguments |= {key: places.get(value, value) for key, value in change.items()}
     with pytest.raises(UsageError, match=message):

@@ -1,0 +1,380 @@
+"""One-stage detectors as TensorFlow Lite files, for phones and small computers.
+
+A file takes one image of the network's input size and gives what the SavedModel gives, in pixels of
+that input. `labels.txt` and `detector.json` are attached to it as a zip archive, as TensorFlow
+Lite's metadata are (https://ai.google.dev/edge/litert/models/metadata): `unzip cells.tflite
+labels.txt` reads them.
+"""
+
+import json
+import os
+import pathlib
+import threading
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from official.vision.ops import anchor, preprocess_ops
+
+from libra_tf.compat import keras, tflite_interpreter
+from libra_tf.configs import retinanet
+from libra_tf.runner import quiet, trained_run
+from libra_tf.runner.errors import UsageError
+from libra_tf.serving import images as serving_images
+from libra_tf.serving.client import errors, files
+from libra_tf.serving.detection import letterbox_kwargs
+
+FLOAT32, FLOAT16, INT8 = PRECISIONS = ("float32", "float16", "int8")
+SUFFIX = ".tflite"
+# More change the ranges of the activations little and take long.
+MOST_CALIBRATION_IMAGES = 200
+
+# Pairs of a box and a class that are looked at, the best ones; Model Garden's default for
+# `pre_nms_top_k`.
+_NUM_CANDIDATES = 5000
+_LABELS = "labels.txt"
+_DETECTOR = "detector.json"
+_INPUT = "image"
+_SCOPE = "select_detections"
+
+
+def export(
+    model_dir: str,
+    path: str,
+    precision: str = FLOAT32,
+    calibration_images: Sequence[files.ImageFile] = (),
+    checkpoint: str | None = None,
+    score_threshold: float | None = None,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Converts the detector of a run.
+
+    Args:
+      model_dir: folder of a run; experiment, config, classes and weights are read from it.
+      path: file to make.
+      precision: `float32`; `float16` for weights of half the size; `int8` for convolutions with
+        8-bit weights and activations. Boxes and scores are computed in float32 in any case.
+      calibration_images: for `int8`, images like those of later; the ranges of activations are
+        measured on them.
+      checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
+      score_threshold: detections below it are dropped; None for the run's own.
+      report: is given lines about the progress.
+
+    Raises:
+      UsageError: if the run cannot be converted, a calibration image cannot be read, or the file
+        is there already or cannot be written.
+    """
+    _require_writable(path)
+    run = trained_run.read(model_dir, checkpoint)
+    _check_convertible(run)
+    if precision == INT8 and not calibration_images:
+        raise UsageError(
+            "--precision=int8 needs images to measure the ranges of activations on; name files or "
+            f"folders, {MOST_CALIBRATION_IMAGES} images at the most are used"
+        )
+    if precision != INT8 and calibration_images:
+        raise UsageError(f"--precision={precision} needs no images; leave them out")
+    generator = run.params.task.model.detection_generator
+    if score_threshold is not None:
+        generator.pre_nms_score_threshold = score_threshold
+    kwargs = letterbox_kwargs(run.params.task)
+    samples = _read_samples(calibration_images[:MOST_CALIBRATION_IMAGES], kwargs)
+    function, model = _build_function(run, kwargs["padded_size"])
+    report(f"converting {run.checkpoint} to {precision} (a minute or so) ...")
+    content = _convert(function, model, precision, samples)
+    _write(path, content, _describe(run, precision, kwargs))
+
+
+def _require_writable(path: str) -> None:
+    folder = os.path.dirname(path) or "."
+    if not path.endswith(SUFFIX):
+        raise UsageError(f"--output={path} must end in {SUFFIX}")
+    if os.path.exists(path):
+        raise UsageError(f"--output={path} is there already; remove it or choose another name")
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UsageError(f"--output={path}: the folder {folder} is not there or may not be written")
+
+
+def _check_convertible(run: trained_run.TrainedRun) -> None:
+    if not isinstance(run.params.task, retinanet.LibraRetinaNetTask):
+        raise UsageError(
+            f"--model_dir={run.model_dir} holds a two-stage detector, and only one-stage detectors "
+            "(Libra RetinaNet) can be converted: TensorFlow Lite has no operations for the "
+            "suppression between the stages; use export/saved_model.py"
+        )
+
+
+def _read_samples(
+    calibration_images: Sequence[files.ImageFile], kwargs: Mapping[str, Any]
+) -> list[np.ndarray]:
+    samples = []
+    for file in calibration_images:
+        try:
+            pixels, _ = to_input(file.path.read_bytes(), **kwargs)
+        except OSError as error:
+            raise UsageError(f"{file.path} cannot be read ({error.strerror})") from error
+        except errors.RefusedError as error:
+            raise UsageError(f"{file.path} {error}; leave it out or replace it") from error
+        samples.append(pixels)
+    return samples
+
+
+def _build_function(run: trained_run.TrainedRun, size: Sequence[int]):
+    """Returns the function that is converted, and the model that owns its weights."""
+    task = run.params.task.model
+    generator = task.detection_generator
+    limits = {
+        "num_detections": generator.max_num_detections,
+        "score_threshold": generator.pre_nms_score_threshold,
+        "iou_threshold": generator.nms_iou_threshold,
+    }
+    generator.apply_nms = False
+    keras.mixed_precision.set_global_policy("float32")
+    model = run.load_model()
+    anchors = anchor.Anchor(
+        task.min_level,
+        task.max_level,
+        task.anchor.num_scales,
+        task.anchor.aspect_ratios,
+        task.anchor.anchor_size,
+        size,
+    ).multilevel_boxes
+
+    @tf.function(input_signature=[tf.TensorSpec([1, *size, 3], tf.float32, name=_INPUT)])
+    def detect(image):
+        normalized = preprocess_ops.normalize_image(
+            image, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB
+        )
+        scores, boxes, _ = model.head(model.decoder(model.backbone(normalized)))
+        # By this name its operations are found again, and left in float32.
+        with tf.name_scope(_SCOPE):
+            decoded = model.detection_generator(
+                boxes,
+                scores,
+                {level: boxes[tf.newaxis] for level, boxes in anchors.items()},
+                tf.constant([task.input_size[:2]], tf.float32),
+            )
+            return select_detections(
+                decoded["decoded_boxes"][0, :, 0], decoded["decoded_box_scores"][0], **limits
+            )
+
+    return detect.get_concrete_function(), model
+
+
+def select_detections(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    num_detections: int,
+    score_threshold: float,
+    iou_threshold: float,
+) -> dict[str, tf.Tensor]:
+    """Suppresses per class, with operations that TensorFlow Lite has.
+
+    Args:
+      boxes: float32 `[N, 4]`, `[ymin, xmin, ymax, xmax]`.
+      scores: float32 `[N, C]`, without the background.
+      num_detections: detections at the most.
+      score_threshold: lower scores are dropped.
+      iou_threshold: a box is dropped if it overlaps a better one of its class by more.
+
+    Returns:
+      `detection_boxes` `[1, num_detections, 4]`, `detection_scores` and `detection_classes` (int32)
+      `[1, num_detections]`, zero behind the detections, and `num_detections` int32 `[1]`.
+    """
+    num_boxes, num_classes = scores.shape
+    candidates, index = tf.math.top_k(
+        tf.reshape(scores, [-1]), min(_NUM_CANDIDATES, num_boxes * num_classes)
+    )
+    classes, boxes = index % num_classes, tf.gather(boxes, index // num_classes)
+    apart = _with_empty_boxes_apart(boxes)
+    kept, kept_scores = [], []
+    for number in range(num_classes):
+        # The one suppression that TensorFlow Lite has as an operation.
+        indices, num_kept = tf.raw_ops.NonMaxSuppressionV4(
+            boxes=apart,
+            scores=tf.where(classes == number, candidates, 0.0),
+            max_output_size=num_detections,
+            iou_threshold=iou_threshold,
+            score_threshold=score_threshold,
+            pad_to_max_output_size=True,
+        )
+        is_kept = tf.sequence_mask(num_kept, num_detections)
+        kept.append(indices)
+        kept_scores.append(tf.where(is_kept, tf.gather(candidates, indices), -1.0))
+    best, order = tf.math.top_k(tf.concat(kept_scores, axis=0), num_detections)
+    kept = tf.gather(tf.concat(kept, axis=0), order)
+    is_detection = best > score_threshold
+    return {
+        "detection_boxes": tf.where(is_detection[:, tf.newaxis], tf.gather(boxes, kept), 0.0)[None],
+        "detection_scores": tf.where(is_detection, best, 0.0)[None],
+        "detection_classes": tf.where(is_detection, tf.gather(classes, kept) + 1, 0)[None],
+        "num_detections": tf.reduce_sum(tf.cast(is_detection, tf.int32))[None],
+    }
+
+
+def _with_empty_boxes_apart(boxes: tf.Tensor) -> tf.Tensor:
+    """Puts a square where nothing else is in place of every box without an area.
+
+    Such boxes overlap nothing. TensorFlow Lite's suppression gives one of them again and again.
+    """
+    places = tf.reduce_max(boxes) + 2.0 * tf.range(1.0, boxes.shape[0] + 1.0)
+    squares = places[:, tf.newaxis] + [0.0, 0.0, 1.0, 1.0]
+    is_empty = tf.reduce_any(boxes[:, 2:] <= boxes[:, :2], axis=-1, keepdims=True)
+    return tf.where(is_empty, squares, boxes)
+
+
+def _convert(function, model, precision: str, samples: Sequence[np.ndarray]) -> bytes:
+    with quiet.stderr_closed():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+        if precision == FLOAT16:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16]
+        content = converter.convert()
+        if precision == INT8:
+            names = _names_of_selection(content)
+            # A converter can be used once.
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+            content = _convert_to_int8(converter, samples, names)
+    return content
+
+
+def _names_of_selection(content: bytes) -> list[str]:
+    """Lists the operations that come after the heads, by the names of what they compute."""
+    tensors = tflite_interpreter(content, num_threads=1).get_tensor_details()
+    return sorted({tensor["name"] for tensor in tensors if _SCOPE in tensor["name"]})
+
+
+def _convert_to_int8(converter, samples: Sequence[np.ndarray], float_names: Sequence[str]) -> bytes:
+    """Converts all but the operations of these names.
+
+    One 8-bit scale for all coordinates would round boxes to whole pixels of a 256-pixel image. The
+    public way to leave operations out is the quantization debugger's list of names.
+    """
+
+    def representative_dataset():
+        for sample in samples:
+            yield [sample[np.newaxis]]
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = representative_dataset
+    debugger = tf.lite.experimental.QuantizationDebugger(
+        converter=converter,
+        debug_dataset=representative_dataset,
+        debug_options=tf.lite.experimental.QuantizationDebugOptions(
+            denylisted_nodes=list(float_names)
+        ),
+    )
+    return debugger.get_nondebug_quantized_model()
+
+
+def _describe(run: trained_run.TrainedRun, precision: str, kwargs: Mapping[str, Any]) -> dict:
+    generator = run.params.task.model.detection_generator
+    return {
+        "class_names": run.read_class_names(),
+        "precision": precision,
+        "score_threshold": generator.pre_nms_score_threshold,
+        "nms_iou_threshold": generator.nms_iou_threshold,
+        "padding_rgb": list(preprocess_ops.MEAN_RGB),
+        "letterbox": dict(kwargs),
+    }
+
+
+def _write(path: str, content: bytes, description: Mapping[str, Any]) -> None:
+    unfinished = f"{path}.unfinished"
+    try:
+        pathlib.Path(unfinished).write_bytes(content)
+        names = description["class_names"]
+        # A line for every number that a class can have; 0 is the background.
+        labels = [names.get(i, "") for i in range(max(names) + 1)]
+        with zipfile.ZipFile(unfinished, "a") as archive:
+            archive.writestr(_LABELS, "\n".join(labels) + "\n")
+            archive.writestr(_DETECTOR, json.dumps(description, indent=2) + "\n")
+        os.replace(unfinished, path)
+    finally:
+        pathlib.Path(unfinished).unlink(missing_ok=True)
+
+
+def to_input(encoded: bytes, **kwargs) -> tuple[np.ndarray, np.ndarray]:
+    """Makes the input of a converted detector from an image file.
+
+    Args:
+      encoded: the bytes of a JPEG or PNG file.
+      **kwargs: of `libra_tf.serving.images.letterbox`.
+
+    Returns:
+      pixels: float32 `[height, width, 3]`, RGB in 0..255; the image is at the top left, and the
+        rest has the mean colour.
+      image_info: float32 `[4, 2]`; see `libra_tf.serving.images.letterbox`.
+
+    Raises:
+      RefusedError: if it is not an image.
+    """
+    image, problem = serving_images.decode(tf.constant(encoded))
+    problem = problem.numpy().decode()
+    if problem:
+        raise errors.RefusedError({0: problem})
+    normalized, image_info = serving_images.letterbox(image, **kwargs)
+    pixels = normalized * preprocess_ops.STDDEV_RGB + preprocess_ops.MEAN_RGB
+    return pixels.numpy(), image_info.numpy()
+
+
+class TFLiteDetector:
+    """Detects with a converted detector; may be used by several threads, which take turns.
+
+    Args:
+      path: the file.
+
+    Raises:
+      UsageError: if `export` did not write it.
+    """
+
+    normalized_boxes = False
+
+    def __init__(self, path: str):
+        self.source = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                description = json.loads(archive.read(_DETECTOR))
+            names = {int(number): name for number, name in description["class_names"].items()}
+            self._kwargs = description["letterbox"]
+            interpreter = tflite_interpreter(pathlib.Path(path).read_bytes(), os.cpu_count())
+            self._run = interpreter.get_signature_runner()
+            # The first run says which delegate it found.
+            with quiet.stderr_closed():
+                self._run(image=np.zeros([1, *self._kwargs["padded_size"], 3], np.float32))
+        # A foreign or damaged file raises all sorts of things.
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UsageError(
+                f"--model={path} cannot be loaded ({reason}); name a file that export/tflite.py "
+                "wrote"
+            ) from error
+        self._names = np.array([names.get(i, "") for i in range(max(names) + 1)])
+        self._lock = threading.Lock()
+
+    def predict(self, encoded_images: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """Returns the outputs that a SavedModel gives for image files.
+
+        Raises:
+          RefusedError: if one of them is damaged, too large, or neither a JPEG nor a PNG file.
+        """
+        answers, problems = [], {}
+        for place, encoded in enumerate(encoded_images):
+            try:
+                answers.append(self._detect(encoded))
+            except errors.RefusedError as error:
+                problems[place] = str(error)
+        if problems:
+            raise errors.RefusedError(problems)
+        return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
+
+    def _detect(self, encoded: bytes) -> dict[str, np.ndarray]:
+        pixels, image_info = to_input(encoded, **self._kwargs)
+        with self._lock:
+            outputs = {name: value[0] for name, value in self._run(image=pixels[None]).items()}
+        outputs["detection_boxes"] = outputs["detection_boxes"] / np.tile(image_info[2], 2)
+        outputs["detection_class_names"] = self._names[outputs["detection_classes"]]
+        outputs["image_size"] = image_info[0].astype(np.int32)
+        return outputs

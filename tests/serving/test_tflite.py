@@ -1,0 +1,145 @@
+"""One-stage detectors in TensorFlow Lite, against the exported SavedModel."""
+
+import hypothesis
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+
+from libra_tf import compat
+from libra_tf.runner.errors import UsageError
+from libra_tf.serving import local, tflite
+from libra_tf.serving.client import errors, files
+from tests.serving.conftest import encode
+from tests.serving.test_saved_model import assert_same
+
+NUM_BOXES, NUM_CLASSES = 60, 3
+LIMITS = {"num_detections": 20, "score_threshold": 0.3, "iou_threshold": 0.5}
+
+one_stage = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
+two_stage = pytest.mark.parametrize("exported", ["fasterrcnn"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibration")
+    for seed in range(4):
+        (folder / f"{seed}.jpg").write_bytes(encode(64, 48 + 16 * seed, seed=seed))
+    return files.find([str(folder)])
+
+
+@pytest.fixture(scope="module")
+def converted_selection():
+    function = tf.function(
+        lambda boxes, scores: tflite.select_detections(boxes, scores, **LIMITS),
+        input_signature=[
+            tf.TensorSpec([NUM_BOXES, 4], name="boxes"),
+            tf.TensorSpec([NUM_BOXES, NUM_CLASSES], name="scores"),
+        ],
+    ).get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+    return compat.tflite_interpreter(converter.convert(), 1).get_signature_runner()
+
+
+@one_stage
+def test_detects_what_the_saved_model_detects(exported, tmp_path):
+    path = str(tmp_path / "detector.tflite")
+    tflite.export(exported.model_dir, path, report=str)
+    detector = local.open_detector(path)
+    batch = [encode(64, 64), encode(40, 90, "PNG", seed=1), encode(100, 30, seed=2)]
+    assert_same(detector.predict(batch), local.open_detector(exported.folder).predict(batch))
+    with pytest.raises(errors.RefusedError, match="is truncated or damaged") as info:
+        detector.predict([*batch, encode(64, 64)[:300]])
+    assert list(info.value.problems) == [3]
+
+
+@one_stage
+def test_int8_has_8_bit_convolutions_and_close_boxes(exported, images, tmp_path):
+    path = str(tmp_path / "detector.tflite")
+    tflite.export(exported.model_dir, path, tflite.INT8, images, report=str)
+    interpreter = tf.lite.Interpreter(path)
+    operations = interpreter._get_ops_details()
+    types = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
+    convolutions = [op for op in operations if op["op_name"] == "CONV_2D"]
+    assert len(convolutions) > 20
+    assert all(types[op["outputs"][0]] == np.int8 for op in convolutions)
+    selection = [op for op in operations if op["op_name"] in ("NON_MAX_SUPPRESSION_V4", "EXP")]
+    assert len(selection) > exported.task.task_config.model.num_classes - 1
+    for op in selection:
+        assert types[op["inputs"][0]] == np.float32
+    detector = local.open_detector(path)
+    for image in images:
+        encoded = image.path.read_bytes()
+        one, other = detector.predict([encoded]), exported.serve([encoded])
+        best = {name: other[f"detection_{name}"][0, 0] for name in ("boxes", "scores", "classes")}
+        is_same = one["detection_classes"][0] == best["classes"]
+        is_same &= np.abs(one["detection_scores"][0] - best["scores"]) < 0.1
+        is_same &= np.abs(one["detection_boxes"][0] - best["boxes"]).max(axis=-1) < 5
+        assert is_same.any()
+
+
+@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.given(st.integers(0, 2**31), st.floats(0, 1))
+def test_selection_is_combined_suppression(converted_selection, seed, share_empty):
+    """TensorFlow's own operation for classes, which TensorFlow Lite does not have."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, 80, [NUM_BOXES, 2])
+    sizes = rng.uniform(5, 60, [NUM_BOXES, 2]) * (rng.uniform(size=[NUM_BOXES, 2]) >= share_empty)
+    boxes = np.concatenate([corners, corners + sizes], axis=-1).astype(np.float32)
+    scores = rng.uniform(size=[NUM_BOXES, NUM_CLASSES]).astype(np.float32)
+    expected = tf.image.combined_non_max_suppression(
+        boxes[np.newaxis, :, np.newaxis],
+        scores[np.newaxis],
+        max_output_size_per_class=LIMITS["num_detections"],
+        max_total_size=LIMITS["num_detections"],
+        iou_threshold=LIMITS["iou_threshold"],
+        score_threshold=LIMITS["score_threshold"],
+        clip_boxes=False,
+    )
+    number = int(expected.valid_detections[0])
+    in_tensorflow = tflite.select_detections(tf.constant(boxes), tf.constant(scores), **LIMITS)
+    for selected in (in_tensorflow, converted_selection(boxes=boxes, scores=scores)):
+        assert selected["num_detections"] == number
+        np.testing.assert_array_equal(selected["detection_boxes"], expected.nmsed_boxes)
+        np.testing.assert_array_equal(selected["detection_scores"], expected.nmsed_scores)
+        np.testing.assert_array_equal(
+            selected["detection_classes"][0, :number], expected.nmsed_classes[0, :number] + 1
+        )
+
+
+@two_stage
+def test_two_stage_detectors_are_refused(exported, tmp_path):
+    with pytest.raises(UsageError, match=r"holds a two-stage detector, .* use export/saved_model"):
+        tflite.export(exported.model_dir, str(tmp_path / "detector.tflite"), report=str)
+
+
+@one_stage
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "int8"}, "--precision=int8 needs images"),
+        ({"calibration_images": "GOOD"}, "--precision=float32 needs no images"),
+        ({"precision": "int8", "calibration_images": "BAD"}, r"bad\.jpg is not a JPEG or PNG file"),
+        ({"path": "detector.bin"}, r"--output=detector\.bin must end in \.tflite"),
+        ({"path": "/nowhere/d.tflite"}, "the folder /nowhere is not there"),
+        ({"path": "THERE"}, r"there\.tflite is there already"),
+        ({"model_dir": "nowhere"}, r"--model_dir=nowhere holds no params\.yaml"),
+    ],
+)
+def test_what_cannot_be_converted(exported, images, tmp_path, arguments, message):
+    (tmp_path / "bad.jpg").write_bytes(b"text")
+    (tmp_path / "there.tflite").write_bytes(b"mine")
+    places = {
+        "GOOD": images,
+        "BAD": files.find([str(tmp_path / "bad.jpg")]),
+        "THERE": str(tmp_path / "there.tflite"),
+    }
+    arguments = {
+        "model_dir": exported.model_dir,
+        "path": str(tmp_path / "detector.tflite"),
+        **{name: places.get(value, value) for name, value in arguments.items()},
+    }
+    with pytest.raises(UsageError, match=message):
+        tflite.export(**arguments, report=str)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jpg", "there.tflite"]
+    assert (tmp_path / "there.tflite").read_bytes() == b"mine"
