@@ -26,6 +26,7 @@ from libra_tf.runner.errors import UsageError
 from libra_tf.serving.client import answers, files, retrying, run
 from libra_tf.serving.client.errors import RefusedError, RequestError, ServerError
 from libra_tf.serving.client.target import Target
+from libra_tf.serving.drawing import draw_detections
 from tests.serving.conftest import encode
 from tests.serving.server import Server
 from tests.serving.test_saved_model import assert_same
@@ -450,7 +451,7 @@ def test_the_program(exported, server, protocol, tmp_path):
     address = server.grpc_address if protocol == "grpc" else server.rest_address
     result = call(
         *(f"--server={protocol}://{address}", "--model=shapes", f"--pictures={tmp_path}/drawn"),
-        *("--draw_threshold=0", f"--output={tmp_path}/out.jsonl", tmp_path / "in"),
+        *("--draw_threshold=0.1", f"--output={tmp_path}/out.jsonl", tmp_path / "in"),
     )
     assert result.returncode == 1
     assert result.stdout == ""
@@ -459,10 +460,15 @@ def test_the_program(exported, server, protocol, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line.get("height") for line in lines] == [64, 80, None]
     assert sorted(os.listdir(tmp_path / "drawn")) == ["a.jpg", "b.png"]
-    picture = np.asarray(Image.open(tmp_path / "drawn/b.png"), int)
-    original = np.asarray(Image.open(io.BytesIO(contents["b.png"])), int)
-    assert picture.shape == original.shape
-    assert 0.05 < (picture != original).any(axis=-1).mean() < 1
+    shown = [detection for detection in lines[1]["detections"] if detection["score"] >= 0.1]
+    assert 0 < len(shown) < len(lines[1]["detections"])
+    expected = draw_detections(
+        Image.open(tmp_path / "in/b.png"),
+        [detection["box"] for detection in shown],
+        [detection["name"] for detection in shown],
+        [detection["score"] for detection in shown],
+    )
+    np.testing.assert_array_equal(Image.open(tmp_path / "drawn/b.png"), expected)
 
 
 @pytest.mark.parametrize(
