@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
 import rich.console
 import rich.table
 import tensorflow as tf
@@ -58,7 +59,7 @@ def run(groups: Mapping[str, Callable[[], Iterable[Comparison]]], default: list[
 def _measure(group, comparison):
     table = rich.table.Table(title=f"{group}: {comparison.title}", title_justify="left")
     table.add_column("contestant")
-    for column in ("median ms", "x ours", "peak MB"):
+    for column in ("median ms", "p99 ms", "x ours", "peak MB"):
         table.add_column(column, justify="right")
     table.add_column("note")
     for row in _rows(group, comparison):
@@ -67,17 +68,18 @@ def _measure(group, comparison):
 
 
 def _rows(group, comparison):
-    """Rows of the table: contestant, median, ratio, memory, note."""
+    """Rows of the table: contestant, median, 99th percentile, ratio, memory, note."""
     seconds = _time_in_turn(comparison)
     ours = statistics.median(next(iter(seconds.values())))
     for name, times in seconds.items():
         median = statistics.median(times)
         memory = _memory_in_fresh_process(group, comparison, name) if _MEMORY.value else ""
         note = comparison.note(name, median)
-        yield name, f"{1e3 * median:.2f}", f"{median / ours:.2f}", memory, note
+        p99 = f"{1e3 * np.percentile(times, 99):.2f}"
+        yield name, f"{1e3 * median:.2f}", p99, f"{median / ours:.2f}", memory, note
     for name, milliseconds in comparison.elsewhere.items():
         ratio = f"{milliseconds / (1e3 * ours):.2f}"
-        yield name, f"{milliseconds:.2f}", ratio, "", "another machine"
+        yield name, f"{milliseconds:.2f}", "", ratio, "", "another machine"
 
 
 def _time_in_turn(comparison: Comparison):
