@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -427,6 +428,14 @@ def test_rest_errors_are_those_of_tensorflow_serving(exported, server, path, bod
 
 def _b64(data):
     return {"b64": base64.b64encode(data).decode()}
+
+
+def test_the_config_of_the_document_is_one():
+    text = (ROOT / "docs/serving.md").read_text()
+    (block,) = re.findall(r"^```proto\n(.*?)^```", text, re.M | re.S)
+    config = text_format.Parse(block, model_server_config_pb2.ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert dict(model.version_labels) == {"stable": 1, "canary": 2}
 
 
 # The whole program.
