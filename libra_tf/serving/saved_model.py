@@ -18,6 +18,9 @@ from libra_tf.runner.errors import UsageError
 from libra_tf.serving import images, warmup
 from libra_tf.serving.detection import SIGNATURES, DetectionModule
 
+CLASS_NAMES = "class_names.json"
+THRESHOLDS = "thresholds.json"
+
 
 def export(
     model_dir: str,
@@ -58,7 +61,7 @@ def export(
     module = build_module(run, normalized_boxes, max_pixels)
     report(f"exporting {run.checkpoint}")
     with tempfile.TemporaryDirectory() as assets, atomic.unfinished_folder(parent) as folder:
-        module.assets = _write_assets(assets, run)
+        module.assets = _write_assets(assets, run, normalized_boxes)
         export_base.export(
             module, {name: key for key, name in SIGNATURES.items()}, str(folder), timestamped=False
         )
@@ -126,14 +129,17 @@ def _next_version(parent: pathlib.Path) -> int:
     )
 
 
-def _write_assets(folder: str, run: trained_run.TrainedRun) -> list[tf.saved_model.Asset]:
+def _write_assets(
+    folder: str, run: trained_run.TrainedRun, normalized_boxes: bool
+) -> list[tf.saved_model.Asset]:
     generator = run.params.task.model.detection_generator
     documents = {
-        "class_names.json": run.read_class_names(),
-        "thresholds.json": {
+        CLASS_NAMES: run.read_class_names(),
+        THRESHOLDS: {
             "score_threshold": generator.pre_nms_score_threshold,
             "nms_iou_threshold": generator.nms_iou_threshold,
             "max_detections": generator.max_num_detections,
+            "normalized_boxes": normalized_boxes,
         },
     }
     for name, document in documents.items():

@@ -135,7 +135,8 @@ def test_what_the_folder_holds(exported):
     names = json.loads((folder / "assets/class_names.json").read_text())
     assert names == {"1": "circle", "2": "square", "3": "triangle", "4": "star"}
     thresholds = json.loads((folder / "assets/thresholds.json").read_text())
-    assert thresholds == {"score_threshold": 0.05, "nms_iou_threshold": 0.5, "max_detections": 50}
+    expected = {"score_threshold": 0.05, "nms_iou_threshold": 0.5, "max_detections": 50}
+    assert thresholds == {**expected, "normalized_boxes": False}
     signatures = tf.saved_model.load(str(folder)).signatures
     requests = tf.data.TFRecordDataset(str(folder / warmup.PATH))
     warmed_up = []

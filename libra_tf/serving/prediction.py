@@ -1,0 +1,172 @@
+"""Detection in files on disk: pictures, COCO results and a summary."""
+
+import collections
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import rich.console
+
+from libra_tf.data.annotations import AnnotationFile
+from libra_tf.runner.errors import UsageError
+from libra_tf.runner.progress import Progress
+from libra_tf.serving import coco_results, local
+from libra_tf.serving.client import files, run
+from libra_tf.serving.client.files import ImageFile
+
+RESULTS = "detections.json"
+PICTURES = "pictures"
+
+
+def predict(
+    model: str,
+    images: Sequence[ImageFile],
+    output_dir: str,
+    checkpoint: str | None = None,
+    annotations: str | None = None,
+    draw: bool = True,
+    draw_threshold: float = 0.4,
+    batch_size: int = 1,
+    report: Callable[[str], None] = print,
+) -> int:
+    """Detects objects in images, draws them and writes them down.
+
+    `output_dir/detections.json` has all detections (see `coco_results.to_results`), and replaces
+    that of an earlier time when the work ends, also by an interruption. `output_dir/pictures` has
+    the images with the detections drawn.
+
+    Args:
+      model: folder of a run or of a SavedModel; see `local.open_detector`.
+      images: the files.
+      output_dir: it is made if it is not there.
+      checkpoint: a checkpoint of the run; None for the newest.
+      annotations: COCO annotation file. The images that it lists are taken, their ids are used,
+        and the average precision is measured. None to take all and number them from 1.
+      draw: whether to draw.
+      draw_threshold: detections with a lower score are neither drawn nor counted in the summary.
+      batch_size: images at once.
+      report: is given lines about the progress, and in the end a summary.
+
+    Returns:
+      How many images could not be read or drawn. The summary names them.
+
+    Raises:
+      UsageError: if the model cannot be loaded, the folder cannot be written, or the annotations
+        list none of the images.
+      DatasetError: if the annotations have mistakes.
+    """
+    truth = coco_results.read_annotations(annotations) if annotations else None
+    if truth:
+        image_ids = _listed_in(truth, images, report)
+    else:
+        image_ids = {image: number for number, image in enumerate(images, start=1)}
+    images = list(image_ids)
+    pictures = files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
+    _make_folder(output_dir)
+    detector = local.open_detector(model, checkpoint)
+    report(f"detecting with {detector.source}")
+    results, detections = [], []
+    try:
+        for result in _detect(detector, images, pictures, batch_size, draw_threshold):
+            results.append(result)
+            if result.answer:
+                detections += coco_results.to_results(
+                    result.answer, image_ids[result.file], result.file.name.as_posix()
+                )
+    finally:
+        _write(os.path.join(output_dir, RESULTS), detections)
+    for line in _summary(results, draw_threshold):
+        report(line)
+    if truth:
+        report(_precision(truth, detections, [image_ids[r.file] for r in results if r.answer]))
+    report(f"results: {os.path.join(output_dir, RESULTS)}")
+    if pictures:
+        report(f"pictures: {os.path.join(output_dir, PICTURES)}")
+    failures = [result for result in results if result.problem]
+    if failures:
+        report(f"{len(failures)} of {len(results)} images had problems:")
+    for result in failures:
+        report(f"  {result.file.path}: {result.problem}")
+    return len(failures)
+
+
+def _listed_in(
+    truth: AnnotationFile, images: Sequence[ImageFile], report: Callable[[str], None]
+) -> dict[ImageFile, int]:
+    """Returns the ids of the images that the annotations list."""
+    listed = {image["file_name"]: image["id"] for image in truth.images}
+    found = {
+        image: listed[image.name.as_posix()] for image in images if image.name.as_posix() in listed
+    }
+    if len(set(found.values())) < len(found):
+        raise UsageError(
+            "several of the images have the same name in different folders; name one folder only"
+        )
+    if not found:
+        raise UsageError(
+            f"--annotations={truth.path} lists none of the images, such as {images[0].name}; name "
+            "the folder that its file names are relative to"
+        )
+    if len(found) < len(images):
+        report(f"{len(images) - len(found)} images are not listed in {truth.path} and left out")
+    return found
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--output_dir={folder} cannot be made ({error.strerror}); name a folder"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--output_dir={folder} may not be written; name another folder")
+
+
+def _detect(detector, images, pictures, batch_size, draw_threshold) -> Iterator[run.Result]:
+    """Yields the results as they come, and shows the progress."""
+    progress = Progress(rich.console.Console())
+    progress.start("detecting", len(images), unit="image")
+    results = run.detect(
+        detector,
+        images,
+        pictures,
+        batch_size,
+        # One draws while the other detects.
+        concurrency=2,
+        is_normalized=detector.normalized_boxes,
+        draw_threshold=draw_threshold,
+    )
+    try:
+        for done, result in enumerate(results, start=1):
+            yield result
+            progress.advance(done, images=1)
+    finally:
+        progress.stop()
+
+
+def _write(path: str, detections: Sequence[Mapping]) -> None:
+    with open(f"{path}.unfinished", "w") as file:
+        json.dump(detections, file)
+    os.replace(f"{path}.unfinished", path)
+
+
+def _summary(results: Sequence[run.Result], threshold: float) -> Iterator[str]:
+    detections, images = collections.Counter(), collections.Counter()
+    for answer in (result.answer for result in results if result.answer):
+        names = [str(name) for name in answer.names[answer.scores >= threshold]]
+        detections.update(names)
+        images.update(set(names))
+    yield (
+        f"{len(results)} images, {sum(detections.values())} detections with a score of "
+        f"{threshold:g} or more"
+    )
+    width = max(map(len, detections), default=0)
+    for name, number in detections.most_common():
+        yield f"  {name:<{width}}  {number} in {images[name]} images"
+
+
+def _precision(truth: AnnotationFile, detections, image_ids: Sequence[int]) -> str:
+    metrics = coco_results.evaluate(truth, detections, image_ids)
+    values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    return f"{values} on {len(image_ids)} of the {len(truth.images)} images of {truth.path}"

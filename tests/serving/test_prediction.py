@@ -1,0 +1,170 @@
+"""Detection in files: what is written, and what is said."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import coco, cocoeval
+
+from libra_tf.runner.errors import UsageError
+from libra_tf.serving import prediction
+from libra_tf.serving.client import files
+from tests.serving.conftest import encode
+
+# What has nothing of the kind of detector in it.
+one_detector = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
+
+
+def predict(model, arguments, output_dir, **kwargs):
+    """Returns the number of failures and what was reported."""
+    lines = []
+    images = files.find([str(argument) for argument in arguments])
+    failures = prediction.predict(
+        str(model), images, str(output_dir), report=lines.append, **kwargs
+    )
+    return failures, "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def images_folder(tiny_shapes, val_images, tmp_path_factory):
+    """The validation images in a folder, under the names that the annotations have."""
+    folder = tmp_path_factory.mktemp("images")
+    document = json.loads(pathlib.Path(tiny_shapes.val.annotation_file).read_text())
+    for image in document["images"]:
+        path = folder / image["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(val_images[image["id"]])
+    return folder
+
+
+def test_precision_is_that_of_the_evaluation(exported, tiny_shapes, images_folder, tmp_path):
+    """Of the run and of its SavedModel, against the metrics of the task."""
+    task, model = exported.task, exported.model
+    metrics, state = task.build_metrics(training=False), None
+    for inputs in task.build_inputs(task.task_config.validation_data):
+        state = task.aggregate_logs(state, task.validation_step(inputs, model, metrics))
+    expected = task.reduce_aggregated_logs(state)
+    for name, path in (("run", exported.model_dir), ("export", exported.folder)):
+        failures, said = predict(
+            path, [images_folder], tmp_path / name, annotations=tiny_shapes.val.annotation_file
+        )
+        assert failures == 0
+        assert f"AP {expected['AP']:.4f}, AP50 {expected['AP50']:.4f}, " in said
+        assert "on 6 of the 6 images" in said
+
+
+@one_detector
+def test_results_are_read_by_pycocotools(exported, tiny_shapes, images_folder, tmp_path):
+    _, said = predict(
+        exported.folder, [images_folder], tmp_path, annotations=tiny_shapes.val.annotation_file
+    )
+    truth = coco.COCO(tiny_shapes.val.annotation_file)
+    evaluation = cocoeval.COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert f"AP {evaluation.stats[0]:.4f}, AP50 {evaluation.stats[1]:.4f}, " in said
+
+
+@one_detector
+def test_unreadable_files_are_passed_over_and_listed(exported, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "more").mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(encode(64, 80))
+    (folder / "b.jpg").write_bytes(encode(64, 80)[:300])
+    (folder / "c.png").write_bytes(b"text")
+    (folder / "more/a.jpg").write_bytes(encode(50, 50, seed=1))
+    for batch_size in (1, 3):
+        output = tmp_path / f"out{batch_size}"
+        failures, said = predict(
+            exported.folder, [folder], output, draw_threshold=0.05, batch_size=batch_size
+        )
+        assert failures == 2
+        assert "2 of 4 images had problems:" in said
+        assert f"{folder}/b.jpg: is truncated or damaged" in said
+        assert f"{folder}/c.png: is not a JPEG or PNG file" in said
+        pictures = sorted(path for path in (output / "pictures").rglob("*") if path.is_file())
+        assert [str(path.relative_to(output / "pictures")) for path in pictures] == [
+            "a.jpg",
+            "more/a.jpg",
+        ]
+        drawn = np.asarray(Image.open(pictures[0]), int)
+        assert drawn.shape == (64, 80, 3)
+        assert np.abs(drawn - np.asarray(Image.open(folder / "a.jpg"), int)).max() > 50
+        detections = json.loads((output / "detections.json").read_text())
+        assert {(d["image_id"], d["file_name"]) for d in detections} == {
+            (1, "a.jpg"),
+            (4, "more/a.jpg"),
+        }
+        outputs = exported.serve([encode(64, 80)])
+        (ymin, xmin, ymax, xmax) = outputs["detection_boxes"][0, 0].astype(float)
+        first = detections[0]
+        np.testing.assert_allclose(first["bbox"], [xmin, ymin, xmax - xmin, ymax - ymin], atol=2e-3)
+        assert first["category_id"] == outputs["detection_classes"][0, 0]
+
+
+@one_detector
+def test_no_detections_at_all(exported, tiny_shapes, images_folder, tmp_path, monkeypatch):
+    """An empty list of results, of which pycocotools makes no data set by itself."""
+    monkeypatch.setattr(prediction.coco_results, "to_results", lambda *_: [])
+    _, said = predict(
+        exported.folder, [images_folder], tmp_path, annotations=tiny_shapes.val.annotation_file
+    )
+    assert "AP 0.0000, AP50 0.0000" in said
+    assert json.loads((tmp_path / "detections.json").read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "nowhere"}, "--model=nowhere is not a folder"),
+        ({"model": "EMPTY"}, r"holds neither params\.yaml of a run nor saved_model\.pb"),
+        ({"model": "DAMAGED"}, r"cannot be loaded \(.*\); name a folder that export/saved_model"),
+        ({"checkpoint": "ckpt-1"}, "--checkpoint=ckpt-1 chooses among those of a run"),
+        ({"output_dir": "/proc/found"}, "--output_dir=/proc/found cannot be made"),
+        ({"annotations": "UNRELATED"}, r"lists none of the images, such as a\.jpg"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@one_detector
+def test_what_cannot_be_predicted(exported, tmp_path, change, message):
+    (tmp_path / "a.jpg").write_bytes(encode(64, 80))
+    empty, damaged = tmp_path / "empty", tmp_path / "damaged"
+    empty.mkdir()
+    damaged.mkdir()
+    (damaged / "saved_model.pb").write_bytes(b"damaged")
+    unrelated = tmp_path / "unrelated.json"
+    image = {"id": 1, "file_name": "b.jpg", "width": 80, "height": 64}
+    category = {"id": 1, "name": "circle"}
+    document = {"images": [image], "annotations": [], "categories": [category]}
+    unrelated.write_text(json.dumps(document))
+    places = {"EMPTY": str(empty), "DAMAGED": str(damaged), "UNRELATED": str(unrelated)}
+    arguments = {"model": exported.folder, "output_dir": tmp_path / "found"}
+    arguments |= {key: places.get(value, value) for key, value in change.items()}
+    with pytest.raises(UsageError, match=message):
+        predict(arguments.pop("model"), [tmp_path / "a.jpg"], **arguments)
+    assert not list(tmp_path.glob("found/*"))
+
+
+@one_detector
+def test_interruption_keeps_what_was_found(exported, tmp_path, monkeypatch):
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(encode(64, 80))
+
+    detect = prediction.run.detect
+    monkeypatch.setattr(
+        prediction.run,
+        "detect",
+        lambda *args, **kwargs: _interrupted_after_one(detect(*args, **kwargs)),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        predict(exported.folder, [tmp_path], tmp_path / "found")
+    detections = json.loads((tmp_path / "found/detections.json").read_text())
+    assert {detection["file_name"] for detection in detections} == {"a.jpg"}
+
+
+def _interrupted_after_one(results):
+    yield next(results)
+    raise KeyboardInterrupt
