@@ -26,6 +26,9 @@ from absl import app, flags
 from comparison import Comparison
 
 _REPEATS = flags.DEFINE_integer("repeats", 30, "Calls of each contestant.", lower_bound=1)
+_WARM_UP = flags.DEFINE_integer(
+    "warm_up", 3, "Calls of each contestant before these, not counted.", lower_bound=1
+)
 _MEMORY = flags.DEFINE_bool("memory", True, "Whether to measure peak memory, too.")
 _CONTESTANT = flags.DEFINE_string(
     "contestant", None, "Used by the program itself: print the peak memory of GROUP|TITLE|NAME."
@@ -85,7 +88,7 @@ def _rows(group, comparison):
 def _time_in_turn(comparison: Comparison):
     calls = {name: build() for name, build in comparison.contestants.items()}
     seconds = {name: [] for name in calls}
-    warm_up = 0 if comparison.slow else 3
+    warm_up = 0 if comparison.slow else _WARM_UP.value
     repeats = 1 if comparison.slow else _REPEATS.value
     for call in calls.values():
         for _ in range(warm_up):

@@ -1,13 +1,14 @@
 """Times exported detectors beside Model Garden's own export, and measures their peak memory.
 
-    python benchmarks/serving.py --repeats=10 --batch_sizes=1
-    python benchmarks/serving.py --repeats=5 --batch_sizes=8 --nomemory
+    python benchmarks/serving.py --batch_sizes=1 --repeats=10
+    python benchmarks/serving.py --batch_sizes=8 --repeats=4 --warm_up=1 --nomemory
+    python benchmarks/serving.py --groups=retinanet_tpu_nms --repeats=1 --warm_up=1 --nomemory
 
 Each call is one request to the signature for JPEG bytes: decoding, resizing, the network,
 suppression. R-50, 640x640, 91 classes, float32, random weights; the images are 640x480, since Model
-Garden's export takes only images of one size in a batch. Its own is exported twice: as its program
-does it, with the config's suppression made for TPUs (`nms_version: v2`; batch 1 only), and with
-`batched`, which our export chooses by itself. The exports are kept in --folder for the next call.
+Garden's export takes only images of one size in a batch. Its own has `nms_version: batched`, which
+our export chooses by itself; the last command takes it as its program exports it, with the config's
+suppression made for TPUs. The exports are kept in --folder for the next call.
 """
 
 import functools
@@ -40,14 +41,24 @@ def comparisons(detector):
         "ours, Libra switched off": functools.partial(_ours, detector, SWITCHES_OFF[detector]),
         "Model Garden's export, batched": functools.partial(_model_garden, detector, "batched"),
     }
-    slow = {"Model Garden's export": functools.partial(_model_garden, detector, "v2")}
     for size in _BATCH_SIZES.value:
-        # Its suppression takes its time for every image; one is enough to see how much.
-        exports = contestants | slow if size == 1 else contestants
         images = tf.constant([_jpeg(seed) for seed in range(size)])
-        calls = {name: functools.partial(_load, export, images) for name, export in exports.items()}
+        calls = {
+            name: functools.partial(_load, export, images) for name, export in contestants.items()
+        }
         rate = functools.partial(_images_per_second, size)
         yield Comparison(f"batch {size}", calls, note=rate)
+
+
+def slow_comparisons(detector):
+    """Yields the comparison with the suppression that takes most of the time on a CPU."""
+    contestants = {
+        "ours": functools.partial(_ours, detector, {}),
+        "Model Garden's export": functools.partial(_model_garden, detector, "v2"),
+    }
+    images = tf.constant([_jpeg(0)])
+    calls = {name: functools.partial(_load, export, images) for name, export in contestants.items()}
+    yield Comparison("batch 1", calls, note=functools.partial(_images_per_second, 1))
 
 
 def _images_per_second(size, name, seconds):
@@ -101,7 +112,9 @@ def _jpeg(seed):
     return buffer.getvalue()
 
 
-GROUPS = {name: functools.partial(comparisons, name) for name in ("retinanet", "fasterrcnn")}
+DETECTORS = ("retinanet", "fasterrcnn")
+GROUPS = {name: functools.partial(comparisons, name) for name in DETECTORS}
+GROUPS |= {f"{name}_tpu_nms": functools.partial(slow_comparisons, name) for name in DETECTORS}
 
 if __name__ == "__main__":
-    measuring.run(GROUPS, default=["retinanet", "fasterrcnn"])
+    measuring.run(GROUPS, default=list(DETECTORS))
