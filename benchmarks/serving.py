@@ -6,8 +6,8 @@
 
 Each call is one request to the signature for JPEG bytes: decoding, resizing, the network,
 suppression. R-50, 640x640, 91 classes, float32, random weights; the images are 640x480, since Model
-Garden's export takes only images of one size in a batch. Its own has `nms_version: batched`, which
-our export chooses by itself; the last command takes it as its program exports it, with the config's
+Garden's export takes only images of one size in a batch. Its own is of the same detector, and has
+`nms_version: batched`, which our export chooses by itself; the last command takes it as its program exports it, with the config's
 suppression made for TPUs. The exports are kept in --folder for the next call.
 """
 
@@ -31,6 +31,8 @@ from exporting import export_run
 _FOLDER = flags.DEFINE_string("folder", "runs/benchmark_serving", "Where exports are kept.")
 _BATCH_SIZES = flags.DEFINE_multi_integer("batch_sizes", [1, 8], "Images in a request.")
 
+# The paper's head of the experiments here, where Model Garden's has four convolutions.
+MODEL_GARDEN = {"retinanet": {}, "fasterrcnn": {"detection_head": {"num_convs": 0, "num_fcs": 2}}}
 MODEL = {"num_classes": NUM_CLASSES, "input_size": [INPUT_SIZE, INPUT_SIZE, 3]}
 
 
@@ -92,7 +94,7 @@ def _model_garden(detector, nms_version):
         return folder
     params = exp_factory.get_exp_config(f"{detector}_resnetfpn_coco")
     generator = {"detection_generator": {"nms_version": nms_version}}
-    params.task.override({"model": {**MODEL, **generator}})
+    params.task.override({"model": {**MODEL, **MODEL_GARDEN[detector], **generator}})
     export_saved_model_lib.export_inference_graph(
         "image_bytes",
         None,
