@@ -7,8 +7,9 @@
 Each call is one request to the signature for JPEG bytes: decoding, resizing, the network,
 suppression. R-50, 640x640, 91 classes, float32, random weights; the images are 640x480, since Model
 Garden's export takes only images of one size in a batch. Its own is of the same detector, and has
-`nms_version: batched`, which our export chooses by itself; the last command takes it as its program exports it, with the config's
-suppression made for TPUs. The exports are kept in --folder for the next call.
+`nms_version: batched`, which our export chooses by itself; the last command takes it as its program
+exports it, with the config's suppression made for TPUs. The exports are
+kept in --folder for the next call.
 """
 
 import functools
