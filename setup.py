@@ -34,6 +34,8 @@ setuptools.setup(
         "numpy",
         "matplotlib",
         "pillow",
+        "requests",
+        "urllib3>=2",
         "pyyaml",
         "rich",
         "absl-py",

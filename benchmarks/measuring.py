@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
 import rich.console
 import rich.table
 import tensorflow as tf
@@ -25,6 +26,9 @@ from absl import app, flags
 from comparison import Comparison
 
 _REPEATS = flags.DEFINE_integer("repeats", 30, "Calls of each contestant.", lower_bound=1)
+_WARM_UP = flags.DEFINE_integer(
+    "warm_up", 3, "Calls of each contestant before these, not counted.", lower_bound=1
+)
 _MEMORY = flags.DEFINE_bool("memory", True, "Whether to measure peak memory, too.")
 _CONTESTANT = flags.DEFINE_string(
     "contestant", None, "Used by the program itself: print the peak memory of GROUP|TITLE|NAME."
@@ -58,7 +62,7 @@ def run(groups: Mapping[str, Callable[[], Iterable[Comparison]]], default: list[
 def _measure(group, comparison):
     table = rich.table.Table(title=f"{group}: {comparison.title}", title_justify="left")
     table.add_column("contestant")
-    for column in ("median ms", "x ours", "peak MB"):
+    for column in ("median ms", "p99 ms", "x ours", "peak MB"):
         table.add_column(column, justify="right")
     table.add_column("note")
     for row in _rows(group, comparison):
@@ -67,23 +71,24 @@ def _measure(group, comparison):
 
 
 def _rows(group, comparison):
-    """Rows of the table: contestant, median, ratio, memory, note."""
+    """Rows of the table: contestant, median, 99th percentile, ratio, memory, note."""
     seconds = _time_in_turn(comparison)
     ours = statistics.median(next(iter(seconds.values())))
     for name, times in seconds.items():
         median = statistics.median(times)
         memory = _memory_in_fresh_process(group, comparison, name) if _MEMORY.value else ""
         note = comparison.note(name, median)
-        yield name, f"{1e3 * median:.2f}", f"{median / ours:.2f}", memory, note
+        p99 = f"{1e3 * np.percentile(times, 99):.2f}"
+        yield name, f"{1e3 * median:.2f}", p99, f"{median / ours:.2f}", memory, note
     for name, milliseconds in comparison.elsewhere.items():
         ratio = f"{milliseconds / (1e3 * ours):.2f}"
-        yield name, f"{milliseconds:.2f}", ratio, "", "another machine"
+        yield name, f"{milliseconds:.2f}", "", ratio, "", "another machine"
 
 
 def _time_in_turn(comparison: Comparison):
     calls = {name: build() for name, build in comparison.contestants.items()}
     seconds = {name: [] for name in calls}
-    warm_up = 0 if comparison.slow else 3
+    warm_up = 0 if comparison.slow else _WARM_UP.value
     repeats = 1 if comparison.slow else _REPEATS.value
     for call in calls.values():
         for _ in range(warm_up):

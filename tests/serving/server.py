@@ -95,6 +95,9 @@ class Version:
             # Put in front by Python.
             message = error.message.removeprefix("Graph execution error:\n\n")
             raise type(error)(None, None, message) from error
+        except UnicodeDecodeError as error:
+            # Messages about damaged tf.Examples repeat their bytes, which Python cannot take over.
+            raise invalid_argument("the error message is not text") from error
 
     def close(self):
         self._session.close()

@@ -60,7 +60,7 @@ class Result:
         """JSON, with the detections or the error."""
         if self.answer:
             return self.answer.to_json(str(self.file.path))
-        return json.dumps({"file": str(self.file.path), "error": self.problem}, ensure_ascii=False)
+        return json.dumps({"file": str(self.file.path), "error": self.problem})
 
     @property
     def num_detections(self) -> int:

@@ -1,0 +1,554 @@
+"""The client and the stand-in server over real sockets, against the SavedModel in process."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import requests
+import tensorflow as tf
+from google.protobuf import text_format
+from PIL import Image
+from tensorflow_serving.config import model_server_config_pb2
+
+from libra_tf.runner.errors import UsageError
+from libra_tf.serving.client import answers, files, retrying, run
+from libra_tf.serving.client.errors import RefusedError, RequestError, ServerError
+from libra_tf.serving.client.target import Target
+from libra_tf.serving.drawing import draw_detections
+from tests.serving.conftest import encode
+from tests.serving.server import Server
+from tests.serving.test_saved_model import assert_same
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CLIENT = str(ROOT / "export" / "client.py")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+LOADING = 20
+AVAILABLE = 30
+
+only_retinanet = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
+both_protocols = pytest.mark.parametrize("protocol", ["grpc", "http"])
+
+
+class Doubling(tf.Module):
+    """A model that is no detector."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def double(self, x):
+        return {"y": 2 * x}
+
+
+@pytest.fixture(scope="module")
+def config_file(exported, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    module = Doubling()
+    tf.saved_model.save(module, str(folder / "double/1"), signatures=module.double)
+    tf.saved_model.save(module, str(folder / "other/1"), signatures={"double": module.double})
+    file = folder / "models.config"
+    file.write_text(f"""
+        model_config_list {{
+          config {{
+            name: "shapes" base_path: "{pathlib.Path(exported.folder).parent}"
+            model_platform: "tensorflow"
+            model_version_policy {{ specific {{ versions: 1 }} }}
+            version_labels {{ key: "stable" value: 1 }}
+          }}
+          config {{ name: "double" base_path: "{folder}/double" model_platform: "tensorflow" }}
+          config {{ name: "other" base_path: "{folder}/other" model_platform: "tensorflow" }}
+        }}""")
+    return file
+
+
+@pytest.fixture(scope="module")
+def running(config_file):
+    config = text_format.Parse(config_file.read_text(), model_server_config_pb2.ModelServerConfig())
+    server = Server(config)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(running, monkeypatch):
+    """The running server as it was at its start, and no long waits."""
+    monkeypatch.setattr(retrying, "FIRST_WAIT_SECONDS", 0.01)
+    running.num_predictions = 0
+    yield running
+    running.before_predict = lambda: None
+    running.models["shapes"].states[1] = AVAILABLE
+
+
+@contextlib.contextmanager
+def connected(server, protocol, **kwargs):
+    address = server.grpc_address if protocol == "grpc" else server.rest_address
+    target = Target(f"{protocol}://{address}", **{"model": "shapes", **kwargs})
+    with contextlib.closing(run.connect(target)) as transport:
+        yield transport
+
+
+def write_files(folder, images):
+    for name, image in images.items():
+        (folder / name).write_bytes(image)
+    return files.find([str(folder)])
+
+
+@only_retinanet
+@both_protocols
+@pytest.mark.parametrize("which", [{}, {"version": 1}, {"label": "stable"}], ids=str)
+def test_same_as_the_saved_model(exported, server, protocol, which):
+    images = [encode(64, 64), encode(40, 90, "PNG", seed=1), encode(100, 30, seed=2)]
+    expected = exported.serve(images)
+    expected["detection_class_names"] = expected["detection_class_names"].astype(str)
+    with connected(server, protocol, **which) as transport:
+        assert_same(transport.predict(images), expected)
+
+
+@only_retinanet
+@both_protocols
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_bad_files_are_named_and_the_others_answered(
+    exported, server, protocol, batch_size, tmp_path
+):
+    good = encode(64, 64)
+    contents = {
+        "a.jpg": good,
+        "b.jpg": good[:300],
+        "c.png": b"",
+        "d.JPEG": encode(50, 40),
+        "e.jpg": good,
+    }
+    images = write_files(tmp_path, contents)
+    os.symlink("nowhere", tmp_path / "f.jpg")
+    images = files.find([str(tmp_path)])
+    assert len(images) == 6
+    with connected(server, protocol) as transport:
+        results = list(run.detect(transport, images, batch_size=batch_size))
+    assert [result.file.path.name for result in results] == [*contents, "f.jpg"]
+    assert [result.problem for result in results] == [
+        "",
+        "is truncated or damaged",
+        "is not a JPEG or PNG file",
+        "",
+        "",
+        "cannot be read (No such file or directory)",
+    ]
+    lines = [json.loads(result.line) for result in results]
+    assert [line["file"] for line in lines] == [str(image.path) for image in images]
+    assert lines[1]["error"] == "is truncated or damaged"
+    for name in ("a.jpg", "d.JPEG"):
+        (line,) = (line for line in lines if line["file"].endswith(name))
+        expected = exported.serve([contents[name]])
+        num = expected["num_detections"][0]
+        assert len(line["detections"]) == num > 0
+        boxes = [detection["box"] for detection in line["detections"]]
+        np.testing.assert_allclose(boxes, expected["detection_boxes"][0, :num], atol=1e-3)
+        names = [detection["name"].encode() for detection in line["detections"]]
+        assert names == expected["detection_class_names"][0, :num].tolist()
+
+
+class Failing:
+    """Raises an error at the first calls."""
+
+    def __init__(self, error, times):
+        self._error, self._left = error, times
+
+    def __call__(self):
+        self._left -= 1
+        if self._left >= 0:
+            raise self._error(None, None, "in a test")
+
+
+@only_retinanet
+@both_protocols
+@pytest.mark.parametrize("error", [tf.errors.UnavailableError, tf.errors.ResourceExhaustedError])
+def test_a_server_that_recovers_is_asked_again(exported, server, protocol, error):
+    server.before_predict = Failing(error, times=2)
+    with connected(server, protocol, retries=2) as transport:
+        assert transport.predict([encode(20, 20)])["num_detections"].shape == (1,)
+    assert server.num_predictions == 3
+
+
+@only_retinanet
+@both_protocols
+@pytest.mark.parametrize(
+    ("error", "retries", "asked", "expected", "message"),
+    [
+        (tf.errors.UnavailableError, 2, 3, ServerError, "cannot be reached .in a test.; check"),
+        (tf.errors.UnavailableError, 0, 1, ServerError, "cannot be reached"),
+        (tf.errors.ResourceExhaustedError, 2, 3, RequestError, "no room .* lower --concurrency"),
+        (tf.errors.InternalError, 2, 1, RequestError, "answered .*(INTERNAL|500): in a test"),
+        (tf.errors.DeadlineExceededError, 2, 1, RequestError, "within --timeout=30 seconds"),
+    ],
+)
+def test_retries_have_a_limit(exported, server, protocol, error, retries, asked, expected, message):
+    server.before_predict = Failing(error, times=99)
+    with (
+        connected(server, protocol, retries=retries) as transport,
+        pytest.raises(expected, match=message),
+    ):
+        transport.predict([encode(20, 20)])
+    assert server.num_predictions == asked
+
+
+@only_retinanet
+@both_protocols
+def test_bad_images_are_not_sent_again(exported, server, protocol):
+    with connected(server, protocol) as transport, pytest.raises(RefusedError) as info:
+        transport.predict([b"text", encode(20, 20), encode(200, 100)])
+    assert info.value.problems == {
+        0: "is not a JPEG or PNG file",
+        2: "has [200 100] pixels (height, width), and at most 10000 in all are accepted",
+    }
+    assert server.num_predictions == 1
+
+
+@only_retinanet
+@both_protocols
+def test_a_slow_answer_is_given_up_once(exported, server, protocol, tmp_path):
+    server.before_predict = lambda: time.sleep(0.6)
+    images = write_files(tmp_path, {"a.jpg": encode(20, 20)})
+    with connected(server, protocol, timeout=0.2) as transport:
+        (result,) = run.detect(transport, images)
+    assert result.problem == "no answer within --timeout=0.2 seconds"
+    time.sleep(0.7)  # A request that is sent again would be counted by now.
+    assert server.num_predictions == 1
+
+
+@only_retinanet
+@both_protocols
+def test_requests_run_at_once(exported, server, protocol, tmp_path):
+    barrier = threading.Barrier(4)
+    server.before_predict = lambda: barrier.wait(timeout=20)
+    images = write_files(tmp_path, {f"{i}.jpg": encode(30 + i, 20) for i in range(8)})
+    with connected(server, protocol, concurrency=4) as transport:
+        results = list(run.detect(transport, images, concurrency=4))
+    # In their order, whichever was answered first.
+    assert [json.loads(result.line)["height"] for result in results] == list(range(30, 38))
+
+
+@only_retinanet
+@both_protocols
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [
+        ({"model": "nope"}, "does not serve model nope .*check --model"),
+        ({"version": 7}, "does not serve model shapes version 7"),
+        ({"label": "canary"}, "does not serve model shapes label canary"),
+        ({"model": "double"}, "model double on .* has no signature serving_default with an input"),
+        ({"model": "other"}, "model other on .* has no signature serving_default with an input"),
+    ],
+)
+def test_asking_for_the_wrong_thing(exported, server, protocol, which, message):
+    with connected(server, protocol, **which) as transport:
+        with pytest.raises(ServerError, match=message) as info:
+            transport.predict([encode(20, 20)])
+        if which.keys() & {"version"} or which.get("model") == "nope":
+            with pytest.raises(ServerError, match=message):
+                transport.states()
+    assert "\n" not in str(info.value)
+
+
+@only_retinanet
+@both_protocols
+def test_the_port_of_the_other_protocol(exported, server, protocol):
+    address = server.rest_address if protocol == "grpc" else server.grpc_address
+    target = Target(f"{protocol}://{address}", "shapes")
+    with (
+        contextlib.closing(run.connect(target)) as transport,
+        pytest.raises(ServerError, match="8500 is usual for grpc://, 8501 for http://") as info,
+    ):
+        transport.states()
+    assert str(info.value).isprintable()
+
+
+@only_retinanet
+@both_protocols
+def test_waiting_until_the_model_is_loaded(exported, server, protocol):
+    server.models["shapes"].states[1] = LOADING
+    target = Target("", "shapes")
+    with connected(server, protocol) as transport:
+        with pytest.raises(UsageError, match=r"not available yet \(version 1 LOADING\); --wait"):
+            run.wait_until_available(transport, target, 0, report=str)
+        said = []
+        timer = threading.Timer(0.3, lambda: server.models["shapes"].states.update({1: AVAILABLE}))
+        timer.start()
+        run.wait_until_available(transport, target, 20, report=said.append)
+        assert len(said) == 1
+        run.wait_until_available(transport, target, 0, report=said.append)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_nobody_is_there(protocol):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        target = Target(f"{protocol}://localhost:{free.getsockname()[1]}", "shapes", timeout=5)
+    with contextlib.closing(run.connect(target)) as transport:
+        start = time.monotonic()
+        with pytest.raises(UsageError, match=r"cannot be reached \(.*refused\)"):
+            run.wait_until_available(transport, target, 0.5, report=str)
+        assert 0.5 <= time.monotonic() - start < 5
+
+
+def test_answers_with_masks_in_pixels():
+    outputs = {
+        "detection_boxes": np.array([[[0.1, 0.2, 0.3, 0.4], [0, 0, 0, 0]]], np.float32),
+        "detection_scores": np.array([[0.75, 0]], np.float32),
+        "detection_classes": np.array([[3, 0]]),
+        "detection_class_names": np.array([["cat", ""]], object),
+        "num_detections": np.array([1]),
+        "image_size": np.array([[100, 50]]),
+        "detection_masks": np.full([1, 2, 2, 3], 0.25, np.float32),
+    }
+    (answer,) = answers.from_outputs(outputs, is_normalized=True)
+    assert json.loads(answer.to_json("a.jpg")) == {
+        "file": "a.jpg",
+        "height": 100,
+        "width": 50,
+        "detections": [
+            {
+                "box": [10, 10, 30, 20],
+                "score": 0.75,
+                "category_id": 3,
+                "name": "cat",
+                "mask": [[0.25] * 3] * 2,
+            }
+        ],
+    }
+    picture = answer.draw(encode(100, 50), threshold=0.7)
+    plain = answer.draw(encode(100, 50), threshold=0.8)
+    assert (np.asarray(picture) != np.asarray(plain)).any()
+    with pytest.raises(ServerError, match="no image_size"):
+        del outputs["image_size"]
+        answers.from_outputs(outputs, is_normalized=True)
+
+
+def test_finding_files(tmp_path):
+    for name in ("b.PNG", "a.jpg", "sub/c.jpeg", "notes.txt", "odd"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+
+    def find(*arguments):
+        return [str(image.name) for image in files.find([f"{tmp_path}/{a}" for a in arguments])]
+
+    assert find("") == ["a.jpg", "b.PNG", "sub/c.jpeg"]
+    assert find("odd", "") == ["odd", "a.jpg", "b.PNG", "sub/c.jpeg"]
+    assert find("*.jpg", "a.jpg") == ["a.jpg"]
+    assert find("**/*.jp*g") == ["a.jpg", "c.jpeg"]
+    for argument in ("nowhere", "*.gif"):
+        with pytest.raises(UsageError, match="does not exist"):
+            find(argument)
+    with pytest.raises(UsageError, match="empty holds no file that ends in"):
+        find("empty")
+    with pytest.raises(UsageError, match="neither a file nor a folder"):
+        files.find([os.devnull])
+    with pytest.raises(UsageError, match="would replace the image"):
+        files.name_pictures(files.find([str(tmp_path)]), str(tmp_path))
+
+
+NAMES = st.lists(st.from_regex(r"(sub/)?[ab](_2)?(\.jpg|\.png|\.gif)?", fullmatch=True), max_size=9)
+
+
+@hypothesis.given(NAMES)
+def test_every_image_has_a_picture_of_its_own(names):
+    images = [
+        files.ImageFile(pathlib.Path("/x", str(i), name), pathlib.PurePath(name))
+        for i, name in enumerate(names)
+    ]
+    pictures = files.name_pictures(images, "drawn")
+    assert len(set(pictures)) == len(names)
+    for picture, name in zip(pictures, names, strict=True):
+        assert picture.suffix in files.SUFFIXES
+        assert picture.parent == pathlib.Path("drawn", name).parent
+    if names and names[0].endswith(files.SUFFIXES):
+        assert pictures[0] == pathlib.Path("drawn", names[0])
+
+
+# The stand-in itself.
+
+
+@only_retinanet
+def test_rest_in_rows_and_in_columns(exported, server):
+    url = f"http://{server.rest_address}/v1/models/shapes"
+    value = _b64(encode(64, 64))
+    rows = requests.post(f"{url}:predict", json={"instances": [value]}).json()["predictions"]
+    named = {"instances": [{"image_bytes": value}]}
+    assert requests.post(f"{url}/versions/1:predict", json=named).json()["predictions"] == rows
+    columns = requests.post(f"{url}/labels/stable:predict", json={"inputs": [value]}).json()
+    assert {name: column[0] for name, column in columns["outputs"].items()} == rows[0]
+    pixels = np.asarray(Image.open(io.BytesIO(encode(64, 64, "PNG")))).tolist()
+    request = {"signature_name": "serving_image_tensor", "instances": [pixels]}
+    expected = exported.serve([encode(64, 64, "PNG")])["num_detections"]
+    answer = requests.post(f"{url}:predict", json=request).json()["predictions"]
+    assert [row["num_detections"] for row in answer] == expected.tolist()
+    metadata = requests.get(f"{url}/metadata").json()
+    assert sorted(metadata["metadata"]["signature_def"]["signature_def"]) == [
+        "__saved_model_init_op",
+        "serving_default",
+        "serving_image_tensor",
+        "serving_tf_example",
+    ]
+
+
+@only_retinanet
+@pytest.mark.parametrize(
+    ("path", "body", "status", "error"),
+    [
+        ("shapes:predict", "", 400, "The document is empty"),
+        ("shapes:predict", "{", 400, "JSON Parse error"),
+        ("shapes:predict", "[]", 400, "Is not object"),
+        ("shapes:predict", "{}", 400, "Missing 'inputs' or 'instances' key"),
+        ("shapes:predict", '{"instances": []}', 400, "No values in 'instances'"),
+        ("shapes:predict", '{"instances": [5]}', 400, "Type: Number is not of expected type"),
+        ("shapes:predict", '{"instances": [{"b64": "?"}]}', 400, "Unable to base64 decode"),
+        ("shapes:predict", '{"instances": [["a"], "b"]}', 400, "found at incorrect level"),
+        ("shapes:predict", '{"instances": "a", "inputs": "a"}', 400, "expecting only one of"),
+        ("shapes:predict", '{"signature_name": "x", "inputs": []}', 400, '"x" not found'),
+        ("nope:predict", '{"inputs": ["a"]}', 404, "not found for request: Latest(nope)"),
+        ("shapes/versions/7:predict", '{"inputs": []}', 404, "request: Specific(shapes, 7)"),
+        ("shapes:guess", "", 400, "Malformed request: POST /v1/models/shapes:guess"),
+    ],
+)
+def test_rest_errors_are_those_of_tensorflow_serving(exported, server, path, body, status, error):
+    response = requests.post(f"http://{server.rest_address}/v1/models/{path}", data=body)
+    assert response.status_code == status
+    assert error in response.json()["error"]
+
+
+def _b64(data):
+    return {"b64": base64.b64encode(data).decode()}
+
+
+def test_the_config_of_the_document_is_one():
+    text = (ROOT / "docs/serving.md").read_text()
+    (block,) = re.findall(r"^```proto\n(.*?)^```", text, re.M | re.S)
+    config = text_format.Parse(block, model_server_config_pb2.ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert dict(model.version_labels) == {"stable": 1, "canary": 2}
+
+
+# The whole program.
+
+
+def call(*arguments):
+    return subprocess.run(
+        [sys.executable, CLIENT, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+    )
+
+
+@only_retinanet
+@both_protocols
+def test_the_program(exported, server, protocol, tmp_path):
+    (tmp_path / "in").mkdir()
+    contents = {"a.jpg": encode(64, 64), "b.png": encode(80, 40, "PNG", seed=1), "c.jpg": b"no"}
+    write_files(tmp_path / "in", contents)
+    address = server.grpc_address if protocol == "grpc" else server.rest_address
+    result = call(
+        *(f"--server={protocol}://{address}", "--model=shapes", f"--pictures={tmp_path}/drawn"),
+        *("--draw_threshold=0.1", f"--output={tmp_path}/out.jsonl", tmp_path / "in"),
+    )
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert "2 of 3 images without a problem" in result.stderr
+    assert f"{tmp_path}/in/c.jpg: is not a JPEG or PNG file" in result.stderr
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line.get("height") for line in lines] == [64, 80, None]
+    assert sorted(os.listdir(tmp_path / "drawn")) == ["a.jpg", "b.png"]
+    shown = [detection for detection in lines[1]["detections"] if detection["score"] >= 0.1]
+    assert 0 < len(shown) < len(lines[1]["detections"])
+    expected = draw_detections(
+        Image.open(tmp_path / "in/b.png"),
+        [detection["box"] for detection in shown],
+        [detection["name"] for detection in shown],
+        [detection["score"] for detection in shown],
+    )
+    np.testing.assert_array_equal(Image.open(tmp_path / "drawn/b.png"), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no images: name files"),
+        (["nowhere"], "nowhere does not exist"),
+        ([CLIENT, "--server=localhost:8500"], "--server=localhost:8500: write grpc://HOST:PORT"),
+        ([CLIENT, "--model_version=1", "--model_label=a"], "exclude each other"),
+        ([CLIENT, "--pictures=/proc/drawn"], "--pictures=/proc/drawn cannot be made"),
+    ],
+)
+def test_bad_arguments_get_one_line(arguments, message):
+    result = call("--model=shapes", *arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@only_retinanet
+def test_rest_needs_no_tensorflow(exported, server, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encode(64, 64))
+    code = f"""if True:
+        import runpy, sys
+        sys.argv = ["client.py", "--model=shapes", "--server=http://{server.rest_address}",
+                    "--pictures={tmp_path}/drawn", "{tmp_path}/a.jpg"]
+        try:
+            runpy.run_path({CLIENT!r}, run_name="__main__")
+        except SystemExit as end:
+            assert end.code == 0, end.code
+        assert "tensorflow" not in sys.modules"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["height"] == 64
+
+
+@only_retinanet
+def test_a_server_that_is_killed(exported, config_file, tmp_path):
+    """What was answered is written; the rest is given up with one line, not one per image."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, ROOT / "tests/serving/server.py", "--port=0", "--rest_api_port=0"),
+            f"--model_config_file={config_file}",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    with process:
+        address = process.stdout.readline().split()[-1]
+        write_files(tmp_path, {f"{i:03}.jpg": encode(64, 64) for i in range(300)})
+        client = subprocess.Popen(
+            [
+                *(sys.executable, CLIENT, f"--server=http://{address}", "--model=shapes"),
+                *("--retries=1", "--concurrency=2", str(tmp_path)),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+        first = [client.stdout.readline() for _ in range(5)]
+        process.kill()
+        rest, said = client.communicate()
+    lines = [json.loads(line) for line in [*first, *rest.splitlines()]]
+    assert 5 <= len(lines) < 300
+    assert not any("error" in line for line in lines)
+    assert client.returncode == 1
+    assert f"{len(lines)} of 300 images without a problem" in said
+    assert said.splitlines()[-1].startswith(f"error: http://{address} cannot be reached (")
+    assert said.count("cannot be reached") == 1
