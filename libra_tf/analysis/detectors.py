@@ -426,7 +426,9 @@ class TwoStage(Detector):
         losses = self.task.build_losses(outputs, labels)
         weighted = {name: self.losses[name] * losses[f"{name}_loss"] for name in self.losses}
         heads = [self._rpn_boxes(outputs, labels)]
-        heads += [self._roi_boxes(outputs, stage) for stage in range(len(self.model.detection_head))]
+        heads += [
+            self._roi_boxes(outputs, stage) for stage in range(len(self.model.detection_head))
+        ]
         return weighted, heads
 
     def _rpn_boxes(self, outputs, labels):

@@ -65,6 +65,8 @@ class GradientTally:
         beta = self._betas[loss]
         result = {
             "beta": beta,
+            "median_error": float(np.median(np.abs(errors))) if errors.size else None,
+            "error_90_percent": float(np.quantile(np.abs(errors), 0.9)) if errors.size else None,
             **objective.shares_of_gradient(errors, slopes, beta),
             "histogram": objective.error_histogram(errors, slopes, beta),
         }
@@ -84,9 +86,7 @@ class GradientTally:
         errors = collections.defaultdict(list)
         parts = collections.defaultdict(list)
         for head in heads:
-            slopes = tape.gradient(
-                losses[head.loss], head.outputs, unconnected_gradients="zero"
-            )
+            slopes = tape.gradient(losses[head.loss], head.outputs, unconnected_gradients="zero")
             self._betas[head.loss] = head.beta
             positive = [tf.boolean_mask(e, p) for e, p in zip(head.errors, head.is_positive)]
             steep = [tf.boolean_mask(s, p) for s, p in zip(slopes, head.is_positive)]

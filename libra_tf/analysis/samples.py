@@ -247,9 +247,7 @@ def fill_of_bins(candidates: Candidates, quota: Quota, bin_range: str) -> dict[s
     return {"wanted": int(pool.share(held[None]).numpy()[0, 0]), "held": held.tolist()}
 
 
-def positives_per_instance(
-    candidates: Candidates, wanted: int, seed: int
-) -> dict[str, np.ndarray]:
+def positives_per_instance(candidates: Candidates, wanted: int, seed: int) -> dict[str, np.ndarray]:
     """Counts the positives of each object of an image.
 
     Args:
