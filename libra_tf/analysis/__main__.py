@@ -56,11 +56,11 @@ def main(_) -> None:
 
 def _report() -> None:
     point = _read_point()
-    for name, folder in [("model_dir", _MODEL_DIR.value)] + [
-        ("compare", f) for f in _COMPARE.value
-    ]:
-        if "://" not in folder and not os.path.isdir(folder):
-            raise UsageError(f"--{name}={folder}: there is no such folder; name that of a run")
+    runs = {"model_dir": [_MODEL_DIR.value], "compare": _COMPARE.value}
+    for name, folders in runs.items():
+        for folder in folders:
+            if "://" not in folder and not os.path.isdir(folder):
+                raise UsageError(f"--{name}={folder}: there is no such folder; name that of a run")
     if _DATASET.value is not None and not os.path.isdir(_DATASET.value):
         raise UsageError(f"--dataset={_DATASET.value}: there is no such folder")
     print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
@@ -91,7 +91,8 @@ def _read_point() -> tuple[float, float] | None:
         y = x = -1.0
     if not (0 <= y <= 1 and 0 <= x <= 1):
         raise UsageError(
-            f"--point={','.join(_POINT.value)}: give two shares from 0 to 1, such as --point=0.5,0.5"
+            f"--point={','.join(_POINT.value)}: give two shares from 0 to 1, such as "
+            "--point=0.5,0.5"
         )
     return y, x
 

@@ -5,6 +5,7 @@ the letters stay readable there.
 """
 
 import html
+import itertools
 from collections.abc import Mapping, Sequence
 
 _WIDTH, _HEIGHT = 360, 210
@@ -39,13 +40,11 @@ def histogram(
         for left, right, share in zip(edges, edges[1:], shares, strict=False):
             points += [(left, share), (right, share)]
         lines.append(axes.line(points, index, name))
-    columns = [f"{a:.3g} to {b:.3g}" for a, b in zip(edges, edges[1:], strict=False)]
+    columns = [f"{a:.3g} to {b:.3g}" for a, b in itertools.pairwise(edges)]
     rows = {name: [_share(s) for s in shares] for name, shares in series.items()}
     drawing = axes.draw(lines, x_label, "share", _percent_label, mark)
-    table = _table(
-        [x_label, *rows], [list(row) for row in zip(columns, *rows.values(), strict=True)]
-    )
-    return _figure(title, drawing, list(series), table)
+    cells = [list(row) for row in zip(columns, *rows.values(), strict=True)]
+    return _figure(title, drawing, list(series), _table([x_label, *rows], cells))
 
 
 def curves(
@@ -189,12 +188,8 @@ class _Axes:
                 f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" '
                 f'y2="{_HEIGHT - _BOTTOM}"><title>{html.escape(mark[1])}</title></line>'
             )
-            near_end = x > _WIDTH - 110
-            shapes.append(
-                _text(
-                    x + (-3 if near_end else 3), _TOP + 20, mark[1], "end" if near_end else "start"
-                )
-            )
+            anchor, shift = ("end", -3) if x > _WIDTH - 110 else ("start", 3)
+            shapes.append(_text(x + shift, _TOP + 20, mark[1], anchor))
         return _svg(_HEIGHT, [*shapes, *lines], x_label)
 
 

@@ -88,9 +88,11 @@ class GradientTally:
         for head in heads:
             slopes = tape.gradient(losses[head.loss], head.outputs, unconnected_gradients="zero")
             self._betas[head.loss] = head.beta
-            positive = [tf.boolean_mask(e, p) for e, p in zip(head.errors, head.is_positive)]
-            steep = [tf.boolean_mask(s, p) for s, p in zip(slopes, head.is_positive)]
-            errors[head.loss].append((tf.concat(positive, 0), tf.concat(steep, 0)))
+            of_positives = [
+                [tf.boolean_mask(*pair) for pair in zip(tensors, head.is_positive, strict=True)]
+                for tensors in (head.errors, slopes)
+            ]
+            errors[head.loss].append([tf.concat(tensors, 0) for tensors in of_positives])
             for output, error, slope in zip(head.outputs, head.errors, slopes, strict=True):
                 parts[head.loss].append((output, slope, tf.abs(error) < head.beta))
         for name, triples in parts.items():

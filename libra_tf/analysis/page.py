@@ -33,8 +33,10 @@ body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--paper)
 h1 { font-size: 1.5rem; line-height: 1.25; } h2 { margin-top: 2.5rem; font-size: 1.25rem; }
 h3 { margin-bottom: .25rem; font-size: 1.05rem; } p { max-width: 46rem; }
 .soft, figcaption, dd { color: var(--soft); } figcaption { font-size: .9rem; }
-.row { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
-figure { margin: 0; padding: .75rem; background: var(--card); border-radius: .5rem; min-width: 0; }
+.row { display: grid; gap: 1rem; margin-bottom: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
+figure { margin: 0; padding: .75rem; background: var(--card); border-radius: .5rem;
+  min-width: 0; }
 .wide { grid-column: 1 / -1; } figure svg { display: block; width: 100%; max-width: 30rem;
   height: auto; margin-top: .5rem; }
 svg text { fill: var(--soft); font-size: 11px; } svg text.group { fill: var(--ink); }
@@ -52,8 +54,9 @@ details { margin-top: .4rem; font-size: .85rem; } summary { cursor: pointer; pad
 th, td { padding: .2rem .6rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line);
   white-space: nowrap; } .verdict { padding: .75rem 1rem; background: var(--card);
   border-left: .3rem solid var(--soft); border-radius: .5rem; }
-.verdict p { margin: .3rem 0; } .fine { border-color: var(--fine); } .look { border-color: var(--look); }
-.act { border-color: var(--act); } .state { font-size: .8rem; font-weight: 600; }
+.verdict p { margin: .3rem 0; } .fine { border-color: var(--fine); }
+.look { border-color: var(--look); } .act { border-color: var(--act); }
+.state { font-size: .8rem; font-weight: 600; }
 .fine .state { color: var(--fine); } .look .state { color: var(--look); }
 .act .state { color: var(--act); } code { font-size: .85rem; }
 pre { margin: .3rem 0 0; white-space: pre-wrap; }
@@ -66,8 +69,8 @@ dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0; max-width: 46rem; }
 _DEFINITIONS = {
     "Images": "The training images of the run (or of --dataset) as an evaluation reads them: each "
     "once, scaled, not augmented. Every run on this page saw the same files.",
-    "Candidate": "A proposal, ground truth included where the run adds it, or an anchor. Its IoU is "
-    "the largest with any object of its image. It is negative, positive or ignored by the run's "
+    "Candidate": "A proposal, ground truth included where the run adds it, or an anchor. Its IoU "
+    "is the largest with any object of its image. It is negative, positive or ignored by the run's "
     "own thresholds.",
     "Hard": "A negative with an IoU above 0.05, as in the paper.",
     "Ways of sampling": "As many negatives of every image as a training step of this run takes, "
@@ -84,16 +87,16 @@ _DEFINITIONS = {
     "Variance and effective rank": "Of the channels over all positions and images: the mean "
     "variance, and exp of the entropy of the singular values (Roy and Vetterli, 2007), from 1 to "
     "the number of channels.",
-    "Reach": "Of the weights with which a position of the integrated map looks at all: their entropy "
-    "divided by its largest value, and the mean distance in pixels of the input.",
+    "Reach": "Of the weights with which a position of the integrated map looks at all: their "
+    "entropy divided by its largest value, and the mean distance in pixels of the input.",
     "Gradient norm": "Euclidean norm of the gradient of one weighted loss at the trainable weights "
     "of a part, in a training step on one batch; mean over the batches. Shared is backbone and "
     "decoder together. Weight decay is left out.",
     "Inlier and outlier": "A coordinate of a positive candidate whose error |prediction - target|, "
     "in the units of the box coder, is below or from beta: the knee of the run's loss "
     "(task.losses.balanced_l1.beta, or the delta of Huber).",
-    "Grid of alpha and gamma": "What the balanced L1 loss would make of the same errors. No detector "
-    "was trained for it.",
+    "Grid of alpha and gamma": "What the balanced L1 loss would make of the same errors. No "
+    "detector was trained for it.",
 }
 
 
@@ -295,9 +298,8 @@ def _positives_chart(positives):
     step = math.ceil(longest / 20) or 1
     series = {}
     for name, title in ways.items():
-        counts = np.pad(
-            positives[name]["histogram"], (0, step * 20 - len(positives[name]["histogram"]))
-        )
+        counts = np.zeros(step * 20)
+        counts[: len(positives[name]["histogram"])] = positives[name]["histogram"]
         series[title] = _normalised(counts.reshape(-1, step).sum(1).tolist())
     used = max((i for s in series.values() for i, share in enumerate(s) if share), default=0) + 1
     edges = [step * i for i in range(used + 1)]
@@ -442,7 +444,7 @@ def _side_by_side(runs, draw):
             for run, chart in zip(runs, drawn, strict=True)
             if column < len(chart)
         ]
-        rows.append(f'<div class="row">{"".join(cells)}</div><p></p>')
+        rows.append(f'<div class="row">{"".join(cells)}</div>')
     return "".join(rows)
 
 

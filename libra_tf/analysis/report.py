@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 
 from libra_tf.analysis import collect, page, verdicts
@@ -74,7 +75,7 @@ def _names(model_dirs):
 def _check_output_dir(output_dir: str) -> None:
     try:
         os.makedirs(output_dir, exist_ok=True)
-        with open(os.path.join(output_dir, "report.json"), "a"):
+        with tempfile.TemporaryFile(dir=output_dir):
             pass
     except OSError as error:
         raise UsageError(
