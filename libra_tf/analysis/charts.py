@@ -181,7 +181,7 @@ class _Axes:
             shapes.append(_text(self.x(x), _HEIGHT - _BOTTOM + 14, f"{x:.3g}", anchor))
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         shapes.append(_text(middle, _HEIGHT - 6, x_label, "middle"))
-        shapes.append(_text(_LEFT + 3, _TOP + 8, y_label, "start"))
+        shapes.append(_text(_WIDTH - _RIGHT, _TOP + 8, y_label, "end"))
         if mark and self._left <= mark[0] <= self._right:
             x = self.x(mark[0])
             shapes.append(

@@ -76,46 +76,57 @@ class GradientTally:
         return result
 
     def _differentiate(self, images, labels):
+        """Losses, norms by `loss/errors/part`, and by box loss the errors and their slopes."""
         modules = self._detector.modules
         with tf.GradientTape(persistent=True) as tape:
             losses, heads = self._detector.compute_losses(images, labels)
-        norms = {}
-        for name, loss in losses.items():
-            gradients = _by_module(tape, loss, modules)
-            norms.update({f"{name}/all/{part}": norm for part, norm in gradients.items()})
-        errors = collections.defaultdict(list)
-        parts = collections.defaultdict(list)
+        by_loss = collections.defaultdict(list)
         for head in heads:
-            slopes = tape.gradient(losses[head.loss], head.outputs, unconnected_gradients="zero")
-            self._betas[head.loss] = head.beta
-            of_positives = [
-                [tf.boolean_mask(*pair) for pair in zip(tensors, head.is_positive, strict=True)]
-                for tensors in (head.errors, slopes)
-            ]
-            errors[head.loss].append([tf.concat(tensors, 0) for tensors in of_positives])
-            for output, error, slope in zip(head.outputs, head.errors, slopes, strict=True):
-                parts[head.loss].append((output, slope, tf.abs(error) < head.beta))
-        for name, triples in parts.items():
-            outputs = [output for output, _, _ in triples]
-            for kind in ("inliers", "outliers"):
-                masked = [
-                    tf.where(inlier if kind == "inliers" else ~inlier, slope, 0)
-                    for _, slope, inlier in triples
-                ]
-                gradients = _by_module(tape, outputs, modules, masked)
-                norms.update({f"{name}/{kind}/{part}": norm for part, norm in gradients.items()})
-        flat = {
-            name: tuple(tf.concat(column, 0) for column in zip(*pairs, strict=True))
-            for name, pairs in errors.items()
+            by_loss[head.loss].append(head)
+        gradients, errors = {}, {}
+        for name, loss in losses.items():
+            if name not in by_loss:
+                gradients[f"{name}/all"] = _gradients(tape, loss, modules)
+                continue
+            outputs = [output for head in by_loss[name] for output in head.outputs]
+            slopes = tape.gradient(loss, outputs, unconnected_gradients="zero")
+            self._betas[name] = by_loss[name][0].beta
+            errors[name] = _of_positives(by_loss[name], slopes)
+            is_inlier = [tf.abs(e) < head.beta for head in by_loss[name] for e in head.errors]
+            kinds = {"inliers": is_inlier, "outliers": [~inlier for inlier in is_inlier]}
+            for kind, masks in kinds.items():
+                masked = [tf.where(*pair, 0) for pair in zip(masks, slopes, strict=True)]
+                gradients[f"{name}/{kind}"] = _gradients(tape, outputs, modules, masked)
+            # A box loss reaches the weights through its outputs alone, and gradients add up.
+            gradients[f"{name}/all"] = tf.nest.map_structure(
+                tf.add, *(gradients[f"{name}/{kind}"] for kind in kinds)
+            )
+        norms = {
+            f"{key}/{part}": norm
+            for key, of_parts in gradients.items()
+            for part, norm in _norms(of_parts).items()
         }
-        return losses, norms, flat
+        return losses, norms, errors
 
 
-def _by_module(tape, target, modules, output_gradients=None):
-    """Norms of the gradient at every part, and at the shared parts together."""
-    gradients = tape.gradient(
+def _of_positives(heads, slopes):
+    """The errors of the positives of all heads, and the slopes of the loss there, both flat."""
+    masks = [mask for head in heads for mask in head.is_positive]
+    errors = [error for head in heads for error in head.errors]
+    return tuple(
+        tf.concat([tf.boolean_mask(*pair) for pair in zip(tensors, masks, strict=True)], 0)
+        for tensors in (errors, slopes)
+    )
+
+
+def _gradients(tape, target, modules, output_gradients=None):
+    return tape.gradient(
         target, modules, output_gradients=output_gradients, unconnected_gradients="zero"
     )
+
+
+def _norms(gradients):
+    """Norms of the gradient at every part, and at the shared parts together."""
     norms = {name: tf.linalg.global_norm(parts) for name, parts in gradients.items() if parts}
     shared = [gradient for name in _SHARED for gradient in gradients[name]]
     return {"shared": tf.linalg.global_norm(shared), **norms} if shared else norms
