@@ -77,6 +77,9 @@ class ReportingTrainer(base_trainer.Trainer):
         """See base class."""
         logs = super().train_loop_end()
         step = int(self.global_step.numpy())
+        histograms = getattr(self.task, "training_histograms", None)
+        if histograms is not None:
+            histograms.write(step)
         started, first_step = self._loop_started
         self._training_seconds += time.monotonic() - started
         self._trained_steps += step - first_step
