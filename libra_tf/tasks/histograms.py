@@ -80,14 +80,15 @@ class TrainingHistograms(tf.Module):
         """
         if self._step is None:
             return
-        step = tf.cast(self._step, tf.int32)
+        variable = self._step
 
         def count():
+            step = tf.cast(variable, tf.int32)
             for name, (values, amounts) in measure(step).items():
                 self._counts[name].assign_add(_histogram(values, amounts, _NAMES[name]))
             return True
 
-        tf.cond(tf.equal(step % self._interval, 0), count, lambda: False)
+        tf.cond(tf.equal(variable % self._interval, 0), count, lambda: False)
 
     def write(self, step: int) -> None:
         """Writes the counts to the default summary writer and starts anew, if it records.

@@ -67,7 +67,10 @@ def test_gradient_of_errors():
     np.testing.assert_allclose(counted["box_error_over_beta"][0][0], [5, 20], rtol=1e-6)
 
 
-@pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
+@pytest.mark.parametrize(
+    "experiment",
+    ["libra_retinanet_demo", pytest.param("libra_fasterrcnn_demo", marks=pytest.mark.slow)],
+)
 def test_a_training_writes_them(experiment, tiny_shapes, tmp_path):
     """Two replicas; counted at steps 0 and 2 of four."""
     params = make_params(experiment, tiny_shapes)
@@ -102,23 +105,27 @@ class _Silent:
         return lambda *args, **kwargs: None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
 def test_a_step_trains_as_without(experiment, tiny_shapes):
     """Counting changes no weight; for RetinaNet in a step that XLA compiles."""
     weights = {}
-    for enabled in (False, True):
+    for enabled in (True, False):
         params = make_params(
             experiment,
             tiny_shapes,
             {"analysis": {"enabled": enabled, "interval": 1}},
             {"train_data": {"parser": {"aug_rand_hflip": False}}},
         )
+        # Adam takes a step of the same size for a gradient that is rounding alone.
+        params.trainer.optimizer_config.override({"optimizer": {"type": "sgd"}})
         keras.utils.set_random_seed(3)
         task = task_factory.get_task(params.task)
         model = task.build_model()
         metrics = task.build_metrics(training=True)
         optimizer = task.create_optimizer(params.trainer.optimizer_config)
-        batch = next(iter(task.build_inputs(params.task.train_data)))
+        if enabled:
+            batch = next(iter(task.build_inputs(params.task.train_data)))
         # TensorFlow's batched suppression, which the RPN uses here, has no XLA kernel.
         compiled = experiment == "libra_retinanet_demo"
         step = tf.function(
@@ -134,5 +141,5 @@ def test_a_step_trains_as_without(experiment, tiny_shapes):
         if enabled:
             counts = task.training_histograms._counts["iou/candidates"].numpy()
             assert counts.sum() > 0
-    for plain, counted in zip(*weights.values(), strict=True):
+    for counted, plain in zip(*weights.values(), strict=True):
         np.testing.assert_allclose(counted, plain, rtol=1e-4, atol=1e-5)
