@@ -85,7 +85,9 @@ def test_a_training_writes_them(experiment, tiny_shapes, tmp_path):
         str(events), size_guidance={"tensors": 0, "histograms": 0}
     ).Reload()
     tags = [tag for tag in accumulator.Tags()["tensors"] if tag.startswith("analysis/")]
-    assert set(tags) == {f"analysis/{name}" for name in histograms._NAMES}
+    # An image without objects has no errors of boxes.
+    names = {f"analysis/{name}" for name in histograms._NAMES}
+    assert {name for name in names if "/iou/" in name} <= set(tags) <= names
     (event,) = accumulator.Tensors("analysis/iou/candidates")
     assert event.step == 4
     buckets = tf.make_ndarray(event.tensor_proto)
