@@ -122,17 +122,6 @@ class Detector(abc.ABC):
             boxes, classes = _ground_truth(labels, data.parser.skip_crowd_during_training)
             yield self._with_labels(images, labels, boxes, classes)
 
-    @functools.cached_property
-    def decoder_features(self):
-        """A function from images to the features of all levels before and behind the decoder."""
-
-        @tf.function
-        def features(images):
-            backbone_features = self.model.backbone(images, training=False)
-            return backbone_features, self.model.decoder(backbone_features, training=False)
-
-        return features
-
     @abc.abstractmethod
     def candidates(self, batch: Batch) -> dict[str, list[Candidates]]:
         """Returns the candidates of every image, by kind of candidates."""

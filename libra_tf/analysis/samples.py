@@ -16,7 +16,7 @@ from libra_tf.ops import sampling
 
 # The paper calls negatives above it hard.
 HARD_IOU = 0.05
-NUM_BINS = 20
+NUM_BINS = round(1 / HARD_IOU)
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 # What a way of sampling can take. The first two are what there is, the last what a detector that
 # looked for its own worst mistakes would take (online hard example mining).
