@@ -1,7 +1,7 @@
 """Trains and evaluates a Libra detector.
 
 python run.py --mode=train_and_eval                   the demo: built-in shapes, minutes on a CPU
-python run.py --mode=train_and_eval --dataset=FOLDER  your own images, in COCO format
+python run.py --mode=train_and_eval --dataset=FOLDER  your own images, COCO or VOC
 
 The flags are Model Garden's, and --dataset, --cache_dir and --seed; see --help.
 """

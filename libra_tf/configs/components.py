@@ -109,17 +109,32 @@ class RPNSampler(IoUBalancing):
     max_negatives_per_positive: int = 0
 
 
+@dataclasses.dataclass
+class Analysis(hyperparams.Config):
+    """Histograms of samples and box errors in TensorBoard; see `libra_tf.tasks.histograms`.
+
+    Attributes:
+      enabled: whether a training writes them.
+      interval: every how many steps one image of each replica is counted.
+    """
+
+    enabled: bool = False
+    interval: int = 100
+
+
 def check_task(task: hyperparams.Config) -> None:
     """Checks what every Libra task has.
 
     Args:
-      task: a config with `init_checkpoint_modules`, `model.decoder`, `losses.box_loss` and
-        `losses.balanced_l1`.
+      task: a config with `init_checkpoint_modules`, `model.decoder`, `losses.box_loss`,
+        `losses.balanced_l1` and `analysis`.
 
     Raises:
       ValueError: if a choice is unknown or a number is outside its range; it names the key.
     """
     model, losses, modules = task.model, task.losses, task.init_checkpoint_modules
+    if task.analysis.interval < 1:
+        raise ValueError(f"task.analysis.interval is {task.analysis.interval}; it must be positive")
     for module in modules if isinstance(modules, (list, tuple)) else [modules]:
         check_choice("task.init_checkpoint_modules", module, INIT_CHECKPOINT_MODULES)
     check_choice("task.model.decoder.type", model.decoder.type, DECODERS)

@@ -46,11 +46,13 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
     Attributes:
       frozen_stages: how many stages of a ResNet or ResNeXt stay as they are, with the stem: 0 for
         the stem alone, 1 in the published recipe, None for none.
+      analysis: what a training writes to TensorBoard about its balance.
     """
 
     model: LibraMaskRCNN = dataclasses.field(default_factory=LibraMaskRCNN)
     losses: Losses = dataclasses.field(default_factory=Losses)
     frozen_stages: int | None = None
+    analysis: components.Analysis = dataclasses.field(default_factory=components.Analysis)
 
     def validate(self):
         """Raises a ValueError that names the key if a choice is unknown."""

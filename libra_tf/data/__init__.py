@@ -1,4 +1,4 @@
-"""Data: a user's COCO-format folder, checked and turned into TFRecords, and the shapes data set.
+"""Data: a user's folder, COCO or VOC, checked and turned into TFRecords; the shapes data set.
 
 Importing this package imports neither TensorFlow nor Model Garden: a folder's mistakes are
 reported at once, and TensorFlow is loaded only when there are records to write.

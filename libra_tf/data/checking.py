@@ -1,6 +1,6 @@
-"""Checks of a whole COCO-format folder, without TensorFlow: a user's mistakes show at once.
+"""Checks of a whole data set's folder, without TensorFlow: a user's mistakes show at once.
 
-The folder:
+The folder, in COCO format (or in Pascal VOC format, see `voc`):
 
     images/                           JPEG or PNG files, in subfolders or not
     annotations/instances_train.json  COCO object detection format; file names relative to images/
@@ -10,13 +10,14 @@ The folder:
 import dataclasses
 import pathlib
 
-from libra_tf.data import annotations, cache, images, progress
+from libra_tf.data import annotations, cache, images, progress, voc
 from libra_tf.data.problems import DatasetError, FindingLog
 
 SPLITS = ("train", "val")
 _LAYOUT = (
     "the folder must hold images/, annotations/instances_train.json and "
-    "annotations/instances_val.json"
+    "annotations/instances_val.json (COCO), or JPEGImages/, Annotations/ and "
+    "ImageSets/Main/train.txt and val.txt (Pascal VOC)"
 )
 
 
@@ -72,6 +73,9 @@ def check_layout(folder):
     """
     if not folder.is_dir():
         raise DatasetError(f"data set {folder} is not a folder: {_LAYOUT}")
+    if voc.is_voc(folder):
+        voc.VOCFolder(folder)
+        return
     needed = ["images", *map(_annotation_name, SPLITS)]
     missing = [name for name in needed if not (folder / name).exists()]
     if missing:
@@ -96,23 +100,40 @@ def check_folder(folder, report):
       DatasetError: if anything is wrong; the message lists all kinds of mistakes.
     """
     problems = FindingLog()
-    stats = cache.stats_of(folder, map(_annotation_name, SPLITS))
-    files = {}
-    for split in SPLITS:
-        file = annotations.read_annotation_file(folder / _annotation_name(split), problems)
-        if file is not None:
-            files[split] = file
+    source = voc.VOCFolder(folder) if voc.is_voc(folder) else _COCOFolder(folder)
+    # Taken before the content is read, so that a change in between is noticed later.
+    stats = cache.stats_of(folder, source.annotation_files())
+    files = source.read(problems)
     if len(files) == len(SPLITS):
         _check_categories_agree(files["train"], files["val"], problems)
     splits = {}
     for split, file in files.items():
         report(f"checking {len(file.images)} {split} images")
-        located = _locate_images(folder, file, problems)
-        # Taken before the content is read, so that a change in between is noticed later.
+        located = _locate_images(source.image_root, file, problems)
         stats.update(cache.stats_of(folder, [str(path.relative_to(folder)) for _, path in located]))
         splits[split] = CheckedSplit(file, _inspect_images(file, located, problems, report))
     problems.raise_if_any(f"data set {folder}")
     return CheckedFolder(splits, stats)
+
+
+class _COCOFolder:
+    """What is read of a folder in COCO format; `voc.VOCFolder` is its counterpart."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self.image_root = folder / "images"
+
+    def annotation_files(self):
+        return [_annotation_name(split) for split in SPLITS]
+
+    def read(self, problems):
+        files = {
+            split: annotations.read_annotation_file(
+                self._folder / _annotation_name(split), problems
+            )
+            for split in SPLITS
+        }
+        return {split: file for split, file in files.items() if file is not None}
 
 
 def _annotation_name(split):
@@ -143,8 +164,8 @@ def _check_categories_agree(train, val, problems):
             )
 
 
-def _locate_images(folder, file, problems):
-    root = (folder / "images").resolve()
+def _locate_images(image_root, file, problems):
+    root = image_root.resolve()
     located = []
     for entry in file.images:
         try:
@@ -152,7 +173,7 @@ def _locate_images(folder, file, problems):
         except images.ImageError as problem:
             problems.add(str(problem), f"{file.path.name}: {entry['file_name']}")
         else:
-            located.append((entry, folder / "images" / entry["file_name"]))
+            located.append((entry, image_root / entry["file_name"]))
     return located
 
 

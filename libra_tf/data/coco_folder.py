@@ -1,4 +1,7 @@
-"""A user's folder in COCO format (layout: `checking`) -> checked, converted once, described."""
+"""A user's folder, in COCO or Pascal VOC format -> checked, converted once, described.
+
+The layouts are those of `checking` and `voc`.
+"""
 
 import collections
 import dataclasses
@@ -60,7 +63,7 @@ class DetectionDataset:
 
 
 def prepare_coco_folder(folder, cache_dir=None, report=print):
-    """Checks a COCO-format folder and converts it to TFRecords, unless that has been done before.
+    """Checks a folder, COCO or Pascal VOC, and makes TFRecords of it, unless there are some.
 
     Everything is checked before anything is converted. The result is kept in a cache under a hash
     of the annotation files' and the images' contents; the folder itself may be read-only.
@@ -130,7 +133,7 @@ def _plan_conversion(splits):
         cleaned[name] = _renumbered(clipped, new_ids, name, issues)
         _note_images(split, issues)
     class_names = {new_ids[old]: category for old, category in sorted(original_names.items())}
-    _note_contents(cleaned, class_names, issues)
+    _note_contents(cleaned, class_names, splits, issues)
     _note_shared_images(splits, issues)
     return _Plan(splits, cleaned, class_names, issues)
 
@@ -182,14 +185,15 @@ def _note_images(split, issues):
             )
 
 
-def _note_contents(cleaned, class_names, issues):
+def _note_contents(cleaned, class_names, splits, issues):
+    names = {name: split.annotation_file.path.name for name, split in splits.items()}
     if not cleaned["train"]:
         raise DatasetError(
             "the train split has no usable box, so there is nothing to learn from: check "
-            "'annotations' in instances_train.json\n" + "\n".join(issues.messages(SHOWN))
+            f"the objects of {names['train']}\n" + "\n".join(issues.messages(SHOWN))
         )
     if not cleaned["val"]:
-        issues.add("no box to evaluate with", "instances_val.json")
+        issues.add("no box to evaluate with", names["val"])
     trained = {entry["category_id"] for entry in cleaned["train"]}
     for category_id, name in class_names.items():
         if category_id not in trained:

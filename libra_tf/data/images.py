@@ -71,18 +71,20 @@ def require_inside(root, file_name):
     """
     relative = pathlib.PurePath(file_name)
     if relative.is_absolute() or ".." in relative.parts or "\0" in file_name:
-        raise ImageError("file_name leads out of images/: give names relative to images/")
+        raise ImageError(
+            f"file_name leads out of {root.name}/: give names relative to {root.name}/"
+        )
     try:
         resolved = (root / relative).resolve(strict=True)
         mode = resolved.stat().st_mode
     except (OSError, RuntimeError):
         raise ImageError(
-            "image listed but not in images/: add the file or drop its entry"
+            f"image listed but not in {root.name}/: add the file or drop its entry"
         ) from None
     if not resolved.is_relative_to(root):
-        raise ImageError("symbolic link leads out of images/: put the file itself there")
+        raise ImageError(f"symbolic link leads out of {root.name}/: put the file itself there")
     if not stat.S_ISREG(mode):
-        raise ImageError("not a file: images/ must hold image files under the listed names")
+        raise ImageError(f"not a file: {root.name}/ must hold image files under the listed names")
     if not os.access(resolved, os.R_OK):
         raise ImageError("image may not be read: change its permissions")
 

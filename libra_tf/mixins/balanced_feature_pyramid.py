@@ -133,13 +133,8 @@ class BalancedFeaturePyramidMixin:
         """
         levels = self._fine_to_coarse(inputs)
         refine_index = self._refine_index(inputs)
-        size = spatial_size(levels[refine_index])
         finer, coarser = levels[:refine_index], levels[refine_index + 1 :]
-        gathered = [
-            *(ops.adaptive_max_pool2d(level, size) for level in finer),
-            levels[refine_index],
-            *(ops.resize_nearest2d(level, size) for level in coarser),
-        ]
+        gathered = self.gather(inputs)
         balanced = tf.add_n(gathered) / len(gathered)
         if self.refine is not None:
             balanced = self.refine(balanced)
@@ -151,6 +146,24 @@ class BalancedFeaturePyramidMixin:
         if isinstance(inputs, collections.abc.Mapping):
             return dict(zip(_sorted_keys(inputs), outputs, strict=True))
         return outputs
+
+    def gather(self, inputs):
+        """Brings all levels to the size of the one that is refined.
+
+        Args:
+          inputs: As in `call`.
+
+        Returns:
+          List of tensors [B, H, W, C] from fine to coarse, whose mean is the integrated map.
+        """
+        levels = self._fine_to_coarse(inputs)
+        refine_index = self._refine_index(inputs)
+        size = spatial_size(levels[refine_index])
+        return [
+            *(ops.adaptive_max_pool2d(level, size) for level in levels[:refine_index]),
+            levels[refine_index],
+            *(ops.resize_nearest2d(level, size) for level in levels[refine_index + 1 :]),
+        ]
 
     def compute_output_shape(self, input_shape):
         """Returns the shapes of the input, which are those of the output."""

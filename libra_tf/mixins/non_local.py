@@ -142,6 +142,33 @@ class NonLocal2DMixin:
         response = tf.reshape(response, [-1, *spatial_size(inputs), values.shape[-1]])
         return inputs + tf.cast(_project(response, self.out), inputs.dtype)
 
+    def attention(self, inputs):
+        """Says how much each position looks at which: the weights of `call`, to be looked at.
+
+        It holds all N x M weights of an image at once, which `call` avoids.
+
+        Args:
+          inputs: As in `call`.
+
+        Returns:
+          Float tensor [B, N, M], each row of which sums to 1; N = H * W, and M = N unless
+          `sub_sample`. In float32 whatever the dtype of the layer.
+
+        Raises:
+          ValueError: If `mode` is one whose weights do not sum to 1.
+        """
+        if self.mode not in ("embedded_gaussian", "gaussian"):
+            raise ValueError(f"The weights of mode {self.mode!r} are not shares of attention.")
+        queries = keys = tf.cast(inputs, tf.float32)
+        if self.mode != "gaussian":
+            queries, keys = _project(queries, self.theta), _project(keys, self.phi)
+        if self.sub_sample:
+            keys = tf.nn.max_pool2d(keys, 2, 2, "VALID")
+        queries, keys = _flatten_positions(queries), _flatten_positions(keys)
+        # Summing unit vectors with the weights gives the weights.
+        units = tf.eye(tf.shape(keys)[1], batch_shape=tf.shape(keys)[:1])
+        return self._apply_pairwise(queries, keys, units)
+
     def _can_merge(self, inputs):
         """Whether two projections do the work of four, without rounding their products away."""
         is_square = self.mode == "embedded_gaussian" and self.reduction == 1

@@ -16,6 +16,17 @@ def has_averages(optimizer: tf.Module) -> bool:
     return compat.IS_ADDONS_LANE and isinstance(optimizer, (addons.MovingAverage, addons.SWA))
 
 
+def create_weights(optimizer: tf.Module, variables: list[tf.Variable]) -> None:
+    """Makes the weights of an optimizer, which otherwise makes them in its first step.
+
+    Args:
+      optimizer: of Keras' old or new kind.
+      variables: the trainable variables.
+    """
+    is_old = hasattr(optimizer, "_create_all_weights")
+    (optimizer._create_all_weights if is_old else optimizer.build)(variables)
+
+
 def swap_averages(optimizer: tf.Module, variables: list[tf.Variable]) -> None:
     """Exchanges weights and averages, for an optimizer that has any yet; twice is nothing.
 

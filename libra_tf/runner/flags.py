@@ -35,10 +35,12 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "dataset",
         default=None,
-        help="A folder in COCO format to train and evaluate on: images/ and "
-        "annotations/instances_train.json and instances_val.json. Number of classes, examples, "
-        "steps and the annotation file are set from it. Without it a demo experiment uses the "
-        "built-in shapes data set.",
+        help="A folder to train and evaluate on, in COCO format (images/ and "
+        "annotations/instances_train.json and instances_val.json) or in Pascal VOC format "
+        "(JPEGImages/, Annotations/ and ImageSets/Main/train.txt and val.txt, or train/ and val/ "
+        "with images and XML files side by side). Number of classes, examples, steps and the "
+        "annotation file are set from it. Without it a demo experiment uses the built-in shapes "
+        "data set.",
     )
     flags.DEFINE_string(
         "cache_dir",
@@ -111,5 +113,6 @@ def check_flags(flag_values: flags.FlagValues) -> None:
     if flag_values.dataset is not None and not os.path.isdir(flag_values.dataset):
         raise UsageError(
             f"--dataset={flag_values.dataset}: there is no such folder; it must hold images/ and "
-            "annotations/instances_train.json and instances_val.json"
+            "annotations/instances_train.json and instances_val.json, or Pascal VOC's JPEGImages/, "
+            "Annotations/ and ImageSets/Main/"
         )

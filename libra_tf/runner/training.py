@@ -38,9 +38,11 @@ class ReportingTrainer(base_trainer.Trainer):
         self._is_training = False
         self._training_seconds = 0.0
         self._trained_steps = 0
-        if optimizers.has_averages(self.optimizer):
+        self._histograms = getattr(self.task, "training_histograms", None)
+        if optimizers.has_averages(self.optimizer) or self._histograms is not None:
             # Made now, so that a checkpoint restores them before an evaluation without training.
-            self.optimizer._create_all_weights(self.model.trainable_variables)
+            # A distributed step that made them itself could not branch, as counting does.
+            optimizers.create_weights(self.optimizer, self.model.trainable_variables)
 
     def initialize(self) -> None:
         """Loads the task's `init_checkpoint` into a model without a checkpoint of its own."""
@@ -77,6 +79,8 @@ class ReportingTrainer(base_trainer.Trainer):
         """See base class."""
         logs = super().train_loop_end()
         step = int(self.global_step.numpy())
+        if self._histograms is not None:
+            self._histograms.write(step)
         started, first_step = self._loop_started
         self._training_seconds += time.monotonic() - started
         self._trained_steps += step - first_step

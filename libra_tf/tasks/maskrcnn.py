@@ -13,12 +13,18 @@ from official.vision.tasks import maskrcnn
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
 from libra_tf.modeling import box_losses, fine_tuning, freezing, roi_sampler, rpn_sampler
-from libra_tf.tasks import coco_metric
+from libra_tf.tasks import coco_metric, histograms
 
 
 @task_factory.register_task_cls(exp_cfg.LibraMaskRCNNTask)
 class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
-    """Trains a two-stage detector with balanced sampling, pyramid and box loss."""
+    """Trains a two-stage detector with balanced sampling, pyramid and box loss.
+
+    Attributes:
+      training_histograms: what the training counts, None where `analysis` is not enabled.
+    """
+
+    training_histograms: histograms.TrainingHistograms | None = None
 
     def build_model(self) -> keras.Model:
         """Builds Model Garden's detector and puts the balanced sampler into it."""
@@ -55,7 +61,54 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
     def train_step(self, inputs, model, optimizer, metrics=None):
         """Takes one step; the sampling depends on the step, so that a resumed run goes on alike."""
         roi_sampler.set_step(model, optimizer.iterations)
-        return super().train_step(inputs, model, optimizer, metrics)
+        if self.training_histograms is None:
+            return super().train_step(inputs, model, optimizer, metrics)
+        with self.training_histograms.during(optimizer.iterations, model):
+            return super().train_step(inputs, model, optimizer, metrics)
+
+    def build_losses(
+        self, outputs: Mapping[str, Any], labels: Mapping[str, Any], aux_losses: Any | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns Model Garden's losses by name, and counts what is analysed."""
+        if self.training_histograms is not None:
+            self.training_histograms.offer(lambda step: self._count(outputs, labels, step))
+        return super().build_losses(outputs, labels, aux_losses)
+
+    def _count(self, outputs, labels, step):
+        config = self.task_config
+        sampler, losses = config.model.roi_sampler, config.losses
+        of_samples = histograms.of_samples(
+            histograms.proposals_of_first_image(self.training_histograms.model, outputs, labels),
+            labels["gt_boxes"][0],
+            sampler,
+            sampler.num_sampled_rois,
+            sampler.foreground_fraction,
+            sampler.foreground_iou_threshold,
+            sampler.background_iou_high_threshold,
+            step,
+        )
+        classes = tf.cast(outputs["class_targets"][0], tf.int32)
+        predicted = outputs["box_outputs"][0]
+        if not config.model.detection_head.class_agnostic_bbox_pred:
+            predicted = tf.reshape(predicted, [-1, config.model.num_classes, 4])
+            predicted = tf.gather(predicted, classes, batch_dims=1)
+        return {
+            **of_samples,
+            **histograms.of_boxes(
+                predicted - outputs["box_targets"][0],
+                tf.repeat(classes[:, tf.newaxis] > 0, 4, axis=1),
+                losses.balanced_l1,
+                losses.frcnn_huber_loss_delta if losses.box_loss == "huber" else None,
+            ),
+        }
+
+    def build_metrics(self, training: bool = True) -> list[keras.metrics.Metric]:
+        """Builds the metrics, and what a training is to count."""
+        if training and self.task_config.analysis.enabled:
+            self.training_histograms = histograms.TrainingHistograms(
+                self.task_config.analysis.interval
+            )
+        return super().build_metrics(training)
 
     def _build_frcnn_losses(
         self, outputs: Mapping[str, Any], labels: Mapping[str, Any]

@@ -7,12 +7,18 @@ from unittest import mock
 import tensorflow as tf
 from official.core import task_factory
 from official.vision.dataloaders import retinanet_input
+from official.vision.losses import loss_utils
+from official.vision.ops import anchor, preprocess_ops
 from official.vision.tasks import retinanet
 
 from libra_tf.compat import keras
+from libra_tf.configs import components
 from libra_tf.configs import retinanet as exp_cfg
 from libra_tf.modeling import box_losses, fine_tuning, freezing
-from libra_tf.tasks import coco_metric
+from libra_tf.tasks import coco_metric, histograms
+
+# As many as an RPN would sample.
+_ANCHORS_TO_SAMPLE = 256
 
 
 class _Parser(retinanet_input.Parser):
@@ -29,9 +35,38 @@ class _Parser(retinanet_input.Parser):
         return lambda example: parse(tf.nest.map_structure(tf.identity, example))
 
 
+class _ParserWithBoxes(_Parser):
+    """Also gives the objects' boxes, `gt_boxes`, which the losses have no use for."""
+
+    def _parse_train_data(self, data, anchor_labeler=None, input_anchor=None):
+        labeler = _RememberingLabeler(
+            self._match_threshold, self._unmatched_threshold, self._box_coder_weights
+        )
+        image, labels = super()._parse_train_data(data, labeler, input_anchor)
+        boxes = preprocess_ops.clip_or_pad_to_fixed_size(
+            labeler.gt_boxes, self._max_num_instances, -1
+        )
+        return image, {**labels, "gt_boxes": boxes}
+
+
+class _RememberingLabeler(anchor.AnchorLabeler):
+    """The parser hands the augmented boxes to nobody but its labeler."""
+
+    def label_anchors(self, anchor_boxes, gt_boxes, *args, **kwargs):
+        """See base class."""
+        self.gt_boxes = gt_boxes
+        return super().label_anchors(anchor_boxes, gt_boxes, *args, **kwargs)
+
+
 @task_factory.register_task_cls(exp_cfg.LibraRetinaNetTask)
 class LibraRetinaNetTask(retinanet.RetinaNetTask):
-    """Trains RetinaNet with the balanced feature pyramid and the balanced L1 loss."""
+    """Trains RetinaNet with the balanced feature pyramid and the balanced L1 loss.
+
+    Attributes:
+      training_histograms: what the training counts, None where `analysis` is not enabled.
+    """
+
+    training_histograms: histograms.TrainingHistograms | None = None
 
     def build_model(self) -> keras.Model:
         """Checks the config and builds the detector."""
@@ -47,9 +82,17 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
 
     def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
         """Builds the data set of a split; see Model Garden's `RetinaNetTask`."""
+        parser = _ParserWithBoxes if self.task_config.analysis.enabled else _Parser
         # Model Garden's task names the class of its parser and takes no other.
-        with mock.patch.object(retinanet_input, "Parser", _Parser):
+        with mock.patch.object(retinanet_input, "Parser", parser):
             return super().build_inputs(params, input_context)
+
+    def train_step(self, inputs, model, optimizer, metrics=None):
+        """Takes one step, and counts what is analysed."""
+        if self.training_histograms is None:
+            return super().train_step(inputs, model, optimizer, metrics)
+        with self.training_histograms.during(optimizer.iterations, model):
+            return super().train_step(inputs, model, optimizer, metrics)
 
     def build_losses(
         self,
@@ -62,6 +105,8 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
         Several replicas divide their losses by the positive anchors of all of them, so that the
         same images give the same gradients as on one device.
         """
+        if self.training_histograms is not None:
+            self.training_histograms.offer(lambda step: self._count(outputs, labels, step))
         total_loss, cls_loss, box_loss, model_loss = self._build_replica_losses(
             outputs, labels, aux_losses
         )
@@ -101,8 +146,42 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
             model_loss + weighted,
         )
 
+    def _count(self, outputs, labels, step):
+        losses, parser = self.task_config.losses, self.task_config.train_data.parser
+        anchors = [tf.reshape(boxes[0], [-1, 4]) for boxes in labels["anchor_boxes"].values()]
+        of_samples = histograms.of_samples(
+            tf.concat(anchors, axis=0),
+            labels["gt_boxes"][0],
+            components.IoUBalancing(),
+            _ANCHORS_TO_SAMPLE,
+            0.5,
+            parser.match_threshold,
+            parser.unmatched_threshold,
+            step,
+        )
+        predicted, targets = (
+            loss_utils.multi_level_flatten(
+                {level: boxes[:1] for level, boxes in by_level.items()}, last_dim=4
+            )
+            for by_level in (outputs["box_outputs"], labels["box_targets"])
+        )
+        is_positive = labels["box_weights"][:1, :, tf.newaxis] > 0
+        return {
+            **of_samples,
+            **histograms.of_boxes(
+                predicted - targets,
+                tf.repeat(is_positive, 4, axis=2),
+                losses.balanced_l1,
+                losses.huber_loss_delta if losses.box_loss == "huber" else None,
+            ),
+        }
+
     def build_metrics(self, training: bool = True):
         """Builds the metrics, per category ones included when the config asks for them."""
+        if training and self.task_config.analysis.enabled:
+            self.training_histograms = histograms.TrainingHistograms(
+                self.task_config.analysis.interval
+            )
         metrics = super().build_metrics(training)
         if not training and self.task_config.use_coco_metrics:
             self.coco_metric = coco_metric.build(

@@ -1,0 +1,1 @@
+"""What is unbalanced in a training: measures, verdicts and a page that shows them."""

@@ -1,0 +1,143 @@
+"""Where the gradient of one training step comes from."""
+
+import collections
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from libra_tf.analysis import objective
+from libra_tf.analysis.detectors import Detector
+
+_SHARED = ("backbone", "decoder")
+
+
+class GradientTally:
+    """Norms of gradients and box errors over many batches.
+
+    The norm of a loss at a part of the detector is the Euclidean norm of the gradient of the
+    weighted loss with respect to the part's trainable weights, in a training step on one batch; the
+    mean over the batches is reported. `shared` is backbone and decoder together, where the losses
+    compete. The part of a box loss that is of inliers is what their coordinates send back.
+
+    Args:
+      detector: what to differentiate.
+    """
+
+    def __init__(self, detector: Detector):
+        self._detector = detector
+        self._norms = collections.defaultdict(list)
+        self._losses = collections.defaultdict(list)
+        self._errors = collections.defaultdict(list)
+        self._slopes = collections.defaultdict(list)
+        self._betas = {}
+        self._step = tf.function(self._differentiate)
+
+    def add(self, images: tf.Tensor, labels: dict[str, Any]) -> None:
+        """Takes a batch into account; the detector stays as it is."""
+        with _restored(self._detector.model.non_trainable_variables):
+            losses, norms, errors = self._step(images, labels)
+        for name, loss in losses.items():
+            self._losses[name].append(float(loss))
+        for key, norm in norms.items():
+            self._norms[key].append(float(norm))
+        for name, (of_head, slopes) in errors.items():
+            self._errors[name].append(of_head.numpy())
+            self._slopes[name].append(slopes.numpy())
+
+    def result(self) -> dict[str, Any]:
+        """Returns all numbers, ready for JSON."""
+        norms = collections.defaultdict(lambda: collections.defaultdict(dict))
+        for key, values in self._norms.items():
+            loss, errors, module = key.split("/")
+            norms[loss][errors][module] = float(np.mean(values))
+        return {
+            "losses": {name: float(np.mean(values)) for name, values in self._losses.items()},
+            "weights": self._detector.losses,
+            "gradient_norms": norms,
+            "box_errors": {name: self._box_errors(name) for name in self._errors},
+        }
+
+    def _box_errors(self, loss):
+        errors, slopes = (np.concatenate(x[loss]) for x in (self._errors, self._slopes))
+        beta = self._betas[loss]
+        result = {
+            "beta": beta,
+            "median_error": float(np.median(np.abs(errors))) if errors.size else None,
+            "error_90_percent": float(np.quantile(np.abs(errors), 0.9)) if errors.size else None,
+            **objective.shares_of_gradient(errors, slopes, beta),
+            "histogram": objective.error_histogram(errors, slopes, beta),
+        }
+        if loss != "rpn_box":
+            form = self._detector.config.losses.balanced_l1.form
+            result["grid"] = objective.balanced_l1_grid(errors, beta, form)
+        return result
+
+    def _differentiate(self, images, labels):
+        """Losses, norms by `loss/errors/part`, and by box loss the errors and their slopes."""
+        modules = self._detector.modules
+        with tf.GradientTape(persistent=True) as tape:
+            losses, heads = self._detector.compute_losses(images, labels)
+        by_loss = collections.defaultdict(list)
+        for head in heads:
+            by_loss[head.loss].append(head)
+        gradients, errors = {}, {}
+        for name, loss in losses.items():
+            if name not in by_loss:
+                gradients[f"{name}/all"] = _gradients(tape, loss, modules)
+                continue
+            outputs = [output for head in by_loss[name] for output in head.outputs]
+            slopes = tape.gradient(loss, outputs, unconnected_gradients="zero")
+            self._betas[name] = by_loss[name][0].beta
+            errors[name] = _of_positives(by_loss[name], slopes)
+            is_inlier = [tf.abs(e) < head.beta for head in by_loss[name] for e in head.errors]
+            kinds = {"inliers": is_inlier, "outliers": [~inlier for inlier in is_inlier]}
+            for kind, masks in kinds.items():
+                masked = [tf.where(*pair, 0) for pair in zip(masks, slopes, strict=True)]
+                gradients[f"{name}/{kind}"] = _gradients(tape, outputs, modules, masked)
+            # A box loss reaches the weights through its outputs alone, and gradients add up.
+            gradients[f"{name}/all"] = tf.nest.map_structure(
+                tf.add, *(gradients[f"{name}/{kind}"] for kind in kinds)
+            )
+        norms = {
+            f"{key}/{part}": norm
+            for key, of_parts in gradients.items()
+            for part, norm in _norms(of_parts).items()
+        }
+        return losses, norms, errors
+
+
+def _of_positives(heads, slopes):
+    """The errors of the positives of all heads, and the slopes of the loss there, both flat."""
+    masks = [mask for head in heads for mask in head.is_positive]
+    errors = [error for head in heads for error in head.errors]
+    return tuple(
+        tf.concat([tf.boolean_mask(*pair) for pair in zip(tensors, masks, strict=True)], 0)
+        for tensors in (errors, slopes)
+    )
+
+
+def _gradients(tape, target, modules, output_gradients=None):
+    return tape.gradient(
+        target, modules, output_gradients=output_gradients, unconnected_gradients="zero"
+    )
+
+
+def _norms(gradients):
+    """Norms of the gradient at every part, and at the shared parts together."""
+    norms = {name: tf.linalg.global_norm(parts) for name, parts in gradients.items() if parts}
+    shared = [gradient for name in _SHARED for gradient in gradients[name]]
+    return {"shared": tf.linalg.global_norm(shared), **norms} if shared else norms
+
+
+@contextlib.contextmanager
+def _restored(variables: list[tf.Variable]) -> Iterator[None]:
+    """Sets variables back in the end: a training step moves the statistics of batch norms."""
+    values = [variable.numpy() for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)

@@ -1,0 +1,131 @@
+"""From runs to a report: measures, verdicts, `report.html` and `report.json`."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+
+from libra_tf.analysis import collect, page, verdicts
+from libra_tf.data import DetectionDataset, prepare_coco_folder
+from libra_tf.runner import trained_run
+from libra_tf.runner.errors import UsageError
+
+_METRICS = ("AP", "AP50", "AP75")
+_FORMAT = 1
+
+
+def write(
+    model_dirs: Sequence[str],
+    output_dir: str,
+    dataset: str | None = None,
+    cache_dir: str | None = None,
+    checkpoint: str | None = None,
+    num_batches: int = 8,
+    point: tuple[float, float] | None = None,
+    report: Callable[[str], None] = print,
+) -> tuple[str, str]:
+    """Measures runs and writes the report.
+
+    Args:
+      model_dirs: folder of the run to report on, then those to compare it with.
+      output_dir: where to write; it is made.
+      dataset: a folder of images to measure on; None for the training images of the first run.
+      cache_dir: where converted data sets are kept; None for the default.
+      checkpoint: a checkpoint of the first run; None for the newest.
+      num_batches: how many batches to look at.
+      point: see `libra_tf.analysis.collect.analyse`.
+      report: is given lines about the progress.
+
+    Returns:
+      The paths of the page and of the JSON file.
+
+    Raises:
+      UsageError: if a run or its images cannot be read.
+      DatasetError: if the folder of images cannot be used.
+    """
+    # All are looked for before the long work on the first.
+    runs = [
+        trained_run.read(folder, checkpoint if index == 0 else None)
+        for index, folder in enumerate(model_dirs)
+    ]
+    _check_output_dir(output_dir)
+    input_path, max_num_instances = runs[0].params.task.train_data.input_path, 0
+    if dataset is not None:
+        prepared = prepare_coco_folder(dataset, cache_dir, report=lambda m: report(f"data: {m}"))
+        for run in runs:
+            _check_classes(run, prepared)
+        input_path = prepared.train.input_path
+        max_num_instances = prepared.train.max_boxes_per_image
+    on_page = []
+    for run, name in zip(runs, _names(model_dirs), strict=True):
+        analysis = collect.analyse(run, input_path, num_batches, point, max_num_instances, report)
+        metrics, step = _read_metrics(run.model_dir)
+        on_page.append(page.Run(name, analysis, verdicts.judge(analysis.numbers), metrics, step))
+    return _write_files(output_dir, on_page)
+
+
+def _names(model_dirs):
+    """The shortest ends of the paths that tell the runs apart."""
+    paths = [os.path.abspath(folder) for folder in model_dirs]
+    names = [os.path.basename(path) for path in paths]
+    return names if len(set(names)) == len(names) else paths
+
+
+def _check_output_dir(output_dir: str) -> None:
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"--output_dir={output_dir} cannot be written ({error.strerror}); name another folder"
+        ) from error
+
+
+def _check_classes(run: trained_run.TrainedRun, dataset: DetectionDataset) -> None:
+    num_classes = run.params.task.model.num_classes
+    if dataset.num_classes > num_classes:
+        raise UsageError(
+            f"--dataset={dataset.folder} has category ids up to {dataset.num_classes - 1}, and the "
+            f"detector in {run.model_dir} knows {num_classes - 1}; name the data that it was "
+            "trained on"
+        )
+
+
+def _read_metrics(model_dir):
+    """What the newest evaluation of a run has measured, nothing where there was none."""
+    try:
+        with open(os.path.join(model_dir, "results.json")) as file:
+            results = json.load(file)
+    except (OSError, ValueError):
+        return {}, None
+    return {name: results[name] for name in _METRICS if name in results}, results.get("step")
+
+
+def _write_files(output_dir, runs):
+    content = {
+        "format": _FORMAT,
+        "runs": [
+            {
+                "name": run.name,
+                **run.analysis.numbers,
+                "measured_by_evaluation": {"step": run.metrics_step, **run.metrics},
+                "verdicts": [dataclasses.asdict(verdict) for verdict in run.verdicts],
+            }
+            for run in runs
+        ],
+    }
+    texts = {
+        "report.html": page.render(runs),
+        "report.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
+    }
+    paths = []
+    for name, text in texts.items():
+        path = os.path.join(output_dir, name)
+        # Renamed into place: a page that is open is never half a page.
+        with open(f"{path}.unfinished", "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(f"{path}.unfinished", path)
+        paths.append(path)
+    return tuple(paths)

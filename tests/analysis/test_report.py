@@ -1,0 +1,451 @@
+"""The report on two runs, as a user gets it."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from libra_tf.analysis import collect, detectors, gradients, report, verdicts
+from libra_tf.runner import trained_run
+from libra_tf.runner.errors import UsageError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_all_three_levels_are_measured(report_of_both):
+    retinanet, plain = report_of_both.runs
+    assert retinanet["num_images"] == plain["num_images"] == 8
+    assert list(retinanet["samples"]) == ["anchors"]
+    assert list(plain["samples"]) == ["proposals", "rpn_anchors"]
+    assert sum(retinanet["features"]["share"]) == pytest.approx(1)
+    assert set(retinanet["objective"]["gradient_norms"]) == {"cls", "box"}
+    assert set(plain["objective"]["gradient_norms"]) == {
+        "rpn_score",
+        "rpn_box",
+        "frcnn_cls",
+        "frcnn_box",
+    }
+    for run in report_of_both.runs:
+        assert {v["level"] for v in run["verdicts"]} == {"samples", "features", "objective"}
+
+
+def test_anchors_are_those_of_the_pyramid(report_of_both):
+    retinanet, _ = report_of_both.runs
+    anchors = retinanet["samples"]["anchors"]
+    # 64x64 pixels, strides 4, 8 and 16, 3 ratios of 2 scales each, 8 images.
+    for level, stride in (("2", 4), ("3", 8), ("4", 16)):
+        expected = (64 // stride) ** 2 * 6 * 8
+        assert anchors["by_level"][level]["candidates"]["count"] == expected
+    by_class = sum(of["candidates"]["count"] for of in anchors["by_class"].values())
+    assert by_class == anchors["picks"]["candidates"]["count"]
+
+
+def test_a_plain_pyramid_has_no_after(report_of_both):
+    retinanet, plain = report_of_both.runs
+    assert "after" not in plain["features"] and plain["features"]["attention"] is None
+    assert retinanet["features"]["refinement_change"] > 0
+    assert 0 < retinanet["features"]["attention"]["entropy"] <= 1
+
+
+def test_gradient_norms_are_those_of_a_training_step(report_of_both):
+    """Against one tape over the loss that Model Garden's step minimises, regularisation apart."""
+    run = trained_run.read(report_of_both.model_dirs[0])
+    detector = detectors.load(run)
+    batch = next(iter(detector.read(None)))
+    tally = gradients.GradientTally(detector)
+    before = [variable.numpy() for variable in detector.model.variables]
+    tally.add(batch.images, batch.labels)
+    for variable, value in zip(detector.model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    measured = tally.result()
+    variables = detector.model.trainable_variables
+    with tf.GradientTape(persistent=True) as tape:
+        outputs = detector.model(batch.images, training=True)
+        _, cls_loss, box_loss, model_loss = detector.task.build_losses(outputs, batch.labels)
+        box_loss = detector.config.losses.box_loss_weight * box_loss
+    assert sum(measured["losses"].values()) == pytest.approx(float(model_loss), rel=1e-4)
+    for name, loss in (("cls", cls_loss), ("box", box_loss)):
+        parts = measured["gradient_norms"][name]["all"]
+        total = np.sqrt(sum(parts[p] ** 2 for p in ("backbone", "decoder", "head")))
+        gradient = tape.gradient(loss, variables, unconnected_gradients="zero")
+        assert total == pytest.approx(float(tf.linalg.global_norm(gradient)), rel=1e-3)
+
+
+def test_inliers_and_outliers_are_the_whole_box_gradient(report_of_both):
+    for run in report_of_both.runs:
+        for loss, kinds in run["objective"]["gradient_norms"].items():
+            if "inliers" not in kinds:
+                continue
+            for part, norm in kinds["all"].items():
+                # Two parts of a vector: neither the triangle is broken nor its inverse.
+                inner, outer = kinds["inliers"][part], kinds["outliers"][part]
+                assert norm <= (inner + outer) * 1.001 + 1e-9, (loss, part)
+                assert norm >= abs(inner - outer) * 0.999 - 1e-9, (loss, part)
+
+
+def test_labels_are_those_of_training(report_of_both, tiny_shapes):
+    """An augmented epoch of the task's own pipeline has as many positives, flips or not."""
+    run = trained_run.read(report_of_both.model_dirs[0])
+    detector = detectors.load(run)
+    ours = sum(float(tf.reduce_sum(batch.labels["box_weights"])) for batch in detector.read(None))
+    data = run.params.task.train_data.replace(
+        shuffle_buffer_size=1, parser={"aug_rand_hflip": False}, global_batch_size=4
+    )
+    epoch = run.build_task().build_inputs(data).take(2)
+    assert ours == sum(float(tf.reduce_sum(labels["box_weights"])) for _, labels in epoch)
+
+
+@pytest.mark.slow
+def test_a_report_comes_out_the_same_again(report_of_both):
+    run = trained_run.read(report_of_both.model_dirs[1])
+    first = report_of_both.runs[1]
+    again = collect.analyse(
+        run,
+        trained_run.read(report_of_both.model_dirs[0]).params.task.train_data.input_path,
+        2,
+        report=str,
+    ).numbers
+    assert again["samples"] == first["samples"]
+    assert again["features"] == first["features"]
+
+
+def test_no_verdict_claims_an_average_precision(report_of_both):
+    for run in report_of_both.runs:
+        for verdict in run["verdicts"]:
+            text = verdict["title"] + verdict["text"] + verdict["suggestion"]
+            assert not re.search(r"\bAP\b|average precision", text)
+
+
+def test_config_lines_are_accepted_by_the_experiments(report_of_both):
+    """Every key that a verdict names exists in the run's config."""
+    for run, folder in zip(report_of_both.runs, report_of_both.model_dirs, strict=True):
+        lines = [line for verdict in run["verdicts"] for line in verdict["config"]]
+        params = trained_run.read(folder).params
+        for line in lines:
+            node = params
+            for key in line.split("=")[0].split("."):
+                assert key in node, line
+                node = getattr(node, key)
+
+
+def write_numbers(**changes):
+    """Numbers of a two-stage run in which nothing is unbalanced, with changes."""
+    pick = {"hard_share": 0.4, "zero_share": 0.1, "count": 100, "histogram": [1] * 20}
+    spread = {"mean": 5.0, "variation": 0.3, "without": 0.0, "histogram": [1]}
+    numbers = {
+        "kind": "two_stage",
+        "settings": {
+            "task.losses.box_loss": "balanced_l1",
+            "task.losses.balanced_l1": {"alpha": 0.5},
+            "task.model.roi_sampler.type": "iou_balanced",
+            "task.model.roi_sampler.bin_range": "candidates",
+            "task.model.roi_sampler.instance_balanced": True,
+            "task.model.roi_sampler.num_bins": 3,
+            "task.model.roi_generator.num_proposals": 1000,
+        },
+        "samples": {
+            "proposals": {
+                "num_bins": 3,
+                "picks": {
+                    name: dict(pick)
+                    for name in ("negatives", "random", "iou_balanced", "mmdet", "hardest")
+                },
+                "bins": {
+                    r: {"held": [9, 9, 9], "wanted": 5.0, "starved": [0, 0, 0], "empty": [0, 0, 0]}
+                    for r in ("candidates", "all")
+                },
+                "positives": {
+                    "num_instances": 9,
+                    "per_image": 50.0,
+                    "wanted_per_image": 16.0,
+                    "all": spread,
+                    "random": spread,
+                    "instance_balanced": spread,
+                },
+            }
+        },
+        "features": {
+            "is_balanced": True,
+            "levels": ["3", "4"],
+            "share": [0.5, 0.5],
+            "before": {k: {"effective_rank": 30.0, "channels": 64} for k in "34"},
+            "after": {k: {"effective_rank": 30.0, "channels": 64} for k in "34"},
+            "refinement_change": 0.2,
+            "attention": {"entropy": 0.5, "distance_pixels": 40.0, "uniform_distance_pixels": 60.0},
+        },
+        "objective": {
+            "weights": {"frcnn_box": 1.0},
+            "gradient_norms": {
+                "frcnn_cls": {"all": {"shared": 1.0}},
+                "frcnn_box": {"all": {"shared": 1.0}},
+            },
+            "box_errors": {
+                "frcnn_box": {
+                    "beta": 1.0,
+                    "inlier_count_share": 0.9,
+                    "inlier_gradient_share": 0.85,
+                    "inlier_over_outlier": 0.6,
+                    "error_90_percent": 0.9,
+                }
+            },
+        },
+    }
+    for path, value in changes.items():
+        node = numbers
+        *parents, last = path.split("/")
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return numbers
+
+
+def judged(title, **changes):
+    (verdict,) = (v for v in verdicts.judge(write_numbers(**changes)) if title in v.title)
+    return verdict
+
+
+def test_a_balanced_run_is_told_so():
+    assert {v.state for v in verdicts.judge(write_numbers())} == {verdicts.FINE}
+
+
+PICKS = "samples/proposals/picks/"
+
+
+@pytest.mark.parametrize(
+    ("title", "changes", "state", "line"),
+    [
+        (
+            "Hard negatives",
+            {
+                "settings/task.model.roi_sampler.type": "random",
+                PICKS + "iou_balanced/hard_share": 0.7,
+                PICKS + "hardest/hard_share": 0.6,
+            },
+            verdicts.ACT,
+            "task.model.roi_sampler.type=iou_balanced",
+        ),
+        (
+            "Hard negatives",
+            {
+                "settings/task.model.roi_sampler.bin_range": "all",
+                PICKS + "iou_balanced/hard_share": 0.7,
+                PICKS + "hardest/hard_share": 0.7,
+            },
+            verdicts.LOOK,
+            "task.model.roi_sampler.bin_range=candidates",
+        ),
+        (
+            "Hard negatives",
+            {PICKS + "iou_balanced/hard_share": 0.7},
+            verdicts.LOOK,
+            "task.model.roi_sampler.floor_fraction=0.60",
+        ),
+        (
+            "Starved",
+            {"samples/proposals/bins/candidates/starved": [0, 0.1, 0.9]},
+            verdicts.ACT,
+            "task.model.roi_generator.num_proposals=2000",
+        ),
+        (
+            "Levels",
+            {"features/share": [0.8, 0.2]},
+            verdicts.LOOK,
+            "task.model.decoder.libra_fpn.refine_level=3",
+        ),
+        (
+            "Levels",
+            {"features/share": [0.8, 0.2], "features/is_balanced": False},
+            verdicts.ACT,
+            "task.model.decoder.type=libra_fpn",
+        ),
+        (
+            "Refinement",
+            {"features/refinement_change": 0.001},
+            verdicts.LOOK,
+            "task.model.decoder.libra_fpn.refine_type=null",
+        ),
+        (
+            "Refinement",
+            {"features/attention/entropy": 0.99},
+            verdicts.LOOK,
+            "task.model.decoder.libra_fpn.refine_type=conv",
+        ),
+        (
+            "Classification",
+            {"objective/gradient_norms/frcnn_box/all/shared": 0.1},
+            verdicts.ACT,
+            "task.losses.frcnn_box_weight=10",
+        ),
+        (
+            "Inliers",
+            {
+                "objective/box_errors/frcnn_box/inlier_count_share": 1.0,
+                "objective/box_errors/frcnn_box/inlier_gradient_share": 1.0,
+                "objective/box_errors/frcnn_box/inlier_over_outlier": None,
+                "objective/box_errors/frcnn_box/error_90_percent": 0.118,
+            },
+            verdicts.LOOK,
+            "task.losses.balanced_l1.beta=0.12",
+        ),
+        (
+            "Inliers",
+            {
+                "settings/task.losses.box_loss": "huber",
+                "objective/box_errors/frcnn_box/inlier_gradient_share": 0.5,
+            },
+            verdicts.ACT,
+            "task.losses.box_loss=balanced_l1",
+        ),
+    ],
+)
+def test_an_unbalanced_run_is_told_what_to_change(title, changes, state, line):
+    verdict = judged(title, **changes)
+    assert verdict.state == state
+    assert line in verdict.config
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def open_in_chromium(page, folder, *arguments):
+    """Returns what Chromium makes of a page, and what it writes to its console."""
+    result = subprocess.run(
+        [
+            CHROMIUM,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={folder}/profile",
+            "--window-size=1400,900",
+            "--enable-logging=stderr",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            *arguments,
+            f"file://{page}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return result.stdout, [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+
+
+# Measured in the page: is all of it as wide as the window, are the pictures there?
+PROBE = """<script>
+const pictures = [...document.querySelectorAll('svg image')];
+const loaded = pictures.map(p => { const i = new Image(); i.src = p.href.baseVal;
+  return i.decode().then(() => 1); });
+Promise.all(loaded).then(counts => parent.postMessage([
+  innerWidth, document.documentElement.scrollWidth, counts.length,
+  getComputedStyle(document.body).backgroundColor,
+  [...document.querySelectorAll('figure > svg')].filter(
+    s => s.getBoundingClientRect().height < 20).length].join('|'), '*'));
+</script>"""
+# A window cannot be as narrow as a phone, a frame can.
+FRAME = """<title>nothing</title><body style="margin:0"><script>
+onmessage = event => { document.title = event.data; };
+</script><iframe src="report.html" width="WIDTH" height="800" style="border:0"></iframe>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (apt-get install chromium)")
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_page_in_a_browser(report_of_both, tmp_path, width, scheme):
+    page = pathlib.Path(report_of_both.page).read_text()
+    assert "<script" not in page
+    # Nothing but what is in the page itself.
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources and all(source.startswith("data:") for source in sources)
+    assert "url(" not in page and "@import" not in page
+    (tmp_path / "report.html").write_text(page.replace("</body>", f"{PROBE}</body>"))
+    frame = tmp_path / "frame.html"
+    frame.write_text(FRAME.replace("WIDTH", str(width)))
+    dark = ("--force-dark-mode",) if scheme == "dark" else ()
+    dom, console = open_in_chromium(frame, tmp_path, *dark)
+    assert not console
+    measured = re.search("<title>(.*?)</title>", dom).group(1).split("|")
+    # A scroll bar takes a little of the width; nothing needs more than is left.
+    inner_width, needed_width, num_pictures, background, num_flat = measured
+    assert int(inner_width) == width
+    assert int(needed_width) <= width
+    assert int(num_pictures) == page.count("<image ")
+    assert background == {"dark": "rgb(20, 21, 25)", "light": "rgb(255, 255, 255)"}[scheme]
+    assert num_flat == "0"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (apt-get install chromium)")
+def test_the_browser_would_complain(tmp_path):
+    """That the console is empty means something."""
+    page = tmp_path / "bad.html"
+    page.write_text("<script>nonsense()</script>")
+    _, console = open_in_chromium(page, tmp_path)
+    assert any("nonsense" in line for line in console)
+
+
+def run_program(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "libra_tf.analysis", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model_dir=nowhere"], ["--model_dir=nowhere", "no such folder"]),
+        (["--model_dir=.", "--compare=nowhere"], ["--compare=nowhere", "no such folder"]),
+        (["--model_dir=.", "--dataset=nowhere"], ["--dataset=nowhere", "no such folder"]),
+        (["--model_dir=.", "--point=2,x"], ["--point=2,x", "from 0 to 1"]),
+    ],
+)
+def test_bad_flags_are_answered_at_once(arguments, words):
+    result = run_program(*arguments)
+    assert result.returncode == 2
+    assert "importing TensorFlow" not in result.stdout
+    (line,) = result.stderr.splitlines()
+    assert all(word in line for word in words)
+
+
+def test_folders_that_cannot_be_reported_on(report_of_both, tmp_path, tiny_shapes):
+    good = report_of_both.model_dirs[0]
+    with pytest.raises(UsageError, match=r"params\.yaml"):
+        report.write([str(tmp_path)], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="ckpt-7"):
+        report.write([good], str(tmp_path / "out"), checkpoint="ckpt-7")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="output_dir"):
+        report.write([good], str(tmp_path / "file"))
+    shutil.copytree(good, tmp_path / "moved")
+    config = tmp_path / "moved" / "params.yaml"
+    config.write_text(config.read_text().replace(tiny_shapes.train.input_path, "/gone/*"))
+    with pytest.raises(UsageError, match="--dataset"):
+        report.write([str(tmp_path / "moved")], str(tmp_path / "out"), report=str)
+
+
+def test_a_mask_rcnn_is_refused(report_of_both, tmp_path):
+    run = trained_run.read(report_of_both.model_dirs[1])
+    run.params.task.model.include_mask = True
+    with pytest.raises(UsageError, match="Mask R-CNN"):
+        detectors.load(run)
+
+
+def test_the_json_is_strict(report_of_both):
+    path = os.path.join(os.path.dirname(report_of_both.page), "report.json")
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    with open(path) as file:
+        content = json.load(file, parse_constant=refuse)
+    assert content["format"] == 1
