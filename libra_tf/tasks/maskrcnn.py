@@ -13,7 +13,7 @@ from official.vision.tasks import maskrcnn
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
 from libra_tf.modeling import box_losses, fine_tuning, freezing, roi_sampler, rpn_sampler
-from libra_tf.tasks import coco_metric
+from libra_tf.tasks import coco_metric, mmdetection
 
 
 @task_factory.register_task_cls(exp_cfg.LibraMaskRCNNTask)
@@ -23,7 +23,8 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
     def build_model(self) -> keras.Model:
         """Builds Model Garden's detector and puts the balanced sampler into it."""
         self.task_config.validate()
-        model = super().build_model()
+        with mmdetection.parts_for(self.task_config.model):
+            model = super().build_model()
         sampler_config = self.task_config.model.roi_sampler
         if sampler_config.type == "iou_balanced":
             roi_sampler.use_iou_balanced_sampler(model, sampler_config)

@@ -12,7 +12,7 @@ from official.vision.tasks import retinanet
 from libra_tf.compat import keras
 from libra_tf.configs import retinanet as exp_cfg
 from libra_tf.modeling import box_losses, fine_tuning, freezing
-from libra_tf.tasks import coco_metric
+from libra_tf.tasks import coco_metric, mmdetection
 
 
 class _Parser(retinanet_input.Parser):
@@ -36,7 +36,8 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
     def build_model(self) -> keras.Model:
         """Checks the config and builds the detector."""
         self.task_config.validate()
-        model = super().build_model()
+        with mmdetection.parts_for(self.task_config.model):
+            model = super().build_model()
         if self.task_config.frozen_stages is not None:
             freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
         return model
