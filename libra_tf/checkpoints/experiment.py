@@ -1,13 +1,15 @@
 """The experiment of an imported detector: MMDetection's published recipe for its structure."""
 
-
+from collections.abc import Mapping
 from typing import Any
 
 from official.core import config_definitions as cfg
 from official.core import exp_factory
+from official.vision.configs import backbones as model_garden
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.checkpoints.structure import Backbone, Detector
+from libra_tf.configs import backbones
 from libra_tf.runner.errors import UsageError
 
 EXPERIMENTS = {
@@ -18,19 +20,16 @@ EXPERIMENTS = {
 _NUM_SCALES = {3: 1, 9: 3}
 
 
-def build(path: str, detector: Detector, num_classes: int) -> cfg.ExperimentConfig:
+def build(detector: Detector, changes: Mapping[str, Any], num_classes: int) -> cfg.ExperimentConfig:
     """Builds the config of an experiment whose model computes what MMDetection's does.
 
     Args:
-      path: of the checkpoint, for messages.
       detector: its structure.
+      changes: see `overrides`.
       num_classes: of the model, the background included.
-
-    Raises:
-      UsageError: if the detector's anchors are not the published ones.
     """
     config = exp_factory.get_exp_config(EXPERIMENTS[detector.kind])
-    config.override(overrides(path, detector), is_strict=True)
+    config.override(changes, is_strict=True)
     config.task.model.num_classes = num_classes
     config.task.init_checkpoint = None
     config.task.annotation_file = None
@@ -40,12 +39,13 @@ def build(path: str, detector: Detector, num_classes: int) -> cfg.ExperimentConf
     return config
 
 
-def overrides(path: str, detector: Detector) -> dict[str, Any]:
+def overrides(path: str, detector: Detector, model_changes: Mapping[str, Any]) -> dict[str, Any]:
     """What an imported detector changes in the experiment of its kind.
 
     Args:
       path: of the checkpoint, for messages.
       detector: its structure.
+      model_changes: nested keys and values of `task.model` that its config sets.
 
     Returns:
       Nested keys and values, as a config file has them. The data and the number of classes, which
@@ -60,7 +60,7 @@ def overrides(path: str, detector: Detector) -> dict[str, Any]:
         "min_level": detector.min_level,
         "max_level": detector.max_level,
         "anchor": _anchor(path, detector),
-        "backbone": _backbone(detector.backbone),
+        "backbone": backbone_config(detector.backbone).as_dict(),
         "decoder": _decoder(detector),
         "norm_activation": {"norm_epsilon": 1e-5, "norm_momentum": 0.9, "use_sync_bn": False},
         "detection_generator": {
@@ -86,6 +86,7 @@ def overrides(path: str, detector: Detector) -> dict[str, Any]:
             task["losses"]["balanced_l1"] = {"beta": 0.11, "form": "mmdet"}
     else:
         _override_two_stages(detector, model)
+    _merge(model, model_changes)
     return {"runtime": {"mixed_precision_dtype": "float32"}, "task": task}
 
 
@@ -127,16 +128,16 @@ def _anchor(path: str, detector: Detector) -> dict[str, Any]:
     }
 
 
-def _backbone(backbone: Backbone) -> dict[str, Any]:
-    kind = "resnet" if backbone.base_width is None else "resnext"
-    settings = {
-        "model_id": backbone.depth,
-        "depth_multiplier": backbone.width,
-        "bn_trainable": False,
-    }
-    if backbone.base_width is not None:
-        settings |= {"groups": backbone.groups, "base_width": backbone.base_width}
-    return {"type": kind, kind: settings}
+def backbone_config(backbone: Backbone) -> backbones.Backbone:
+    """Returns the config of a backbone, whose batch norms keep their statistics."""
+    kwargs = {"depth_multiplier": backbone.width, "bn_trainable": False}
+    if backbone.base_width is None:
+        resnet = model_garden.ResNet(model_id=backbone.depth, **kwargs)
+        return backbones.Backbone(type="resnet", resnet=resnet)
+    resnext = backbones.ResNeXt(
+        model_id=backbone.depth, groups=backbone.groups, base_width=backbone.base_width, **kwargs
+    )
+    return backbones.Backbone(type="resnext", resnext=resnext)
 
 
 def _decoder(detector: Detector) -> dict[str, Any]:
@@ -150,3 +151,11 @@ def _decoder(detector: Detector) -> dict[str, Any]:
             "refine_type": detector.refine_type,
         },
     }
+
+
+def _merge(settings: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            _merge(settings.setdefault(key, {}), value)
+        else:
+            settings[key] = value

@@ -123,6 +123,19 @@ def compare(
         yield from _compare_detections(numbers, outputs, category_ids)
 
 
+def table(path: str, comparisons: Sequence[Comparison]) -> str:
+    """Returns the comparisons with one file as a table for people."""
+    width = max(len(comparison.stage) for comparison in comparisons)
+    lines = [path]
+    for comparison in comparisons:
+        verdict = "ok" if comparison.is_within else "OUT OF TOLERANCE"
+        lines.append(
+            f"  {comparison.stage:{width}}  {comparison.deviation:<8.2g} of at most "
+            f"{comparison.tolerance:<6g} {comparison.unit:15}{verdict}"
+        )
+    return "\n".join(lines)
+
+
 def _levels(levels: Mapping[str, tf.Tensor]) -> list[np.ndarray]:
     return [levels[level].numpy() for level in sorted(levels, key=int)]
 
@@ -155,7 +168,7 @@ def _compare_stage(numbers: Numbers, name: str, value: np.ndarray) -> Iterator[C
     if value.shape == expected.shape:
         largest = max(float(np.abs(expected).max()), np.finfo(np.float32).tiny)
         deviation = float(np.abs(value - expected).max()) / largest
-    yield Comparison(name, deviation, STAGE_TOLERANCE, "of the largest")
+    yield Comparison(name, deviation, STAGE_TOLERANCE, "x the largest")
 
 
 def _compare_proposals(
@@ -237,7 +250,7 @@ def _compare_rows(
         yield Comparison(names[0].replace("boxes", "labels"), wrong, 0, "wrong")
     # A row may stand elsewhere only among scores that are its own up to rounding.
     out_of_order = np.abs(expected[1][ours] - expected_scores)
-    yield Comparison(f"{names[0]} order", _largest(out_of_order), TIE, "of score")
+    yield Comparison(f"{names[0]} order", _largest(out_of_order), TIE, "in score")
 
 
 def _largest(differences: np.ndarray) -> float:

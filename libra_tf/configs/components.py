@@ -146,7 +146,9 @@ def _check_compatible(model: hyperparams.Config) -> None:
         check_choice("task.model.backbone.type", model.backbone.type, ("resnet", "resnext"))
         check_choice("task.model.decoder.type", model.decoder.type, ("libra_fpn", "fpn"))
         backbone = model.backbone.get()
-        check_choice(f"task.model.backbone.{model.backbone.type}.stem_type", backbone.stem_type, ("v0",))
+        check_choice(
+            f"task.model.backbone.{model.backbone.type}.stem_type", backbone.stem_type, ("v0",)
+        )
         if "include_mask" in model:
             check_choice("task.model.include_mask", model.include_mask, (False,))
             thresholds = model.roi_sampler.cascade_iou_thresholds

@@ -164,7 +164,9 @@ def test_a_c_program_detects_the_same(exported, c_program, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     invalid_argument = 3
-    message = f"{invalid_argument}: assertion failed: [image 0 of the batch is truncated or damaged]"
+    message = (
+        f"{invalid_argument}: assertion failed: [image 0 of the batch is truncated or damaged]"
+    )
     assert message in result.stderr
 
 
@@ -196,7 +198,11 @@ def test_the_next_version_with_a_threshold_and_in_shares(exported):
     threshold = float(scores[num - 1] + scores[num]) / 2
     served = pathlib.Path(exported.folder).parent
     path = saved_model.export(
-        exported.model_dir, str(served), normalized_boxes=True, score_threshold=threshold, report=str
+        exported.model_dir,
+        str(served),
+        normalized_boxes=True,
+        score_threshold=threshold,
+        report=str,
     )
     assert path == str(served / "2")
     assert sorted(os.listdir(served)) == ["1", "2"]

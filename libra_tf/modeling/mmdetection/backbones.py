@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt that pad as PyTorch does: evenly on both sides."""
+"""ResNet and ResNeXt that pad as PyTorch does, evenly on both sides, and round as it does."""
 
 import tensorflow as tf
 from official.modeling import hyperparams
@@ -7,6 +7,7 @@ from official.vision.modeling.layers import nn_blocks
 
 from libra_tf.compat import keras
 from libra_tf.modeling import resnext
+from libra_tf.modeling.mmdetection.norms import BatchNormalization
 
 
 class SymmetricPaddingMixin:
@@ -19,9 +20,7 @@ class SymmetricPaddingMixin:
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Convolves, see `Conv2D`."""
         height, width = (size // 2 for size in self.kernel_size)
-        return super().call(
-            tf.pad(inputs, [[0, 0], [height, height], [width, width], [0, 0]])
-        )
+        return super().call(tf.pad(inputs, [[0, 0], [height, height], [width, width], [0, 0]]))
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
@@ -41,8 +40,14 @@ def _evenly_padded(layer: keras.layers.Conv2D) -> keras.layers.Conv2D:
     return resnext.like(layer, layer_class, padding="valid")
 
 
-class _PadEvenly:
-    """Pads the 3x3 convolutions of one of Model Garden's blocks evenly, if it has a stride."""
+class _LikePyTorch:
+    """Lets one of Model Garden's blocks pad its 3x3 convolution evenly, and round as PyTorch."""
+
+    _strided: str
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._norm = BatchNormalization
 
     def build(self, input_shape):
         """Creates the layers."""
@@ -52,21 +57,21 @@ class _PadEvenly:
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class SymmetricResidualBlock(_PadEvenly, nn_blocks.ResidualBlock):
+class SymmetricResidualBlock(_LikePyTorch, nn_blocks.ResidualBlock):
     """Model Garden's basic block, evenly padded."""
 
     _strided = "_conv1"
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class SymmetricBottleneckBlock(_PadEvenly, nn_blocks.BottleneckBlock):
+class SymmetricBottleneckBlock(_LikePyTorch, nn_blocks.BottleneckBlock):
     """Model Garden's bottleneck block, evenly padded."""
 
     _strided = "_conv2"
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class SymmetricResNeXtBlock(_PadEvenly, resnext.ResNeXtBlock):
+class SymmetricResNeXtBlock(_LikePyTorch, resnext.ResNeXtBlock):
     """The block of a ResNeXt, evenly padded."""
 
     _strided = "_conv2"
@@ -85,7 +90,7 @@ class _SymmetricStem:
             kernel_initializer=self._kernel_initializer,
             kernel_regularizer=self._kernel_regularizer,
         )(inputs)
-        x = self._norm(
+        x = BatchNormalization(
             axis=self._bn_axis,
             momentum=self._norm_momentum,
             epsilon=self._norm_epsilon,

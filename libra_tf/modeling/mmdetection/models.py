@@ -105,9 +105,7 @@ def build_fasterrcnn(
             "roi_generator": _as(proposals.ROIGenerator, parts["roi_generator"]),
             "roi_sampler": list(parts["roi_sampler"]),
             "roi_aligner": _as(rois.ROIAligner, parts["roi_aligner"]),
-            "detection_generator": _as(
-                detections.DetectionGenerator, parts["detection_generator"]
-            ),
+            "detection_generator": _as(detections.DetectionGenerator, parts["detection_generator"]),
         }
     )
 
