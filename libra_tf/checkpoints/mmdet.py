@@ -2,8 +2,8 @@
 
     python -m libra_tf.checkpoints.mmdet CHECKPOINT.pth --model_dir=runs/imported
 
-writes the folder of a run, on which run.py (evaluation, fine-tuning) and export/ work as on any other.
-With a ResNet or ResNeXt of torchvision it writes a checkpoint of the backbone for
+writes the folder of a run, on which run.py (evaluation, fine-tuning) and export/ work as on any
+other. With a ResNet or ResNeXt of torchvision it writes a checkpoint of the backbone for
 `task.init_checkpoint`. docs/mmdet.md says how to go on, and how the detectors differ from Model
 Garden's.
 """
@@ -52,8 +52,8 @@ def load(path: str, config: str | None = None) -> "keras.Model":
 
     Args:
       path: checkpoint of MMDetection 2 or 3.
-      config: path of its complete config; None for the one in the checkpoint or in `NAME_config.txt`
-        beside it. Without one, the test settings are those of the published models.
+      config: path of its complete config; None for the one in the checkpoint or in
+        `NAME_config.txt` beside it. Without one, the test settings are the published models'.
 
     Returns:
       A model that is called as Model Garden's: `model(images, image_shape=..., training=False)`,

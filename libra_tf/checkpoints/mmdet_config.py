@@ -1,8 +1,8 @@
 """What MMDetection's config of a detector says that its weights do not.
 
-A config is Python. It is not run: of its text only literals and calls of `dict` are understood, which
-is all that the complete configs consist of that MMDetection writes into its checkpoints and beside
-them.
+A config is Python. It is not run: of its text only literals and calls of `dict` are understood,
+which is all that the complete configs consist of that MMDetection writes into its checkpoints and
+beside them.
 """
 
 import ast

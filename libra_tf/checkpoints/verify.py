@@ -1,10 +1,10 @@
 """Compares every stage of an imported detector with what MMDetection has computed.
 
 The file of MMDetection's numbers is an `.npz` with its network's input, `input` (NCHW, normalised),
-and any of its stages by the names below, those of a pyramid with the index of the level behind them:
-`backbone`, `fpn`, `bfp`; RetinaNet: `cls`, `reg`; Faster R-CNN: `rpn_cls`, `rpn_reg`, `proposals`,
-`proposal_scores`, `roi_levels`, `roi_feats_first32`, `roi_cls`, `roi_reg`; `det_boxes`, `det_scores`
-and `det_labels`. Boxes are `x1, y1, x2, y2` in pixels of the input.
+and any of its stages by the names below, those of a pyramid with the index of the level behind
+them: `backbone`, `fpn`, `bfp`; RetinaNet: `cls`, `reg`; Faster R-CNN: `rpn_cls`, `rpn_reg`,
+`proposals`, `proposal_scores`, `roi_levels`, `roi_feats_first32`, `roi_cls`, `roi_reg`;
+`det_boxes`, `det_scores` and `det_labels`. Boxes are `x1, y1, x2, y2` in pixels of the input.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Puts the weights of a PyTorch checkpoint into a Keras model.
 
-PyTorch's convolutions are [out, in, height, width] and Keras' [height, width, in, out]; its boxes
-are x, y, width, height and Model Garden's y, x, height, width; its background is the last class of a
-softmax and Model Garden's the first.
+PyTorch's convolutions are [out, in, height, width] and Keras' [height, width, in, out].
+MMDetection's boxes are x, y, width, height and Model Garden's y, x, height, width; its background
+is the last class of a softmax and Model Garden's the first.
 """
 
 import dataclasses
@@ -16,8 +16,7 @@ from libra_tf.checkpoints.structure import Detector, Weights, normalize_names
 from libra_tf.compat import keras
 from libra_tf.runner.errors import UsageError
 
-# The logit of a class that the checkpoint does not have: no probability is left, and it is finite
-# in float16.
+# The logit of a class that the checkpoint does not have. No probability is left; finite in float16.
 IMPOSSIBLE_LOGIT = -1e4
 
 _YX_FROM_XY = [1, 0, 3, 2]
@@ -247,7 +246,7 @@ def _predictor(
     layout: Convert,
     arrange: Callable[..., np.ndarray],
 ) -> Iterator[Assignment]:
-    """A layer whose outputs have another order; `arrange(outputs, fill)` works on the first axis."""
+    """A layer whose outputs, on the first axis, `arrange(outputs, fill)` puts in order."""
     yield Assignment(f"{name}.weight", layer.kernel, lambda w: layout(arrange(w, 0.0)))
     yield Assignment(f"{name}.bias", layer.bias, lambda b: arrange(b, IMPOSSIBLE_LOGIT))
 

@@ -126,7 +126,7 @@ def check_task(task: hyperparams.Config) -> None:
     check_choice("task.model.decoder.type", model.decoder.type, DECODERS)
     check_choice("task.model.compatibility", model.compatibility, COMPATIBILITIES)
     if model.compatibility:
-        _check_compatible(model)
+        _check_compatible(task)
     if model.decoder.type == "libra_fpn":
         libra_fpn = model.decoder.libra_fpn
         levels = tuple(range(model.min_level, model.max_level + 1))
@@ -139,8 +139,9 @@ def check_task(task: hyperparams.Config) -> None:
         validate_balanced_l1(**losses.balanced_l1.as_dict())
 
 
-def _check_compatible(model: hyperparams.Config) -> None:
-    """Checks that a model has no part that MMDetection's do not have."""
+def _check_compatible(task: hyperparams.Config) -> None:
+    """Checks that a task has nothing that MMDetection's detectors do not have."""
+    model = task.model
     why = f"with task.model.compatibility={model.compatibility}"
     with _naming(why):
         check_choice("task.model.backbone.type", model.backbone.type, ("resnet", "resnext"))
@@ -149,6 +150,9 @@ def _check_compatible(model: hyperparams.Config) -> None:
         check_choice(
             f"task.model.backbone.{model.backbone.type}.stem_type", backbone.stem_type, ("v0",)
         )
+        # Evaluation images keep their shapes.
+        batch_size = task.validation_data.global_batch_size
+        check_choice("task.validation_data.global_batch_size", batch_size, (0, 1))
         if "include_mask" in model:
             check_choice("task.model.include_mask", model.include_mask, (False,))
             thresholds = model.roi_sampler.cascade_iou_thresholds

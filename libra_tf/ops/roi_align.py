@@ -1,10 +1,10 @@
 """RoIAlign (He et al., ICCV 2017) as MMDetection computes it, with static shapes.
 
 Every cell of the output averages bilinear samples on a regular grid inside it, by default one for
-every started pixel of the cell in each direction: how many there are depends on the box. The average
-over a grid is separable, so that a box needs two small matrices, of what each row and each column
-of the map weighs in each cell. Their sizes do not depend on the box, and the sums over the samples
-have a closed form, so nothing depends on the number of samples.
+every started pixel of the cell in each direction: how many there are depends on the box. The
+average over a grid is separable, so that a box needs two small matrices, of what each row and each
+column of the map weighs in each cell. Their sizes do not depend on the box, and the sums over the
+samples have a closed form, so nothing depends on the number of samples.
 """
 
 import tensorflow as tf

@@ -11,6 +11,7 @@ from official.vision.tasks import retinanet
 
 from libra_tf.compat import keras
 from libra_tf.configs import retinanet as exp_cfg
+from libra_tf.dataloaders import mmdetection_input
 from libra_tf.modeling import box_losses, fine_tuning, freezing
 from libra_tf.tasks import coco_metric, mmdetection
 
@@ -27,6 +28,10 @@ class _Parser(retinanet_input.Parser):
         """Returns the function that parses one decoded example."""
         parse = super().parse_fn(is_training)
         return lambda example: parse(tf.nest.map_structure(tf.identity, example))
+
+
+class _KeepsShapeParser(mmdetection_input.KeepsShapeMixin, _Parser):
+    """MMDetection's way of preparing evaluation images."""
 
 
 @task_factory.register_task_cls(exp_cfg.LibraRetinaNetTask)
@@ -48,8 +53,13 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
 
     def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
         """Builds the data set of a split; see Model Garden's `RetinaNetTask`."""
+        model_config = self.task_config.model
+        parser = _KeepsShapeParser if model_config.compatibility else _Parser
         # Model Garden's task names the class of its parser and takes no other.
-        with mock.patch.object(retinanet_input, "Parser", _Parser):
+        with (
+            mock.patch.object(retinanet_input, "Parser", parser),
+            mmdetection.parts_for(model_config),
+        ):
             return super().build_inputs(params, input_context)
 
     def build_losses(
@@ -61,8 +71,11 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
         """Returns total, class, box and model loss; see Model Garden's `RetinaNetTask`.
 
         Several replicas divide their losses by the positive anchors of all of them, so that the
-        same images give the same gradients as on one device.
+        same images give the same gradients as on one device. Evaluation images that keep their
+        shapes, as in MMDetection, have no targets; their losses are 0.
         """
+        if "cls_targets" not in labels:
+            return (tf.constant(0.0),) * 4
         total_loss, cls_loss, box_loss, model_loss = self._build_replica_losses(
             outputs, labels, aux_losses
         )

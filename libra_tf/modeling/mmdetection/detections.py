@@ -76,7 +76,7 @@ class MultilevelDetectionGenerator(detection_generator.MultilevelDetectionGenera
         anchors: tf.Tensor,
         image_shape: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The best pairs of a level: `[B, K, 4]`, and scores `[B, K, classes]`, one of them real."""
+        """The best pairs of a level: boxes `[B, K, 4]`, and their scores `[B, K, classes]`."""
         batch_size = tf.shape(raw_scores)[0]
         deltas, anchors = (
             tf.cast(tf.reshape(x, [batch_size, -1, 4]), tf.float32) for x in (raw_boxes, anchors)
