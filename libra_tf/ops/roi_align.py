@@ -126,7 +126,7 @@ def _apply(features: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tenso
 
         def crops():
             partial = tf.einsum("nph,hwc->npwc", row, features[image])
-            return tf.einsum("nqw,npwc->npqc", column, partial)
+            return tf.matmul(column[:, tf.newaxis], partial)
 
         zeros = tf.zeros([_BLOCK, cells, cells, channels], features.dtype)
         return tf.cond(tf.reduce_any(row != 0), crops, lambda: zeros)
@@ -135,7 +135,7 @@ def _apply(features: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tenso
         image, row, column, upstream = block
 
         def added():
-            partial = tf.einsum("nqw,npqc->npwc", column, upstream)
+            partial = tf.matmul(column[:, tf.newaxis], upstream, transpose_a=True)
             gradient = tf.einsum("nph,npwc->hwc", row, partial)
             return tf.tensor_scatter_nd_add(total, [[image]], gradient[tf.newaxis])
 
