@@ -13,7 +13,7 @@ Weights = Mapping[str, np.ndarray]
 
 # A name that only this architecture has -> the architecture. The first one that is found counts.
 _OTHERS = (
-    (r"mask_head\.", "a detector with masks"),
+    (r"(roi_head\.)?mask_head\.", "a detector with masks"),
     (r"roi_head\.bbox_head\.\d+\.", "Cascade R-CNN"),
     (r"bbox_head\.fc_cls\.", "Faster R-CNN of MMDetection 1.x or the original Libra R-CNN code"),
     (r"(bbox_head\.)?conv_centerness\.|bbox_head\.atss_", "FCOS or ATSS"),

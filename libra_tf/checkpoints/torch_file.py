@@ -84,12 +84,12 @@ def _load(path: str) -> Any:
         with _logs_left_out(torch):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL ([\w.]+)|(?:class|function|type) ([\w.]+)", str(error))
-        if "nsupported global" in str(error) and code:
+        code = re.search(r"nsupported (?:global: )?(?:GLOBAL|class) ([\w.]+)", str(error))
+        if code:
             raise UsageError(
                 f"{path} is refused: it does not hold weights alone, but names the code "
-                f"{code.group(1) or code.group(2)}, which reading it would run. Ask whom you have "
-                "it from for the state_dict alone"
+                f"{code.group(1)}, which reading it would run. Ask whom you have it from for the "
+                "state_dict alone"
             ) from error
         raise _damaged(path, error) from error
     except OSError as error:
@@ -139,8 +139,8 @@ def _not_a_checkpoint(path: str, why: str) -> UsageError:
 
 
 def _damaged(path: str, error: Exception) -> UsageError:
-    lines = str(error).splitlines() or [type(error).__name__]
+    reason = str(error).split("WeightsUnpickler error: ")[-1].strip() or type(error).__name__
     return UsageError(
-        f"{path} is not a PyTorch checkpoint, or is damaged ({lines[0][:150]}); copy it again or "
-        "name another one"
+        f"{path} is not a PyTorch checkpoint, or is damaged ({reason.splitlines()[0][:120]}); copy "
+        "it again or name another one"
     )
