@@ -46,7 +46,8 @@ setuptools.setup(
             # Newer ones bring code generated for protobuf 5, which TensorFlow 2.15 cannot import.
             "tensorflow-metadata==1.15.0",
         ],
-        "mmdet": ["torch"],
+        # setuptools 82 has no pkg_resources, which tensorflow_hub imports; PyTorch brings a new one.
+        "mmdet": ["torch>=2.6", "setuptools<82"],
         "test": ["pytest", "hypothesis", "ruff"],
     },
 )

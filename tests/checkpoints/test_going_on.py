@@ -54,7 +54,8 @@ def test_exported_with_the_preprocessing(run_folder, tmp_path):
         count = int(expected["num_detections"][0])
         assert int(served["num_detections"][index]) == count > 10
         boxes = expected["detection_boxes"][0] / np.tile(info[2], 2)
-        rows = zip(boxes, expected["detection_classes"][0], expected["detection_scores"][0])
+        classes, scores = expected["detection_classes"][0], expected["detection_scores"][0]
+        rows = zip(boxes, classes, scores, strict=True)
         found = {
             "boxes": served["detection_boxes"][index].numpy(),
             "classes": served["detection_classes"][index].numpy(),

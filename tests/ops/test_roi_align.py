@@ -64,7 +64,9 @@ def loop(features, box, output_size):
         for i, j in np.ndindex(count_y, count_x):
             y = y1 + (row + (i + 0.5) / count_y) * cell_y
             x = x1 + (column + (j + 0.5) / count_x) * cell_x
-            samples.append(bilinear(features, y, x) if -1 <= y <= height and -1 <= x <= width else 0)
+            samples.append(
+                bilinear(features, y, x) if -1 <= y <= height and -1 <= x <= width else 0
+            )
         crop[row, column] = np.mean(samples) if samples else 0
     return crop
 
