@@ -1,8 +1,6 @@
-"""Imported detectors; PyTorch is needed for all of it."""
+"""Imported detectors."""
 
 import pytest
-
-pytest.importorskip("torch", reason="reading PyTorch checkpoints needs PyTorch")
 
 MODELS = ("libra_retinanet_r50", "libra_faster_rcnn_r50", "libra_faster_rcnn_x50")
 

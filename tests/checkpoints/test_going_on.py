@@ -14,6 +14,8 @@ from libra_tf.dataloaders import mmdetection_images
 from libra_tf.runner import config, trained_run
 from libra_tf.serving import saved_model
 
+pytest.importorskip("torch")
+
 MODELS = ("libra_retinanet_r50", "libra_faster_rcnn_r50")
 
 

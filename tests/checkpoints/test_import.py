@@ -6,7 +6,6 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch
 from official.core import task_factory
 
 from libra_tf.checkpoints import (
@@ -23,6 +22,8 @@ from libra_tf.runner import trained_run
 from libra_tf.runner.errors import UsageError
 
 from .conftest import MODELS
+
+torch = pytest.importorskip("torch")
 
 
 class Code:

@@ -9,6 +9,8 @@ from libra_tf.runner.errors import UsageError
 
 from .conftest import MODELS
 
+pytest.importorskip("torch")
+
 
 @pytest.mark.parametrize("size", ["160x224", "96x320", "416x544"])
 @pytest.mark.parametrize("name", MODELS)
