@@ -48,7 +48,8 @@ setuptools.setup(
             # Newer ones bring code generated for protobuf 5, which TensorFlow 2.15 cannot import.
             "tensorflow-metadata==1.15.0",
         ],
-        "mmdet": ["torch"],
+        # PyTorch would bring a newer one, without the pkg_resources that tensorflow_hub imports.
+        "mmdet": ["torch>=2.6", "setuptools<82"],
         "test": ["pytest", "hypothesis", "ruff"],
     },
 )

@@ -34,6 +34,15 @@ def golden_blocks() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def golden_models() -> pathlib.Path:
+    """Folder of small MMDetection detectors with the output of every stage."""
+    folder = SHARED / "golden" / "models"
+    if not folder.is_dir():
+        pytest.skip("the golden models of MMDetection (../shared/golden) are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def bccd() -> pathlib.Path:
     """A real data set in COCO format: blood cells under a microscope."""
     folder = SHARED / "data" / "bccd"

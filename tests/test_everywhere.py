@@ -13,6 +13,7 @@ CANDIDATES = IOUS < 0.8
 INSTANCES = tf.cast(IOUS * 6, tf.int32)
 MAP = tf.random.stateless_normal([2, 9, 7, 4], [0, 2])
 POSITIONS = tf.reshape(MAP, [2, -1, 4])
+BOXES = tf.constant([[[0.3, 0.2, 6.1, 5.7], [2.2, 1.1, 8.4, 6.3]]] * 2)
 PROJECTION = tf.random.stateless_normal([8, 1], [0, 3])
 
 # By name, the function and its inputs; every sampler has a seed.
@@ -33,6 +34,7 @@ DIFFERENTIABLE = {
     "adaptive_max_pool2d": (lambda x: ops.adaptive_max_pool2d(x, (4, 5)), [MAP]),
     "add_nearest2d": (ops.add_nearest2d, [MAP, MAP[:, ::3]]),
     "resize_nearest2d": (lambda x: ops.resize_nearest2d(x, (20, 11)), [MAP]),
+    "roi_align": (lambda x: ops.roi_align(x, BOXES, 1.0, output_size=3), [MAP]),
     "non_local_gaussian": (
         lambda t, p, g: ops.non_local_gaussian(t, p, g, query_block=16),
         [POSITIONS] * 3,

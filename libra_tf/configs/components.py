@@ -19,6 +19,7 @@ REFINE_TYPES = ("non_local", "conv", None)
 SAMPLERS = ("iou_balanced", "random")
 BOX_LOSSES = ("balanced_l1", "huber")
 INIT_CHECKPOINT_MODULES = ("all", "backbone", "decoder")
+COMPATIBILITIES = (None, "mmdetection")
 
 
 def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
@@ -138,6 +139,9 @@ def check_task(task: hyperparams.Config) -> None:
     for module in modules if isinstance(modules, (list, tuple)) else [modules]:
         check_choice("task.init_checkpoint_modules", module, INIT_CHECKPOINT_MODULES)
     check_choice("task.model.decoder.type", model.decoder.type, DECODERS)
+    check_choice("task.model.compatibility", model.compatibility, COMPATIBILITIES)
+    if model.compatibility:
+        _check_compatible(task)
     if model.decoder.type == "libra_fpn":
         libra_fpn = model.decoder.libra_fpn
         levels = tuple(range(model.min_level, model.max_level + 1))
@@ -148,6 +152,26 @@ def check_task(task: hyperparams.Config) -> None:
     check_choice("task.losses.box_loss", losses.box_loss, BOX_LOSSES)
     with _naming("task.losses.balanced_l1"):
         validate_balanced_l1(**losses.balanced_l1.as_dict())
+
+
+def _check_compatible(task: hyperparams.Config) -> None:
+    """Checks that a task has nothing that MMDetection's detectors do not have."""
+    model = task.model
+    why = f"with task.model.compatibility={model.compatibility}"
+    with _naming(why):
+        check_choice("task.model.backbone.type", model.backbone.type, ("resnet", "resnext"))
+        check_choice("task.model.decoder.type", model.decoder.type, ("libra_fpn", "fpn"))
+        backbone = model.backbone.get()
+        check_choice(
+            f"task.model.backbone.{model.backbone.type}.stem_type", backbone.stem_type, ("v0",)
+        )
+        # Evaluation images keep their shapes.
+        batch_size = task.validation_data.global_batch_size
+        check_choice("task.validation_data.global_batch_size", batch_size, (0, 1))
+        if "include_mask" in model:
+            check_choice("task.model.include_mask", model.include_mask, (False,))
+            thresholds = model.roi_sampler.cascade_iou_thresholds
+            check_choice("task.model.roi_sampler.cascade_iou_thresholds", thresholds, (None,))
 
 
 def check_roi_sampler(

@@ -37,6 +37,7 @@ class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
     def validate(self):
         """Raises a ValueError that names the key if a choice is unknown or not possible here."""
         super().validate()
+        components.check_choice("task.model.compatibility", self.model.compatibility, (None,))
         if self.model.include_mask:
             raise ValueError(
                 "task.model.include_mask is true, but Fast R-CNN has no masks; set it to false"

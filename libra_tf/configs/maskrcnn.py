@@ -13,12 +13,19 @@ BOX_NORMALIZERS = ("positives", "sampled_rois")
 
 @dataclasses.dataclass
 class LibraMaskRCNN(maskrcnn.MaskRCNN):
-    """Faster, Mask or Cascade R-CNN with the balanced feature pyramid and sampling."""
+    """Faster, Mask or Cascade R-CNN with the balanced feature pyramid and sampling.
+
+    Attributes:
+      compatibility: None, or `mmdetection` to compute what MMDetection's detector does with the
+        same weights; see docs/mmdet.md. `input_size` is then [800, 1333, 3] for images that are
+        resized to a shorter side of 800 pixels, but at most 1333 pixels of the longer one.
+    """
 
     backbone: backbones.Backbone = dataclasses.field(default_factory=backbones.Backbone)
     decoder: components.Decoder = dataclasses.field(default_factory=components.Decoder)
     roi_sampler: components.ROISampler = dataclasses.field(default_factory=components.ROISampler)
     rpn_sampler: components.RPNSampler = dataclasses.field(default_factory=components.RPNSampler)
+    compatibility: str | None = None
 
 
 @dataclasses.dataclass

@@ -11,10 +11,17 @@ from libra_tf.configs import backbones, components, recipes
 
 @dataclasses.dataclass
 class LibraRetinaNet(retinanet.RetinaNet):
-    """RetinaNet whose decoder may be the balanced feature pyramid."""
+    """RetinaNet whose decoder may be the balanced feature pyramid.
+
+    Attributes:
+      compatibility: None, or `mmdetection` to compute what MMDetection's detector does with the
+        same weights; see docs/mmdet.md. `input_size` is then [800, 1333, 3] for images that are
+        resized to a shorter side of 800 pixels, but at most 1333 pixels of the longer one.
+    """
 
     backbone: backbones.Backbone = dataclasses.field(default_factory=backbones.Backbone)
     decoder: components.Decoder = dataclasses.field(default_factory=components.Decoder)
+    compatibility: str | None = None
 
 
 @dataclasses.dataclass

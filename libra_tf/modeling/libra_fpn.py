@@ -27,6 +27,8 @@ class LibraFPN(keras.Model):
       ValueError: if `refine_level` is not a level of the pyramid.
     """
 
+    _pyramid_class: type[keras.Model] = fpn.FPN
+
     def __init__(
         self,
         input_specs: Mapping[str, tf.TensorShape],
@@ -36,7 +38,9 @@ class LibraFPN(keras.Model):
         name: str | None = None,
         **fpn_kwargs,
     ):
-        pyramid = fpn.FPN(input_specs, kernel_regularizer=kernel_regularizer, **fpn_kwargs)
+        pyramid = self._pyramid_class(
+            input_specs, kernel_regularizer=kernel_regularizer, **fpn_kwargs
+        )
         levels = pyramid.output_specs
         if str(refine_level) not in levels:
             raise ValueError(

@@ -75,16 +75,16 @@ class ResNeXtBlock(nn_blocks.BottleneckBlock):
         """Creates the layers."""
         super().build(input_shape)
         width = int(self._filters * self._base_width / 64) * self._groups
-        self._conv1 = _like(self._conv1, keras.layers.Conv2D, filters=width)
-        self._conv2 = _like(self._conv2, GroupedConv2D, filters=width, groups=self._groups)
+        self._conv1 = like(self._conv1, keras.layers.Conv2D, filters=width)
+        self._conv2 = like(self._conv2, GroupedConv2D, filters=width, groups=self._groups)
 
     def get_config(self) -> Mapping[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "groups": self._groups, "base_width": self._base_width}
 
 
-def _like(layer: keras.layers.Layer, layer_class: type, **changes) -> keras.layers.Layer:
-    """A layer that is not built yet, made again with some arguments changed."""
+def like(layer: keras.layers.Layer, layer_class: type, **changes) -> keras.layers.Layer:
+    """Makes a layer that is not built yet again, with some arguments changed."""
     return layer_class.from_config({**layer.get_config(), **changes})
 
 
@@ -102,6 +102,8 @@ class ResNeXt(resnet.ResNet):
       ValueError: if the depth has no bottlenecks or a number is not positive.
     """
 
+    _block_class: type[ResNeXtBlock] = ResNeXtBlock
+
     def __init__(self, model_id: int, groups: int = 32, base_width: int = 4, **kwargs):
         specs = resnet.RESNET_SPECS.get(model_id, ())
         if not specs or any(block != "bottleneck" for block, _, _ in specs):
@@ -118,7 +120,9 @@ class ResNeXt(resnet.ResNet):
 
     def _block_group(self, *args, block_fn, **kwargs):
         del block_fn
-        block_fn = functools.partial(ResNeXtBlock, groups=self._groups, base_width=self._base_width)
+        block_fn = functools.partial(
+            self._block_class, groups=self._groups, base_width=self._base_width
+        )
         return super()._block_group(*args, block_fn=block_fn, **kwargs)
 
     def get_config(self) -> Mapping[str, Any]:

@@ -47,7 +47,7 @@ def decode_and_letterbox(
 
     specs = (*letterbox_specs(padded_size), tf.TensorSpec([], tf.string))
     images, image_info, problems = tf.map_fn(one, encoded, fn_output_signature=specs)
-    with tf.control_dependencies([_assert_no_problems(problems)]):
+    with tf.control_dependencies([assert_no_problems(problems)]):
         return tf.identity(images), image_info
 
 
@@ -146,7 +146,8 @@ def _or_else(make: Callable[[], tf.Tensor], fallback: tf.Tensor) -> tf.Tensor:
     return attempt.concatenate(otherwise).take(1).get_single_element()
 
 
-def _assert_no_problems(problems: tf.Tensor) -> tf.Operation:
+def assert_no_problems(problems: tf.Tensor) -> tf.Operation:
+    """Fails, when run, if any of the problems `[B]` that `decode` has found is not empty."""
     where = tf.squeeze(tf.where(problems != ""), axis=-1)
     places = tf.strings.as_string(where)
     lines = tf.strings.join(["image ", places, " of the batch ", tf.gather(problems, where)])

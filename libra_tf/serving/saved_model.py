@@ -17,6 +17,7 @@ from libra_tf.runner import trained_run
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import images, warmup
 from libra_tf.serving.detection import SIGNATURES, DetectionModule
+from libra_tf.serving.mmdetection import MMDetectionModule
 
 CLASS_NAMES = "class_names.json"
 THRESHOLDS = "thresholds.json"
@@ -86,7 +87,8 @@ def build_module(
     if generator.nms_version in ("v1", "v2"):
         generator.nms_version = "batched"
     keras.mixed_precision.set_global_policy("float32")
-    return DetectionModule(
+    module_class = MMDetectionModule if run.params.task.model.compatibility else DetectionModule
+    return module_class(
         run.params, run.load_model(), run.read_class_names(), normalized_boxes, max_pixels
     )
 

@@ -104,6 +104,12 @@ def _check_convertible(run: trained_run.TrainedRun) -> None:
             "(Libra RetinaNet) can be converted: TensorFlow Lite has no operations for the "
             "suppression between the stages; use export/saved_model.py"
         )
+    if run.params.task.model.compatibility:
+        raise UsageError(
+            f"--model_dir={run.model_dir} holds a detector of MMDetection, for which every image "
+            "keeps its shape, and a TensorFlow Lite file takes images of one size; use "
+            "export/saved_model.py"
+        )
 
 
 def _read_samples(

@@ -3,17 +3,24 @@
 import random
 from collections.abc import Mapping
 from typing import Any
+from unittest import mock
 
 import tensorflow as tf
 from official.common import dataset_fn as dataset_fn_lib
 from official.core import task_factory
 from official.vision.configs.maskrcnn import DataConfig
+from official.vision.dataloaders import maskrcnn_input
 from official.vision.tasks import maskrcnn
 
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
+from libra_tf.dataloaders import mmdetection_input
 from libra_tf.modeling import box_losses, fine_tuning, freezing, roi_sampler, rpn_sampler
-from libra_tf.tasks import coco_metric, histograms
+from libra_tf.tasks import coco_metric, histograms, mmdetection
+
+
+class _KeepsShapeParser(mmdetection_input.KeepsShapeMixin, maskrcnn_input.Parser):
+    """MMDetection's way of preparing evaluation images."""
 
 
 @task_factory.register_task_cls(exp_cfg.LibraMaskRCNNTask)
@@ -29,7 +36,8 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
     def build_model(self) -> keras.Model:
         """Builds Model Garden's detector and puts the balanced sampler into it."""
         self.task_config.validate()
-        model = super().build_model()
+        with mmdetection.parts_for(self.task_config.model):
+            model = super().build_model()
         sampler_config = self.task_config.model.roi_sampler
         if sampler_config.type == "iou_balanced":
             roi_sampler.use_iou_balanced_sampler(model, sampler_config)
@@ -48,6 +56,19 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
         dataset_fn: dataset_fn_lib.PossibleDatasetType | None = None,
     ) -> tf.data.Dataset:
         """Builds the dataset, for training with the anchors that the RPN's sampler chooses."""
+        with mmdetection.parts_for(self.task_config.model):
+            return self._build_inputs(params, input_context, dataset_fn)
+
+    def _build_inputs(
+        self,
+        params: DataConfig,
+        input_context: tf.distribute.InputContext | None,
+        dataset_fn: dataset_fn_lib.PossibleDatasetType | None,
+    ) -> tf.data.Dataset:
+        if self.task_config.model.compatibility and not params.is_training:
+            # Model Garden's task names the class of its parser and takes no other.
+            with mock.patch.object(maskrcnn_input, "Parser", _KeepsShapeParser):
+                return super().build_inputs(params, input_context, dataset_fn)
         config = self.task_config.model.rpn_sampler
         if config.type == "random" or not params.is_training:
             return super().build_inputs(params, input_context, dataset_fn)

@@ -14,8 +14,9 @@ from official.vision.tasks import retinanet
 from libra_tf.compat import keras
 from libra_tf.configs import components
 from libra_tf.configs import retinanet as exp_cfg
+from libra_tf.dataloaders import mmdetection_input
 from libra_tf.modeling import box_losses, fine_tuning, freezing
-from libra_tf.tasks import coco_metric, histograms
+from libra_tf.tasks import coco_metric, histograms, mmdetection
 
 # As many as an RPN would sample.
 _ANCHORS_TO_SAMPLE = 256
@@ -58,6 +59,10 @@ class _RememberingLabeler(anchor.AnchorLabeler):
         return super().label_anchors(anchor_boxes, gt_boxes, *args, **kwargs)
 
 
+class _KeepsShapeParser(mmdetection_input.KeepsShapeMixin, _Parser):
+    """MMDetection's way of preparing evaluation images."""
+
+
 @task_factory.register_task_cls(exp_cfg.LibraRetinaNetTask)
 class LibraRetinaNetTask(retinanet.RetinaNetTask):
     """Trains RetinaNet with the balanced feature pyramid and the balanced L1 loss.
@@ -71,7 +76,8 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
     def build_model(self) -> keras.Model:
         """Checks the config and builds the detector."""
         self.task_config.validate()
-        model = super().build_model()
+        with mmdetection.parts_for(self.task_config.model):
+            model = super().build_model()
         if self.task_config.frozen_stages is not None:
             freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
         return model
@@ -82,10 +88,17 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
 
     def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
         """Builds the data set of a split; see Model Garden's `RetinaNetTask`."""
-        parser = _ParserWithBoxes if self.task_config.analysis.enabled else _Parser
         # Model Garden's task names the class of its parser and takes no other.
-        with mock.patch.object(retinanet_input, "Parser", parser):
+        with (
+            mock.patch.object(retinanet_input, "Parser", self._parser_class(params)),
+            mmdetection.parts_for(self.task_config.model),
+        ):
             return super().build_inputs(params, input_context)
+
+    def _parser_class(self, params) -> type[retinanet_input.Parser]:
+        if params.is_training:
+            return _ParserWithBoxes if self.task_config.analysis.enabled else _Parser
+        return _KeepsShapeParser if self.task_config.model.compatibility else _Parser
 
     def train_step(self, inputs, model, optimizer, metrics=None):
         """Takes one step, and counts what is analysed."""
@@ -103,8 +116,11 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
         """Returns total, class, box and model loss; see Model Garden's `RetinaNetTask`.
 
         Several replicas divide their losses by the positive anchors of all of them, so that the
-        same images give the same gradients as on one device.
+        same images give the same gradients as on one device. Evaluation images that keep their
+        shapes, as in MMDetection, have no targets; their losses are 0.
         """
+        if "cls_targets" not in labels:
+            return (tf.constant(0.0),) * 4
         if self.training_histograms is not None:
             self.training_histograms.offer(lambda step: self._count(outputs, labels, step))
         total_loss, cls_loss, box_loss, model_loss = self._build_replica_losses(

@@ -1,0 +1,103 @@
+"""MMDetection's preprocessing of test images: resize, normalise, pad."""
+
+import tensorflow as tf
+from official.vision.ops import preprocess_ops
+
+PAD_MULTIPLE = 32
+# OpenCV's weights of a bilinear sample are multiples of 1 / 2048, in two steps.
+_WEIGHT_BITS = 11
+
+
+def prepare(image: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:
+    """Prepares an image as MMDetection's test pipeline does.
+
+    Args:
+      image: uint8 `[height, width, 3]`, RGB.
+      shorter: the most pixels that the shorter side may get.
+      longer: the most that the longer side may get.
+
+    Returns:
+      image: float32 `[H, W, 3]`, normalised, with zeros at the bottom and on the right, so that
+        both sides are multiples of 32.
+      image_info: float32 `[4, 2]`: height and width of the original, of the resized image without
+        padding, the scale between the two, and zeros; see Model Garden's `resize_and_crop_image`.
+    """
+    original = tf.shape(image)[:2]
+    size = resized_size(original, shorter, longer)
+    resized = tf.cast(resize(image, size), tf.float32)
+    normalized = preprocess_ops.normalize_image(
+        resized, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB
+    )
+    padding = -size % PAD_MULTIPLE
+    padded = tf.pad(normalized, [[0, padding[0]], [0, padding[1]], [0, 0]])
+    sizes = tf.cast([original, size], tf.float32)
+    info = tf.concat([sizes, sizes[1:] / sizes[:1], tf.zeros([1, 2])], axis=0)
+    return tf.ensure_shape(padded, [None, None, 3]), info
+
+
+def resized_size(size: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:
+    """The largest size of the same aspect ratio that fits.
+
+    Args:
+      size: int32 `[2]`.
+      shorter: see `prepare`.
+      longer: see `prepare`.
+
+    Returns:
+      int32 `[2]`.
+    """
+    size = tf.cast(size, tf.float64)
+    scale = tf.minimum(longer / tf.reduce_max(size), shorter / tf.reduce_min(size))
+    return tf.cast(size * scale + 0.5, tf.int32)
+
+
+def resize(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Resizes as OpenCV's bilinear `resize` of 8-bit images does, to the last bit.
+
+    OpenCV computes in integers: it rounds the weights, and the sums between the two directions.
+
+    Args:
+      image: uint8 `[height, width, channels]`.
+      size: int32 `[2]`, height and width of the result.
+
+    Returns:
+      uint8 `[*size, channels]`.
+    """
+    pixels = tf.cast(image, tf.int32)
+    left, right, left_weight, right_weight = _samples(tf.shape(image)[1], size[1], True)
+    rows = tf.gather(pixels, left, axis=1) * left_weight[:, tf.newaxis]
+    rows += tf.gather(pixels, right, axis=1) * right_weight[:, tf.newaxis]
+    rows = tf.bitwise.right_shift(rows, 4)
+    upper, lower, upper_weight, lower_weight = _samples(tf.shape(image)[0], size[0], False)
+    upper, lower = (
+        tf.bitwise.right_shift(
+            tf.gather(rows, indices, axis=0) * weights[:, tf.newaxis, tf.newaxis], 16
+        )
+        for indices, weights in ((upper, upper_weight), (lower, lower_weight))
+    )
+    return tf.cast(tf.bitwise.right_shift(upper + lower + 2, 2), tf.uint8)
+
+
+def _samples(
+    length: tf.Tensor, new_length: tf.Tensor, whole_at_borders: bool
+) -> tuple[tf.Tensor, ...]:
+    """The two pixels that each sample of an axis lies between, and their weights, int32.
+
+    Beyond the outermost pixels both are the same one; `whole_at_borders` says whether the first of
+    the two weights is then all, which makes a difference in what is rounded.
+    """
+    scale = tf.cast(length, tf.float64) / tf.cast(new_length, tf.float64)
+    position = (tf.cast(tf.range(new_length), tf.float64) + 0.5) * scale - 0.5
+    position = tf.cast(position, tf.float32)
+    before = tf.floor(position)
+    fraction = position - before
+    before = tf.cast(before, tf.int32)
+    if whole_at_borders:
+        is_inside = (before >= 0) & (before < length - 1)
+        fraction = tf.where(is_inside, fraction, 0.0)
+    before, after = (tf.clip_by_value(x, 0, length - 1) for x in (before, before + 1))
+    # Rounded half to even, as both do.
+    weights = (
+        tf.cast(tf.round(weight * 2**_WEIGHT_BITS), tf.int32) for weight in (1 - fraction, fraction)
+    )
+    return before, after, *weights

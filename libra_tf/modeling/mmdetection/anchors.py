@@ -1,0 +1,62 @@
+"""MMDetection's anchors."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorGenerator:
+    """Makes the anchors of a pyramid as MMDetection's `AnchorGenerator` does.
+
+    Anchors are centred at the upper left corner of a cell, not at its middle. At a cell all scales
+    of the first aspect ratio come first. The arguments are Model Garden's, so this can stand where
+    its `build_anchor_generator` does.
+
+    Attributes:
+      min_level: finest level.
+      max_level: coarsest level.
+      num_scales: anchors per octave and aspect ratio.
+      aspect_ratios: widths over heights.
+      anchor_size: size of the smallest square anchor of a level over the level's stride.
+    """
+
+    min_level: int
+    max_level: int
+    num_scales: int
+    aspect_ratios: Sequence[float]
+    anchor_size: float
+
+    def __call__(self, image_size: Sequence[Any]) -> dict[str, tf.Tensor]:
+        """Returns the anchors of an image.
+
+        Args:
+          image_size: height and width in pixels, padding included; ints or int tensors.
+
+        Returns:
+          By level, float32 `[height, width, anchors * 4]`, each `[ymin, xmin, ymax, xmax]`.
+        """
+        levels = range(self.min_level, self.max_level + 1)
+        return {str(level): self._of_level(image_size, level) for level in levels}
+
+    def _of_level(self, image_size: Sequence[Any], level: int) -> tf.Tensor:
+        stride = 2**level
+        height, width = (-(-size // stride) for size in image_size)
+        corners = self._around_origin(stride)
+        y, x = (stride * tf.range(size) for size in (height, width))
+        y, x = tf.meshgrid(y, x, indexing="ij")
+        centers = tf.cast(tf.stack([y, x, y, x], axis=-1), tf.float32)
+        anchors = centers[:, :, tf.newaxis] + corners
+        return tf.reshape(anchors, [height, width, corners.size])
+
+    def _around_origin(self, stride: int) -> np.ndarray:
+        """`[anchors, 4]` of the cell at the origin."""
+        scales = self.anchor_size * 2.0 ** (np.arange(self.num_scales) / self.num_scales)
+        roots = np.sqrt(self.aspect_ratios)
+        widths = stride * (roots[:, np.newaxis] * scales).reshape(-1)
+        heights = stride * (scales / roots[:, np.newaxis]).reshape(-1)
+        corners = np.stack([-heights, -widths, heights, widths], axis=-1) / 2
+        return corners.astype(np.float32)

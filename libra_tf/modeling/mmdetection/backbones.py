@@ -1,0 +1,157 @@
+"""ResNet and ResNeXt that pad as PyTorch does, evenly on both sides, and round as it does."""
+
+import tensorflow as tf
+from official.modeling import hyperparams
+from official.vision.modeling.backbones import resnet
+from official.vision.modeling.layers import nn_blocks
+
+from libra_tf.compat import keras
+from libra_tf.modeling import resnext
+from libra_tf.modeling.mmdetection.norms import BatchNormalization
+
+
+class SymmetricPaddingMixin:
+    """Pads a convolution evenly on both sides, whatever its stride.
+
+    Keras' "same" padding of a strided layer puts the odd pixel at the bottom and on the right, so
+    that the grid of an even map lies one pixel further down and right than in PyTorch.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Convolves, see `Conv2D`."""
+        height, width = (size // 2 for size in self.kernel_size)
+        return super().call(tf.pad(inputs, [[0, 0], [height, height], [width, width], [0, 0]]))
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class SymmetricConv2D(SymmetricPaddingMixin, keras.layers.Conv2D):
+    """Keras' `Conv2D`, evenly padded; its own `padding` must be `valid`."""
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class SymmetricGroupedConv2D(SymmetricPaddingMixin, resnext.GroupedConv2D):
+    """A grouped convolution, evenly padded; its own `padding` must be `valid`."""
+
+
+def _evenly_padded(layer: keras.layers.Conv2D) -> keras.layers.Conv2D:
+    """A convolution that is not built yet, made again with even padding."""
+    is_grouped = isinstance(layer, resnext.GroupedConv2D)
+    layer_class = SymmetricGroupedConv2D if is_grouped else SymmetricConv2D
+    return resnext.like(layer, layer_class, padding="valid")
+
+
+class _LikePyTorch:
+    """Lets one of Model Garden's blocks pad its 3x3 convolution evenly, and round as PyTorch."""
+
+    _strided: str
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._norm = BatchNormalization
+
+    def build(self, input_shape):
+        """Creates the layers."""
+        super().build(input_shape)
+        if self._strides > 1:
+            setattr(self, self._strided, _evenly_padded(getattr(self, self._strided)))
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class SymmetricResidualBlock(_LikePyTorch, nn_blocks.ResidualBlock):
+    """Model Garden's basic block, evenly padded."""
+
+    _strided = "_conv1"
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class SymmetricBottleneckBlock(_LikePyTorch, nn_blocks.BottleneckBlock):
+    """Model Garden's bottleneck block, evenly padded."""
+
+    _strided = "_conv2"
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class SymmetricResNeXtBlock(_LikePyTorch, resnext.ResNeXtBlock):
+    """The block of a ResNeXt, evenly padded."""
+
+    _strided = "_conv2"
+
+
+class _SymmetricStem:
+    """The first layers of a ResNet, evenly padded."""
+
+    def _stem(self, inputs):
+        filters = int(64 * (self._depth_multiplier if self._scale_stem else 1.0))
+        x = SymmetricConv2D(
+            filters,
+            kernel_size=7,
+            strides=2,
+            use_bias=False,
+            kernel_initializer=self._kernel_initializer,
+            kernel_regularizer=self._kernel_regularizer,
+        )(inputs)
+        x = BatchNormalization(
+            axis=self._bn_axis,
+            momentum=self._norm_momentum,
+            epsilon=self._norm_epsilon,
+            trainable=self._bn_trainable,
+            synchronized=self._use_sync_bn,
+        )(x)
+        x = keras.layers.Activation(self._activation)(x)
+        # Zeros are as good as minus infinity behind a ReLU.
+        x = keras.layers.ZeroPadding2D(1)(x)
+        return keras.layers.MaxPool2D(pool_size=3, strides=2)(x)
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class SymmetricResNet(_SymmetricStem, resnet.ResNet):
+    """Model Garden's ResNet, evenly padded.
+
+    A stage projects its input only if it changes its size or its channels, which the first stage of
+    ResNet-18 and -34 does not; Model Garden's always does.
+    """
+
+    def _block_group(self, *args, strides, block_fn, **kwargs):
+        def block(**block_kwargs):
+            if block_fn is nn_blocks.BottleneckBlock:
+                return SymmetricBottleneckBlock(**block_kwargs)
+            block_kwargs["use_projection"] &= strides > 1
+            return SymmetricResidualBlock(**block_kwargs)
+
+        return super()._block_group(*args, strides=strides, block_fn=block, **kwargs)
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class SymmetricResNeXt(_SymmetricStem, resnext.ResNeXt):
+    """ResNeXt, evenly padded."""
+
+    _block_class = SymmetricResNeXtBlock
+
+
+_BACKBONES = {"resnet": SymmetricResNet, "resnext": SymmetricResNeXt}
+
+
+def build_backbone(
+    model_config: hyperparams.Config,
+    l2_regularizer: keras.regularizers.Regularizer | None = None,
+) -> keras.Model:
+    """Builds the backbone from a model config whose `backbone.type` is `resnet` or `resnext`.
+
+    It takes images of any size.
+    """
+    config, norm = model_config.backbone.get(), model_config.norm_activation
+    cardinality = {
+        name: getattr(config, name) for name in ("groups", "base_width") if hasattr(config, name)
+    }
+    return _BACKBONES[model_config.backbone.type](
+        config.model_id,
+        input_specs=keras.layers.InputSpec(shape=[None, None, None, 3]),
+        depth_multiplier=config.depth_multiplier,
+        activation=norm.activation,
+        use_sync_bn=norm.use_sync_bn,
+        norm_momentum=norm.norm_momentum,
+        norm_epsilon=norm.norm_epsilon,
+        kernel_regularizer=l2_regularizer,
+        bn_trainable=config.bn_trainable,
+        **cardinality,
+    )

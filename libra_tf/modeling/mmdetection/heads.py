@@ -1,0 +1,44 @@
+"""Model Garden's heads without batch norm."""
+
+from official.vision.modeling.heads import dense_prediction_heads, instance_heads
+
+from libra_tf.compat import keras
+
+
+class _WithoutNorms:
+    """Puts the identity in the place of the batch norms of one of Model Garden's heads."""
+
+    _norms_attributes: tuple[str, ...]
+
+    def build(self, input_shape):
+        """Creates the layers."""
+        super().build(input_shape)
+        for attribute in self._norms_attributes:
+            setattr(self, attribute, _without_norms(getattr(self, attribute)))
+
+
+def _without_norms(norms):
+    if isinstance(norms, (list, tuple)):
+        return [_without_norms(norm) for norm in norms]
+    return keras.layers.Activation("linear", name=norms.name)
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class RetinaNetHead(_WithoutNorms, dense_prediction_heads.RetinaNetHead):
+    """RetinaNet's head, whose convolutions have no batch norm."""
+
+    _norms_attributes = ("_cls_norms", "_box_norms")
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class RPNHead(_WithoutNorms, dense_prediction_heads.RPNHead):
+    """The RPN's head, whose convolution has no batch norm."""
+
+    _norms_attributes = ("_norms",)
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class DetectionHead(_WithoutNorms, instance_heads.DetectionHead):
+    """The second stage's head, whose layers have no batch norm."""
+
+    _norms_attributes = ("_conv_norms", "_fc_norms")

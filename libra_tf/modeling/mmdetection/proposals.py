@@ -1,0 +1,79 @@
+"""MMDetection's choice of proposals."""
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+from official.vision.modeling.layers import roi_generator
+
+from libra_tf.compat import keras
+from libra_tf.modeling.mmdetection import boxes as box_coder
+
+# Below every probability: marks what is no proposal.
+_NO_SCORE = -1.0
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class ROIGenerator(roi_generator.MultilevelROIGenerator):
+    """Proposes RoIs as MMDetection's RPN head does, with Model Garden's arguments.
+
+    The best `pre_nms_top_k` of each level are decoded, boxes without area are dropped, and the best
+    `num_proposals` of what is left of all levels by suppression within each level are kept. Score
+    thresholds and `pre_nms_min_size_threshold` have no effect, and suppression is always batched.
+    """
+
+    def call(
+        self,
+        raw_boxes: Mapping[str, tf.Tensor],
+        raw_scores: Mapping[str, tf.Tensor],
+        anchor_boxes: Mapping[str, tf.Tensor],
+        image_shape: tf.Tensor,
+        training: bool | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Proposes RoIs; see Model Garden's `MultilevelROIGenerator`.
+
+        Returns:
+          boxes: `[B, num_proposals, 4]`, best first; -1 where there are fewer.
+          scores: `[B, num_proposals]`.
+        """
+        prefix = "" if training else "test_"
+        top_k = self._config_dict[f"{prefix}pre_nms_top_k"]
+        candidates = [
+            _best_of_level(
+                raw_boxes[level], raw_scores[level], anchor_boxes[level], image_shape, top_k
+            )
+            for level in sorted(raw_scores, key=int)
+        ]
+        boxes, scores = (tf.stack(parts, axis=2) for parts in zip(*candidates, strict=True))
+        boxes, scores, _, counts = box_coder.suppress(
+            boxes,
+            scores,
+            max_boxes=self._config_dict[f"{prefix}num_proposals"],
+            iou_threshold=self._config_dict[f"{prefix}nms_iou_threshold"],
+            score_threshold=_NO_SCORE / 2,
+        )
+        is_proposal = tf.sequence_mask(counts, tf.shape(scores)[1])
+        return tf.where(is_proposal[..., tf.newaxis], boxes, -1.0), scores
+
+
+def _best_of_level(
+    raw_boxes: tf.Tensor,
+    raw_scores: tf.Tensor,
+    anchors: tf.Tensor,
+    image_shape: tf.Tensor,
+    top_k: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes the best boxes of a level: `[B, top_k, 4]` and scores `[B, top_k]`."""
+    batch_size = tf.shape(raw_scores)[0]
+    scores = tf.sigmoid(tf.cast(tf.reshape(raw_scores, [batch_size, -1]), tf.float32))
+    count = tf.minimum(top_k, tf.shape(scores)[1])
+    scores, indices = tf.math.top_k(scores, count)
+    deltas, anchors = (
+        tf.gather(tf.cast(tf.reshape(x, [batch_size, -1, 4]), tf.float32), indices, batch_dims=1)
+        for x in (raw_boxes, anchors)
+    )
+    boxes = box_coder.decode(deltas, anchors, image_shape[:, tf.newaxis])
+    scores = tf.where(box_coder.is_empty(boxes), _NO_SCORE, scores)
+    padding = [[0, 0], [0, top_k - count]]
+    boxes = tf.pad(boxes, [*padding, [0, 0]])
+    scores = tf.pad(scores, padding, constant_values=_NO_SCORE)
+    return tf.ensure_shape(boxes, [None, top_k, 4]), tf.ensure_shape(scores, [None, top_k])

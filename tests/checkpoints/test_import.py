@@ -1,0 +1,386 @@
+"""What the importer accepts, infers, writes and refuses."""
+
+import collections
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from official.core import task_factory
+
+from libra_tf.checkpoints import (
+    categories,
+    experiment,
+    mmdet,
+    mmdet_config,
+    structure,
+    torch_file,
+    weights,
+)
+from libra_tf.modeling import fine_tuning
+from libra_tf.runner import trained_run
+from libra_tf.runner.errors import UsageError
+
+from .conftest import MODELS
+
+torch = pytest.importorskip("torch")
+
+
+class Code:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch hacked",)
+
+
+@pytest.fixture(scope="module")
+def retinanet(golden_models):
+    return torch_file.read(str(golden_models / "libra_retinanet_r50.pth"))
+
+
+@pytest.fixture(scope="module")
+def faster_rcnn(golden_models):
+    return torch_file.read(str(golden_models / "libra_faster_rcnn_r50.pth"))
+
+
+def as_tensors(arrays):
+    return {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+
+
+def save(path, saved, **kwargs):
+    torch.save(saved, path, **kwargs)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "kwargs"),
+    [
+        (lambda state: state, {}),
+        (lambda state: state, {"_use_new_zipfile_serialization": False}),
+        (lambda state: {"state_dict": state, "meta": {"epoch": 12}, "optimizer": {"lr": [1]}}, {}),
+        (lambda state: {f"module.{name}": value for name, value in state.items()}, {}),
+        (lambda state: collections.OrderedDict(state), {}),
+    ],
+    ids=["bare", "legacy", "wrapped", "module", "ordered"],
+)
+def test_forms_of_a_file(tmp_path, retinanet, wrap, kwargs):
+    path = save(tmp_path / "a.pth", wrap(as_tensors(retinanet.weights)), **kwargs)
+    read = torch_file.read(path)
+    assert list(read.weights) == list(retinanet.weights)
+    for name, value in read.weights.items():
+        np.testing.assert_array_equal(value, retinanet.weights[name])
+
+
+def test_half_precision(tmp_path):
+    path = save(tmp_path / "a.pth", {"x": torch.ones(2, dtype=torch.bfloat16)})
+    assert torch_file.read(path).weights["x"].dtype == np.float32
+
+
+def test_training_logs_of_mmengine_are_read_past(tmp_path, retinanet, monkeypatch):
+    # As the package names it, which need not be installed.
+    class HistoryBuffer:
+        def __init__(self):
+            self._log_history = np.array([1.0, 2.0])
+            self._count_history = np.array([1, 1])
+
+    module = type(os)("mmengine.logging.history_buffer")
+    module.HistoryBuffer = HistoryBuffer
+    HistoryBuffer.__module__, HistoryBuffer.__qualname__ = module.__name__, "HistoryBuffer"
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.setitem(__import__("sys").modules, name, module)
+    message_hub = {"log_scalars": {"train/loss": HistoryBuffer()}}
+    state = as_tensors(retinanet.weights)
+    path = save(tmp_path / "a.pth", {"state_dict": state, "message_hub": message_hub})
+    assert len(torch_file.read(path).weights) == len(state)
+
+
+def test_structure(retinanet, faster_rcnn):
+    detector = structure.infer_detector("a.pth", retinanet.weights)
+    assert str(detector) == "Libra RetinaNet ResNet-50-FPN, 5 classes"
+    assert (detector.min_level, detector.max_level, detector.num_convs) == (3, 7, 4)
+    detector = structure.infer_detector("a.pth", faster_rcnn.weights)
+    assert str(detector) == "Libra Faster R-CNN ResNet-50-FPN, 5 classes"
+    assert (detector.min_level, detector.max_level, detector.crop_size) == (2, 6, 7)
+    assert (detector.num_fcs, detector.fc_channels, detector.num_anchors) == (2, 64, 3)
+
+
+def without_balance(arrays):
+    """The same detector with one neck, which MMDetection does not number."""
+    return {
+        name.replace("neck.0.", "neck."): value
+        for name, value in arrays.items()
+        if not name.startswith("neck.1.")
+    }
+
+
+def test_plain_pyramid(tmp_path, retinanet):
+    path = save(tmp_path / "plain.pth", as_tensors(without_balance(retinanet.weights)))
+    imported = mmdet.import_detector(path)
+    assert str(imported.detector) == "RetinaNet ResNet-50-FPN, 5 classes"
+    assert imported.params.task.model.decoder.type == "fpn"
+    outputs = imported.model(tf.zeros([1, 64, 96, 3]), training=False)
+    assert outputs["detection_boxes"].shape == [1, 100, 4]
+
+
+def test_plain_faster_rcnn(faster_rcnn):
+    detector = structure.infer_detector("a.pth", without_balance(faster_rcnn.weights))
+    assert str(detector) == "Faster R-CNN ResNet-50-FPN, 5 classes"
+    model = experiment.overrides("a.pth", detector, {})["task"]["model"]
+    assert (model["decoder"]["type"], model["roi_sampler"]["type"]) == ("fpn", "random")
+
+
+@pytest.mark.parametrize(
+    ("depth", "cardinality", "expected"),
+    [
+        (18, None, "ResNet-18"),
+        (101, None, "ResNet-101"),
+        (101, (64, 4), "ResNeXt-101-64x4d"),
+        (50, (1, 128), "ResNeXt-50-1x128d"),
+    ],
+    ids=["r18", "r101", "x101", "wide"],
+)
+def test_backbones(depth, cardinality, expected):
+    blocks = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
+    arrays = {"conv1.weight": np.zeros([64, 3, 7, 7], np.float32)}
+    groups, width = cardinality or (1, 64)
+    for stage, count in enumerate(blocks, start=1):
+        for block in range(count):
+            prefix = f"layer{stage}.{block}."
+            inner = groups * width
+            arrays[f"{prefix}conv1.weight"] = np.zeros([inner, 64, 1, 1], np.float32)
+            arrays[f"{prefix}conv2.weight"] = np.zeros([inner, width, 3, 3], np.float32)
+            if depth >= 50:
+                arrays[f"{prefix}conv3.weight"] = np.zeros([256, inner, 1, 1], np.float32)
+    assert str(structure.infer_backbone("a.pth", arrays)) == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_changes_nothing_unless_everything_fits(imported, golden_models, name):
+    file = torch_file.read(str(golden_models / f"{name}.pth"))
+    detector, model = imported[name].detector, imported[name].model
+    before = [variable.numpy() for variable in model.variables]
+
+    def load(arrays):
+        weights.load_detector("a.pth", arrays, detector, model, [1, 2, 3, 4, 5])
+
+    dropped = next(key for key in file.weights if "layer3.2.bn1.running_var" in key)
+    shuffled = {key: 0 * value for key, value in file.weights.items()}
+    with pytest.raises(UsageError, match=r"lacks backbone\.layer3\.2\.bn1\.running_var"):
+        load({key: value for key, value in shuffled.items() if key != dropped})
+    with pytest.raises(UsageError, match=r"no place for neck\.2\.x"):
+        load({**shuffled, "neck.2.x": np.zeros(3, np.float32)})
+    with pytest.raises(UsageError, match=r"layer3\.2\.bn1\.running_var has the shape \[3\]"):
+        load({**shuffled, dropped: np.zeros(3, np.float32)})
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+BAD_FILES = {
+    "missing": (lambda path, state: None, "no such file"),
+    "folder": (lambda path, state: path.mkdir(), "is a folder"),
+    "empty": (lambda path, state: path.write_bytes(b""), "is empty"),
+    "text": (lambda path, state: path.write_text("weights"), "not a PyTorch checkpoint"),
+    "list": (lambda path, state: save(path, [1, 2]), "it holds a list"),
+    "no tensors": (lambda path, state: save(path, {"a": "b"}), "'a' in it is a str"),
+    "code": (lambda path, state: save(path, {**state, "x": Code()}), "is refused.*system"),
+    "legacy code": (
+        lambda path, state: save(path, Code(), _use_new_zipfile_serialization=False),
+        "is refused.*system",
+    ),
+    "nan": (
+        lambda path, state: save(
+            path, {**state, "bbox_head.retina_cls.bias": torch.full([45], np.nan)}
+        ),
+        r"bbox_head\.retina_cls\.bias has values that are NaN",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_FILES)
+def test_bad_files(tmp_path, monkeypatch, retinanet, bad):
+    monkeypatch.chdir(tmp_path)
+    make, message = BAD_FILES[bad]
+    make(tmp_path / "a.pth", as_tensors(retinanet.weights))
+    with pytest.raises(UsageError, match=message) as raised:
+        torch_file.read(str(tmp_path / "a.pth"))
+    assert "a.pth" in str(raised.value) and "\n" not in str(raised.value)
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_truncated(tmp_path, retinanet, share, legacy):
+    path = tmp_path / "a.pth"
+    save(path, as_tensors(retinanet.weights), _use_new_zipfile_serialization=not legacy)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UsageError, match="damaged"):
+        torch_file.read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("roi_head.mask_head.convs.0.conv.weight", "masks"),
+        ("roi_head.bbox_head.0.fc_cls.weight", "Cascade"),
+        ("bbox_head.fc_cls.weight", "original Libra R-CNN"),
+        ("bbox_head.conv_centerness.weight", "FCOS"),
+        ("encoder.layers.0.self_attn.in_proj_weight", "transformer"),
+        ("backbone.bottom_up.stem.conv1.weight", "Detectron2"),
+        ("features.0.weight", "parts features"),
+    ],
+)
+def test_other_architectures_are_named(name, architecture):
+    with pytest.raises(UsageError, match=architecture):
+        structure.infer_detector("a.pth", {name: np.zeros([2, 2], np.float32)})
+
+
+def test_categories():
+    names = ["person", *map(str, range(78)), "toothbrush"]
+    ids = categories.assign_ids(names, 80)
+    assert (ids[0], ids[11], ids[12], ids[-1], len(ids)) == (1, 13, 14, 90, 80)
+    assert categories.assign_ids(["a", "b"], 2) == [1, 2]
+    assert categories.read_names({"CLASSES": ("a", "b")}) == ["a", "b"]
+
+
+def test_config(golden_models, retinanet, faster_rcnn):
+    text = (golden_models / "libra_faster_rcnn_r50_config.txt").read_text()
+    detector = structure.infer_detector("a.pth", faster_rcnn.weights)
+    config = mmdet_config.find("a.pth", {"cfg": text}, None)
+    changes = mmdet_config.overrides("a.pth", config, detector)
+    assert changes["roi_generator"]["test_num_proposals"] == 300
+    assert changes["anchor"] == {
+        "aspect_ratios": [2.0, 1.0, 0.5],
+        "anchor_size": 8.0,
+        "num_scales": 1,
+    }
+    with pytest.raises(UsageError, match=r"'caffe' for backbone\.style"):
+        config = mmdet_config.find("a.pth", {"cfg": text.replace("'pytorch'", "'caffe'")}, None)
+        mmdet_config.overrides("a.pth", config, detector)
+    pipeline = (
+        "model = " + text + "\ntest_pipeline = [dict(type='LoadImageFromFile'), "
+        "dict(type='Resize', scale=(1000, 600), keep_ratio=True)]\nevil = __import__('os')"
+    )
+    changes = mmdet_config.overrides(
+        "a.pth", mmdet_config.find("a.pth", {"cfg": pipeline}, None), detector
+    )
+    assert changes["input_size"] == [600, 1000, 3]
+
+
+@pytest.fixture(scope="module")
+def run_folder(golden_models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "imported"
+    path = str(golden_models / "libra_faster_rcnn_x50.pth")
+    assert mmdet.main([path, f"--model_dir={folder}"]) == 0
+    return str(folder)
+
+
+def test_folder_of_a_run(run_folder, imported):
+    run = trained_run.read(run_folder)
+    assert run.read_class_names() == dict(zip(range(1, 6), "abcde", strict=True))
+    expected = imported["libra_faster_rcnn_x50"].model
+    for ours, theirs in zip(run.load_model().variables, expected.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_starts_a_detector_of_other_classes(run_folder):
+    run = trained_run.read(run_folder)
+    run.params.task.model.num_classes = 3
+    report = fine_tuning.load(run.build_task().build_model(), run_folder)
+    layers = {name.rsplit("/", 1)[0] for name in report.kept}
+    assert layers == {"detection_head/detection-scores", "detection_head/detection-boxes"}
+    assert not report.unused
+
+
+def test_folder_in_use(golden_models, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    path = str(golden_models / "libra_retinanet_r50.pth")
+    assert mmdet.main([path, f"--model_dir={tmp_path}"]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+class Block(torch.nn.Module):
+    """torchvision's basic block."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(outputs)
+        self.conv2 = torch.nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = torch.nn.BatchNorm2d(outputs)
+        self.downsample = None
+        if stride > 1:
+            self.downsample = torch.nn.Sequential(
+                torch.nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+                torch.nn.BatchNorm2d(outputs),
+            )
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + (self.downsample(x) if self.downsample else x))
+
+
+class ResNet18(torch.nn.Module):
+    """torchvision's ResNet-18 of an eighth of the width, with its names."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 8, 7, 2, 3, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(8)
+        for stage in range(4):
+            inputs, outputs = 8 * 2 ** max(stage - 1, 0), 8 * 2**stage
+            blocks = [Block(inputs, outputs, min(stage, 1) + 1), Block(outputs, outputs, 1)]
+            setattr(self, f"layer{stage + 1}", torch.nn.Sequential(*blocks))
+        self.fc = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = torch.nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        stages = []
+        for stage in (1, 2, 3, 4):
+            x = getattr(self, f"layer{stage}")(x)
+            stages.append(x)
+        return stages
+
+
+def test_backbone_of_torchvision(tmp_path, capsys):
+    torch.manual_seed(0)
+    network = ResNet18()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                for tensor in (module.weight, module.running_var):
+                    tensor.uniform_(0.5, 1.5)
+                for tensor in (module.bias, module.running_mean):
+                    tensor.normal_()
+    path = save(tmp_path / "resnet18.pth", network.state_dict())
+    folder = str(tmp_path / "backbone")
+    assert mmdet.main([path, f"--model_dir={folder}"]) == 0
+    assert "ResNet-18" in capsys.readouterr().out
+
+    model = small_task().build_model()
+    report = fine_tuning.load(model, folder, "backbone")
+    assert not report.kept and not report.unused
+    images = np.random.default_rng(0).normal(size=[1, 67, 90, 3]).astype(np.float32)
+    with torch.no_grad():
+        expected = network.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    stages = model.backbone(images)
+    for level, stage in enumerate(expected, start=2):
+        np.testing.assert_allclose(
+            stages[str(level)], stage.numpy().transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-4
+        )
+
+
+def small_task():
+    """A small detector with the backbone of `ResNet18`."""
+    from official.core import exp_factory
+
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    params.task.model.override(
+        {
+            "compatibility": "mmdetection",
+            "backbone": {"resnet": {"depth_multiplier": 0.125}},
+            "norm_activation": {"norm_epsilon": 1e-5},
+        }
+    )
+    params.task.validation_data.global_batch_size = 1
+    return task_factory.get_task(params.task)

@@ -1,0 +1,105 @@
+"""The imported detectors compute what MMDetection has computed."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from libra_tf.checkpoints import mmdet, verify
+from libra_tf.runner.errors import UsageError
+
+from .conftest import MODELS
+
+pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("size", ["160x224", "96x320", "416x544"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_stage_is_within_tolerance(imported, golden_models, name, size):
+    detector = imported[name]
+    numbers = verify.read(str(golden_models / f"{name}_{size}.npz"))
+    comparisons = list(verify.compare(detector.model, numbers, detector.category_ids))
+    compared = {comparison.stage for comparison in comparisons}
+    assert set(numbers) - compared == {"input"}
+    assert all(c.is_within for c in comparisons), verify.table(name, comparisons)
+
+
+def test_called_as_any_detector(imported, golden_models):
+    with np.load(golden_models / "libra_retinanet_r50_160x224.npz") as file:
+        numbers = dict(file)
+    model = imported["libra_retinanet_r50"].model
+    outputs = tf.function(model)(
+        tf.constant(numbers["input"].transpose(0, 2, 3, 1)),
+        image_shape=tf.constant([[160.0, 224.0]]),
+        training=False,
+    )
+    assert int(outputs["num_detections"][0]) == 100
+    np.testing.assert_allclose(outputs["detection_scores"][0], numbers["det_scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        ("bfp2", lambda x: x + 0.01 * np.abs(x).max()),
+        ("rpn_reg0", lambda x: x[:, ::-1]),
+        ("roi_levels", lambda x: 3 - x),
+        ("roi_cls", lambda x: np.roll(x, 1, axis=1)),
+        ("proposals", lambda x: x + 0.1),
+        ("det_boxes", lambda x: x[:, [1, 0, 3, 2]]),
+        ("det_scores", lambda x: x + 2e-4),
+        ("det_labels", lambda x: (x + 1) % 5),
+        ("det_boxes", lambda x: x[:99]),
+    ],
+)
+def test_sees_what_is_wrong(imported, golden_models, stage, change):
+    detector = imported["libra_faster_rcnn_r50"]
+    numbers = verify.read(str(golden_models / "libra_faster_rcnn_r50_96x320.npz"))
+    numbers = {**numbers, stage: change(numbers[stage])}
+    if len(numbers["det_boxes"]) == 99:
+        numbers = {
+            **numbers,
+            **{f"det_{x}": numbers[f"det_{x}"][:99] for x in ("scores", "labels")},
+        }
+    comparisons = verify.compare(detector.model, numbers, detector.category_ids)
+    wrong = {
+        comparison.stage.split(" ")[0] for comparison in comparisons if not comparison.is_within
+    }
+    assert stage in wrong
+
+
+def test_sees_a_wrong_order(imported, golden_models):
+    detector = imported["libra_retinanet_r50"]
+    numbers = dict(verify.read(str(golden_models / "libra_retinanet_r50_416x544.npz")))
+    for name in ("det_boxes", "det_scores", "det_labels"):
+        numbers[name] = numbers[name][::-1]
+    wrong = [
+        comparison.stage
+        for comparison in verify.compare(detector.model, numbers, detector.category_ids)
+        if not comparison.is_within
+    ]
+    assert wrong == ["det_boxes order"]
+
+
+def test_exit_status(golden_models, tmp_path, capsys):
+    checkpoint = str(golden_models / "libra_retinanet_r50.pth")
+    right = golden_models / "libra_retinanet_r50_96x320.npz"
+    with np.load(right) as file:
+        numbers = dict(file)
+    wrong = tmp_path / "wrong.npz"
+    np.savez(wrong, **{**numbers, "cls3": numbers["cls3"] + 1})
+    assert mmdet.main([checkpoint, "--verify", str(right), str(wrong)]) == 1
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "OUT OF" in line]
+    assert lines == ["cls3"]
+
+
+def test_files_that_are_not_numbers(tmp_path, golden_models):
+    text = tmp_path / "text.npz"
+    text.write_text("no numbers")
+    other = tmp_path / "other.npz"
+    np.savez(other, x=np.zeros(3))
+    for path, message in (
+        (text, "not an .npz file"),
+        (other, "has no `input`"),
+        (tmp_path / "missing.npz", "no such file"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            verify.read(str(path))
