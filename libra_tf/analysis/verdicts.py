@@ -107,7 +107,10 @@ def _hard_negatives(kind, measured, settings):
                 f"IoU-balanced sampling would move {_points(gain)} of the picks: little to win."
             )
             return Verdict("samples", FINE, title, text, suggestion)
-        suggestion = f"IoU-balanced sampling would move {_points(gain)} of the picks to hard ones."
+        suggestion = (
+            f"IoU-balanced sampling would move {_points(gain)} of the picks to hard ones. Look at "
+            "the report again after training with it: easy negatives may be short then."
+        )
         return Verdict("samples", ACT, title, text, suggestion, (f"{key}.type=iou_balanced",))
     if current == "mmdet" and shares["iou_balanced"] - shares["mmdet"] >= _LITTLE:
         suggestion = "Bins over the negatives' own range would find more of them."
