@@ -1,5 +1,6 @@
 """The graph that is served: images in, detections in the pixels of the original images out."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,23 @@ SIGNATURES = {
     "serving_image_tensor": "image_tensor",
     "serving_tf_example": "examples",
 }
+
+
+class _Network(tf.Module):
+    """A detector as its variables and its call.
+
+    Of a Keras model a SavedModel holds the training graph of every layer as well, which nothing
+    that is served needs, and which a Mask R-CNN does not have without the masks of a training.
+    """
+
+    def __init__(self, model: keras.Model):
+        super().__init__()
+        self._weights = model.variables
+        # Not the model itself, which would be saved.
+        self._call = functools.partial(model, training=False)
+
+    def __call__(self, images: tf.Tensor, **kwargs) -> Mapping[str, tf.Tensor]:
+        return self._call(images, **kwargs)
 
 
 class DetectionModule(export_base.ExportModule):
@@ -51,7 +69,7 @@ class DetectionModule(export_base.ExportModule):
         normalized_boxes: bool = False,
         max_pixels: int = serving_images.MAX_PIXELS,
     ):
-        super().__init__(params=params, model=model)
+        super().__init__(params=params, model=_Network(model))
         self._class_names = tf.constant(
             [class_names.get(i, "") for i in range(max(class_names) + 1)]
         )
@@ -68,7 +86,7 @@ class DetectionModule(export_base.ExportModule):
         Returns:
           The outputs; see the class.
         """
-        outputs = self.model(images, image_shape=image_info[:, 1], training=False)
+        outputs = self.model(images, image_shape=image_info[:, 1])
         num_detections = outputs["num_detections"]
         names = ("detection_boxes", "detection_scores", "detection_classes", "detection_masks")
         served = {name: outputs[name] for name in names if name in outputs}
