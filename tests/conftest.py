@@ -52,6 +52,12 @@ def bccd() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def two_devices() -> tf.distribute.MirroredStrategy:
+    """The collective operations of a second strategy would clash with those of the first."""
+    return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+
+
+@pytest.fixture(scope="session")
 def tiny_shapes(tmp_path_factory):
     """A converted shapes data set of 8 training and 6 validation images of 64x64."""
     from libra_tf.data import make_shapes, prepare_coco_folder

@@ -23,12 +23,6 @@ def determinism():
     tf_config.disable_op_determinism()
 
 
-@pytest.fixture(scope="module")
-def two_devices():
-    """The collective operations of a second strategy would clash with those of the first."""
-    return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
-
-
 def configure(experiment, dataset):
     params = exp_factory.get_exp_config(experiment)
     use_dataset(params, dataset)

@@ -71,15 +71,14 @@ def test_gradient_of_errors():
     "experiment",
     ["libra_retinanet_demo", pytest.param("libra_fasterrcnn_demo", marks=pytest.mark.slow)],
 )
-def test_a_training_writes_them(experiment, tiny_shapes, tmp_path):
+def test_a_training_writes_them(experiment, two_devices, tiny_shapes, tmp_path):
     """Two replicas; counted at steps 0 and 2 of four."""
     params = make_params(experiment, tiny_shapes)
     params.trainer.override(
         {"train_steps": 4, "steps_per_loop": 2, "summary_interval": 4, "checkpoint_interval": 4}
     )
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     record = results.Results(str(tmp_path), experiment, "shapes")
-    training.run(params, strategy, "train", str(tmp_path), _Silent(), record, False)
+    training.run(params, two_devices, "train", str(tmp_path), _Silent(), record, False)
     (events,) = (tmp_path / "train").glob("events*")
     accumulator = event_accumulator.EventAccumulator(
         str(events), size_guidance={"tensors": 0, "histograms": 0}
