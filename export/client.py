@@ -13,7 +13,7 @@ import time
 
 from absl import app, flags
 
-from libra_tf.runner import program, quiet
+from libra_tf.runner import folders, program, quiet
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving.client import files, retrying
 from libra_tf.serving.client.errors import ServerError
@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> None:
 def _detect(arguments: list[str]) -> int:
     images = files.find(arguments)
     pictures = files.name_pictures(images, _PICTURES.value) if _PICTURES.value else None
-    _make_folder(_PICTURES.value)
+    if _PICTURES.value:
+        folders.make_writable("--pictures", _PICTURES.value)
     if _VERSION.value is not None and _LABEL.value:
         raise UsageError("--model_version and --model_label exclude each other: give one")
     target = Target(
@@ -142,19 +143,6 @@ def _open_output():
         raise UsageError(
             f"--output={_OUTPUT.value} cannot be written ({error.strerror}); name another file"
         ) from error
-
-
-def _make_folder(folder: str | None) -> None:
-    if not folder:
-        return
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--pictures={folder} cannot be made ({error.strerror}); name a folder"
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"--pictures={folder} may not be written; name another folder")
 
 
 def _say(line: str) -> None:

@@ -11,8 +11,30 @@ from libra_tf.compat import keras
 from libra_tf.layers import BalancedFeaturePyramid
 
 
+class FunctionalDecoder(keras.Model):
+    """What Model Garden asks of a decoder; a subclass's constructor sets the two attributes."""
+
+    _output_specs: Mapping[str, tf.TensorShape]
+    _init_args: Mapping[str, Any]
+
+    @property
+    def output_specs(self) -> Mapping[str, tf.TensorShape]:
+        """Output shapes, `{level: TensorShape([batch, height, width, filters])}`."""
+        return self._output_specs
+
+    def get_config(self) -> Mapping[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**self._init_args, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds the decoder from `get_config`'s result."""
+        del custom_objects
+        return cls(**config)
+
+
 @keras.utils.register_keras_serializable(package="libra_tf")
-class LibraFPN(keras.Model):
+class LibraFPN(FunctionalDecoder):
     """FPN whose output levels are balanced (Libra R-CNN, section 3.2).
 
     Args:
@@ -64,21 +86,6 @@ class LibraFPN(keras.Model):
             "kernel_regularizer": kernel_regularizer,
             **fpn_kwargs,
         }
-
-    @property
-    def output_specs(self) -> Mapping[str, tf.TensorShape]:
-        """Output shapes, `{level: TensorShape([batch, height, width, filters])}`."""
-        return self._output_specs
-
-    def get_config(self) -> Mapping[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**self._init_args, "name": self.name}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Builds the decoder from `get_config`'s result."""
-        del custom_objects
-        return cls(**config)
 
 
 @factory.register_decoder_builder("libra_fpn")

@@ -11,7 +11,7 @@ import tensorflow as tf
 from libra_tf.runner import trained_run
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import saved_model, tflite
-from libra_tf.serving.client import errors
+from libra_tf.serving.client import answers, errors
 from libra_tf.serving.client.target import INPUT, SIGNATURE
 
 _GRAPH = "saved_model.pb"
@@ -51,7 +51,7 @@ class LocalDetector:
             if not refusal:
                 raise
             raise refusal from error
-        return {name: _to_array(value) for name, value in outputs.items()}
+        return {name: answers.with_text(value.numpy()) for name, value in outputs.items()}
 
 
 def open_detector(
@@ -116,8 +116,3 @@ def _of_saved_model(folder: str) -> LocalDetector:
     return LocalDetector(
         lambda images: signature(**{INPUT: images}), folder, normalized_boxes=normalized_boxes
     )
-
-
-def _to_array(value: tf.Tensor) -> np.ndarray:
-    array = value.numpy()
-    return np.char.decode(array.astype(bytes), "utf-8") if array.dtype == object else array

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import rich.console
 
 from libra_tf.data.annotations import AnnotationFile
+from libra_tf.runner import folders
 from libra_tf.runner.errors import UsageError
 from libra_tf.runner.progress import Progress
 from libra_tf.serving import coco_results, local
@@ -62,7 +63,7 @@ def predict(
         image_ids = {image: number for number, image in enumerate(images, start=1)}
     images = list(image_ids)
     pictures = files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
-    _make_folder(output_dir)
+    folders.make_writable("--output_dir", output_dir)
     detector = local.open_detector(model, checkpoint)
     report(f"detecting with {detector.source}")
     results, detections = [], []
@@ -110,17 +111,6 @@ def _listed_in(
     if len(found) < len(images):
         report(f"{len(images) - len(found)} images are not listed in {truth.path} and left out")
     return found
-
-
-def _make_folder(folder: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--output_dir={folder} cannot be made ({error.strerror}); name a folder"
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"--output_dir={folder} may not be written; name another folder")
 
 
 def _detect(detector, images, pictures, batch_size, draw_threshold) -> Iterator[run.Result]:

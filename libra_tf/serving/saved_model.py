@@ -13,7 +13,7 @@ from official.core import export_base
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn
 from libra_tf.data import atomic
-from libra_tf.runner import trained_run
+from libra_tf.runner import folders, trained_run
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import images, warmup
 from libra_tf.serving.detection import SIGNATURES, DetectionModule
@@ -58,7 +58,8 @@ def export(
     generator = run.params.task.model.detection_generator
     if score_threshold is not None:
         generator.pre_nms_score_threshold = score_threshold
-    parent = _make_parent(export_dir)
+    folders.make_writable("--export_dir", export_dir)
+    parent = pathlib.Path(export_dir)
     module = build_module(run, normalized_boxes, max_pixels)
     report(f"exporting {run.checkpoint}")
     with tempfile.TemporaryDirectory() as assets, atomic.unfinished_folder(parent) as folder:
@@ -110,19 +111,6 @@ def check_servable(run: trained_run.TrainedRun) -> None:
             f"--model_dir={run.model_dir}: task.model.detection_generator.apply_nms is false, so "
             "there are no detections to serve; set it to true in params.yaml"
         )
-
-
-def _make_parent(export_dir: str) -> pathlib.Path:
-    parent = pathlib.Path(export_dir)
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--export_dir={export_dir} cannot be made ({error.strerror}); name a folder"
-        ) from error
-    if not os.access(parent, os.W_OK):
-        raise UsageError(f"--export_dir={export_dir} may not be written; name another folder")
-    return parent
 
 
 def _next_version(parent: pathlib.Path) -> int:

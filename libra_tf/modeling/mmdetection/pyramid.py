@@ -1,7 +1,6 @@
 """MMDetection's feature pyramid: no batch norm, and other levels beyond the backbone's."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import tensorflow as tf
 from official.modeling import hyperparams
@@ -31,7 +30,7 @@ class _EverySecondPixel(keras.layers.Layer):
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class MMDetectionFPN(keras.Model):
+class MMDetectionFPN(libra_fpn.FunctionalDecoder):
     """FPN as in MMDetection; its layers have the names that those of Model Garden's FPN have.
 
     Args:
@@ -95,21 +94,6 @@ class MMDetectionFPN(keras.Model):
             "extra_levels": extra_levels,
             "kernel_regularizer": kernel_regularizer,
         }
-
-    @property
-    def output_specs(self) -> Mapping[str, tf.TensorShape]:
-        """Output shapes, `{level: TensorShape([batch, height, width, filters])}`."""
-        return self._output_specs
-
-    def get_config(self) -> Mapping[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**self._init_args, "name": self.name}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Builds the decoder from `get_config`'s result."""
-        del custom_objects
-        return cls(**config)
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")

@@ -75,6 +75,11 @@ class Answer:
         )
 
 
+def with_text(array: np.ndarray) -> np.ndarray:
+    """Returns an array of byte strings as text, and any other as it is."""
+    return np.char.decode(array.astype(bytes), "utf-8") if array.dtype == object else array
+
+
 def from_outputs(outputs: Mapping[str, np.ndarray], is_normalized: bool) -> list[Answer]:
     """Takes the outputs of a batch apart.
 

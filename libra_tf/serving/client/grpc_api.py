@@ -13,7 +13,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from libra_tf.serving.client import errors, retrying
+from libra_tf.serving.client import answers, errors, retrying
 from libra_tf.serving.client.target import INPUT, SIGNATURE, Target
 
 
@@ -56,7 +56,10 @@ class GrpcTransport:
         request.model_spec.signature_name = SIGNATURE
         request.inputs[INPUT].CopyFrom(tf.make_tensor_proto(list(images), dtype=tf.string))
         response = self._call(self._prediction.Predict, request)
-        return {name: _to_array(value) for name, value in response.outputs.items()}
+        return {
+            name: answers.with_text(tf.make_ndarray(value))
+            for name, value in response.outputs.items()
+        }
 
     def close(self) -> None:
         """Closes the connection."""
@@ -74,13 +77,6 @@ class GrpcTransport:
             return method(request, timeout=self._target.timeout)
         except grpc.RpcError as error:
             raise errors.from_status(error.code().name, error.details(), self._target) from error
-
-
-def _to_array(value) -> np.ndarray:
-    array = tf.make_ndarray(value)
-    if array.dtype != object:
-        return array
-    return np.array([text.decode() for text in array.flat], object).reshape(array.shape)
 
 
 def _options(retries: int) -> list[tuple[str, int | str]]:
