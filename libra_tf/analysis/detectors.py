@@ -21,10 +21,9 @@ from libra_tf.configs import fastrcnn, maskrcnn, retinanet
 from libra_tf.modeling import rpn_sampler
 from libra_tf.runner.errors import UsageError
 from libra_tf.runner.trained_run import TrainedRun
+from libra_tf.tasks import retinanet as retinanet_task
 
 _MOST_IMAGES_A_BATCH = 8
-# RetinaNet does not sample; the question is what a sampler like the RPN's would take.
-_ANCHORS_TO_SAMPLE = 256
 _INVALID = -3
 
 
@@ -164,7 +163,7 @@ class OneStage(Detector):
         super().__init__(run)
         parser, losses = self.config.train_data.parser, self.config.losses
         self.quotas = {
-            "anchors": Quota(_ANCHORS_TO_SAMPLE, 0.5, parser.unmatched_threshold),
+            "anchors": Quota(retinanet_task.ANCHORS_TO_SAMPLE, 0.5, parser.unmatched_threshold),
         }
         self.losses = {
             "cls": losses.loss_weight,

@@ -49,7 +49,7 @@ class TrainedRun:
         items = {"model": model}
         optimizer = task.create_optimizer(self.params.trainer.optimizer_config)
         if optimizers.has_averages(optimizer):
-            optimizer._create_all_weights(model.trainable_variables)
+            optimizers.create_weights(optimizer, model.trainable_variables)
             items["optimizer"] = optimizer
         try:
             with checkpoint_files.reading(self.checkpoint):

@@ -18,8 +18,8 @@ from libra_tf.dataloaders import mmdetection_input
 from libra_tf.modeling import box_losses, fine_tuning, freezing
 from libra_tf.tasks import coco_metric, histograms, mmdetection
 
-# As many as an RPN would sample.
-_ANCHORS_TO_SAMPLE = 256
+# RetinaNet does not sample; its histograms show what a sampler like the RPN's would take.
+ANCHORS_TO_SAMPLE = 256
 
 
 class _Parser(retinanet_input.Parser):
@@ -169,7 +169,7 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
             tf.concat(anchors, axis=0),
             labels["gt_boxes"][0],
             components.IoUBalancing(),
-            _ANCHORS_TO_SAMPLE,
+            ANCHORS_TO_SAMPLE,
             0.5,
             parser.match_threshold,
             parser.unmatched_threshold,
