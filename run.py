@@ -19,12 +19,7 @@ from libra_tf.runner import program, quiet
 def main(_) -> None:
     """Runs what the flags say; prints one clear error where that cannot be done."""
     console = rich.console.Console(file=sys.stdout)
-    status = program.exit_status(lambda: _run(console))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Everything is written. The interpreter's own end frees every protobuf message of TensorFlow's
-    # graphs one by one: 2 s after the demo, and up to a minute has been seen.
-    os._exit(status)
+    program.leave(program.exit_status(lambda: _run(console)))
 
 
 def _run(console: rich.console.Console) -> None:

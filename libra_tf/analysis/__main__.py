@@ -7,7 +7,6 @@ report.json. docs/analysis.md says what is measured.
 """
 
 import os
-import sys
 
 from absl import app, flags
 
@@ -47,11 +46,7 @@ _CACHE_DIR = flags.DEFINE_string(
 
 def main(_) -> None:
     """Runs what the flags say; prints one clear error where that cannot be done."""
-    status = program.exit_status(_report)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # As in run.py: everything is written, and the interpreter's own end takes seconds.
-    os._exit(status)
+    program.leave(program.exit_status(_report))
 
 
 def _report() -> None:

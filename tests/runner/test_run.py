@@ -87,7 +87,12 @@ def trained(folder, tmp_path_factory):
         f"--cache_dir={root / 'cache'}",
         f"--model_dir={root / 'model'}",
     ]
-    result = run(*arguments, f"--params_override={TINY.format(steps=2)}")
+    (root / "temporary").mkdir()
+    result = run(
+        *arguments,
+        f"--params_override={TINY.format(steps=2)}",
+        env={"TMPDIR": str(root / "temporary")},
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     return root / "model", result, arguments
 
@@ -110,6 +115,11 @@ def test_a_run_leaves_what_it_says(trained):
     with Image.open(model_dir / "detections.png") as sheet:
         # Six images of a dark background on a white sheet.
         assert sheet.convert("L").histogram()[255] < 0.8 * sheet.width * sheet.height
+
+
+def test_a_run_leaves_no_temporary_files(trained):
+    model_dir, _, _ = trained
+    assert not list((model_dir.parent / "temporary").iterdir())
 
 
 def test_a_run_is_quiet_and_shows_progress(trained):
