@@ -314,7 +314,7 @@ class TwoStage(Detector):
 
     def _with_labels(self, images, labels, boxes, classes):
         data, rpn = self.config.train_data, self.config.model.rpn_sampler
-        if rpn.type != "random":
+        if not rpn_sampler.is_model_gardens(rpn):
             data = rpn_sampler.label_all_anchors(data)
         parser = data.parser
         labeler = anchor.RpnAnchorLabeler(
@@ -340,7 +340,7 @@ class TwoStage(Detector):
             "rpn_score_targets": scores,
             "rpn_box_targets": targets,
         }
-        if rpn.type != "random":
+        if not rpn_sampler.is_model_gardens(rpn):
             dataset = tf.data.Dataset.from_tensors((images, labels))
             parser = self.config.train_data.parser
             _, labels = next(iter(rpn_sampler.sample_dataset(dataset, rpn, parser, seed=0)))

@@ -1,8 +1,9 @@
 """Config of each Libra component: the balanced pyramid, sampling and loss.
 
-Every component is a switch. Set `decoder.type` to `fpn`, `roi_sampler.type` and
-`rpn_sampler.type` to `random` or `losses.box_loss` to `huber` and Model Garden's own part stands
-in its place, unchanged.
+Every component is a switch. With `decoder.type` `fpn`, `roi_sampler.type` `random`,
+`rpn_sampler.type` `random` and `rpn_sampler.max_negatives_per_positive` 0, or `losses.box_loss`
+`huber`, Model Garden's own part stands in its place, unchanged. RetinaNet's two box losses differ in
+size: Model Garden gives its own a `losses.box_loss_weight` of 50 where the balanced one has 4.
 """
 
 import contextlib
@@ -100,10 +101,10 @@ class RPNSampler(IoUBalancing):
     `bin_range: candidates` end at `train_data.parser.rpn_unmatched_threshold`.
 
     Attributes:
-      type: `random` for Model Garden's own sampler, as in the published configs, or
-        `iou_balanced` ("Libra RPN" in the paper).
+      type: `random`, or `iou_balanced` ("Libra RPN" in the paper).
       max_negatives_per_positive: most negatives that are sampled for every positive of an image,
-        which counts as having one where it has none (MMDetection: 5); 0 for no limit.
+        which counts as having one where it has none. 5 in the published configs, whose `type` is
+        `random`; 0 for no limit, which with `random` is Model Garden's own sampler.
     """
 
     type: str = "random"

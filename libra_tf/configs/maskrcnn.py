@@ -146,6 +146,7 @@ def _coco(model: LibraMaskRCNN) -> cfg.ExperimentConfig:
     task = config.task
     model.num_classes = 91
     model.input_size = [1024, 1024, 3]
+    model.rpn_sampler.max_negatives_per_positive = 5
     config.task = LibraMaskRCNNTask(
         init_checkpoint=task.init_checkpoint,
         init_checkpoint_modules="backbone",

@@ -1,4 +1,4 @@
-"""Balanced sampling of the anchors that Model Garden's RPN learns to score.
+"""Sampling of the anchors that Model Garden's RPN learns to score: balanced, or as published.
 
 Model Garden's parser labels the anchors of an image and samples among them at once. Here it is
 asked for the labels of all anchors, and its batches are sampled from afterwards.
@@ -11,6 +11,11 @@ from official.vision.ops import iou_similarity
 from libra_tf import ops
 from libra_tf.configs import components
 from libra_tf.ops import pools
+
+
+def is_model_gardens(config: components.RPNSampler) -> bool:
+    """Returns whether Model Garden's own sampler draws what a config says."""
+    return config.type == "random" and not config.max_negatives_per_positive
 
 
 def label_all_anchors(data: maskrcnn.DataConfig) -> maskrcnn.DataConfig:
@@ -73,9 +78,10 @@ def sample_anchors(
 ) -> tf.Tensor:
     """Samples among the labelled anchors of one image.
 
-    Of `rpn_batch_size_per_im` anchors, at most the share `rpn_fg_fraction` are positives, drawn
-    evenly over the objects of largest IoU; the rest are negatives, drawn evenly over the range of
-    their IoUs with the nearest object.
+    Of `rpn_batch_size_per_im` anchors, at most the share `rpn_fg_fraction` are positives and the
+    rest negatives, of which there may be a limit. With `type: iou_balanced`, positives are drawn
+    evenly over the objects of largest IoU, negatives evenly over the range of their IoUs with the
+    nearest object.
 
     Args:
       score_targets: int32 `[N]`: 1 for positive, 0 for negative and -1 for ignored anchors.
@@ -88,11 +94,27 @@ def sample_anchors(
     Returns:
       int32 `[N]`: `score_targets`, or -1 where an anchor is not sampled.
     """
+    seed = tf.stack(seed)
+    if config.type == "random":
+        return _sample_at_random(score_targets, config, parser, seed)
+    return _sample_balanced(score_targets, gt_boxes, anchors, config, parser, seed)
+
+
+def _sample_at_random(score_targets, config, parser, seed):
+    candidates = {label: tf.equal(score_targets, label)[tf.newaxis] for label in (1, 0)}
+    # One seed for both: they have no anchor in common, and each anchor has its own random number.
+    positives = ops.sample_random(candidates[1], _max_positives(parser), seed)
+    num_positives = tf.math.count_nonzero(positives, dtype=tf.int32)
+    num_negatives = _num_negatives(num_positives, config, parser)
+    negatives = ops.sample_random(candidates[0], num_negatives, seed)
+    return tf.where((positives | negatives)[0], score_targets, -1)
+
+
+def _sample_balanced(score_targets, gt_boxes, anchors, config, parser, seed):
     # One padding box stays where there is no object: its IoU with every anchor is 0.
     num_objects = tf.math.count_nonzero(tf.reduce_max(gt_boxes, axis=1) >= 0, dtype=tf.int32)
     gt_boxes = gt_boxes[: tf.maximum(num_objects, 1)]
     ious = iou_similarity.IouSimilarity()(anchors, gt_boxes)
-    seed = tf.stack(seed)
     positives = _sample_positives(score_targets, ious, config, parser, seed)
     negatives = ops.sample_iou_balanced(
         tf.reduce_max(ious, axis=1)[tf.newaxis],
@@ -114,16 +136,19 @@ def _sample_positives(score_targets, ious, config, parser, seed):
     # Gathered first: there are few of them, and a draw takes as long as sorting the candidates.
     positives = tf.where(tf.equal(score_targets, 1))
     candidates = tf.ones_like(positives[:, 0], tf.bool)[tf.newaxis]
-    num_samples = int(parser.rpn_batch_size_per_im * parser.rpn_fg_fraction)
     if not config.instance_balanced:
-        is_sampled = ops.sample_random(candidates, num_samples, seed)
+        is_sampled = ops.sample_random(candidates, _max_positives(parser), seed)
     else:
         ious = tf.gather_nd(ious, positives)
         instances = tf.argmax(ious, axis=1, output_type=tf.int32)[tf.newaxis]
         is_sampled = ops.sample_instance_balanced(
-            instances, candidates, num_samples, tf.shape(ious)[1], seed
+            instances, candidates, _max_positives(parser), tf.shape(ious)[1], seed
         )
     return positives[is_sampled[0]]
+
+
+def _max_positives(parser):
+    return int(parser.rpn_batch_size_per_im * parser.rpn_fg_fraction)
 
 
 def _num_negatives(num_positives, config, parser):

@@ -70,7 +70,7 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
             with mock.patch.object(maskrcnn_input, "Parser", _KeepsShapeParser):
                 return super().build_inputs(params, input_context, dataset_fn)
         config = self.task_config.model.rpn_sampler
-        if config.type == "random" or not params.is_training:
+        if rpn_sampler.is_model_gardens(config) or not params.is_training:
             return super().build_inputs(params, input_context, dataset_fn)
         labelled = super().build_inputs(
             rpn_sampler.label_all_anchors(params), input_context, dataset_fn

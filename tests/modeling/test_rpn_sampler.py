@@ -21,6 +21,10 @@ def balanced(**kwargs):
     return components.RPNSampler(type="iou_balanced", **kwargs)
 
 
+def at_random(**kwargs):
+    return components.RPNSampler(type="random", **kwargs)
+
+
 def parser(**kwargs):
     return dataclasses.replace(PARSER, **kwargs)
 
@@ -75,14 +79,15 @@ def test_model_garden_can_be_asked_for_all_anchors():
     assert set(expected) == {1, 0, IS_IGNORED}
 
 
+@pytest.mark.parametrize("make_config", [balanced, at_random])
 @pytest.mark.parametrize("instance_balanced", [True, False])
 @pytest.mark.parametrize(
     ("num_samples", "fraction", "limit"),
     [(60, 0.5, 0), (60, 0.1, 0), (60, 0.1, 3), (400, 0.5, 0), (400, 0.5, 2), (9000, 1.0, 0)],
 )
-def test_quotas(num_samples, fraction, limit, instance_balanced):
+def test_quotas(num_samples, fraction, limit, instance_balanced, make_config):
     sampled = sample(
-        balanced(max_negatives_per_positive=limit, instance_balanced=instance_balanced),
+        make_config(max_negatives_per_positive=limit, instance_balanced=instance_balanced),
         parser(rpn_batch_size_per_im=num_samples, rpn_fg_fraction=fraction),
     )
     num_positives = min((LABELS == 1).sum(), int(num_samples * fraction))
@@ -95,11 +100,12 @@ def test_quotas(num_samples, fraction, limit, instance_balanced):
     np.testing.assert_array_equal(sampled[is_sampled], LABELS[is_sampled])
 
 
+@pytest.mark.parametrize("make_config", [balanced, at_random])
 @pytest.mark.parametrize(("limit", "expected"), [(0, 60), (5, 5)])
-def test_images_without_objects_give_negatives(limit, expected):
+def test_images_without_objects_give_negatives(limit, expected, make_config):
     labels = joined(labelled_levels(NO_OBJECTS)).numpy()
     assert not labels.any()
-    config = balanced(max_negatives_per_positive=limit)
+    config = make_config(max_negatives_per_positive=limit)
     sampled = sample(config, gt_boxes=NO_OBJECTS, labels=labels)
     assert (sampled == 0).sum() == expected
     assert (sampled == 1).sum() == 0
@@ -112,11 +118,24 @@ def bin_counts(sampled, edges):
 def test_negatives_are_spread_evenly_over_their_ious():
     edges = [0, 0.1, 0.2, 0.3]
     negatives_only = parser(rpn_fg_fraction=0.0)
-    at_random = joined(labelled_levels(GT_BOXES, num_samples=60, fraction=0.0)).numpy()
+    theirs = joined(labelled_levels(GT_BOXES, num_samples=60, fraction=0.0)).numpy()
     for seed in range(5):
         sampled = sample(balanced(), negatives_only, (seed, 0))
         np.testing.assert_array_equal(bin_counts(sampled, edges), [20, 20, 20])
-    assert bin_counts(at_random, edges)[0] > 32
+    assert bin_counts(theirs, edges)[0] > 32
+
+
+def test_at_random_every_negative_is_as_likely():
+    config = at_random(max_negatives_per_positive=5)
+    counts = sum((sample(config, seed=(seed, 0)) == 0).astype(int) for seed in range(200))
+    negatives = LABELS == 0
+    expected = (
+        counts.sum()
+        / negatives.sum()
+        * np.bincount(np.digitize(IOUS.max(1), [0.1, 0.2])[negatives])
+    )
+    actual = np.bincount(np.digitize(IOUS.max(1), [0.1, 0.2]), counts)
+    np.testing.assert_allclose(actual, expected, rtol=0.1)
 
 
 def test_options_reach_the_sampler():

@@ -11,6 +11,7 @@ from libra_tf.compat import keras
 from libra_tf.modeling import rpn_sampler
 
 ON = {"type": "iou_balanced", "max_negatives_per_positive": 5}
+PUBLISHED = {"type": "random", "max_negatives_per_positive": 5}
 
 
 @pytest.fixture
@@ -71,8 +72,9 @@ def test_evaluation_samples_nothing(make):
     assert "rpn_score_targets" not in labels
 
 
-def test_what_is_sampled_is_labelled_so_and_all_else_is_model_gardens(make):
-    config = make(ON)
+@pytest.mark.parametrize("sampler", [ON, PUBLISHED])
+def test_what_is_sampled_is_labelled_so_and_all_else_is_model_gardens(make, sampler):
+    config = make(sampler)
     config.lock()
     data = config.task.train_data
     model_garden = maskrcnn.MaskRCNNTask(config.task)
@@ -103,6 +105,12 @@ def test_the_seed_of_the_run_fixes_every_batch(make):
     first = targets(seed=1)
     assert_same(targets(seed=1), first)
     assert any((targets(seed=2)[0][level] != first[0][level]).any() for level in first[0])
+
+
+def test_published_experiments_limit_the_negatives():
+    for name in ("fasterrcnn_resnetfpn", "fasterrcnn_resnextfpn", "cascadercnn_resnetfpn"):
+        sampler = exp_factory.get_exp_config(f"libra_{name}_coco").task.model.rpn_sampler
+        assert sampler.type == "random" and sampler.max_negatives_per_positive == 5
 
 
 def test_a_training_step(make):
