@@ -30,8 +30,8 @@ def tflite_interpreter(model: bytes, num_threads: int):
       num_threads: how many threads may work on one image.
 
     Returns:
-      An interpreter: `ai_edge_litert.interpreter.Interpreter`, or where that is not installed its
-      predecessor `tf.lite.Interpreter`.
+      An interpreter: `ai_edge_litert.interpreter.Interpreter`, which tf-models-official brings
+      along, or in the addons lane its predecessor `tf.lite.Interpreter`.
 
     Raises:
       ValueError: if it is not a model.

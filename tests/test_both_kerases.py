@@ -174,9 +174,9 @@ def test_large_activations_in_half_precision(package, policy, jit_compile):
         assert all(np.isfinite(gradient).all() for gradient in of_weights)
 
 
-def test_two_replicas_have_the_gradients_of_one(package):
+def test_two_replicas_have_the_gradients_of_one(package, two_devices):
     """Half the batch on each of two devices, summed, is the whole batch on one."""
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_devices
     with strategy.scope():
         model = functional_model(package)
         loss = package.BalancedL1Loss(reduction="sum")

@@ -50,6 +50,15 @@ def test_header_and_keys(path):
         check_frozen(params.task)
         rate = params.trainer.optimizer_config.learning_rate.stepwise.values[0]
         assert f"learning rate {rate}" in header
+        assert f"({params.trainer.train_steps:,} steps of 16 images)" in header
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn", "retinanet"])
+@pytest.mark.parametrize("kind", ["demo", "small", "resnetfpn_coco"])
+def test_the_switch_of_the_pyramid_changes_nothing_else(name, kind):
+    decoder = exp_factory.get_exp_config(f"libra_{name}_{kind}").task.model.decoder
+    balanced, plain = decoder.libra_fpn.as_dict(), decoder.fpn.as_dict()
+    assert plain == {key: value for key, value in balanced.items() if "refine" not in key}
 
 
 def check_frozen(task):

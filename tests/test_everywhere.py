@@ -61,11 +61,10 @@ def test_compiled(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_on_two_replicas(name):
+def test_on_two_replicas(name, two_devices):
     function, inputs = ALL[name]
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    per_replica = strategy.run(tf.function(lambda *x: function(*x)), inputs)
-    for result in strategy.experimental_local_results(per_replica):
+    per_replica = two_devices.run(tf.function(lambda *x: function(*x)), inputs)
+    for result in two_devices.experimental_local_results(per_replica):
         np.testing.assert_allclose(result, function(*inputs), rtol=1e-5, atol=1e-6)
 
 

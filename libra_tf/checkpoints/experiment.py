@@ -110,7 +110,9 @@ def _override_two_stages(detector: Detector, model: dict[str, Any]) -> None:
     model["rpn_sampler"] = {"type": "random", "max_negatives_per_positive": 5}
     model["roi_sampler"] = {"type": "random"}
     if detector.is_balanced:
-        model["roi_sampler"] = {"type": "iou_balanced", "bin_range": "all"}
+        # As their sampler is from its second call on: an IoU of 0 is outside of the bins.
+        balancing = {"bin_range": "all", "floor_threshold": 0.0}
+        model["roi_sampler"] = {"type": "iou_balanced", **balancing}
 
 
 def _anchor(path: str, detector: Detector) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 Every component is a switch. With `decoder.type` `fpn`, `roi_sampler.type` `random`,
 `rpn_sampler.type` `random` and `rpn_sampler.max_negatives_per_positive` 0, or `losses.box_loss`
-`huber`, Model Garden's own part stands in its place, unchanged. RetinaNet's two box losses differ in
-size: Model Garden gives its own a `losses.box_loss_weight` of 50 where the balanced one has 4.
+`huber`, Model Garden's own part stands in its place, unchanged. RetinaNet's two box losses differ
+in size: Model Garden gives its own a `losses.box_loss_weight` of 50, the balanced one has 4.
 """
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 
 from official.modeling import hyperparams
 from official.vision.configs import decoders, maskrcnn
@@ -21,6 +22,9 @@ SAMPLERS = ("iou_balanced", "random")
 BOX_LOSSES = ("balanced_l1", "huber")
 INIT_CHECKPOINT_MODULES = ("all", "backbone", "decoder")
 COMPATIBILITIES = (None, "mmdetection")
+NUM_RESNET_STAGES = 4
+# Model Garden has loss weights for three stages.
+MAX_CASCADE_THRESHOLDS = 2
 
 
 def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
@@ -139,6 +143,17 @@ def check_task(task: hyperparams.Config) -> None:
         raise ValueError(f"task.analysis.interval is {task.analysis.interval}; it must be positive")
     for module in modules if isinstance(modules, (list, tuple)) else [modules]:
         check_choice("task.init_checkpoint_modules", module, INIT_CHECKPOINT_MODULES)
+    if model.num_classes < 2:
+        raise ValueError(
+            f"task.model.num_classes is {model.num_classes}; it must be at least 2, the background "
+            "and one class"
+        )
+    if not 1 <= model.min_level <= model.max_level:
+        raise ValueError(
+            f"task.model.min_level and max_level are {model.min_level} and {model.max_level}; the "
+            "first must be at least 1, and not above the second"
+        )
+    _check_frozen_stages(task)
     check_choice("task.model.decoder.type", model.decoder.type, DECODERS)
     check_choice("task.model.compatibility", model.compatibility, COMPATIBILITIES)
     if model.compatibility:
@@ -153,6 +168,22 @@ def check_task(task: hyperparams.Config) -> None:
     check_choice("task.losses.box_loss", losses.box_loss, BOX_LOSSES)
     with _naming("task.losses.balanced_l1"):
         validate_balanced_l1(**losses.balanced_l1.as_dict())
+
+
+def _check_frozen_stages(task: hyperparams.Config) -> None:
+    frozen, backbone = task.frozen_stages, task.model.backbone.type
+    if frozen is None:
+        return
+    if backbone not in ("resnet", "resnext"):
+        raise ValueError(
+            f"task.frozen_stages is {frozen} and the backbone {backbone}; it is for resnet and "
+            "resnext. Set it to null; task.freeze_backbone freezes any backbone as a whole"
+        )
+    if not 0 <= frozen <= NUM_RESNET_STAGES:
+        raise ValueError(
+            f"task.frozen_stages is {frozen}; it must be from 0 (the stem alone) to "
+            f"{NUM_RESNET_STAGES}, or null for none"
+        )
 
 
 def _check_compatible(task: hyperparams.Config) -> None:
@@ -190,7 +221,24 @@ def check_roi_sampler(
       ValueError: if a choice is unknown or a number is outside its range; it names the key.
     """
     key = "task.model.roi_sampler"
-    _check_sampler(key, sampler)
+    _check_sampler(key, sampler, sampler.background_iou_high_threshold)
+    if not 0 <= sampler.foreground_fraction <= 1:
+        raise ValueError(
+            f"{key}.foreground_fraction is {sampler.foreground_fraction}; it must be from 0 to 1"
+        )
+    check_thresholds(
+        {
+            f"{key}.background_iou_low_threshold": sampler.background_iou_low_threshold,
+            f"{key}.background_iou_high_threshold": sampler.background_iou_high_threshold,
+            f"{key}.foreground_iou_threshold": sampler.foreground_iou_threshold,
+        }
+    )
+    cascade = list(sampler.cascade_iou_thresholds or ())
+    if len(cascade) > MAX_CASCADE_THRESHOLDS or not all(0 < t <= 1 for t in cascade):
+        raise ValueError(
+            f"{key}.cascade_iou_thresholds is {cascade}; it must be at most "
+            f"{MAX_CASCADE_THRESHOLDS} IoUs, one for each stage after the first"
+        )
     num_boxes = num_proposals + (max_num_instances if sampler.mix_gt_boxes else 0)
     if not 1 <= sampler.num_sampled_rois <= num_boxes:
         raise ValueError(
@@ -211,7 +259,7 @@ def check_rpn_sampler(sampler: RPNSampler, parser: maskrcnn.Parser) -> None:
       ValueError: if a choice is unknown or a number is outside its range; it names the key.
     """
     key = "task.model.rpn_sampler"
-    _check_sampler(key, sampler)
+    _check_sampler(key, sampler, parser.rpn_unmatched_threshold)
     if sampler.max_negatives_per_positive < 0:
         raise ValueError(
             f"{key}.max_negatives_per_positive is {sampler.max_negatives_per_positive}; it must "
@@ -227,13 +275,43 @@ def check_rpn_sampler(sampler: RPNSampler, parser: maskrcnn.Parser) -> None:
         raise ValueError(
             f"{parser_key}.rpn_fg_fraction is {parser.rpn_fg_fraction}; it must be from 0 to 1"
         )
+    check_thresholds(
+        {
+            f"{parser_key}.rpn_unmatched_threshold": parser.rpn_unmatched_threshold,
+            f"{parser_key}.rpn_match_threshold": parser.rpn_match_threshold,
+        }
+    )
 
 
-def _check_sampler(key: str, sampler: ROISampler | RPNSampler) -> None:
+def check_thresholds(thresholds: Mapping[str, float]) -> None:
+    """Checks IoUs that must not fall.
+
+    Args:
+      thresholds: by key of the config, in the order in which they are to rise.
+
+    Raises:
+      ValueError: if one is outside of [0, 1] or below the one before; it names the keys.
+    """
+    values = list(thresholds.values())
+    if values != sorted(values) or not all(0 <= value <= 1 for value in values):
+        listed = ", ".join(f"{key} is {value}" for key, value in thresholds.items())
+        raise ValueError(f"{listed}; they must be IoUs from 0 to 1, none below the one before")
+
+
+def _check_sampler(key: str, sampler: ROISampler | RPNSampler, negative_iou: float) -> None:
     check_choice(f"{key}.type", sampler.type, SAMPLERS)
     with _naming(key):
         validate_iou_balanced(
-            sampler.num_bins, sampler.floor_threshold, sampler.floor_fraction, sampler.bin_range
+            sampler.num_bins,
+            sampler.floor_threshold,
+            sampler.floor_fraction,
+            sampler.bin_range,
+            negative_iou if sampler.bin_range == "candidates" else None,
+        )
+    if sampler.floor_fraction and sampler.floor_threshold < 0:
+        raise ValueError(
+            f"{key}.floor_fraction is {sampler.floor_fraction} without a floor to draw from; set "
+            f"{key}.floor_threshold to 0 or above, too"
         )
 
 

@@ -65,6 +65,13 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
         """Raises a ValueError that names the key if a choice is unknown."""
         components.check_task(self)
         super().validate()
+        cascade = self.model.roi_sampler.cascade_iou_thresholds
+        if cascade and not self.model.detection_head.class_agnostic_bbox_pred:
+            raise ValueError(
+                "task.model.roi_sampler.cascade_iou_thresholds needs "
+                "task.model.detection_head.class_agnostic_bbox_pred=true: a stage passes one box "
+                "of each RoI on to the next"
+            )
         self.check_samplers()
         components.check_choice(
             "task.losses.box_loss_normalizer", self.losses.box_loss_normalizer, BOX_NORMALIZERS

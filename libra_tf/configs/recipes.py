@@ -78,7 +78,8 @@ def use_small_scale(config: cfg.ExperimentConfig, input_size: int, max_level: in
     model.anchor.anchor_size = 4.0
     model.backbone.resnet.model_id = 18
     model.backbone.resnet.depth_multiplier = 0.5
-    model.decoder.libra_fpn.num_filters = 64
+    # Of both, so that `decoder.type` switches the balanced pyramid and nothing else.
+    model.decoder.libra_fpn.num_filters = model.decoder.fpn.num_filters = 64
     # Statistics that follow 0.997 of the past are not ready within a few hundred steps.
     model.norm_activation.norm_momentum = 0.9
     model.norm_activation.norm_epsilon = 1e-3

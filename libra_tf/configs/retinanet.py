@@ -33,7 +33,8 @@ class Losses(retinanet.Losses):
     over the coordinates, so its weight of 1 is 4 here.
 
     Attributes:
-      box_loss: `balanced_l1`, or `huber` for Model Garden's own.
+      box_loss: `balanced_l1`, or `huber` for Model Garden's own; that needs another
+        `box_loss_weight`: Model Garden's is 50, for a knee (`huber_loss_delta`) at 0.1.
       balanced_l1: its constants.
     """
 
@@ -60,6 +61,13 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
         """Raises a ValueError that names the key if a choice is unknown."""
         components.check_task(self)
         super().validate()
+        key, parser = "task.train_data.parser", self.train_data.parser
+        components.check_thresholds(
+            {
+                f"{key}.unmatched_threshold": parser.unmatched_threshold,
+                f"{key}.match_threshold": parser.match_threshold,
+            }
+        )
 
 
 @exp_factory.register_config_factory("libra_retinanet_resnetfpn_coco")
@@ -90,8 +98,10 @@ def libra_retinanet_resnetfpn_coco() -> cfg.ExperimentConfig:
         train_data=task.train_data,
         validation_data=task.validation_data,
     )
-    config.task.train_data.parser.aug_scale_min = 1.0
-    config.task.train_data.parser.aug_scale_max = 1.0
+    parser = config.task.train_data.parser
+    parser.aug_scale_min = parser.aug_scale_max = 1.0
+    # MMDetection's; anchors from here to `match_threshold` are ignored.
+    parser.unmatched_threshold = 0.4
     config.task.validation_data.drop_remainder = False
     recipes.use_published_schedule(config, learning_rate=0.01)
     return config

@@ -74,7 +74,13 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         seed=None,
         **kwargs,
     ):
-        sampling.validate_iou_balanced(num_bins, floor_threshold, floor_fraction, bin_range)
+        sampling.validate_iou_balanced(
+            num_bins,
+            floor_threshold,
+            floor_fraction,
+            bin_range,
+            background_iou_high_threshold if bin_range == "candidates" else None,
+        )
         if num_sampled_rois < 1:
             raise ValueError(f"`num_sampled_rois` must be positive, got {num_sampled_rois}.")
         if not 0 <= foreground_fraction <= 1:
@@ -101,6 +107,11 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
             "seed": seed,
         }
         self.step = lambda: 0
+
+    def get_config(self):
+        """Returns the arguments from which the layer can be made again."""
+        # Model Garden's leaves out those of the Keras layer.
+        return {**keras.layers.Layer.get_config(self), **self._config_dict}
 
     def call(self, boxes, gt_boxes, gt_classes, gt_outer_boxes=None):
         """Samples RoIs and assigns their targets.

@@ -34,12 +34,15 @@ class BalancedFeaturePyramidMixin:
       query_block: Positive int or None, how many positions the non-local block handles at a time.
       kernel_initializer: Initializer of the refinement's kernels. None: the published ones,
         Xavier-uniform for "conv" and a normal distribution of standard deviation 0.01 for
-        "non_local" (whose last kernel always starts at zero).
+        "non_local".
+      out_kernel_initializer: Initializer of the last kernel of the non-local block. With the zeros
+        the refinement starts as the identity.
       kernel_regularizer: Regularizer of the refinement's kernels, or None.
       **kwargs: Arguments of the Keras layer, such as `name` and `dtype`.
 
     Raises:
-      ValueError: If `refine_type` is unknown, or an argument of the non-local block is invalid.
+      ValueError: If `refine_level` is not a level, `refine_type` is unknown, or an argument of the
+        non-local block is invalid.
     """
 
     _keras: typing.Any
@@ -55,9 +58,15 @@ class BalancedFeaturePyramidMixin:
         sub_sample=False,
         query_block=None,
         kernel_initializer=None,
+        out_kernel_initializer="zeros",
         kernel_regularizer=None,
         **kwargs,
     ):
+        if not str(refine_level).isdigit():
+            raise ValueError(
+                "`refine_level` of a balanced feature pyramid must be a level number such as 4 or "
+                f"'4', got {refine_level!r}."
+            )
         if refine_type not in REFINE_TYPES:
             raise ValueError(
                 f"`refine_type` of a balanced feature pyramid must be one of {REFINE_TYPES}, got "
@@ -67,6 +76,7 @@ class BalancedFeaturePyramidMixin:
         self.refine_level = refine_level
         self.refine_type = refine_type
         self.kernel_initializer = self._keras.initializers.get(kernel_initializer)
+        self.out_kernel_initializer = self._keras.initializers.get(out_kernel_initializer)
         self.kernel_regularizer = self._keras.regularizers.get(kernel_regularizer)
         self.mode = mode
         self.reduction = reduction
@@ -82,6 +92,7 @@ class BalancedFeaturePyramidMixin:
                 sub_sample=sub_sample,
                 query_block=query_block,
                 kernel_initializer=self.kernel_initializer,
+                out_kernel_initializer=self.out_kernel_initializer,
                 kernel_regularizer=self.kernel_regularizer,
                 name="refine",
                 dtype=self.dtype_policy,
@@ -181,6 +192,9 @@ class BalancedFeaturePyramidMixin:
             "sub_sample": self.sub_sample,
             "query_block": self.query_block,
             "kernel_initializer": self._keras.initializers.serialize(self.kernel_initializer),
+            "out_kernel_initializer": self._keras.initializers.serialize(
+                self.out_kernel_initializer
+            ),
             "kernel_regularizer": self._keras.regularizers.serialize(self.kernel_regularizer),
         }
 

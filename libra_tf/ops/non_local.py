@@ -6,8 +6,8 @@ Wang et al., Non-local Neural Networks, CVPR 2018, section 3.2. Each function co
 
 over the N query positions i and the M key positions j of a map, for one pairwise function f, and
 never holds more of the N x M affinities than one block of queries. Gradients are written out: they
-hold two matrices of a block's size, where automatic differentiation holds four. They cannot be
-differentiated again.
+hold two matrices of a block's size, where automatic differentiation holds four. Where there is one
+block they cannot be differentiated again.
 """
 
 import collections.abc
@@ -36,7 +36,8 @@ def non_local_gaussian(theta, phi, g, scale=1.0, query_block=None):
       scale: Float that multiplies the dot products.
       query_block: Positive int, how many queries are handled at a time. With fewer than N, the
         affinities of a block are computed again for the gradient rather than kept. None: all, where
-        the affinities of an image take at most 64 MiB, else as many as take 8 MiB.
+        N and M are known when the graph is built and the affinities of an image take at most 64
+        MiB, else as many as take 8 MiB.
 
     Returns:
       Tensor [B, N, D] of the dtype of `g`.

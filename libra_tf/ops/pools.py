@@ -134,8 +134,9 @@ def _noise(elements, num_draws, seed, row_keys=None):
     """Random numbers for `num_draws` independent orders of the elements, each int64 [B, N]."""
     if seed is None:
         seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
-    elif not tf.is_tensor(seed) or seed.shape.rank == 0:
-        seed = tf.stack([tf.cast(seed, tf.int32), 0])
+    else:
+        seed = tf.cast(seed, tf.int32)
+        seed = tf.stack([seed, 0]) if seed.shape.rank == 0 else seed
     num_rows, num_columns = tf.unstack(tf.shape(elements))
     shape = [num_draws, num_rows if row_keys is None else 1, num_columns]
     # One algorithm everywhere: what TensorFlow chooses by itself depends on the device.

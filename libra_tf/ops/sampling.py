@@ -62,8 +62,9 @@ def sample_iou_balanced(
       bin_range: "candidates" (the paper): the bins end at `iou_limit`. "all" (MMDetection): they
         end at the maximum of `max_ious` over the whole row, candidate or not. With ground truth
         among the boxes that is 1, so that negatives fill only the lower bins.
-      iou_limit: Float, the upper end of the bins, such as the IoU below which a box is negative.
-        None: the largest IoU of a candidate in the row. The last bin holds what lies above, too.
+      iou_limit: Float, the upper end of the bins, such as the IoU below which a box is negative;
+        above their lower end, which is `floor_threshold` or 0. None: the largest IoU of a
+        candidate in the row. The last bin holds what lies above, too.
       seed: As in `sample_random`.
 
     Returns:
@@ -98,7 +99,7 @@ def sample_instance_balanced(instance_ids, candidates, num_samples, max_instance
 
     Args:
       instance_ids: Int tensor [B, N], the instance of each box, in [0, max_instances) for
-        candidates.
+        candidates; what is outside counts as the nearest instance.
       candidates: Bool tensor [B, N], what may be sampled.
       num_samples: Int or int tensor [B], how many to sample.
       max_instances: Positive int or scalar int tensor, the number of instances a row can have.
@@ -146,6 +147,11 @@ def validate_iou_balanced(num_bins, floor_threshold, floor_fraction, bin_range, 
         raise ValueError(
             "`iou_limit` ends the bins where `bin_range` is 'candidates'; leave it out for "
             f"{bin_range!r}."
+        )
+    bottom = max(floor_threshold, 0.0)
+    if iou_limit is not None and iou_limit <= bottom:
+        raise ValueError(
+            f"`iou_limit` must be above {bottom}, where the bins begin, got {iou_limit}."
         )
 
 
@@ -235,8 +241,10 @@ def instance_pool(instance_ids, candidates, num_samples, max_instances):
         # tf.round rounds halves to even, as Python does.
         return tf.cast(tf.round(num_samples / num_instances), tf.int32)[:, None] + 1
 
+    # A group that there is not would break the quotas.
+    instance_ids = tf.clip_by_value(tf.cast(instance_ids, tf.int32), 0, max_instances - 1)
     return pools.Pool(
-        groups=tf.where(candidates, tf.cast(instance_ids, tf.int32), max_instances),
+        groups=tf.where(candidates, instance_ids, max_instances),
         num_groups=max_instances,
         share=share,
         num_grouped=num_samples,

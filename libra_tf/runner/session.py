@@ -107,12 +107,33 @@ def run(
 def _check_init_checkpoint(params: cfg.ExperimentConfig, mode: str, folder: str) -> None:
     path = params.task.init_checkpoint
     # A run that goes on from its own checkpoint does not read this one.
-    if not path or "train" not in mode or tf.train.latest_checkpoint(folder):
+    if "train" not in mode or tf.train.latest_checkpoint(folder):
+        return
+    if not path:
+        _check_trains_from_scratch(params.task)
         return
     try:
         checkpoint_files.check(path)
     except CheckpointError as error:
         raise UsageError(f"task.init_checkpoint: {error}") from error
+
+
+def _check_trains_from_scratch(task: cfg.TaskConfig) -> None:
+    """Refuses to keep what is random: a frozen part is for pretrained weights."""
+    backbone = task.model.backbone
+    frozen = {}
+    if task.frozen_stages is not None:
+        frozen["task.frozen_stages"] = "null"
+    if not getattr(backbone.get(), "bn_trainable", True):
+        frozen[f"task.model.backbone.{backbone.type}.bn_trainable"] = "true"
+    if task.freeze_backbone:
+        frozen["task.freeze_backbone"] = "false"
+    if frozen:
+        raise UsageError(
+            f"task.init_checkpoint is not set, and {', '.join(frozen)} would keep random weights "
+            "as they are. Name a checkpoint with a pretrained backbone, or train all from scratch "
+            f"with --params_override={','.join(f'{key}={value}' for key, value in frozen.items())}"
+        )
 
 
 def _prepare_dataset(

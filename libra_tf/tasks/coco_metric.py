@@ -30,10 +30,11 @@ class Detections:
 
 
 class COCOEvaluator(coco_evaluator.COCOEvaluator):
-    """COCO metrics of boxes, and the precision of every category.
+    """COCO metrics of boxes and masks, and the precision of every category.
 
     The keys are Model Garden's: `Precision mAP ByCategory/NAME`, with `@50IoU`, `@75IoU`,
-    ` (small)`, ` (medium)` or ` (large)` before the slash. A category without objects has -1.
+    ` (small)`, ` (medium)` or ` (large)` before the slash, and `mask ` before all of it where it is
+    that of masks. A category without objects has -1.
 
     Attributes:
       detections: image id -> `Detections` of the newest evaluation.

@@ -151,13 +151,21 @@ def test_config_round_trip():
         sub_sample=True,
         query_block=9,
         kernel_initializer="he_normal",
+        out_kernel_initializer="ones",
         kernel_regularizer=keras.regularizers.L2(0.1),
         name="balance",
     )
+    assert layer.refine.get_config()["out_kernel_initializer"]["class_name"] == "Ones"
     restored = keras.layers.deserialize(keras.layers.serialize(layer))
     assert isinstance(restored, BalancedFeaturePyramid)
     assert restored.get_config() == layer.get_config()
     assert restored.refine.get_config() == layer.refine.get_config()
+
+
+@pytest.mark.parametrize("level", ["p4", 1.9, -1, None])
+def test_levels_that_are_none(level):
+    with pytest.raises(ValueError, match=r"`refine_level` of .* must be a level number"):
+        BalancedFeaturePyramid(level)
 
 
 def test_published_initial_kernels():

@@ -241,6 +241,8 @@ def test_compiles():
         ({"floor_fraction": 1.5}, "floor_fraction"),
         ({"bin_range": "negatives"}, "bin_range"),
         ({"bin_range": "all", "iou_limit": 0.5}, "iou_limit"),
+        ({"iou_limit": 0.0}, r"`iou_limit` must be above 0\.0"),
+        ({"floor_threshold": 0.5, "iou_limit": 0.5}, r"`iou_limit` must be above 0\.5"),
     ],
 )
 def test_bad_arguments(kwargs, match):
@@ -253,6 +255,23 @@ def test_ious_of_other_types(dtype):
     ious = tf.cast([[0.0, 0.125, 0.25, 0.4375]], dtype)
     mask = ops.sample_iou_balanced(ious, ious < 0.25, 2)
     np.testing.assert_array_equal(mask, [[True, True, False, False]])
+
+
+def test_instances_that_there_are_not_keep_the_quotas():
+    ids = tf.constant([[0, 1, 9, 9, -3, 0]])
+    mask = ops.sample_instance_balanced(ids, tf.ones([1, 6], tf.bool), 5, 2, seed=0)
+    assert tf.math.count_nonzero(mask) == 5
+
+
+def test_seeds_of_any_kind():
+    candidates = tf.ones([2, 50], tf.bool)
+    pairs = [[3, 4], (3, 4), np.array([3, 4]), tf.constant([3, 4]), tf.constant([3, 4], tf.int64)]
+    first, *others = (ops.sample_random(candidates, 9, seed) for seed in pairs)
+    for mask in others:
+        np.testing.assert_array_equal(mask, first)
+    np.testing.assert_array_equal(
+        ops.sample_random(candidates, 9, 3), ops.sample_random(candidates, 9, [3, 0])
+    )
 
 
 def test_bad_candidates():

@@ -1,5 +1,4 @@
 import pytest
-import tensorflow as tf
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
@@ -9,10 +8,28 @@ from libra_tf.runner.errors import UsageError
 
 @pytest.mark.parametrize("name", ["train_data", "validation_data"])
 @pytest.mark.parametrize("batch_size", [0, 3])
-def test_a_batch_that_does_not_divide_over_the_replicas(name, batch_size):
+def test_a_batch_that_does_not_divide_over_the_replicas(name, batch_size, two_devices):
     params = exp_factory.get_exp_config("libra_retinanet_demo")
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    session._check_batch_sizes(params, strategy)
+    session._check_batch_sizes(params, two_devices)
     getattr(params.task, name).global_batch_size = batch_size
     with pytest.raises(UsageError, match=rf"task\.{name}\.global_batch_size is {batch_size}.*of 2"):
-        session._check_batch_sizes(params, strategy)
+        session._check_batch_sizes(params, two_devices)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        ({}, "task.frozen_stages=null,task.model.backbone.resnet.bn_trainable=true"),
+        ({"frozen_stages": None}, "=task.model.backbone.resnet.bn_trainable=true"),
+        ({"model": {"backbone": {"resnet": {"bn_trainable": True}}}}, "=task.frozen_stages=null"),
+    ],
+)
+def test_what_is_random_is_not_frozen(overrides, keys, tmp_path):
+    params = exp_factory.get_exp_config("libra_retinanet_resnetfpn_coco")
+    params.task.override({"init_checkpoint": None, **overrides})
+    with pytest.raises(UsageError, match=rf"init_checkpoint is not set.*{keys}"):
+        session._check_init_checkpoint(params, "train", str(tmp_path))
+    session._check_init_checkpoint(params, "eval", str(tmp_path))
+    keys = {"frozen_stages": None, "model": {"backbone": {"resnet": {"bn_trainable": True}}}}
+    params.task.override(keys)
+    session._check_init_checkpoint(params, "train", str(tmp_path))

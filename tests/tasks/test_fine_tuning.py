@@ -333,8 +333,8 @@ def test_a_checkpoint_of_model_gardens_trainer(tiny_shapes, tmp_path):
     assert_loaded(model, before, trained, report)
 
 
-def test_on_two_replicas(libra, tmp_path):
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+def test_on_two_replicas(libra, two_devices, tmp_path):
+    with two_devices.scope():
         model = make_model("retinanet", seed=1)
         fine_tune(model, libra["retinanet"], tmp_path)
     weight = model.head.weights[0]

@@ -146,6 +146,40 @@ def test_a_training_step(make):
             {"train_data": {"parser": {"rpn_fg_fraction": 1.5}}},
             r"task\.train_data\.parser\.rpn_fg_fraction is 1\.5",
         ),
+        (
+            {"train_data": {"parser": {"rpn_match_threshold": 0.2}}},
+            r"rpn_unmatched_threshold is 0\.3, .*rpn_match_threshold is 0\.2; they must be IoUs",
+        ),
+        ({"model": {"rpn_sampler": {"floor_threshold": 0.4}}}, r"rpn_sampler: `iou_limit` must be"),
+        ({"model": {"roi_sampler": {"foreground_fraction": 1.5}}}, r"foreground_fraction is 1\.5"),
+        (
+            {"model": {"roi_sampler": {"foreground_iou_threshold": 0.4}}},
+            r"roi_sampler\.foreground_iou_threshold is 0\.4; they must be IoUs",
+        ),
+        (
+            {"model": {"roi_sampler": {"floor_fraction": 0.5}}},
+            r"floor_fraction is 0\.5 without a floor.*set task\.model\.roi_sampler\.floor_thresh",
+        ),
+        (
+            {
+                "model": {
+                    "detection_head": {"class_agnostic_bbox_pred": True},
+                    "roi_sampler": {"cascade_iou_thresholds": [0.6, 0.7, 0.8]},
+                }
+            },
+            r"cascade_iou_thresholds is .* at most 2 IoUs",
+        ),
+        (
+            {"model": {"roi_sampler": {"cascade_iou_thresholds": [0.6]}}},
+            r"needs task\.model\.detection_head\.class_agnostic_bbox_pred=true",
+        ),
+        ({"model": {"num_classes": 1}}, r"task\.model\.num_classes is 1; it must be at least 2"),
+        ({"model": {"min_level": 5}}, r"min_level and max_level are 5 and 4"),
+        ({"frozen_stages": 9}, r"task\.frozen_stages is 9; it must be from 0"),
+        (
+            {"frozen_stages": 1, "model": {"backbone": {"type": "mobilenet"}}},
+            r"task\.frozen_stages is 1 and the backbone mobilenet",
+        ),
     ],
 )
 def test_bad_values(make, override, message):
