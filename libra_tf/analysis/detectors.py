@@ -269,17 +269,17 @@ class TwoStage(Detector):
         sampler, rpn = self.config.model.roi_sampler, self.config.model.rpn_sampler
         parser, losses = self.config.train_data.parser, self.config.losses
         self.quotas = {
-            "proposals": _quota(
-                sampler,
+            "proposals": Quota(
                 sampler.num_sampled_rois,
                 sampler.foreground_fraction,
                 sampler.background_iou_high_threshold,
+                sampler,
             ),
-            "rpn_anchors": _quota(
-                rpn,
+            "rpn_anchors": Quota(
                 parser.rpn_batch_size_per_im,
                 parser.rpn_fg_fraction,
                 parser.rpn_unmatched_threshold,
+                rpn,
             ),
         }
         weights = {
@@ -474,17 +474,6 @@ def load(run: TrainedRun) -> Detector:
         )
     assert isinstance(config, maskrcnn.LibraMaskRCNNTask)
     return TwoStage(run)
-
-
-def _quota(sampler, num_samples, positive_fraction, negative_iou):
-    return Quota(
-        num_samples,
-        positive_fraction,
-        negative_iou,
-        sampler.num_bins,
-        sampler.floor_threshold,
-        sampler.floor_fraction,
-    )
 
 
 def _suffix(stage):

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from libra_tf import ops
+from libra_tf.configs import components
 from libra_tf.ops import sampling
 
 # The paper calls negatives above it hard.
@@ -56,32 +57,22 @@ class Quota:
       num_samples: positives and negatives together.
       positive_fraction: the largest share of positives, from 0 to 1.
       negative_iou: the IoU below which a candidate is negative; the paper's bins end there.
-      num_bins: bins of IoU-balanced sampling.
-      floor_threshold: see `libra_tf.ops.sample_iou_balanced`.
-      floor_fraction: likewise.
+      balancing: how they are binned; its `bin_range` does not matter.
     """
 
     num_samples: int
     positive_fraction: float
     negative_iou: float
-    num_bins: int = 3
-    floor_threshold: float = -1.0
-    floor_fraction: float = 0.0
+    balancing: components.IoUBalancing = dataclasses.field(default_factory=components.IoUBalancing)
 
     def num_positives(self, candidates: Candidates) -> int:
         """Returns how many positives of an image are sampled."""
         limit = int(self.num_samples * self.positive_fraction)
         return min(int((candidates.kinds == POSITIVE).sum()), limit)
 
-    def iou_arguments(self, bin_range: str) -> dict[str, Any]:
+    def binning(self, bin_range: str) -> dict[str, Any]:
         """Returns the arguments of `libra_tf.ops.sample_iou_balanced` that follow the number."""
-        return {
-            "num_bins": self.num_bins,
-            "floor_threshold": self.floor_threshold,
-            "floor_fraction": self.floor_fraction,
-            "bin_range": bin_range,
-            "iou_limit": self.negative_iou if bin_range == "candidates" else None,
-        }
+        return self.balancing.replace(bin_range=bin_range).binning(self.negative_iou)
 
 
 def pick(candidates: Candidates, quota: Quota, seed: int) -> dict[str, np.ndarray]:
@@ -103,7 +94,7 @@ def pick(candidates: Candidates, quota: Quota, seed: int) -> dict[str, np.ndarra
     hardest = np.zeros_like(negatives)
     hardest[np.argsort(-hardness, kind="stable")[:number]] = True
     paper, mmdet = (
-        ops.sample_iou_balanced(ious, row, number, **quota.iou_arguments(bin_range), seed=seed)
+        ops.sample_iou_balanced(ious, row, number, **quota.binning(bin_range), seed=seed)
         for bin_range in ("candidates", "all")
     )
     return {
@@ -188,7 +179,7 @@ class SampleTally:
         return {
             "num_images": self._num_images,
             "num_samples": self._quota.num_samples,
-            "num_bins": self._quota.num_bins,
+            "num_bins": self._quota.balancing.num_bins,
             "bin_edges": np.linspace(0, 1, NUM_BINS + 1).round(2).tolist(),
             "picks": by_pick,
             "by_level": {
@@ -240,10 +231,10 @@ def fill_of_bins(candidates: Candidates, quota: Quota, bin_range: str) -> dict[s
         tf.constant(candidates.max_ious[None], tf.float32),
         tf.constant((candidates.kinds == NEGATIVE)[None]),
         number,
-        **quota.iou_arguments(bin_range),
+        **quota.binning(bin_range),
     )
     groups = pool.groups.numpy()[0]
-    held = np.bincount(groups, minlength=quota.num_bins + 1)[: quota.num_bins]
+    held = np.bincount(groups, minlength=quota.balancing.num_bins + 1)[: quota.balancing.num_bins]
     return {"wanted": int(pool.share(held[None]).numpy()[0, 0]), "held": held.tolist()}
 
 

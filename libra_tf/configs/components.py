@@ -9,6 +9,7 @@ in size: Model Garden gives its own a `losses.box_loss_weight` of 50, the balanc
 import contextlib
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from official.modeling import hyperparams
 from official.vision.configs import decoders, maskrcnn
@@ -83,6 +84,20 @@ class IoUBalancing(hyperparams.Config):
     floor_fraction: float = 0.0
     bin_range: str = "candidates"
     instance_balanced: bool = True
+
+    def binning(self, negative_iou: float) -> dict[str, Any]:
+        """Returns the arguments of `libra_tf.ops.sample_iou_balanced` that the config decides.
+
+        Args:
+          negative_iou: the IoU below which a box is negative.
+        """
+        return {
+            "num_bins": self.num_bins,
+            "floor_threshold": self.floor_threshold,
+            "floor_fraction": self.floor_fraction,
+            "bin_range": self.bin_range,
+            "iou_limit": negative_iou if self.bin_range == "candidates" else None,
+        }
 
 
 @dataclasses.dataclass
@@ -301,13 +316,7 @@ def check_thresholds(thresholds: Mapping[str, float]) -> None:
 def _check_sampler(key: str, sampler: ROISampler | RPNSampler, negative_iou: float) -> None:
     check_choice(f"{key}.type", sampler.type, SAMPLERS)
     with _naming(key):
-        validate_iou_balanced(
-            sampler.num_bins,
-            sampler.floor_threshold,
-            sampler.floor_fraction,
-            sampler.bin_range,
-            negative_iou if sampler.bin_range == "candidates" else None,
-        )
+        validate_iou_balanced(**sampler.binning(negative_iou))
     if sampler.floor_fraction and sampler.floor_threshold < 0:
         raise ValueError(
             f"{key}.floor_fraction is {sampler.floor_fraction} without a floor to draw from; set "

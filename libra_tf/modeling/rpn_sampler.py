@@ -120,12 +120,8 @@ def _sample_balanced(score_targets, gt_boxes, anchors, config, parser, seed):
         tf.reduce_max(ious, axis=1)[tf.newaxis],
         tf.equal(score_targets, 0)[tf.newaxis],
         _num_negatives(tf.size(positives), config, parser),
-        config.num_bins,
-        config.floor_threshold,
-        config.floor_fraction,
-        config.bin_range,
-        parser.rpn_unmatched_threshold if config.bin_range == "candidates" else None,
-        seed,
+        **config.binning(parser.rpn_unmatched_threshold),
+        seed=seed,
     )
     sampled = tf.where(negatives[0], score_targets, -1)
     return tf.tensor_scatter_nd_update(sampled, positives, tf.ones_like(positives[:, 0], tf.int32))

@@ -141,15 +141,11 @@ def of_samples(
     negatives = (is_box & (max_ious < negative_iou))[tf.newaxis]
     num_positives = tf.reduce_sum(tf.cast(positives, tf.int32))
     number = num_samples - tf.minimum(num_positives, int(num_samples * positive_fraction))
-    binning = (sampler.num_bins, sampler.floor_threshold, sampler.floor_fraction)
     seed, row = tf.stack([0, step]), max_ious[tf.newaxis]
-    picks = {
-        "random": ops.sample_random(negatives, number, seed),
-        "iou_balanced": ops.sample_iou_balanced(
-            row, negatives, number, *binning, "candidates", negative_iou, seed
-        ),
-        "mmdet_bins": ops.sample_iou_balanced(row, negatives, number, *binning, "all", None, seed),
-    }
+    picks = {"random": ops.sample_random(negatives, number, seed)}
+    for name, bin_range in (("iou_balanced", "candidates"), ("mmdet_bins", "all")):
+        binning = sampler.replace(bin_range=bin_range).binning(negative_iou)
+        picks[name] = ops.sample_iou_balanced(row, negatives, number, **binning, seed=seed)
     of_object = tf.math.unsorted_segment_sum(
         tf.cast(positives, tf.float32), tf.argmax(ious, axis=-1), tf.shape(ious)[1]
     )

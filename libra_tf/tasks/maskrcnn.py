@@ -16,8 +16,8 @@ from official.vision.tasks import maskrcnn
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
 from libra_tf.dataloaders import mmdetection_input
-from libra_tf.modeling import box_losses, fine_tuning, freezing, roi_sampler, rpn_sampler
-from libra_tf.tasks import coco_metric, histograms, mmdetection
+from libra_tf.modeling import box_losses, roi_sampler, rpn_sampler
+from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
 
 
 class _KeepsShapeParser(mmdetection_input.KeepsShapeMixin, maskrcnn_input.Parser):
@@ -25,30 +25,16 @@ class _KeepsShapeParser(mmdetection_input.KeepsShapeMixin, maskrcnn_input.Parser
 
 
 @task_factory.register_task_cls(exp_cfg.LibraMaskRCNNTask)
-class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
-    """Trains a two-stage detector with balanced sampling, pyramid and box loss.
-
-    Attributes:
-      training_histograms: what the training counts, None where `analysis` is not enabled.
-    """
-
-    training_histograms: histograms.TrainingHistograms | None = None
+class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
+    """Trains a two-stage detector with balanced sampling, pyramid and box loss."""
 
     def build_model(self) -> keras.Model:
         """Builds Model Garden's detector and puts the balanced sampler into it."""
-        self.task_config.validate()
-        with mmdetection.parts_for(self.task_config.model):
-            model = super().build_model()
+        model = super().build_model()
         sampler_config = self.task_config.model.roi_sampler
         if sampler_config.type == "iou_balanced":
             roi_sampler.use_iou_balanced_sampler(model, sampler_config)
-        if self.task_config.frozen_stages is not None:
-            freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
         return model
-
-    def initialize(self, model: keras.Model) -> None:
-        """Loads what fits of `init_checkpoint`; see `libra_tf.modeling.fine_tuning`."""
-        self.initialization_report = fine_tuning.initialize(model, self.task_config)
 
     def build_inputs(
         self,
@@ -83,17 +69,13 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
     def train_step(self, inputs, model, optimizer, metrics=None):
         """Takes one step; the sampling depends on the step, so that a resumed run goes on alike."""
         roi_sampler.set_step(model, optimizer.iterations)
-        if self.training_histograms is None:
-            return super().train_step(inputs, model, optimizer, metrics)
-        with self.training_histograms.during(optimizer.iterations, model):
-            return super().train_step(inputs, model, optimizer, metrics)
+        return super().train_step(inputs, model, optimizer, metrics)
 
     def build_losses(
         self, outputs: Mapping[str, Any], labels: Mapping[str, Any], aux_losses: Any | None = None
     ) -> dict[str, tf.Tensor]:
         """Returns Model Garden's losses by name, and counts what is analysed."""
-        if self.training_histograms is not None:
-            self.training_histograms.offer(lambda step: self._count(outputs, labels, step))
+        self._offer_histograms(outputs, labels)
         return super().build_losses(outputs, labels, aux_losses)
 
     def _count(self, outputs, labels, step):
@@ -123,14 +105,6 @@ class LibraMaskRCNNTask(maskrcnn.MaskRCNNTask):
                 losses.frcnn_huber_loss_delta if losses.box_loss == "huber" else None,
             ),
         }
-
-    def build_metrics(self, training: bool = True) -> list[keras.metrics.Metric]:
-        """Builds the metrics, and what a training is to count."""
-        if training and self.task_config.analysis.enabled:
-            self.training_histograms = histograms.TrainingHistograms(
-                self.task_config.analysis.interval
-            )
-        return super().build_metrics(training)
 
     def _build_frcnn_losses(
         self, outputs: Mapping[str, Any], labels: Mapping[str, Any]

@@ -11,12 +11,11 @@ from official.vision.losses import loss_utils
 from official.vision.ops import anchor, preprocess_ops
 from official.vision.tasks import retinanet
 
-from libra_tf.compat import keras
 from libra_tf.configs import components
 from libra_tf.configs import retinanet as exp_cfg
 from libra_tf.dataloaders import mmdetection_input
-from libra_tf.modeling import box_losses, fine_tuning, freezing
-from libra_tf.tasks import coco_metric, histograms, mmdetection
+from libra_tf.modeling import box_losses
+from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
 
 # RetinaNet does not sample; its histograms show what a sampler like the RPN's would take.
 ANCHORS_TO_SAMPLE = 256
@@ -64,27 +63,8 @@ class _KeepsShapeParser(mmdetection_input.KeepsShapeMixin, _Parser):
 
 
 @task_factory.register_task_cls(exp_cfg.LibraRetinaNetTask)
-class LibraRetinaNetTask(retinanet.RetinaNetTask):
-    """Trains RetinaNet with the balanced feature pyramid and the balanced L1 loss.
-
-    Attributes:
-      training_histograms: what the training counts, None where `analysis` is not enabled.
-    """
-
-    training_histograms: histograms.TrainingHistograms | None = None
-
-    def build_model(self) -> keras.Model:
-        """Checks the config and builds the detector."""
-        self.task_config.validate()
-        with mmdetection.parts_for(self.task_config.model):
-            model = super().build_model()
-        if self.task_config.frozen_stages is not None:
-            freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
-        return model
-
-    def initialize(self, model: keras.Model) -> None:
-        """Loads what fits of `init_checkpoint`; see `libra_tf.modeling.fine_tuning`."""
-        self.initialization_report = fine_tuning.initialize(model, self.task_config)
+class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
+    """Trains RetinaNet with the balanced feature pyramid and the balanced L1 loss."""
 
     def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
         """Builds the data set of a split; see Model Garden's `RetinaNetTask`."""
@@ -100,13 +80,6 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
             return _ParserWithBoxes if self.task_config.analysis.enabled else _Parser
         return _KeepsShapeParser if self.task_config.model.compatibility else _Parser
 
-    def train_step(self, inputs, model, optimizer, metrics=None):
-        """Takes one step, and counts what is analysed."""
-        if self.training_histograms is None:
-            return super().train_step(inputs, model, optimizer, metrics)
-        with self.training_histograms.during(optimizer.iterations, model):
-            return super().train_step(inputs, model, optimizer, metrics)
-
     def build_losses(
         self,
         outputs: Mapping[str, Any],
@@ -121,8 +94,7 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
         """
         if "cls_targets" not in labels:
             return (tf.constant(0.0),) * 4
-        if self.training_histograms is not None:
-            self.training_histograms.offer(lambda step: self._count(outputs, labels, step))
+        self._offer_histograms(outputs, labels)
         total_loss, cls_loss, box_loss, model_loss = self._build_replica_losses(
             outputs, labels, aux_losses
         )
@@ -194,10 +166,6 @@ class LibraRetinaNetTask(retinanet.RetinaNetTask):
 
     def build_metrics(self, training: bool = True):
         """Builds the metrics, per category ones included when the config asks for them."""
-        if training and self.task_config.analysis.enabled:
-            self.training_histograms = histograms.TrainingHistograms(
-                self.task_config.analysis.interval
-            )
         metrics = super().build_metrics(training)
         if not training and self.task_config.use_coco_metrics:
             self.coco_metric = coco_metric.build(
