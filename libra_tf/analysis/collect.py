@@ -127,20 +127,18 @@ def _settings(run):
     """The keys of the config that the verdicts are about."""
     task = run.params.task
     settings = {
+        "task.model.anchor.num_scales": task.model.anchor.num_scales,
         "task.model.decoder.type": task.model.decoder.type,
         "task.losses.box_loss": task.losses.box_loss,
         "task.losses.balanced_l1": task.losses.balanced_l1.as_dict(),
     }
     if "roi_sampler" in task.model:
-        sampler = task.model.roi_sampler
+        for sampler in ("roi_sampler", "rpn_sampler"):
+            for key in ("type", "bin_range", "instance_balanced", "num_bins"):
+                settings[f"task.model.{sampler}.{key}"] = task.model.get(sampler).get(key)
         settings.update(
             {
-                "task.model.roi_sampler.type": sampler.type,
-                "task.model.roi_sampler.bin_range": sampler.bin_range,
-                "task.model.roi_sampler.instance_balanced": sampler.instance_balanced,
-                "task.model.roi_sampler.num_bins": sampler.num_bins,
                 "task.model.roi_generator.num_proposals": task.model.roi_generator.num_proposals,
-                "task.model.rpn_sampler.type": task.model.rpn_sampler.type,
                 "task.losses.frcnn_box_weight": task.losses.frcnn_box_weight,
                 "task.losses.box_loss_normalizer": task.losses.box_loss_normalizer,
             }

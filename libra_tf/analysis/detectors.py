@@ -280,6 +280,7 @@ class TwoStage(Detector):
                 parser.rpn_fg_fraction,
                 parser.rpn_unmatched_threshold,
                 rpn,
+                rpn.max_negatives_per_positive,
             ),
         }
         weights = {

@@ -356,6 +356,7 @@ def _features(run):
 
 def _objective(run):
     numbers = run.analysis.numbers["objective"]
+    form = run.analysis.numbers["settings"]["task.losses.balanced_l1"]["form"]
     norms = numbers["gradient_norms"]
     parts = list(dict.fromkeys(part for loss in norms.values() for part in loss["all"]))
     yield charts.bars(
@@ -395,14 +396,16 @@ def _objective(run):
             (errors["beta"], "outliers"),
         )
         if "grid" in errors:
-            yield _slopes(errors["beta"], loss)
+            yield _slopes(errors["beta"], form, loss)
             yield _grid(errors["grid"], loss)
 
 
-def _slopes(beta, loss):
+def _slopes(beta, form, loss):
     x = np.linspace(0, 2 * beta, 41)
     series = {
-        f"alpha {alpha:g}, gamma {gamma:g}": objective.balanced_l1_slopes(x, alpha, gamma, beta)
+        f"alpha {alpha:g}, gamma {gamma:g}": objective.balanced_l1_slopes(
+            x, alpha, gamma, beta, form
+        )
         for alpha, gamma in _SLOPES
     }
     series["smooth L1"] = np.minimum(x / beta, 1)

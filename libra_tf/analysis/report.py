@@ -3,12 +3,11 @@
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 
 from libra_tf.analysis import collect, page, verdicts
 from libra_tf.data import DetectionDataset, prepare_coco_folder
-from libra_tf.runner import trained_run
+from libra_tf.runner import folders, trained_run
 from libra_tf.runner.errors import UsageError
 
 _METRICS = ("AP", "AP50", "AP75")
@@ -49,12 +48,13 @@ def write(
         trained_run.read(folder, checkpoint if index == 0 else None)
         for index, folder in enumerate(model_dirs)
     ]
-    _check_output_dir(output_dir)
+    folders.make_writable("--output_dir", output_dir)
     input_path, max_num_instances = runs[0].params.task.train_data.input_path, 0
-    if dataset is not None:
+    if dataset is None:
+        _check_classes(runs, None)
+    else:
         prepared = prepare_coco_folder(dataset, cache_dir, report=lambda m: report(f"data: {m}"))
-        for run in runs:
-            _check_classes(run, prepared)
+        _check_classes(runs, prepared)
         input_path = prepared.train.input_path
         max_num_instances = prepared.train.max_boxes_per_image
     on_page = []
@@ -72,25 +72,24 @@ def _names(model_dirs):
     return names if len(set(names)) == len(names) else paths
 
 
-def _check_output_dir(output_dir: str) -> None:
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise UsageError(
-            f"--output_dir={output_dir} cannot be written ({error.strerror}); name another folder"
-        ) from error
-
-
-def _check_classes(run: trained_run.TrainedRun, dataset: DetectionDataset) -> None:
-    num_classes = run.params.task.model.num_classes
-    if dataset.num_classes > num_classes:
-        raise UsageError(
-            f"--dataset={dataset.folder} has category ids up to {dataset.num_classes - 1}, and the "
-            f"detector in {run.model_dir} knows {num_classes - 1}; name the data that it was "
-            "trained on"
-        )
+def _check_classes(
+    runs: Sequence[trained_run.TrainedRun], dataset: DetectionDataset | None
+) -> None:
+    """Checks that a class is the same one in all detectors and in the images."""
+    if dataset is None:
+        wanted, owner = runs[0].read_class_names(), runs[0].model_dir
+    else:
+        wanted, owner = dataset.class_names, f"--dataset={dataset.folder}"
+    for run in runs:
+        names = run.read_class_names()
+        for category, name in wanted.items():
+            theirs = names.get(category)
+            # A class without a name is called by its number.
+            if theirs is None or (theirs != name and str(category) not in (theirs, name)):
+                raise UsageError(
+                    f"class {category} is {name!r} in {owner} and {theirs!r} in {run.model_dir}; "
+                    "name runs and images of the same classes"
+                )
 
 
 def _read_metrics(model_dir):

@@ -58,17 +58,27 @@ class Quota:
       positive_fraction: the largest share of positives, from 0 to 1.
       negative_iou: the IoU below which a candidate is negative; the paper's bins end there.
       balancing: how they are binned; its `bin_range` does not matter.
+      max_negatives_per_positive: see `libra_tf.configs.components.RPNSampler`.
     """
 
     num_samples: int
     positive_fraction: float
     negative_iou: float
     balancing: components.IoUBalancing = dataclasses.field(default_factory=components.IoUBalancing)
+    max_negatives_per_positive: int = 0
 
     def num_positives(self, candidates: Candidates) -> int:
         """Returns how many positives of an image are sampled."""
         limit = int(self.num_samples * self.positive_fraction)
         return min(int((candidates.kinds == POSITIVE).sum()), limit)
+
+    def num_negatives(self, candidates: Candidates) -> int:
+        """Returns how many negatives of an image are sampled, if it has so many."""
+        num_positives = self.num_positives(candidates)
+        number = self.num_samples - num_positives
+        if self.max_negatives_per_positive:
+            number = min(number, self.max_negatives_per_positive * max(num_positives, 1))
+        return number
 
     def binning(self, bin_range: str) -> dict[str, Any]:
         """Returns the arguments of `libra_tf.ops.sample_iou_balanced` that follow the number."""
@@ -88,7 +98,7 @@ def pick(candidates: Candidates, quota: Quota, seed: int) -> dict[str, np.ndarra
       MMDetection's bins, which reach up to the largest IoU of all candidates.
     """
     negatives = candidates.kinds == NEGATIVE
-    number = quota.num_samples - quota.num_positives(candidates)
+    number = quota.num_negatives(candidates)
     row, ious = tf.constant(negatives[None]), tf.constant(candidates.max_ious[None], tf.float32)
     hardness = np.where(negatives, candidates.losses, -np.inf)
     hardest = np.zeros_like(negatives)
@@ -226,7 +236,7 @@ def fill_of_bins(candidates: Candidates, quota: Quota, bin_range: str) -> dict[s
     Returns:
       `wanted`, how many each bin is to give, and `held`, a list of how many negatives it holds.
     """
-    number = quota.num_samples - quota.num_positives(candidates)
+    number = quota.num_negatives(candidates)
     pool = sampling.iou_pool(
         tf.constant(candidates.max_ious[None], tf.float32),
         tf.constant((candidates.kinds == NEGATIVE)[None]),

@@ -71,7 +71,7 @@ def current_sampling(kind: str, settings: dict[str, Any]) -> str | None:
         return None
     if settings[f"{key}.type"] == "random":
         return "random"
-    return "mmdet" if settings.get(f"{key}.bin_range") == "all" else "iou_balanced"
+    return "mmdet" if settings[f"{key}.bin_range"] == "all" else "iou_balanced"
 
 
 _SAMPLER_KEYS = {"proposals": "task.model.roi_sampler", "rpn_anchors": "task.model.rpn_sampler"}
@@ -191,7 +191,9 @@ def _positives(kind, measured, settings):
     if without > _LITTLE:
         text += f", and {_percent(without)} of the objects have none."
         suggestion = "Objects without a positive are never learnt: add anchors of their size."
-        return Verdict("samples", ACT, title, text, suggestion, ("task.model.anchor.num_scales=3",))
+        more = settings["task.model.anchor.num_scales"] + 1
+        lines = (f"task.model.anchor.num_scales={more}",)
+        return Verdict("samples", ACT, title, text, suggestion, lines)
     wanted = positives["wanted_per_image"]
     if positives["per_image"] <= wanted:
         text += f". {wanted:.0f} are wanted, so that nearly all are taken."
@@ -205,7 +207,7 @@ def _positives(kind, measured, settings):
     )
     key = _SAMPLER_KEYS.get(kind)
     is_off = key and (
-        settings[f"{key}.type"] == "random" or not settings.get(f"{key}.instance_balanced", True)
+        settings[f"{key}.type"] == "random" or not settings[f"{key}.instance_balanced"]
     )
     if is_off and before - after > _MUCH:
         lines = (f"{key}.type=iou_balanced", f"{key}.instance_balanced=true")
@@ -353,6 +355,9 @@ def _outliers(numbers):
     if not is_balanced and of_gradient > 2 * outliers and of_gradient > _MUCH:
         suggestion = "Balanced L1 raises the gradient of accurate boxes and bounds that of others."
         lines = ("task.losses.box_loss=balanced_l1",)
+        if "task.losses.box_loss_weight" in numbers["settings"]:
+            # RetinaNet's Huber loss, with its knee at 0.1, has 50.
+            lines += ("task.losses.box_loss_weight=4",)
         return Verdict("objective", ACT, title, text, suggestion, lines)
     if is_balanced and of_gradient > 0.5:
         alpha = numbers["settings"]["task.losses.balanced_l1"]["alpha"]

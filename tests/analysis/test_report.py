@@ -143,7 +143,8 @@ def write_numbers(**changes):
         "kind": "two_stage",
         "settings": {
             "task.losses.box_loss": "balanced_l1",
-            "task.losses.balanced_l1": {"alpha": 0.5},
+            "task.losses.balanced_l1": {"alpha": 0.5, "form": "paper"},
+            "task.model.anchor.num_scales": 1,
             "task.model.roi_sampler.type": "iou_balanced",
             "task.model.roi_sampler.bin_range": "candidates",
             "task.model.roi_sampler.instance_balanced": True,
@@ -254,6 +255,15 @@ PICKS = "samples/proposals/picks/"
             "task.model.roi_generator.num_proposals=2000",
         ),
         (
+            "Positives",
+            {
+                "samples/proposals/positives/all/without": 0.5,
+                "settings/task.model.anchor.num_scales": 3,
+            },
+            verdicts.ACT,
+            "task.model.anchor.num_scales=4",
+        ),
+        (
             "Levels",
             {"features/share": [0.8, 0.2]},
             verdicts.LOOK,
@@ -309,6 +319,17 @@ def test_an_unbalanced_run_is_told_what_to_change(title, changes, state, line):
     verdict = judged(title, **changes)
     assert verdict.state == state
     assert line in verdict.config
+
+
+def test_one_stage_gets_the_weight_of_the_loss_as_well():
+    changes = {
+        "settings/task.losses.box_loss": "huber",
+        "objective/box_errors/frcnn_box/inlier_gradient_share": 0.5,
+    }
+    weight = {"settings/task.losses.box_loss_weight": 50}
+    line = "task.losses.box_loss_weight=4"
+    assert line not in judged("Inliers", **changes).config
+    assert line in judged("Inliers", **changes, **weight).config
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -431,6 +452,31 @@ def test_folders_that_cannot_be_reported_on(report_of_both, tmp_path, tiny_shape
     config.write_text(config.read_text().replace(tiny_shapes.train.input_path, "/gone/*"))
     with pytest.raises(UsageError, match="--dataset"):
         report.write([str(tmp_path / "moved")], str(tmp_path / "out"), report=str)
+
+
+def test_classes_that_are_not_the_same(report_of_both, tmp_path):
+    good, other = report_of_both.model_dirs[0], tmp_path / "other"
+    shutil.copytree(report_of_both.model_dirs[1], other)
+    names = trained_run.read(good).read_class_names()
+    trained_run.write_class_names(str(other), {**names, 2: "cow"})
+    with pytest.raises(UsageError, match=r"class 2 is '.*' in .* and 'cow' in .*other"):
+        report.write([good, str(other)], str(tmp_path / "out"))
+
+
+def test_the_run_itself_says_how_its_rpn_samples(report_of_both, tmp_path):
+    sampler = {
+        "type": "iou_balanced",
+        "bin_range": "all",
+        "max_negatives_per_positive": 2,
+        "num_bins": 4,
+    }
+    run = trained_run.read(report_of_both.model_dirs[1])
+    run.params.task.model.override({"rpn_sampler": sampler})
+    settings = collect._settings(run)
+    assert verdicts.current_sampling("rpn_anchors", settings) == "mmdet"
+    assert verdicts.current_sampling("proposals", settings) == "random"
+    assert settings["task.model.rpn_sampler.num_bins"] == 4
+    assert detectors.load(run).quotas["rpn_anchors"].max_negatives_per_positive == 2
 
 
 def test_a_mask_rcnn_is_refused(report_of_both, tmp_path):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import hypothesis
 import numpy as np
 import pytest
@@ -48,6 +50,14 @@ def test_every_way_takes_its_number_of_negatives(ious, seed):
         if name not in ("candidates", "negatives"):
             assert mask.sum() == expected
             assert not (mask & ~negatives).any()
+
+
+@pytest.mark.parametrize(("num_positives", "expected"), [(0, 5), (1, 5), (2, 10), (3, 9), (9, 9)])
+def test_a_limit_of_negatives_for_each_positive(num_positives, expected):
+    quota = dataclasses.replace(QUOTA, max_negatives_per_positive=5)
+    candidates = make_candidates([0.9] * num_positives + [0.2] * 30)
+    picks = samples.pick(candidates, quota, 0)
+    assert {picks[name].sum() for name in ("random", "iou_balanced", "hardest")} == {expected}
 
 
 @hypothesis.given(some_ious, st.randoms())
