@@ -1,13 +1,17 @@
 """With every switch off a Libra experiment is Model Garden's own: same graph, same loss."""
 
+import pathlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 from official.core import exp_factory, task_factory
 
 import libra_tf.registry_imports  # noqa: F401
 from libra_tf.compat import keras
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 SMALL = {
     "task": {
         "init_checkpoint": None,
@@ -128,7 +132,9 @@ def model_garden(tiny_shapes):
 @pytest.mark.parametrize("detector", PAIRS)
 def test_all_off_is_model_garden(detector, tiny_shapes, model_garden):
     their_losses, their_graph, batch = model_garden[detector]
-    losses, graph = losses_and_graph(libra_config(detector, tiny_shapes, SWITCHES[detector]), batch)
+    config = libra_config(detector, tiny_shapes, switches_off=[])
+    config.override(yaml.safe_load((CONFIGS / f"{detector}_switches_off.yaml").read_text()))
+    losses, graph = losses_and_graph(config, batch)
     assert graph == their_graph
     assert losses == their_losses
 
