@@ -101,13 +101,14 @@ def sample_anchors(
 
 
 def _sample_at_random(score_targets, config, parser, seed):
-    candidates = {label: tf.equal(score_targets, label)[tf.newaxis] for label in (1, 0)}
-    # One seed for both: they have no anchor in common, and each anchor has its own random number.
-    positives = ops.sample_random(candidates[1], _max_positives(parser), seed)
-    num_positives = tf.math.count_nonzero(positives, dtype=tf.int32)
-    num_negatives = _num_negatives(num_positives, config, parser)
-    negatives = ops.sample_random(candidates[0], num_negatives, seed)
-    return tf.where((positives | negatives)[0], score_targets, -1)
+    positives = _indices_of_positives(score_targets)
+    positives = positives[_draw_at_random(positives, parser, seed)]
+    negatives = ops.sample_random(
+        tf.equal(score_targets, 0)[tf.newaxis],
+        _num_negatives(tf.size(positives), config, parser),
+        seed,
+    )
+    return _keep(score_targets, positives, negatives[0])
 
 
 def _sample_balanced(score_targets, gt_boxes, anchors, config, parser, seed):
@@ -115,7 +116,12 @@ def _sample_balanced(score_targets, gt_boxes, anchors, config, parser, seed):
     num_objects = tf.math.count_nonzero(tf.reduce_max(gt_boxes, axis=1) >= 0, dtype=tf.int32)
     gt_boxes = gt_boxes[: tf.maximum(num_objects, 1)]
     ious = iou_similarity.IouSimilarity()(anchors, gt_boxes)
-    positives = _sample_positives(score_targets, ious, config, parser, seed)
+    positives = _indices_of_positives(score_targets)
+    if config.instance_balanced:
+        is_sampled = _draw_evenly(tf.gather_nd(ious, positives), parser, seed)
+    else:
+        is_sampled = _draw_at_random(positives, parser, seed)
+    positives = positives[is_sampled]
     negatives = ops.sample_iou_balanced(
         tf.reduce_max(ious, axis=1)[tf.newaxis],
         tf.equal(score_targets, 0)[tf.newaxis],
@@ -123,24 +129,33 @@ def _sample_balanced(score_targets, gt_boxes, anchors, config, parser, seed):
         **config.binning(parser.rpn_unmatched_threshold),
         seed=seed,
     )
-    sampled = tf.where(negatives[0], score_targets, -1)
-    return tf.tensor_scatter_nd_update(sampled, positives, tf.ones_like(positives[:, 0], tf.int32))
+    return _keep(score_targets, positives, negatives[0])
 
 
-def _sample_positives(score_targets, ious, config, parser, seed):
-    """Indices `[P, 1]` of the positive anchors to sample."""
-    # Gathered first: there are few of them, and a draw takes as long as sorting the candidates.
-    positives = tf.where(tf.equal(score_targets, 1))
+def _indices_of_positives(score_targets):
+    """Indices `[P, 1]`: there are few positives, and a draw takes as long as sorting them."""
+    return tf.where(tf.equal(score_targets, 1))
+
+
+def _draw_at_random(positives, parser, seed):
+    """Bool `[P]`."""
     candidates = tf.ones_like(positives[:, 0], tf.bool)[tf.newaxis]
-    if not config.instance_balanced:
-        is_sampled = ops.sample_random(candidates, _max_positives(parser), seed)
-    else:
-        ious = tf.gather_nd(ious, positives)
-        instances = tf.argmax(ious, axis=1, output_type=tf.int32)[tf.newaxis]
-        is_sampled = ops.sample_instance_balanced(
-            instances, candidates, _max_positives(parser), tf.shape(ious)[1], seed
-        )
-    return positives[is_sampled[0]]
+    return ops.sample_random(candidates, _max_positives(parser), seed)[0]
+
+
+def _draw_evenly(ious, parser, seed):
+    """Bool `[P]`, drawn evenly over the objects, from IoUs `[P, M]`."""
+    instances = tf.argmax(ious, axis=1, output_type=tf.int32)[tf.newaxis]
+    candidates = tf.ones_like(instances, tf.bool)
+    return ops.sample_instance_balanced(
+        instances, candidates, _max_positives(parser), tf.shape(ious)[1], seed
+    )[0]
+
+
+def _keep(score_targets, positives, is_negative):
+    """`score_targets` of the sampled anchors, -1 for all others."""
+    sampled = tf.where(is_negative, score_targets, -1)
+    return tf.tensor_scatter_nd_update(sampled, positives, tf.ones_like(positives[:, 0], tf.int32))
 
 
 def _max_positives(parser):
