@@ -187,14 +187,20 @@ def _note_images(split, issues):
 
 def _note_contents(cleaned, class_names, splits, issues):
     names = {name: split.annotation_file.path.name for name, split in splits.items()}
-    if not cleaned["train"]:
+    # Neither training nor evaluation asks to find a crowd.
+    used = {
+        name: [entry for entry in entries if not entry["iscrowd"]]
+        for name, entries in cleaned.items()
+    }
+    if not used["train"]:
         raise DatasetError(
-            "the train split has no usable box, so there is nothing to learn from: check "
-            f"the objects of {names['train']}\n" + "\n".join(issues.messages(SHOWN))
+            "the train split has no usable box, so there is nothing to learn from (crowds and "
+            f"difficult objects do not count): check the objects of {names['train']}\n"
+            + "\n".join(issues.messages(SHOWN))
         )
-    if not cleaned["val"]:
+    if not used["val"]:
         issues.add("no box to evaluate with", names["val"])
-    trained = {entry["category_id"] for entry in cleaned["train"]}
+    trained = {entry["category_id"] for entry in used["train"]}
     for category_id, name in class_names.items():
         if category_id not in trained:
             issues.add("categories without a box to train with", f"{category_id} '{name}'")

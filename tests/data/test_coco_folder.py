@@ -227,6 +227,21 @@ def test_nothing_to_learn_from(coco_folder, tmp_path):
         _prepare(coco_folder.path, tmp_path / "cache")
 
 
+def test_crowds_are_nothing_to_learn_from(coco_folder, tmp_path):
+    for coco in coco_folder.coco.values():
+        # The dogs become crowds, all of them.
+        coco["annotations"][1]["iscrowd"] = 1
+    coco_folder.coco["val"]["annotations"].pop(0)
+    coco_folder.write()
+    text = "\n".join(_prepare(coco_folder.path, tmp_path / "cache").issues)
+    assert "without a box to train with (1):\n    3 'dog'" in text
+    assert "no box to evaluate with (1):\n    instances_val.json" in text
+    coco_folder.coco["train"]["annotations"].pop(0)
+    coco_folder.write()
+    with pytest.raises(DatasetError, match=r"no usable box.*crowds.*instances_train\.json"):
+        _prepare(coco_folder.path, tmp_path / "cache")
+
+
 def test_second_run_uses_the_cache_until_anything_changes(coco_folder, tmp_path, monkeypatch):
     written = []
     write_split = tfrecords.write_split
