@@ -1,7 +1,12 @@
+import io
+
 import pytest
+import rich.console
+from absl import flags
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.data import shapes
 from libra_tf.runner import session
 from libra_tf.runner.errors import UsageError
 
@@ -33,3 +38,16 @@ def test_what_is_random_is_not_frozen(overrides, keys, tmp_path):
     keys = {"frozen_stages": None, "model": {"backbone": {"resnet": {"bn_trainable": True}}}}
     params.task.override(keys)
     session._check_init_checkpoint(params, "train", str(tmp_path))
+
+
+def test_a_cache_with_shapes_drawn_in_another_way_is_no_hindrance(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "DEMO_SHAPES", {"num_train": 2, "num_val": 2, "image_size": 64})
+    values = flags.FlagValues()
+    flags.DEFINE_string("dataset", None, "", flag_values=values)
+    flags.DEFINE_string("cache_dir", str(tmp_path), "", flag_values=values)
+    values(["test"])
+    console = rich.console.Console(file=io.StringIO())
+    before = session._prepare_dataset("libra_fasterrcnn_demo", values, console)
+    monkeypatch.setattr(shapes, "_DRAWING_VERSION", shapes._DRAWING_VERSION + 1)
+    after = session._prepare_dataset("libra_fasterrcnn_demo", values, console)
+    assert before.folder != after.folder
