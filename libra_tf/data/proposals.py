@@ -41,7 +41,7 @@ def convert_results(results_path, folder, annotation_path, report=print):
         behind then.
     """
     results_path, annotation_path = pathlib.Path(results_path), pathlib.Path(annotation_path)
-    _require_free(pathlib.Path(folder))
+    require_free(folder)
     image_ids = _read_image_ids(annotation_path)
     report(f"reading {results_path}")
     by_image = _group(_read_json(results_path), image_ids, results_path, annotation_path)
@@ -65,7 +65,7 @@ def write_folder(folder, proposals, total=None, report=print):
       DatasetError: if the folder is there already or cannot be written.
     """
     folder = pathlib.Path(folder).absolute()
-    _require_free(folder)
+    require_free(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic.unfinished_folder(folder.parent) as target:
@@ -80,8 +80,16 @@ def write_folder(folder, proposals, total=None, report=print):
     report(f"the proposals are in {folder}")
 
 
-def _require_free(folder):
-    if atomic.is_occupied(folder):
+def require_free(folder):
+    """Checks that a folder of proposals can be made.
+
+    Args:
+      folder: path of the folder.
+
+    Raises:
+      DatasetError: if there is something already.
+    """
+    if atomic.is_occupied(pathlib.Path(folder)):
         raise DatasetError(f"{folder} is there already: choose another folder, or remove this one")
 
 
