@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 from libra_tf.data import boxes
+from libra_tf.data.problems import DatasetError, FindingLog
 
 # Model Garden carries image ids as int64.
 _INT64 = range(-(2**63), 2**63)
@@ -71,6 +72,66 @@ def read_annotation_file(path, problems):
     class_names = {category["id"]: category["name"] for category in categories}
     digest = hashlib.sha256(encoded).hexdigest()
     return AnnotationFile(path, digest, images, annotations, class_names)
+
+
+def read_image_ids(path, open_file=open):
+    """Reads of a COCO file no more than which images it lists.
+
+    Args:
+      path: path of the JSON file.
+      open_file: opens it as `open` does; `tf.io.gfile.GFile` reaches remote files, too.
+
+    Returns:
+      List of `int`, in the file's order, each once.
+
+    Raises:
+      DatasetError: if the file cannot be read, or is not a COCO file as far as it is read.
+    """
+    entries = _read_section(path, "images", ("id",), _check_image_id, open_file)
+    return list(dict.fromkeys(entry["id"] for entry in entries))
+
+
+def read_category_names(path, open_file=open):
+    """Reads of a COCO file no more than its categories.
+
+    Args:
+      path: path of the JSON file.
+      open_file: as for `read_image_ids`.
+
+    Returns:
+      `dict` of category id to name.
+
+    Raises:
+      DatasetError: as `read_image_ids`.
+    """
+    entries = _read_section(path, "categories", _CATEGORY_KEYS, _check_category, open_file)
+    return {entry["id"]: entry["name"] for entry in entries}
+
+
+def read_json(path, open_file=open):
+    """Reads a JSON file.
+
+    Args:
+      path: path of the file.
+      open_file: as for `read_image_ids`.
+
+    Returns:
+      What `json` makes of it.
+
+    Raises:
+      DatasetError: if it cannot be read or is not JSON.
+    """
+    try:
+        with open_file(path, "rb") as file:
+            encoded = file.read()
+    # TensorFlow's errors are no `OSError`.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{path} cannot be read: {reason}") from error
+    try:
+        return json.loads(encoded)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not JSON: {error}") from error
 
 
 def clip_annotations(annotation_file, issues):
@@ -157,6 +218,19 @@ def _parse(encoded, path, problems):
     return root
 
 
+def _read_section(path, section, keys, check, open_file):
+    root = read_json(path, open_file)
+    if not (isinstance(root, dict) and isinstance(root.get(section), list)):
+        raise DatasetError(
+            f"{path} is not a COCO annotation file: its top level must be an object with a list "
+            f"'{section}'"
+        )
+    problems = FindingLog()
+    entries = _checked_entries(root, section, keys, check, pathlib.PurePath(path), problems)
+    problems.raise_if_any(path)
+    return entries
+
+
 def _checked_entries(root, section, keys, check, path, problems):
     """Returns the entries of a section that have all keys and pass `check`."""
     valid = []
@@ -177,9 +251,13 @@ def _checked_entries(root, section, keys, check, path, problems):
     return valid
 
 
+def _check_image_id(image):
+    return None if _is_int(image["id"]) else "image id must be an integer (64 bit)"
+
+
 def _check_image(image):
-    if not _is_int(image["id"]):
-        return "image id must be an integer (64 bit)"
+    if complaint := _check_image_id(image):
+        return complaint
     if not _is_text(image["file_name"]):
         return "file_name must be a text such as 'a.jpg'"
     if not all(_is_int(image[key]) and image[key] > 0 for key in ("width", "height")):

@@ -6,7 +6,7 @@ from absl import flags
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
-from libra_tf.data import shapes
+from libra_tf.data import DatasetError, shapes
 from libra_tf.runner import session
 from libra_tf.runner.errors import UsageError
 
@@ -51,3 +51,12 @@ def test_a_cache_with_shapes_drawn_in_another_way_is_no_hindrance(tmp_path, monk
     monkeypatch.setattr(shapes, "_DRAWING_VERSION", shapes._DRAWING_VERSION + 1)
     after = session._prepare_dataset("libra_fasterrcnn_demo", values, console)
     assert before.folder != after.folder
+
+
+def test_class_names_of_annotations_that_are_not_coco(tmp_path):
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    params.task.annotation_file = str(tmp_path / "other.json")
+    assert session._class_names(params, dataset=None) == {}
+    (tmp_path / "other.json").write_text('{"images": []}')
+    with pytest.raises(DatasetError, match=r"other\.json is not a COCO annotation file"):
+        session._class_names(params, dataset=None)
