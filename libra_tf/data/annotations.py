@@ -30,6 +30,7 @@ class AnnotationFile:
       images: list of COCO image entries (`dict`) in the file's order.
       annotations: list of COCO annotation entries (`dict`) in the file's order.
       class_names: `dict` of category id to name.
+      left_out: file names of images beside them that no annotation file lists.
     """
 
     path: pathlib.Path
@@ -37,6 +38,7 @@ class AnnotationFile:
     images: list
     annotations: list
     class_names: dict
+    left_out: tuple = ()
 
 
 def read_annotation_file(path, problems):
@@ -67,7 +69,8 @@ def read_annotation_file(path, problems):
     _check_unique(images, "id", "image", path, problems)
     _check_unique(categories, "id", "category", path, problems)
     _check_unique(annotations, "id", "annotation", path, problems)
-    _check_file_names(images, path, problems)
+    named = [(image["file_name"], f"image {image['id']}") for image in images]
+    check_file_names(named, path, problems)
     _check_references(root, annotations, path, problems)
     class_names = {category["id"]: category["name"] for category in categories}
     digest = hashlib.sha256(encoded).hexdigest()
@@ -300,15 +303,22 @@ def _check_unique(entries, key, noun, path, problems):
             )
 
 
-def _check_file_names(images, path, problems):
+def check_file_names(named, path, problems):
+    """Checks that no image is annotated twice.
+
+    Args:
+      named: pairs of `str`: an image's file name, and what annotates it.
+      path: `pathlib.Path` of the split's file or folder.
+      problems: `FindingLog` that receives every mistake.
+    """
     first = {}
-    for image in images:
+    for file_name, place in named:
         # "a.jpg" and "./a.jpg" are one file.
-        name = pathlib.PurePath(image["file_name"])
-        if first.setdefault(name, image["id"]) != image["id"]:
+        name = pathlib.PurePath(file_name)
+        if first.setdefault(name, place) != place:
             problems.add(
                 "file_name repeated: every image must be listed once",
-                f"{path.name}: {image['file_name']}, images {first[name]} and {image['id']}",
+                f"{path.name}: {file_name}, {first[name]} and {place}",
             )
 
 

@@ -171,6 +171,12 @@ def _renumbered(entries, new_category_ids, split, issues):
 
 
 def _note_images(split, issues):
+    for file_name in split.annotation_file.left_out:
+        issues.add(
+            "images without an XML file, left out: where there is nothing to find, add one "
+            "without objects",
+            file_name,
+        )
     for image in split.images:
         if image.facts.needs_conversion:
             issues.add(
