@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from libra_tf.analysis import collect, page, verdicts
-from libra_tf.data import DetectionDataset, prepare_coco_folder
+from libra_tf.data import DetectionDataset, atomic, prepare_coco_folder
 from libra_tf.runner import folders, trained_run
 from libra_tf.runner.errors import UsageError
 
@@ -122,9 +122,7 @@ def _write_files(output_dir, runs):
     paths = []
     for name, text in texts.items():
         path = os.path.join(output_dir, name)
-        # Renamed into place: a page that is open is never half a page.
-        with open(f"{path}.unfinished", "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(f"{path}.unfinished", path)
+        # A page that is open is never half a page.
+        atomic.write_file(path, text)
         paths.append(path)
     return tuple(paths)

@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 from libra_tf.data import boxes
+from libra_tf.data.problems import DatasetError, FindingLog
 
 # Model Garden carries image ids as int64.
 _INT64 = range(-(2**63), 2**63)
@@ -29,6 +30,7 @@ class AnnotationFile:
       images: list of COCO image entries (`dict`) in the file's order.
       annotations: list of COCO annotation entries (`dict`) in the file's order.
       class_names: `dict` of category id to name.
+      left_out: file names of images beside them that no annotation file lists.
     """
 
     path: pathlib.Path
@@ -36,6 +38,7 @@ class AnnotationFile:
     images: list
     annotations: list
     class_names: dict
+    left_out: tuple = ()
 
 
 def read_annotation_file(path, problems):
@@ -66,11 +69,72 @@ def read_annotation_file(path, problems):
     _check_unique(images, "id", "image", path, problems)
     _check_unique(categories, "id", "category", path, problems)
     _check_unique(annotations, "id", "annotation", path, problems)
-    _check_file_names(images, path, problems)
+    named = [(image["file_name"], f"image {image['id']}") for image in images]
+    check_file_names(named, path, problems)
     _check_references(root, annotations, path, problems)
     class_names = {category["id"]: category["name"] for category in categories}
     digest = hashlib.sha256(encoded).hexdigest()
     return AnnotationFile(path, digest, images, annotations, class_names)
+
+
+def read_image_ids(path, open_file=open):
+    """Reads of a COCO file no more than which images it lists.
+
+    Args:
+      path: path of the JSON file.
+      open_file: opens it as `open` does; `tf.io.gfile.GFile` reaches remote files, too.
+
+    Returns:
+      List of `int`, in the file's order, each once.
+
+    Raises:
+      DatasetError: if the file cannot be read, or is not a COCO file as far as it is read.
+    """
+    entries = _read_section(path, "images", ("id",), _check_image_id, open_file)
+    return list(dict.fromkeys(entry["id"] for entry in entries))
+
+
+def read_category_names(path, open_file=open):
+    """Reads of a COCO file no more than its categories.
+
+    Args:
+      path: path of the JSON file.
+      open_file: as for `read_image_ids`.
+
+    Returns:
+      `dict` of category id to name.
+
+    Raises:
+      DatasetError: as `read_image_ids`.
+    """
+    entries = _read_section(path, "categories", _CATEGORY_KEYS, _check_category, open_file)
+    return {entry["id"]: entry["name"] for entry in entries}
+
+
+def read_json(path, open_file=open):
+    """Reads a JSON file.
+
+    Args:
+      path: path of the file.
+      open_file: as for `read_image_ids`.
+
+    Returns:
+      What `json` makes of it.
+
+    Raises:
+      DatasetError: if it cannot be read or is not JSON.
+    """
+    try:
+        with open_file(path, "rb") as file:
+            encoded = file.read()
+    # TensorFlow's errors are no `OSError`.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{path} cannot be read: {reason}") from error
+    try:
+        return json.loads(encoded)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not JSON: {error}") from error
 
 
 def clip_annotations(annotation_file, issues):
@@ -157,6 +221,19 @@ def _parse(encoded, path, problems):
     return root
 
 
+def _read_section(path, section, keys, check, open_file):
+    root = read_json(path, open_file)
+    if not (isinstance(root, dict) and isinstance(root.get(section), list)):
+        raise DatasetError(
+            f"{path} is not a COCO annotation file: its top level must be an object with a list "
+            f"'{section}'"
+        )
+    problems = FindingLog()
+    entries = _checked_entries(root, section, keys, check, pathlib.PurePath(path), problems)
+    problems.raise_if_any(path)
+    return entries
+
+
 def _checked_entries(root, section, keys, check, path, problems):
     """Returns the entries of a section that have all keys and pass `check`."""
     valid = []
@@ -177,9 +254,13 @@ def _checked_entries(root, section, keys, check, path, problems):
     return valid
 
 
+def _check_image_id(image):
+    return None if _is_int(image["id"]) else "image id must be an integer (64 bit)"
+
+
 def _check_image(image):
-    if not _is_int(image["id"]):
-        return "image id must be an integer (64 bit)"
+    if complaint := _check_image_id(image):
+        return complaint
     if not _is_text(image["file_name"]):
         return "file_name must be a text such as 'a.jpg'"
     if not all(_is_int(image[key]) and image[key] > 0 for key in ("width", "height")):
@@ -222,15 +303,22 @@ def _check_unique(entries, key, noun, path, problems):
             )
 
 
-def _check_file_names(images, path, problems):
+def check_file_names(named, path, problems):
+    """Checks that no image is annotated twice.
+
+    Args:
+      named: pairs of `str`: an image's file name, and what annotates it.
+      path: `pathlib.Path` of the split's file or folder.
+      problems: `FindingLog` that receives every mistake.
+    """
     first = {}
-    for image in images:
+    for file_name, place in named:
         # "a.jpg" and "./a.jpg" are one file.
-        name = pathlib.PurePath(image["file_name"])
-        if first.setdefault(name, image["id"]) != image["id"]:
+        name = pathlib.PurePath(file_name)
+        if first.setdefault(name, place) != place:
             problems.add(
                 "file_name repeated: every image must be listed once",
-                f"{path.name}: {image['file_name']}, images {first[name]} and {image['id']}",
+                f"{path.name}: {file_name}, {first[name]} and {place}",
             )
 
 

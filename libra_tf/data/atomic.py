@@ -1,4 +1,4 @@
-"""Folders that are written completely or not at all, by any number of processes at once."""
+"""Folders and files written completely or not at all, by any number of processes at once."""
 
 import contextlib
 import fcntl
@@ -33,6 +33,26 @@ def unfinished_folder(parent):
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def write_file(path, content):
+    """Writes a file that is never seen half-written, not even where it replaces another one.
+
+    Args:
+      path: path of the file, in an existing folder.
+      content: `str`, written in UTF-8, or `bytes`.
+
+    Raises:
+      OSError: if it cannot be written; what was at `path` is still there then.
+    """
+    path = pathlib.Path(path)
+    unfinished = path.with_name(f"{path.name}.unfinished-{uuid.uuid4().hex}")
+    try:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        _sync(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def is_occupied(folder):
@@ -84,10 +104,12 @@ def _make_locked(parent):
 
 def _remove_left_overs(parent):
     for folder in parent.glob(f"{_PREFIX}*"):
-        lock = _lock(folder)
-        if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+        # In a shared folder, another user's left-over may be private.
+        with contextlib.suppress(PermissionError):
+            lock = _lock(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
 
 
 def _lock(folder):

@@ -34,11 +34,12 @@ def default_cache_dir():
 class DatasetCache:
     """Converted data sets on disk, shared by any number of processes at once."""
 
-    def __init__(self, cache_dir=None):
+    def __init__(self, cache_dir=None, version=0):
         """Opens a cache, making its folders.
 
         Args:
           cache_dir: path; `None` means `default_cache_dir()`.
+          version: `int`, of what reads the sources: what another version has noted is not trusted.
 
         Raises:
           DatasetError: if the folder cannot be made, or its path would be read as a pattern.
@@ -50,6 +51,7 @@ class DatasetCache:
                 f"the cache's path {self.folder} contains {' '.join(unusable)}, which Model Garden "
                 "reads as a pattern: choose another folder with cache_dir or XDG_CACHE_HOME"
             )
+        self._version = version
         self._entries = self.folder / "entries"
         self._seen = self.folder / "seen"
         with self._clear_errors():
@@ -104,9 +106,10 @@ class DatasetCache:
         try:
             note = json.loads(self._note_path(source).read_bytes())
             unchanged = stats_of(source, note["stats"]) == note["stats"]
+            is_trusted = note["version"] == self._version
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return self.find(note["key"]) if unchanged else None
+        return self.find(note["key"]) if unchanged and is_trusted else None
 
     def remember(self, source, key, stats):
         """Notes which entry a source folder belongs to as long as its files stay as they are.
@@ -122,10 +125,33 @@ class DatasetCache:
         youngest = max(max(modified, changed) for _, modified, changed in stats.values())
         if youngest > time.time_ns() - _SETTLING_NS:
             return
-        note = json.dumps({"source": str(source), "key": key, "stats": stats})
+        note = {"source": str(source), "key": key, "stats": stats, "version": self._version}
         with contextlib.suppress(OSError):
             # A torn note is no JSON, and then `recall` finds nothing.
-            self._note_path(source).write_text(note)
+            self._note_path(source).write_text(json.dumps(note))
+
+    def superseded(self, source, key):
+        """Finds the entry that was made of a source folder before it changed.
+
+        It is not removed here: a run that reads it may go on for days, or be continued later.
+
+        Args:
+          source: `pathlib.Path`, the data set's folder, before `remember` is told of its new key.
+          key: `str`, hash of its content as it is now.
+
+        Returns:
+          `pathlib.Path` of the entry; `None` if there is none, or another folder needs it.
+        """
+        own = self._note_path(source)
+        former = _key_in(own)
+        others = (_key_in(path) for path in self._seen.iterdir() if path != own)
+        if former is None or former == key or former in others:
+            return None
+        return self.find(former)
+
+    def size(self):
+        """Returns the bytes of all converted data sets (`int`)."""
+        return size_of(self._entries)
 
     def _note_path(self, source):
         return self._seen / hashlib.sha256(os.fsencode(source.resolve())).hexdigest()
@@ -163,6 +189,23 @@ class DatasetCache:
             os.rename(entry, folder / entry.name)
 
 
+def size_of(folder):
+    """Adds up the sizes of files.
+
+    Args:
+      folder: `pathlib.Path`.
+
+    Returns:
+      `int`, the bytes of all files below it that do not vanish meanwhile.
+    """
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(parent, name)).st_size
+    return total
+
+
 def stats_of(source, names):
     """Looks up what changes when a file changes.
 
@@ -178,6 +221,14 @@ def stats_of(source, names):
     """
     stats = {name: os.stat(source / name) for name in names}
     return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in stats.items()}
+
+
+def _key_in(note_path):
+    """The key that a note names, None if it cannot be read."""
+    try:
+        return json.loads(note_path.read_bytes())["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _write_manifest(folder):

@@ -13,7 +13,8 @@ from libra_tf.data import annotations, cache, checking, progress, tfrecords
 from libra_tf.data.problems import SHOWN, DatasetError, FindingLog
 
 _DESCRIPTION = "dataset.json"
-# Part of every cache key: raise it when the same folder has to give other records than before.
+# Part of every cache key and note: raise it when the same folder has to give other records than
+# before.
 _CONVERSION_VERSION = 1
 # Every id up to the largest costs the detector an output, so larger ones are renumbered, unless
 # there really are so many categories.
@@ -82,7 +83,7 @@ def prepare_coco_folder(folder, cache_dir=None, report=print):
     """
     folder = pathlib.Path(folder)
     checking.check_layout(folder)
-    store = cache.DatasetCache(cache_dir)
+    store = cache.DatasetCache(cache_dir, _CONVERSION_VERSION)
     entry = store.recall(folder)
     if entry is None:
         entry = _check_and_convert(folder, store, report)
@@ -100,8 +101,25 @@ def _check_and_convert(folder, store, report):
     if entry is None:
         plan = _plan_conversion(checked.splits)
         entry = store.create(key, lambda target: _convert(plan, target, report))
+        report(_space_taken(folder, store, key))
     store.remember(folder, key, checked.stats)
     return entry
+
+
+def _space_taken(folder, store, key):
+    """Says how large the cache has become, and what of it may go."""
+    text = f"the cache {store.folder} holds {_megabytes(store.size())}"
+    former = store.superseded(folder, key)
+    if former is not None:
+        text += (
+            f"; {former} ({_megabytes(cache.size_of(former))}) was made of {folder} before it "
+            "changed and may be deleted when no run needs it any more"
+        )
+    return text
+
+
+def _megabytes(size):
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _content_key(splits):
@@ -171,6 +189,12 @@ def _renumbered(entries, new_category_ids, split, issues):
 
 
 def _note_images(split, issues):
+    for file_name in split.annotation_file.left_out:
+        issues.add(
+            "images without an XML file, left out: where there is nothing to find, add one "
+            "without objects",
+            file_name,
+        )
     for image in split.images:
         if image.facts.needs_conversion:
             issues.add(
@@ -187,14 +211,20 @@ def _note_images(split, issues):
 
 def _note_contents(cleaned, class_names, splits, issues):
     names = {name: split.annotation_file.path.name for name, split in splits.items()}
-    if not cleaned["train"]:
+    # Neither training nor evaluation asks to find a crowd.
+    used = {
+        name: [entry for entry in entries if not entry["iscrowd"]]
+        for name, entries in cleaned.items()
+    }
+    if not used["train"]:
         raise DatasetError(
-            "the train split has no usable box, so there is nothing to learn from: check "
-            f"the objects of {names['train']}\n" + "\n".join(issues.messages(SHOWN))
+            "the train split has no usable box, so there is nothing to learn from (crowds and "
+            f"difficult objects do not count): check the objects of {names['train']}\n"
+            + "\n".join(issues.messages(SHOWN))
         )
-    if not cleaned["val"]:
+    if not used["val"]:
         issues.add("no box to evaluate with", names["val"])
-    trained = {entry["category_id"] for entry in cleaned["train"]}
+    trained = {entry["category_id"] for entry in used["train"]}
     for category_id, name in class_names.items():
         if category_id not in trained:
             issues.add("categories without a box to train with", f"{category_id} '{name}'")

@@ -21,6 +21,7 @@ _CONVERTIBLE_FORMATS = ("BMP", "GIF", "TIFF", "WEBP")
 _DEEP_MODES = ("I", "F")
 _EXIF_ORIENTATION = 0x0112
 _EXIF_UPRIGHT = 1
+_EXIF_TURNED = range(2, 9)
 _EXIF_TRANSPOSED = 5  # From this value on, a viewer shows width and height exchanged.
 
 
@@ -38,7 +39,7 @@ class ImageFacts:
       encoding: `str`, format and mode, such as "JPEG RGB".
       digest: `str`, SHA-256 of the file's bytes.
       needs_conversion: `bool`, whether it has to be re-encoded for Model Garden.
-      orientation: `int`, the EXIF orientation; 1 is upright.
+      orientation: `int`, the EXIF orientation, 1..8; 1 is upright, or not known.
     """
 
     width: int
@@ -117,7 +118,7 @@ def inspect_image(path):
             # Pillow decodes a PNG without its end, TensorFlow does not; this reads every checksum.
             Image.open(io.BytesIO(encoded)).verify()
         image.load()
-        orientation = image.getexif().get(_EXIF_ORIENTATION, _EXIF_UPRIGHT)
+        orientation = _orientation(image)
     # Pillow's decoders raise all sorts of things (SyntaxError, struct.error, ...) on broken files.
     except Exception as error:
         raise ImageError(
@@ -167,6 +168,12 @@ def _inspect_or_problem(path):
         return problem
     except OSError as error:
         return ImageError(f"image cannot be read ({error.strerror}): mend the disk or the file")
+
+
+def _orientation(image):
+    value = image.getexif().get(_EXIF_ORIENTATION)
+    # Cameras write 0 for what they do not know, and some programs a text.
+    return value if isinstance(value, int) and value in _EXIF_TURNED else _EXIF_UPRIGHT
 
 
 def _check_supported(image_format, mode, num_frames):

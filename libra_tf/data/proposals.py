@@ -11,14 +11,13 @@ of {"image_id": 1, "bbox": [x, y, width, height], "score": 0.9}.
 
 import argparse
 import collections
-import json
 import pathlib
 import sys
 
 import numpy as np
 
 from libra_tf.data import atomic, progress
-from libra_tf.data.annotations import is_finite, shown
+from libra_tf.data.annotations import is_finite, read_image_ids, read_json, shown
 from libra_tf.data.problems import DatasetError, FindingLog
 
 SUFFIX = ".npy"
@@ -41,10 +40,10 @@ def convert_results(results_path, folder, annotation_path, report=print):
         behind then.
     """
     results_path, annotation_path = pathlib.Path(results_path), pathlib.Path(annotation_path)
-    _require_free(pathlib.Path(folder))
-    image_ids = _read_image_ids(annotation_path)
+    require_free(folder)
+    image_ids = dict.fromkeys(read_image_ids(annotation_path))
     report(f"reading {results_path}")
-    by_image = _group(_read_json(results_path), image_ids, results_path, annotation_path)
+    by_image = _group(read_json(results_path), image_ids, results_path, annotation_path)
     number = sum(map(len, by_image.values()))
     report(f"{number} proposals for {len(by_image)} of {len(image_ids)} images")
     boxes = ((image_id, _best_first(by_image.pop(image_id, []))) for image_id in image_ids)
@@ -65,7 +64,7 @@ def write_folder(folder, proposals, total=None, report=print):
       DatasetError: if the folder is there already or cannot be written.
     """
     folder = pathlib.Path(folder).absolute()
-    _require_free(folder)
+    require_free(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic.unfinished_folder(folder.parent) as target:
@@ -80,31 +79,17 @@ def write_folder(folder, proposals, total=None, report=print):
     report(f"the proposals are in {folder}")
 
 
-def _require_free(folder):
-    if atomic.is_occupied(folder):
+def require_free(folder):
+    """Checks that a folder of proposals can be made.
+
+    Args:
+      folder: path of the folder.
+
+    Raises:
+      DatasetError: if there is something already.
+    """
+    if atomic.is_occupied(pathlib.Path(folder)):
         raise DatasetError(f"{folder} is there already: choose another folder, or remove this one")
-
-
-def _read_json(path):
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not JSON: {error}") from error
-
-
-def _read_image_ids(path):
-    coco = _read_json(path)
-    try:
-        image_ids = [image["id"] for image in coco["images"]]
-    except (KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{path} is not a COCO annotation file: it needs a list 'images' of objects with an "
-            "'id'"
-        ) from error
-    # In the file's order, each once.
-    return dict.fromkeys(image_ids)
 
 
 def _group(entries, image_ids, path, annotation_path):

@@ -17,7 +17,8 @@ from libra_tf.data.problems import DatasetError
 
 CLASS_NAMES = {1: "circle", 2: "square", 3: "triangle", 4: "star"}
 
-# Part of the parameters kept with the data: raise it when the same seed gives other images.
+# Part of the parameters kept with the data and of the folder's name: raise it when the same seed
+# gives other images.
 _DRAWING_VERSION = 3
 _SUPERSAMPLING = 4
 _MIN_IMAGE_SIZE = 64
@@ -50,6 +51,20 @@ class _Shape:
         low = np.maximum(np.floor(self.vertices.min(axis=0)), 0).astype(int)
         high = np.ceil(self.vertices.max(axis=0)).astype(int)
         return slice(low[1], high[1]), slice(low[0], high[0])
+
+
+def folder_name(num_train, num_val, image_size):
+    """Names a folder for a shapes data set, so that one drawn in another way has another name.
+
+    Args:
+      num_train: `int`, as for `make_shapes`, like the others.
+      num_val: `int`.
+      image_size: `int`.
+
+    Returns:
+      `str`, without a path.
+    """
+    return f"shapes-{num_train}-{num_val}-{image_size}px-v{_DRAWING_VERSION}"
 
 
 def make_shapes(folder, num_train=512, num_val=64, image_size=192, seed=0, report=print):

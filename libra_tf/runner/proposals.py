@@ -1,7 +1,6 @@
 """Refuses a run of Fast R-CNN whose proposals are not there, and explains what training says."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -9,6 +8,7 @@ from official.core import config_definitions as cfg
 
 from libra_tf.configs import fastrcnn
 from libra_tf.data import DetectionDataset
+from libra_tf.data.annotations import read_image_ids
 from libra_tf.data.proposals import SUFFIX
 from libra_tf.dataloaders.proposals import problem_in
 from libra_tf.runner.errors import TrainingError, UsageError
@@ -49,6 +49,7 @@ def check_files(params: cfg.ExperimentConfig, mode: str, dataset: DetectionDatas
 
     Raises:
       UsageError: if an image has none; it names the first ones.
+      DatasetError: if an annotation file is not COCO.
     """
     annotation_files = {
         "train_data": dataset.train.annotation_file if dataset else None,
@@ -69,8 +70,7 @@ def _used_data(params: cfg.ExperimentConfig, mode: str) -> list[str]:
 
 
 def _check_files(key: str, folder: str, annotation_file: str) -> None:
-    with tf.io.gfile.GFile(annotation_file) as file:
-        image_ids = [image["id"] for image in json.load(file)["images"]]
+    image_ids = read_image_ids(annotation_file, tf.io.gfile.GFile)
     there = set(tf.io.gfile.listdir(folder))
     missing = [name for name in (f"{id_}{SUFFIX}" for id_ in image_ids) if name not in there]
     if missing:

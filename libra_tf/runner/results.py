@@ -69,6 +69,7 @@ class Results:
                 entry[name] = float(value)
         self._evaluations = [*self._evaluations, entry]
         document = {**self._header, **entry, "evaluations": self._evaluations}
+        # Not `atomic.write_file`, which does not reach remote folders.
         temporary = self.path + ".tmp"
         with tf.io.gfile.GFile(temporary, "w") as file:
             file.write(json.dumps(document, indent=2) + "\n")

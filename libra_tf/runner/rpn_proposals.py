@@ -17,7 +17,7 @@ from official.vision.configs import maskrcnn as model_garden
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn
 from libra_tf.configs import maskrcnn as exp_cfg
-from libra_tf.data.proposals import write_folder
+from libra_tf.data.proposals import require_free, write_folder
 from libra_tf.runner import program, quiet, trained_run
 from libra_tf.runner.errors import UsageError
 from libra_tf.tasks import maskrcnn
@@ -36,9 +36,15 @@ def write_proposals(
       report: is given lines about the progress.
 
     Raises:
-      UsageError: if there is no such run, it has no RPN, or its images are gone.
+      UsageError: if there is no such run, it has no RPN, its images are gone, or there are to be
+        no proposals.
       DatasetError: if a folder is there already or cannot be written.
     """
+    if num_proposals < 1:
+        raise UsageError(f"--num_proposals={num_proposals} must be at least 1")
+    folders = {name: os.path.join(folder, name) for name in ("train", "val")}
+    for path in folders.values():
+        require_free(path)
     run = trained_run.read(model_dir)
     config = run.params.task
     if not isinstance(config, exp_cfg.LibraMaskRCNNTask) or isinstance(
@@ -56,8 +62,8 @@ def write_proposals(
     splits = {"train": config.train_data, "val": config.validation_data}
     # Both are looked for before the long work on the first.
     images = {name: _read_images(task, data, model_dir) for name, data in splits.items()}
-    for name in splits:
-        write_folder(os.path.join(folder, name), propose(model, images[name]), report=report)
+    for name, path in folders.items():
+        write_folder(path, propose(model, images[name]), report=report)
 
 
 def propose(model: keras.Model, images: tf.data.Dataset) -> Iterator[tuple[int, np.ndarray]]:

@@ -13,7 +13,7 @@ from official.modeling import performance
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
-from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder
+from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, shapes
 from libra_tf.data.cache import default_cache_dir
 from libra_tf.modeling import checkpoint_files
 from libra_tf.modeling.checkpoint_files import CheckpointError
@@ -149,7 +149,7 @@ def _prepare_dataset(
         if not experiment.endswith("_demo"):
             return None
         root = flag_values.cache_dir or default_cache_dir()
-        name = "shapes-{num_train}-{num_val}-{image_size}px".format(**DEMO_SHAPES)
+        name = shapes.folder_name(**DEMO_SHAPES)
         folder = make_shapes(os.path.join(root, name), **DEMO_SHAPES, report=report)
     return prepare_coco_folder(folder, flag_values.cache_dir, report=report)
 

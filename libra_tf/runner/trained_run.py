@@ -12,6 +12,7 @@ from official.modeling import hyperparams
 import libra_tf.registry_imports  # noqa: F401, registers the tasks
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn, maskrcnn, optimization, retinanet
+from libra_tf.data import annotations
 from libra_tf.modeling import checkpoint_files, optimizers
 from libra_tf.modeling.checkpoint_files import CheckpointError
 from libra_tf.runner.errors import UsageError
@@ -104,11 +105,14 @@ def write_class_names(model_dir: str, names: dict[int, str]) -> None:
 
 
 def read_category_names(annotation_file: str) -> dict[int, str]:
-    """Returns the names of the categories of a COCO annotation file by id, none without a file."""
+    """Returns the names of the categories of a COCO annotation file by id, none without a file.
+
+    Raises:
+      DatasetError: if it is not COCO.
+    """
     if not tf.io.gfile.exists(annotation_file):
         return {}
-    with tf.io.gfile.GFile(annotation_file) as file:
-        return {category["id"]: category["name"] for category in json.load(file)["categories"]}
+    return annotations.read_category_names(annotation_file, tf.io.gfile.GFile)
 
 
 def _read_names(path: str) -> dict[int, str]:

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 
@@ -145,6 +146,45 @@ def test_recall_only_while_nothing_changed(tmp_path):
     assert store.recall(source) is None, "same size and time of modification, other content"
     file.unlink()
     assert store.recall(source) is None
+
+
+def test_what_another_version_has_noted_is_not_trusted(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    _settled(source)
+    store = cache.DatasetCache(tmp_path / "cache", version=1)
+    entry = store.create("key", _write_two_files)
+    store.remember(source, "key", cache.stats_of(source, ["."]))
+    assert store.recall(source) == entry
+    assert cache.DatasetCache(tmp_path / "cache", version=2).recall(source) is None
+
+
+def test_what_a_source_was_before_is_known_as_long_as_no_other_needs_it(tmp_path):
+    sources = [tmp_path / name for name in ("one", "two")]
+    for source in sources:
+        source.mkdir()
+    _settled(sources[-1])
+    store = cache.DatasetCache(tmp_path / "cache")
+    assert store.superseded(sources[0], "old") is None
+    old = store.create("old", _write_two_files)
+    new = store.create("new", _write_two_files)
+    for source in sources:
+        store.remember(source, "old", cache.stats_of(source, ["."]))
+    assert store.superseded(sources[0], "old") is None, "it is what the folder is now"
+    assert store.superseded(sources[0], "new") is None, "the other folder needs it"
+    store.remember(sources[0], "new", cache.stats_of(sources[0], ["."]))
+    assert store.superseded(sources[1], "new") == old
+    assert _contents(new) == _contents(old) == {"one": "1", "two": "22"}
+    shutil.rmtree(old)
+    assert store.superseded(sources[1], "new") is None, "it is gone"
+
+
+def test_the_size_is_that_of_all_entries(tmp_path):
+    store = cache.DatasetCache(tmp_path)
+    assert store.size() == 0
+    entry = store.create("key", _write_two_files)
+    (tmp_path / "seen" / "note").write_text("not an entry")
+    assert store.size() == cache.size_of(entry) == 3 + (entry / "manifest.json").stat().st_size
 
 
 def test_unwritable_cache_is_named(tmp_path):

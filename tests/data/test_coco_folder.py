@@ -2,8 +2,10 @@ import contextlib
 import io
 import json
 import pathlib
+import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -227,6 +229,21 @@ def test_nothing_to_learn_from(coco_folder, tmp_path):
         _prepare(coco_folder.path, tmp_path / "cache")
 
 
+def test_crowds_are_nothing_to_learn_from(coco_folder, tmp_path):
+    for coco in coco_folder.coco.values():
+        # The dogs become crowds, all of them.
+        coco["annotations"][1]["iscrowd"] = 1
+    coco_folder.coco["val"]["annotations"].pop(0)
+    coco_folder.write()
+    text = "\n".join(_prepare(coco_folder.path, tmp_path / "cache").issues)
+    assert "without a box to train with (1):\n    3 'dog'" in text
+    assert "no box to evaluate with (1):\n    instances_val.json" in text
+    coco_folder.coco["train"]["annotations"].pop(0)
+    coco_folder.write()
+    with pytest.raises(DatasetError, match=r"no usable box.*crowds.*instances_train\.json"):
+        _prepare(coco_folder.path, tmp_path / "cache")
+
+
 def test_second_run_uses_the_cache_until_anything_changes(coco_folder, tmp_path, monkeypatch):
     written = []
     write_split = tfrecords.write_split
@@ -248,13 +265,33 @@ def test_second_run_uses_the_cache_until_anything_changes(coco_folder, tmp_path,
     assert len(written) == 6 and third.val.annotation_file != second.val.annotation_file
 
 
+def test_a_former_copy_stays_and_is_named(coco_folder, tmp_path):
+    # Only then are the files' times old enough to be noted.
+    time.sleep(2.1)
+    first = _prepare(coco_folder.path, tmp_path / "cache")
+    coco_folder.coco["val"]["annotations"][0]["bbox"] = [1, 2, 3, 4]
+    coco_folder.write()
+    lines = []
+    second = prepare_coco_folder(coco_folder.path, tmp_path / "cache", lines.append)
+    assert second.train.input_path != first.train.input_path
+    former = pathlib.Path(first.train.input_path).parent
+    (line,) = [line for line in lines if "may be deleted" in line]
+    assert str(former) in line and str(coco_folder.path) in line
+    # A run may be reading it.
+    _assert_records_equal_json(first.train)
+    # Nothing is converted, and so nothing new is to be said.
+    lines.clear()
+    prepare_coco_folder(coco_folder.path, tmp_path / "cache", lines.append)
+    assert not any("the cache" in line for line in lines)
+
+
 def test_progress_is_reported(coco_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "_EVERY", 2)
     coco_folder.coco["train"]["annotations"][0]["bbox"] = [-1, 0, 5, 5]
     coco_folder.write()
     lines = []
     prepare_coco_folder(coco_folder.path, tmp_path / "cache", lines.append)
-    *steps, note, last = lines
+    *steps, size, note, last = lines
     assert steps == [
         "checking 3 train images",
         "checked 2 of 3 images",
@@ -265,6 +302,7 @@ def test_progress_is_reported(coco_folder, tmp_path, monkeypatch):
         "writing 2 val images (TFRecord files: 1)",
         "written 2 of 2 images",
     ]
+    assert re.fullmatch(rf"the cache {tmp_path}/cache holds \d+\.\d MB", size)
     assert note.startswith("- boxes across the border of their image, clipped (1):")
     assert str(tmp_path / "cache") in last
 

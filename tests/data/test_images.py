@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -91,6 +92,28 @@ def test_orientation_is_told_and_not_followed(tmp_path):
     assert (facts.width, facts.height, facts.orientation) == (40, 30, 6)
     assert facts.shown_transposed and not facts.shown_as_stored
     assert _as_model_garden_decodes(path.read_bytes()).shape == (30, 40, 3)
+
+
+# Type, number of values and their bytes, as an EXIF entry holds them.
+_MEANINGLESS_ORIENTATIONS = {
+    "unknown": (3, 1, b"\0\0"),
+    "too_large": (3, 1, b"\x09\0"),
+    "text": (2, 2, b"6\0"),
+    "byte": (7, 1, b"\x06"),
+    "float": (11, 1, struct.pack("<f", 6)),
+}
+
+
+@pytest.mark.parametrize("name", _MEANINGLESS_ORIENTATIONS)
+def test_an_orientation_that_means_nothing_is_upright(tmp_path, name):
+    path = tmp_path / "image.jpg"
+    # One entry; Pillow would write an integer whatever it is given.
+    entry = struct.pack("<HHI4s", 0x0112, *_MEANINGLESS_ORIENTATIONS[name])
+    _picture().save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + b"\0\0\0\0")
+    assert 0x0112 in Image.open(path).getexif()
+    facts = images.inspect_image(path)
+    assert facts.orientation == 1
+    assert facts.shown_as_stored and not facts.shown_transposed
 
 
 def test_inspect_images_keeps_the_order(tmp_path):

@@ -111,6 +111,15 @@ def test_annotations_that_are_none(convert, annotations):
         convert(RESULTS)
 
 
+@pytest.mark.parametrize("image_id", ["../evil", [1], "7", None])
+def test_an_image_id_that_is_no_number_names_no_file(convert, annotations, tmp_path, image_id):
+    annotations.write_text(json.dumps({"images": [{"id": image_id}]}))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DatasetError, match=r"instances\.json cannot be used(.|\n)*an integer"):
+        convert([{**RESULTS[0], "image_id": image_id}])
+    assert sorted(p for p in tmp_path.iterdir() if p.name != "results.json") == before
+
+
 def test_nothing_is_overwritten(convert, tmp_path):
     folder, _ = convert(RESULTS)
     before = {path: path.read_bytes() for path in folder.iterdir()}

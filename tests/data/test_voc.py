@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from xml.etree import ElementTree
 
 import numpy as np
@@ -189,6 +190,7 @@ MISTAKES = {
     ),
     "twice": (replace("ImageSets/Main/train.txt", "a\n", "a\na\n"), "listed twice"),
     "outside": (replace("ImageSets/Main/train.txt", "a\n", "../a\n"), "leads out"),
+    "no_file": (replace("ImageSets/Main/train.txt", "a\n", ".\n"), "leads out"),
     "empty_list": (
         lambda f: (f / "ImageSets/Main/val.txt").write_text(""),
         r"without a usable image(.|\n)*val\.txt",
@@ -237,3 +239,68 @@ def test_side_by_side_needs_both_folders(voc_folder, tmp_path):
 
 def test_a_coco_folder_is_not_taken_for_voc(coco_folder):
     assert not voc.is_voc(coco_folder.path)
+
+
+@pytest.fixture
+def pairs(coco_folder, tmp_path):
+    """Images and XML files side by side, one of them in a subfolder."""
+    return to_voc(coco_folder.path, tmp_path / "pairs", ("train", "val"), side_by_side=True)
+
+
+def names_in(folder, split="train"):
+    entries = check(folder).splits[split].annotation_file.images
+    return [entry["file_name"] for entry in entries]
+
+
+def test_a_file_added_in_a_subfolder_is_noticed(pairs, tmp_path):
+    # Only then are the files' times old enough to be trusted.
+    time.sleep(2.1)
+    before = prepare_coco_folder(pairs, tmp_path / "cache", report=str)
+    shutil.copy(pairs / "train/a.jpg", pairs / "train/sub/z.jpg")
+    shutil.copy(pairs / "train/a.xml", pairs / "train/sub/z.xml")
+    after = prepare_coco_folder(pairs, tmp_path / "cache", report=str)
+    assert after.train.num_examples == before.train.num_examples + 1
+
+
+def test_images_and_xml_files_in_subfolders(pairs):
+    assert names_in(pairs) == ["train/a.jpg", "train/b.png", "train/sub/c.jpg"]
+    # The same name in another folder is another image.
+    shutil.copy(pairs / "train/a.jpg", pairs / "train/sub/a.jpg")
+    shutil.copy(pairs / "train/a.xml", pairs / "train/sub/a.xml")
+    # XML files in a subfolder of their own.
+    (pairs / "train/xmls").mkdir()
+    shutil.move(pairs / "train/b.xml", pairs / "train/xmls")
+    assert names_in(pairs) == ["train/a.jpg", "train/sub/a.jpg", "train/sub/c.jpg", "train/b.png"]
+
+
+@pytest.mark.parametrize("copy", ["train/copy.xml", "train/xmls/a.xml"])
+def test_two_xml_files_of_one_image(pairs, copy):
+    (pairs / copy).parent.mkdir(exist_ok=True)
+    shutil.copy(pairs / "train/a.xml", pairs / copy)
+    with pytest.raises(DatasetError, match=r"file_name repeated") as error:
+        check(pairs)
+    assert f"train: train/a.jpg, train/a.xml and {copy}" in str(error.value)
+
+
+def test_suffixes_in_capitals(pairs, voc_folder):
+    (pairs / "train/a.xml").rename(pairs / "train/a.XML")
+    (pairs / "train/b.png").rename(pairs / "train/b.Png")
+    assert names_in(pairs) == ["train/a.jpg", "train/b.Png", "train/sub/c.jpg"]
+    for path in (pairs / "train").rglob("*.xml"):
+        path.rename(path.with_suffix(".XML"))
+    assert voc.is_voc(pairs)
+    (voc_folder / "Annotations/a.xml").rename(voc_folder / "Annotations/a.Xml")
+    (voc_folder / "JPEGImages/a.jpg").rename(voc_folder / "JPEGImages/a.Jpg")
+    assert names_in(voc_folder) == ["a.Jpg", "b.png", "sub/c.jpg"]
+
+
+def test_images_without_an_xml_file_are_left_out_and_listed(pairs, tmp_path):
+    shutil.copy(pairs / "train/a.jpg", pairs / "train/sub/new.JPG")
+    lines = []
+    dataset = prepare_coco_folder(pairs, tmp_path / "cache", lines.append)
+    assert dataset.train.num_examples == 3
+    (issue,) = [issue for issue in dataset.issues if "left out" in issue]
+    assert issue.endswith("(1):\n    train/sub/new.JPG")
+    assert issue in lines
+    (pairs / "train/sub/new.JPG").unlink()
+    assert prepare_coco_folder(pairs, tmp_path / "cache", lines.append).issues == ()

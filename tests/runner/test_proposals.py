@@ -7,6 +7,7 @@ import tensorflow as tf
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.data import DatasetError
 from libra_tf.dataloaders.proposals import read_proposals
 from libra_tf.runner import proposals
 from libra_tf.runner.errors import TrainingError, UsageError
@@ -72,6 +73,13 @@ def test_images_without_a_file(complete, tiny_shapes, tmp_path, name):
     if name == "train_data":
         # Nothing is known of the images of TFRecords.
         proposals.check_files(complete, "train_and_eval", None)
+
+
+def test_annotations_that_are_not_coco(complete, tmp_path):
+    complete.task.annotation_file = str(tmp_path / "other.json")
+    (tmp_path / "other.json").write_text('{"pictures": []}')
+    with pytest.raises(DatasetError, match=r"other\.json is not a COCO annotation file"):
+        proposals.check_files(complete, "eval", None)
 
 
 def test_other_experiments_need_none():

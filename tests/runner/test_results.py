@@ -24,6 +24,15 @@ def test_every_evaluation_is_kept_over_runs(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_a_model_folder_that_only_tensorflow_can_write():
+    """As on the remote file systems that TPUs need."""
+    for step in (10, 20):
+        results.Results("ram://run", "libra_x", "cells").add(step, {}, SPEED)
+    with tf.io.gfile.GFile("ram://run/results.json") as file:
+        assert [e["step"] for e in json.load(file)["evaluations"]] == [10, 20]
+    assert tf.io.gfile.listdir("ram://run") == ["results.json"]
+
+
 def test_the_table_has_a_row_for_each_class():
     evaluation = {
         "step": 7,

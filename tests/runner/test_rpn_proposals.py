@@ -84,6 +84,27 @@ def test_fast_rcnn_is_given_what_the_rpn_proposes(run, tiny_shapes, tmp_path):
         np.testing.assert_allclose(parsed["proposals"][: len(rois)], rois, atol=1e-3)
 
 
+def test_no_work_is_begun_that_cannot_be_finished(run, tmp_path, capsys):
+    model_dir, _, _ = run
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "1.npy").write_text("")
+    arguments = [str(tmp_path), f"--model_dir={model_dir}"]
+    assert rpn_proposals.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'val'} is there already" in line
+    assert not (tmp_path / "train").exists()
+
+
+@pytest.mark.parametrize("number", [0, -5])
+def test_no_proposals_at_all(run, tmp_path, capsys, number):
+    model_dir, _, _ = run
+    arguments = [str(tmp_path / "made"), f"--model_dir={model_dir}", f"--num_proposals={number}"]
+    assert rpn_proposals.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: --num_proposals={number} must be at least 1"
+    assert not (tmp_path / "made").exists()
+
+
 def test_images_that_are_gone(run, tmp_path, capsys):
     model_dir, _, _ = run
     shutil.copytree(model_dir, tmp_path / "run")

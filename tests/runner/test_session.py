@@ -1,7 +1,12 @@
+import io
+
 import pytest
+import rich.console
+from absl import flags
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.data import DatasetError, shapes
 from libra_tf.runner import session
 from libra_tf.runner.errors import UsageError
 
@@ -33,3 +38,25 @@ def test_what_is_random_is_not_frozen(overrides, keys, tmp_path):
     keys = {"frozen_stages": None, "model": {"backbone": {"resnet": {"bn_trainable": True}}}}
     params.task.override(keys)
     session._check_init_checkpoint(params, "train", str(tmp_path))
+
+
+def test_a_cache_with_shapes_drawn_in_another_way_is_no_hindrance(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "DEMO_SHAPES", {"num_train": 2, "num_val": 2, "image_size": 64})
+    values = flags.FlagValues()
+    flags.DEFINE_string("dataset", None, "", flag_values=values)
+    flags.DEFINE_string("cache_dir", str(tmp_path), "", flag_values=values)
+    values(["test"])
+    console = rich.console.Console(file=io.StringIO())
+    before = session._prepare_dataset("libra_fasterrcnn_demo", values, console)
+    monkeypatch.setattr(shapes, "_DRAWING_VERSION", shapes._DRAWING_VERSION + 1)
+    after = session._prepare_dataset("libra_fasterrcnn_demo", values, console)
+    assert before.folder != after.folder
+
+
+def test_class_names_of_annotations_that_are_not_coco(tmp_path):
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    params.task.annotation_file = str(tmp_path / "other.json")
+    assert session._class_names(params, dataset=None) == {}
+    (tmp_path / "other.json").write_text('{"images": []}')
+    with pytest.raises(DatasetError, match=r"other\.json is not a COCO annotation file"):
+        session._class_names(params, dataset=None)
