@@ -158,7 +158,8 @@ def check_task(task: hyperparams.Config) -> None:
         raise ValueError(f"task.analysis.interval is {task.analysis.interval}; it must be positive")
     for module in modules if isinstance(modules, (list, tuple)) else [modules]:
         check_choice("task.init_checkpoint_modules", module, INIT_CHECKPOINT_MODULES)
-    if model.num_classes < 2:
+    # The small experiments have 0 until they are given a data set.
+    if model.num_classes < 0 or model.num_classes == 1:
         raise ValueError(
             f"task.model.num_classes is {model.num_classes}; it must be at least 2, the background "
             "and one class"
