@@ -1,6 +1,7 @@
 """From the folder of a run to a SavedModel that TensorFlow Serving loads as it is."""
 
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -67,7 +68,7 @@ def export(
         export_base.export(
             module, {name: key for key, name in SIGNATURES.items()}, str(folder), timestamped=False
         )
-        warmup.write_requests(str(folder), _warmup_requests(run.params))
+        warmup.write_requests(str(folder), _warmup_requests(run.params, max_pixels))
         atomic.make_durable(folder)
         version = parent / str(_next_version(parent))
         atomic.rename_durably(folder, version)
@@ -137,9 +138,14 @@ def _write_assets(
     return [tf.saved_model.Asset(os.path.join(folder, name)) for name in documents]
 
 
-def _warmup_requests(params: cfg.ExperimentConfig) -> dict[str, dict[str, tf.Tensor]]:
+def _warmup_requests(
+    params: cfg.ExperimentConfig, max_pixels: int
+) -> dict[str, dict[str, tf.Tensor]]:
     """One grey image for every signature."""
-    pixels = tf.fill([*params.task.model.input_size[:2], 3], tf.constant(128, tf.uint8))
+    # A server does not make a version available whose warm-up is refused.
+    longest = math.isqrt(max_pixels)
+    size = [min(side, longest) for side in params.task.model.input_size[:2]]
+    pixels = tf.fill([*size, 3], tf.constant(128, tf.uint8))
     encoded = tf.io.encode_jpeg(pixels)
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded.numpy()]))
     features = tf.train.Features(feature={"image/encoded": feature})

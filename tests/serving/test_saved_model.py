@@ -14,6 +14,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import saved_model, warmup
 from tests.serving.conftest import encode, load
+from tests.serving.server import Version
 
 HERE = pathlib.Path(__file__).parent
 
@@ -217,10 +218,14 @@ def test_the_next_version_with_a_threshold_and_in_shares(exported):
         str(served),
         normalized_boxes=True,
         score_threshold=threshold,
+        # Fewer than the network's input has.
+        max_pixels=4000,
         report=str,
     )
     assert path == str(served / "2")
     assert sorted(os.listdir(served)) == ["1", "2"]
+    # Runs the warm-up requests, which must not be refused.
+    Version(path).close()
     outputs = load(path)([file])
     assert outputs["num_detections"] == [num]
     np.testing.assert_allclose(
