@@ -67,9 +67,9 @@ def test_detections_are_those_of_the_evaluation(exported, val_images):
 
 def test_a_batch_of_any_sizes_gives_what_each_image_gives(exported):
     files = [encode(64, 64), encode(40, 90, "PNG", seed=1), encode(100, 30, seed=2)]
-    files.append(encode(50, 50, mode="L", seed=3))
+    files += [encode(50, 50, mode="L", seed=3), encode(1, 300)]
     batch = exported.serve(files)
-    assert batch["image_size"].tolist() == [[64, 64], [40, 90], [100, 30], [50, 50]]
+    assert batch["image_size"].tolist() == [[64, 64], [40, 90], [100, 30], [50, 50], [1, 300]]
     assert batch["num_detections"].sum() > 10
     for i, file in enumerate(files):
         single = exported.serve([file])
