@@ -1,6 +1,7 @@
 """The client and the stand-in server over real sockets, against the SavedModel in process."""
 
 import base64
+import concurrent.futures
 import contextlib
 import io
 import json
@@ -24,6 +25,7 @@ from PIL import Image
 from tensorflow_serving.config import model_server_config_pb2
 
 from libra_tf.runner.errors import UsageError
+from libra_tf.serving import local
 from libra_tf.serving.client import answers, files, retrying, run
 from libra_tf.serving.client.errors import RefusedError, RequestError, ServerError
 from libra_tf.serving.client.target import Target
@@ -155,6 +157,71 @@ def test_bad_files_are_named_and_the_others_answered(
         np.testing.assert_allclose(boxes, expected["detection_boxes"][0, :num], atol=1e-3)
         names = [detection["name"].encode() for detection in line["detections"]]
         assert names == expected["detection_class_names"][0, :num].tolist()
+
+
+class Batching:
+    """Puts requests that come together into one batch, as a server with batching does."""
+
+    def __init__(self, detector):
+        self._detector = detector
+        self._lock = threading.Lock()
+        self._waiting, self._outputs = [], None
+
+    def predict(self, images):
+        with self._lock:
+            start = len(self._waiting)
+            if not start:
+                self._outputs = concurrent.futures.Future()
+            self._waiting += images
+            outputs = self._outputs
+        if not start:
+            time.sleep(0.1)
+            self._run(outputs)
+        return {
+            name: value[start : start + len(images)] for name, value in outputs.result().items()
+        }
+
+    def _run(self, outputs):
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+        try:
+            outputs.set_result(self._detector.predict(batch))
+        except RefusedError as error:
+            outputs.set_exception(error)
+
+
+@only_retinanet
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_bad_files_do_not_spoil_others_in_a_batch_of_the_server(exported, batch_size, tmp_path):
+    contents = {f"{i}.jpg": encode(30 + i, 20, seed=i) for i in range(8)}
+    contents |= {"0.jpg": b"text", "5.jpg": contents["5.jpg"][:300]}
+    detector = Batching(local.open_detector(exported.folder))
+    results = list(run.detect(detector, write_files(tmp_path, contents), batch_size=batch_size))
+    assert [result.problem for result in results] == [
+        "is not a JPEG or PNG file" if i == 0 else "is truncated or damaged" if i == 5 else ""
+        for i in range(8)
+    ]
+    assert [result.answer.height for result in results if result.answer] == [31, 32, 33, 34, 36, 37]
+
+
+class BesideOthers:
+    """Is asked together with a bad image of another client, at the first calls."""
+
+    def __init__(self, detector, times):
+        self._detector, self._left = detector, times
+
+    def predict(self, images):
+        self._left -= 1
+        outputs = self._detector.predict([*images, b"text"] if self._left >= 0 else images)
+        return {name: value[: len(images)] for name, value in outputs.items()}
+
+
+@only_retinanet
+@pytest.mark.parametrize(("times", "problem"), [(3, ""), (99, "not answered: .*other clients.*")])
+def test_bad_images_of_other_clients(exported, times, problem, tmp_path):
+    detector = BesideOthers(local.open_detector(exported.folder), times)
+    (result,) = run.detect(detector, write_files(tmp_path, {"a.jpg": encode(20, 20)}))
+    assert re.fullmatch(problem, result.problem)
 
 
 class Failing:
