@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import contextlib
+import http.server
 import io
 import json
 import os
@@ -227,13 +228,13 @@ def test_bad_images_of_other_clients(exported, times, problem, tmp_path):
 class Failing:
     """Raises an error at the first calls."""
 
-    def __init__(self, error, times):
-        self._error, self._left = error, times
+    def __init__(self, error, times, message="in a test"):
+        self._error, self._left, self._message = error, times, message
 
     def __call__(self):
         self._left -= 1
         if self._left >= 0:
-            raise self._error(None, None, "in a test")
+            raise self._error(None, None, self._message)
 
 
 @only_retinanet
@@ -266,6 +267,79 @@ def test_retries_have_a_limit(exported, server, protocol, error, retries, asked,
     ):
         transport.predict([encode(20, 20)])
     assert server.num_predictions == asked
+
+
+@only_retinanet
+@both_protocols
+def test_a_full_queue_fails_one_image_only(exported, server, protocol, tmp_path):
+    message = "The batch scheduling queue to which this task was submitted is full"
+    server.before_predict = Failing(tf.errors.UnavailableError, 2, message)
+    images = write_files(tmp_path, {"a.jpg": encode(20, 20), "b.jpg": encode(20, 20)})
+    with connected(server, protocol, retries=1) as transport:
+        first, second = run.detect(transport, images, concurrency=1)
+    assert first.problem == f"the server had no room for it ({message}); lower --concurrency"
+    assert second.problem == ""
+
+
+BUSY = b"HTTP/1.1 503 -\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n"
+CUT_OFF = b'HTTP/1.1 200 -\r\nContent-Length: 99\r\n\r\n{"outputs": '
+CUT_OFF_CHUNK = b'HTTP/1.1 200 -\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{"outputs": '
+WHOLE = b'HTTP/1.1 200 -\r\nContent-Length: 23\r\n\r\n{"outputs": {"a": [1]}}'
+
+
+@contextlib.contextmanager
+def raw_server(answers, hangs=False):
+    """Sends each request the next answer and then hangs up or, if `hangs`, nothing.
+
+    Yields the transport that asks it, and a list that gets the time of every request.
+    """
+    times, over = [], threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            times.append(time.monotonic())
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(answers[len(times) - 1])
+            if hangs:
+                over.wait()
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://localhost:{server.server_address[1]}"
+        target = Target(address, "shapes", timeout=0.5 if hangs else 30, retries=4)
+        with contextlib.closing(run.connect(target)) as transport:
+            yield transport, times
+        over.set()
+        server.shutdown()
+
+
+def test_rest_repeats_what_breaks_anywhere_and_waits_as_long_as_documented(monkeypatch):
+    assert retrying.waits(4) == [0.5, 1, 2, 4]
+    monkeypatch.setattr(retrying, "FIRST_WAIT_SECONDS", 0.05)
+    with raw_server([BUSY, CUT_OFF, CUT_OFF_CHUNK, b"", WHOLE]) as (transport, times):
+        assert transport.predict([b"image"]) == {"a": [1]}
+    waits = np.diff(times)
+    assert np.all(waits >= [0.05, 0.1, 0.2, 0.4]) and waits.sum() < 30
+
+
+@pytest.mark.parametrize("answer", [b"", CUT_OFF, CUT_OFF_CHUNK], ids=["start", "body", "chunk"])
+def test_rest_gives_up_an_answer_that_stalls_anywhere(answer):
+    with (
+        raw_server([answer], hangs=True) as (transport, times),
+        pytest.raises(RequestError, match=r"no answer within --timeout=0\.5 seconds"),
+    ):
+        transport.predict([b"image"])
+    assert len(times) == 1
+
+
+def test_rest_ends_when_every_answer_breaks(monkeypatch):
+    monkeypatch.setattr(retrying, "FIRST_WAIT_SECONDS", 0.01)
+    with (
+        raw_server([CUT_OFF] * 5) as (transport, times),
+        pytest.raises(ServerError, match="cannot be reached"),
+    ):
+        transport.predict([b"image"])
+    assert len(times) == 5
 
 
 @only_retinanet
