@@ -11,7 +11,7 @@ from pycocotools import coco, cocoeval
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import prediction
 from libra_tf.serving.client import files
-from tests.serving.conftest import encode
+from tests.serving.conftest import copy_run, encode
 
 # What has nothing of the kind of detector in it.
 one_detector = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
@@ -106,12 +106,13 @@ def test_unreadable_files_are_passed_over_and_listed(exported, tmp_path):
 
 
 @one_detector
-def test_no_detections_at_all(exported, tiny_shapes, images_folder, tmp_path, monkeypatch):
+def test_no_detections_at_all(exported, tiny_shapes, images_folder, tmp_path):
     """An empty list of results, of which pycocotools makes no data set by itself."""
-    monkeypatch.setattr(prediction.coco_results, "to_results", lambda *_: [])
-    _, said = predict(
-        exported.folder, [images_folder], tmp_path, annotations=tiny_shapes.val.annotation_file
-    )
+    model_dir = copy_run(exported.model_dir, tmp_path / "run", pre_nms_score_threshold=1.0)
+    annotations = tiny_shapes.val.annotation_file
+    failures, said = predict(model_dir, [images_folder], tmp_path, annotations=annotations)
+    assert failures == 0
+    assert "6 images, 0 detections" in said
     assert "AP 0.0000, AP50 0.0000" in said
     assert json.loads((tmp_path / "detections.json").read_text()) == []
 
