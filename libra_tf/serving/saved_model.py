@@ -17,7 +17,7 @@ from libra_tf.data import atomic
 from libra_tf.runner import folders, trained_run
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import images, warmup
-from libra_tf.serving.detection import SIGNATURES, DetectionModule
+from libra_tf.serving.detection import SIGNATURES, DetectionModule, special_suppression
 from libra_tf.serving.mmdetection import MMDetectionModule
 
 CLASS_NAMES = "class_names.json"
@@ -83,10 +83,10 @@ def build_module(
     """Builds what is served of a run, in float32 and with TensorFlow's own suppression.
 
     Model Garden's suppression (`nms_version` `v1` and `v2`), made for TPUs, keeps the same boxes
-    and takes several times as long on a CPU.
+    and takes several times as long on a CPU. It stays where TensorFlow's own would keep others.
     """
     generator = run.params.task.model.detection_generator
-    if generator.nms_version in ("v1", "v2"):
+    if generator.nms_version in ("v1", "v2") and not special_suppression(generator):
         generator.nms_version = "batched"
     keras.mixed_precision.set_global_policy("float32")
     module_class = MMDetectionModule if run.params.task.model.compatibility else DetectionModule
@@ -99,7 +99,7 @@ def check_servable(run: trained_run.TrainedRun) -> None:
     """Refuses a run whose detector cannot be served.
 
     Raises:
-      UsageError: if it needs more than images, or has no detections.
+      UsageError: if it needs more than images, has no detections, or suppresses softly.
     """
     task = run.params.task
     if isinstance(task, fastrcnn.LibraFastRCNNTask):
@@ -111,6 +111,12 @@ def check_servable(run: trained_run.TrainedRun) -> None:
         raise UsageError(
             f"--model_dir={run.model_dir}: task.model.detection_generator.apply_nms is false, so "
             "there are no detections to serve; set it to true in params.yaml"
+        )
+    if special_suppression(task.model.detection_generator) == "soft_nms_sigma":
+        raise UsageError(
+            f"--model_dir={run.model_dir}: task.model.detection_generator.soft_nms_sigma is set, "
+            "and Model Garden's soft suppression takes batches of one size only, so that it cannot "
+            "be served; set it to null in params.yaml for the ordinary one"
         )
 
 

@@ -24,7 +24,7 @@ from libra_tf.runner import quiet, trained_run
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import images as serving_images
 from libra_tf.serving.client import errors, files
-from libra_tf.serving.detection import letterbox_kwargs
+from libra_tf.serving.detection import letterbox_kwargs, special_suppression
 
 FLOAT32, FLOAT16, INT8 = PRECISIONS = ("float32", "float16", "int8")
 SUFFIX = ".tflite"
@@ -109,6 +109,13 @@ def _check_convertible(run: trained_run.TrainedRun) -> None:
             f"--model_dir={run.model_dir} holds a detector of MMDetection, for which every image "
             "keeps its shape, and a TensorFlow Lite file takes images of one size; use "
             "export/saved_model.py"
+        )
+    key = special_suppression(run.params.task.model.detection_generator)
+    if key:
+        raise UsageError(
+            f"--model_dir={run.model_dir}: task.model.detection_generator.{key} is set, and a "
+            "TensorFlow Lite file suppresses per class and not softly; set it to null in "
+            "params.yaml if that will do"
         )
 
 

@@ -11,12 +11,15 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
+from libra_tf.runner import trained_run
 from libra_tf.runner.errors import UsageError
-from libra_tf.serving import saved_model, warmup
-from tests.serving.conftest import encode, load
+from libra_tf.serving import images, local, saved_model, warmup
+from tests.serving.conftest import copy_run, encode, load
 from tests.serving.server import Version
 
 HERE = pathlib.Path(__file__).parent
+
+only_retinanet = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
 
 
 def assert_same(one, other):
@@ -235,6 +238,32 @@ def test_the_next_version_with_a_threshold_and_in_shares(exported):
         expected["detection_boxes"][0, :num],
         atol=1e-3,
     )
+
+
+@only_retinanet
+def test_class_agnostic_suppression_is_that_of_the_evaluation(exported, tmp_path):
+    suppression = {"nms_version": "v2", "use_class_agnostic_nms": True}
+    model_dir = copy_run(exported.model_dir, tmp_path / "run", **suppression)
+    file = encode(64, 64)
+    image, _ = images.decode(tf.constant(file))
+    pixels, image_info = images.letterbox(image, [64, 64], [64, 64])
+    model = trained_run.read(model_dir).load_model()
+    expected = model(pixels[tf.newaxis], image_shape=image_info[tf.newaxis, 1], training=False)
+    outputs = local.open_detector(model_dir).predict([file])
+    assert outputs["num_detections"] == expected["num_detections"] > 0
+    names = ("detection_boxes", "detection_scores", "detection_classes")
+    assert_same_detections(
+        [outputs[name][0] for name in names], [expected[name][0].numpy() for name in names]
+    )
+    assert (outputs["detection_scores"] != exported.serve([file])["detection_scores"]).any()
+
+
+def test_soft_suppression_is_refused(exported, tmp_path):
+    suppression = {"nms_version": "v1", "soft_nms_sigma": 0.5}
+    model_dir = copy_run(exported.model_dir, tmp_path / "run", **suppression)
+    with pytest.raises(UsageError, match="soft_nms_sigma is set, and Model Garden's soft supp"):
+        saved_model.export(model_dir, str(tmp_path / "served"), report=str)
+    assert not (tmp_path / "served").exists()
 
 
 @pytest.mark.parametrize(

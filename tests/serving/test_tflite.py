@@ -10,7 +10,7 @@ from libra_tf import compat
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import local, tflite
 from libra_tf.serving.client import errors, files
-from tests.serving.conftest import encode
+from tests.serving.conftest import copy_run, encode
 from tests.serving.test_saved_model import assert_same
 
 NUM_BOXES, NUM_CLASSES = 60, 3
@@ -112,6 +112,22 @@ def test_selection_is_combined_suppression(converted_selection, seed, share_empt
 def test_two_stage_detectors_are_refused(exported, tmp_path):
     with pytest.raises(UsageError, match=r"holds a two-stage detector, .* use export/saved_model"):
         tflite.export(exported.model_dir, str(tmp_path / "detector.tflite"), report=str)
+
+
+@one_stage
+@pytest.mark.parametrize(
+    "suppression",
+    [
+        {"nms_version": "v1", "soft_nms_sigma": 0.5},
+        {"nms_version": "v2", "use_class_agnostic_nms": True},
+    ],
+    ids=str,
+)
+def test_other_suppressions_are_refused(exported, suppression, tmp_path):
+    model_dir = copy_run(exported.model_dir, tmp_path / "run", **suppression)
+    key = list(suppression)[1]
+    with pytest.raises(UsageError, match=f"{key} is set, and a TensorFlow Lite file suppresses"):
+        tflite.export(model_dir, str(tmp_path / "detector.tflite"), report=str)
 
 
 @one_stage
