@@ -14,6 +14,7 @@ from libra_tf.runner.progress import Progress
 from libra_tf.serving import coco_results, local
 from libra_tf.serving.client import files, run
 from libra_tf.serving.client.files import ImageFile
+from libra_tf.serving.outputs import require_local
 
 RESULTS = "detections.json"
 PICTURES = "pictures"
@@ -56,6 +57,7 @@ def predict(
         list none of the images.
       DatasetError: if the annotations have mistakes.
     """
+    require_local("--output_dir", output_dir)
     truth = coco_results.read_annotations(annotations) if annotations else None
     if truth:
         image_ids = _listed_in(truth, images, report)

@@ -19,6 +19,7 @@ from libra_tf.runner.errors import UsageError
 from libra_tf.serving import images, warmup
 from libra_tf.serving.detection import SIGNATURES, DetectionModule, special_suppression
 from libra_tf.serving.mmdetection import MMDetectionModule
+from libra_tf.serving.outputs import require_local
 
 CLASS_NAMES = "class_names.json"
 THRESHOLDS = "thresholds.json"
@@ -54,6 +55,7 @@ def export(
     Raises:
       UsageError: if the run cannot be exported or the folder cannot be written.
     """
+    require_local("--export_dir", export_dir)
     run = trained_run.read(model_dir, checkpoint)
     check_servable(run)
     generator = run.params.task.model.detection_generator
@@ -70,9 +72,7 @@ def export(
         )
         warmup.write_requests(str(folder), _warmup_requests(run.params, max_pixels))
         atomic.make_durable(folder)
-        version = parent / str(_next_version(parent))
-        atomic.rename_durably(folder, version)
-    return str(version)
+        return str(_publish(folder, parent))
 
 
 def build_module(
@@ -118,6 +118,20 @@ def check_servable(run: trained_run.TrainedRun) -> None:
             "and Model Garden's soft suppression takes batches of one size only, so that it cannot "
             "be served; set it to null in params.yaml for the ordinary one"
         )
+
+
+def _publish(folder: pathlib.Path, parent: pathlib.Path) -> pathlib.Path:
+    """Gives a complete folder the next version's name."""
+    while True:
+        version = parent / str(_next_version(parent))
+        try:
+            atomic.rename_durably(folder, version)
+        except OSError:
+            # Another export may have taken the number in between.
+            if not atomic.is_occupied(version):
+                raise
+        else:
+            return version
 
 
 def _next_version(parent: pathlib.Path) -> int:

@@ -25,6 +25,7 @@ from libra_tf.runner.errors import UsageError
 from libra_tf.serving import images as serving_images
 from libra_tf.serving.client import errors, files
 from libra_tf.serving.detection import letterbox_kwargs, special_suppression
+from libra_tf.serving.outputs import require_local
 
 FLOAT32, FLOAT16, INT8 = PRECISIONS = ("float32", "float16", "int8")
 SUFFIX = ".tflite"
@@ -88,6 +89,7 @@ def export(
 
 
 def _require_writable(path: str) -> None:
+    require_local("--output", path)
     folder = os.path.dirname(path) or "."
     if not path.endswith(SUFFIX):
         raise UsageError(f"--output={path} must end in {SUFFIX}")

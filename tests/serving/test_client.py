@@ -629,6 +629,7 @@ def test_the_program(exported, server, protocol, tmp_path):
         ([CLIENT, "--server=localhost:8500"], "--server=localhost:8500: write grpc://HOST:PORT"),
         ([CLIENT, "--model_version=1", "--model_label=a"], "exclude each other"),
         ([CLIENT, "--pictures=/proc/drawn"], "--pictures=/proc/drawn cannot be made"),
+        ([CLIENT, "--pictures=gs://drawn"], "--pictures=gs://drawn is not on this machine"),
     ],
 )
 def test_bad_arguments_get_one_line(arguments, message):

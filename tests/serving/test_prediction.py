@@ -126,6 +126,7 @@ def test_no_detections_at_all(exported, tiny_shapes, images_folder, tmp_path):
         ({"model": "DAMAGED"}, r"cannot be loaded \(.*\); name a folder that export/saved_model"),
         ({"checkpoint": "ckpt-1"}, "--checkpoint=ckpt-1 chooses among those of a run"),
         ({"output_dir": "/proc/found"}, "--output_dir=/proc/found cannot be made"),
+        ({"output_dir": "gs://found"}, "--output_dir=gs://found is not on this machine"),
         ({"annotations": "UNRELATED"}, r"lists none of the images, such as a\.jpg"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -266,12 +266,32 @@ def test_soft_suppression_is_refused(exported, tmp_path):
     assert not (tmp_path / "served").exists()
 
 
+def test_exports_at_once_take_different_numbers(tmp_path, monkeypatch):
+    next_version = saved_model._next_version
+
+    def overtaken(parent):
+        """Finds the next number, which another export takes at once."""
+        number = next_version(parent)
+        if number < 3:
+            (parent / str(number)).mkdir()
+            (parent / str(number) / "saved_model.pb").touch()
+        return number
+
+    monkeypatch.setattr(saved_model, "_next_version", overtaken)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished/mine").touch()
+    assert saved_model._publish(tmp_path / "unfinished", tmp_path) == tmp_path / "3"
+    assert os.listdir(tmp_path / "3") == ["mine"]
+    assert sorted(os.listdir(tmp_path)) == ["1", "2", "3"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"checkpoint": "ckpt-9"}, r"--checkpoint=ckpt-9: .*ckpt-9 does not exist"),
         ({"model_dir": "nowhere"}, r"--model_dir=nowhere holds no params\.yaml"),
         ({"export_dir": "/proc/served"}, r"--export_dir=/proc/served cannot be made"),
+        ({"export_dir": "gs://served"}, r"--export_dir=gs://served is not on this machine"),
     ],
 )
 def test_what_cannot_be_exported(exported, tmp_path, change, message):

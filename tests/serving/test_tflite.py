@@ -140,6 +140,7 @@ def test_other_suppressions_are_refused(exported, suppression, tmp_path):
         ({"path": "detector.bin"}, r"--output=detector\.bin must end in \.tflite"),
         ({"path": "/nowhere/d.tflite"}, "the folder /nowhere is not there"),
         ({"path": "THERE"}, r"there\.tflite is there already"),
+        ({"path": "gs://cells/d.tflite"}, "--output=gs://cells/d.tflite is not on this machine"),
         ({"model_dir": "nowhere"}, r"--model_dir=nowhere holds no params\.yaml"),
     ],
 )
