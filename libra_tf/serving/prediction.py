@@ -68,29 +68,29 @@ def predict(
     folders.make_writable("--output_dir", output_dir)
     detector = local.open_detector(model, checkpoint)
     report(f"detecting with {detector.source}")
-    results, detections = [], []
+    summary, detections, answered = _Summary(draw_threshold), [], []
     try:
         for result in _detect(detector, images, pictures, batch_size, draw_threshold):
-            results.append(result)
+            summary.add(result)
             if result.answer:
-                detections += coco_results.to_results(
-                    result.answer, image_ids[result.file], result.file.name.as_posix()
-                )
+                image_id = image_ids[result.file]
+                answered.append(image_id)
+                name = result.file.name.as_posix()
+                detections += coco_results.to_results(result.answer, image_id, name)
     finally:
         _write(os.path.join(output_dir, RESULTS), detections)
-    for line in _summary(results, draw_threshold):
+    for line in summary.lines():
         report(line)
     if truth:
-        report(_precision(truth, detections, [image_ids[r.file] for r in results if r.answer]))
+        report(_precision(truth, detections, answered))
     report(f"results: {os.path.join(output_dir, RESULTS)}")
     if pictures:
         report(f"pictures: {os.path.join(output_dir, PICTURES)}")
-    failures = [result for result in results if result.problem]
-    if failures:
-        report(f"{len(failures)} of {len(results)} images had problems:")
-    for result in failures:
-        report(f"  {result.file.path}: {result.problem}")
-    return len(failures)
+    if summary.problems:
+        report(f"{len(summary.problems)} of {len(images)} images had problems:")
+    for problem in summary.problems:
+        report(f"  {problem}")
+    return len(summary.problems)
 
 
 def _listed_in(
@@ -143,19 +143,42 @@ def _write(path: str, detections: Sequence[Mapping]) -> None:
     os.replace(f"{path}.unfinished", path)
 
 
-def _summary(results: Sequence[run.Result], threshold: float) -> Iterator[str]:
-    detections, images = collections.Counter(), collections.Counter()
-    for answer in (result.answer for result in results if result.answer):
-        names = [str(name) for name in answer.names[answer.scores >= threshold]]
-        detections.update(names)
-        images.update(set(names))
-    yield (
-        f"{len(results)} images, {sum(detections.values())} detections with a score of "
-        f"{threshold:g} or more"
-    )
-    width = max(map(len, detections), default=0)
-    for name, number in detections.most_common():
-        yield f"  {name:<{width}}  {number} in {images[name]} images"
+class _Summary:
+    """Counts what is detected; the detections themselves, with masks, would fill the memory.
+
+    Args:
+      threshold: detections with a lower score are not counted.
+
+    Attributes:
+      problems: a line for each image that had one.
+    """
+
+    def __init__(self, threshold: float):
+        self.problems = []
+        self._threshold = threshold
+        self._num_images = 0
+        self._detections, self._images = collections.Counter(), collections.Counter()
+
+    def add(self, result: run.Result) -> None:
+        """Counts an image."""
+        self._num_images += 1
+        if result.problem:
+            self.problems.append(f"{result.file.path}: {result.problem}")
+        if result.answer:
+            is_counted = result.answer.scores >= self._threshold
+            names = [str(name) for name in result.answer.names[is_counted]]
+            self._detections.update(names)
+            self._images.update(set(names))
+
+    def lines(self) -> Iterator[str]:
+        """Yields how many there are of each class, the most frequent first."""
+        yield (
+            f"{self._num_images} images, {sum(self._detections.values())} detections with a score "
+            f"of {self._threshold:g} or more"
+        )
+        width = max(map(len, self._detections), default=0)
+        for name, number in self._detections.most_common():
+            yield f"  {name:<{width}}  {number} in {self._images[name]} images"
 
 
 def _precision(truth: AnnotationFile, detections, image_ids: Sequence[int]) -> str:

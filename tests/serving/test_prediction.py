@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import weakref
 
 import numpy as np
 import pytest
@@ -115,6 +116,27 @@ def test_no_detections_at_all(exported, tiny_shapes, images_folder, tmp_path):
     assert "6 images, 0 detections" in said
     assert "AP 0.0000, AP50 0.0000" in said
     assert json.loads((tmp_path / "detections.json").read_text()) == []
+
+
+@one_detector
+def test_answers_are_not_kept(exported, tmp_path, monkeypatch):
+    """With masks they are megabytes for each image."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.jpg").write_bytes(encode(64, 80))
+    answers, kept = [], []
+    to_results = prediction.coco_results.to_results
+
+    def watch(answer, *arguments):
+        kept.append(sum(seen() is not None for seen in answers))
+        answers.append(weakref.ref(answer))
+        return to_results(answer, *arguments)
+
+    monkeypatch.setattr(prediction.coco_results, "to_results", watch)
+    predict(exported.folder, [folder], tmp_path / "found")
+    assert len(kept) == 4
+    assert max(kept) <= 1
 
 
 @pytest.mark.parametrize(
