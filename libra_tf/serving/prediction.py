@@ -29,6 +29,7 @@ def predict(
     draw: bool = True,
     draw_threshold: float = 0.4,
     batch_size: int = 1,
+    max_pixels: int | None = None,
     report: Callable[[str], None] = print,
 ) -> int:
     """Detects objects in images, draws them and writes them down.
@@ -47,14 +48,15 @@ def predict(
       draw: whether to draw.
       draw_threshold: detections with a lower score are neither drawn nor counted in the summary.
       batch_size: images at once.
+      max_pixels: images with more pixels are refused; None for the default of `open_detector`.
       report: is given lines about the progress, and in the end a summary.
 
     Returns:
       How many images could not be read or drawn. The summary names them.
 
     Raises:
-      UsageError: if the model cannot be loaded, the folder cannot be written, or the annotations
-        list none of the images.
+      UsageError: if the model cannot be loaded or has another limit than `max_pixels`, the folder
+        cannot be written, or the annotations list none of the images.
       DatasetError: if the annotations have mistakes.
     """
     require_local("--output_dir", output_dir)
@@ -65,8 +67,9 @@ def predict(
         image_ids = {image: number for number, image in enumerate(images, start=1)}
     images = list(image_ids)
     pictures = files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
+    detector = local.open_detector(model, checkpoint, max_pixels)
+    # Not before: a model that cannot be loaded leaves no folder.
     folders.make_writable("--output_dir", output_dir)
-    detector = local.open_detector(model, checkpoint)
     report(f"detecting with {detector.source}")
     summary, detections, answered = _Summary(draw_threshold), [], []
     try:

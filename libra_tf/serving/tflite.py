@@ -311,11 +311,14 @@ def _write(path: str, content: bytes, description: Mapping[str, Any]) -> None:
         pathlib.Path(unfinished).unlink(missing_ok=True)
 
 
-def to_input(encoded: bytes, **kwargs) -> tuple[np.ndarray, np.ndarray]:
+def to_input(
+    encoded: bytes, max_pixels: int = serving_images.MAX_PIXELS, **kwargs
+) -> tuple[np.ndarray, np.ndarray]:
     """Makes the input of a converted detector from an image file.
 
     Args:
       encoded: the bytes of a JPEG or PNG file.
+      max_pixels: the most that height times width may be.
       **kwargs: of `libra_tf.serving.images.letterbox`.
 
     Returns:
@@ -324,9 +327,9 @@ def to_input(encoded: bytes, **kwargs) -> tuple[np.ndarray, np.ndarray]:
       image_info: float32 `[4, 2]`; see `libra_tf.serving.images.letterbox`.
 
     Raises:
-      RefusedError: if it is not an image.
+      RefusedError: if it is not an image or has too many pixels.
     """
-    image, problem = serving_images.decode(tf.constant(encoded))
+    image, problem = serving_images.decode(tf.constant(encoded), max_pixels)
     problem = problem.numpy().decode()
     if problem:
         raise errors.RefusedError({0: problem})
@@ -340,6 +343,7 @@ class TFLiteDetector:
 
     Args:
       path: the file.
+      max_pixels: images with more pixels are refused.
 
     Raises:
       UsageError: if `export` did not write it.
@@ -347,8 +351,9 @@ class TFLiteDetector:
 
     normalized_boxes = False
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, max_pixels: int = serving_images.MAX_PIXELS):
         self.source = path
+        self._max_pixels = max_pixels
         try:
             with zipfile.ZipFile(path) as archive:
                 description = json.loads(archive.read(_DETECTOR))
@@ -386,7 +391,7 @@ class TFLiteDetector:
         return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
 
     def _detect(self, encoded: bytes) -> dict[str, np.ndarray]:
-        pixels, image_info = to_input(encoded, **self._kwargs)
+        pixels, image_info = to_input(encoded, self._max_pixels, **self._kwargs)
         with self._lock:
             outputs = {name: value[0] for name, value in self._run(image=pixels[None]).items()}
         outputs["detection_boxes"] = outputs["detection_boxes"] / np.tile(image_info[2], 2)

@@ -139,6 +139,14 @@ def test_answers_are_not_kept(exported, tmp_path, monkeypatch):
     assert max(kept) <= 1
 
 
+@one_detector
+def test_the_most_pixels_of_an_image(exported, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encode(64, 80))
+    failures, said = predict(exported.model_dir, [tmp_path], tmp_path / "found", max_pixels=5000)
+    assert failures == 1
+    assert "a.jpg: has [64 80] pixels (height, width), and at most 5000 in all are" in said
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -149,6 +157,7 @@ def test_answers_are_not_kept(exported, tmp_path, monkeypatch):
         ({"checkpoint": "ckpt-1"}, "--checkpoint=ckpt-1 chooses among those of a run"),
         ({"output_dir": "/proc/found"}, "--output_dir=/proc/found cannot be made"),
         ({"output_dir": "gs://found"}, "--output_dir=gs://found is not on this machine"),
+        ({"max_pixels": 5000}, "--max_pixels=5000: the limit of --model=.* is in its graph"),
         ({"annotations": "UNRELATED"}, r"lists none of the images, such as a\.jpg"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -175,7 +184,7 @@ def test_what_cannot_be_predicted(exported, tmp_path, change, message):
     arguments |= {key: places.get(value, value) for key, value in change.items()}
     with pytest.raises(UsageError, match=message):
         predict(arguments.pop("model"), [tmp_path / "a.jpg"], **arguments)
-    assert not list(tmp_path.glob("found/*"))
+    assert not (tmp_path / "found").exists()
 
 
 @one_detector

@@ -52,6 +52,8 @@ def test_detects_what_the_saved_model_detects(exported, tmp_path):
     with pytest.raises(errors.RefusedError, match="is truncated or damaged") as info:
         detector.predict([*batch, encode(64, 64)[:300]])
     assert list(info.value.problems) == [4]
+    with pytest.raises(errors.RefusedError, match=r"has \[64 64\] pixels .* at most 4000 in all"):
+        local.open_detector(path, max_pixels=4000).predict(batch[:1])
 
 
 @one_stage
