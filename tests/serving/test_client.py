@@ -307,10 +307,12 @@ def raw_server(answers, hangs=False):
         threading.Thread(target=server.serve_forever).start()
         address = f"http://localhost:{server.server_address[1]}"
         target = Target(address, "shapes", timeout=0.5 if hangs else 30, retries=4)
-        with contextlib.closing(run.connect(target)) as transport:
-            yield transport, times
-        over.set()
-        server.shutdown()
+        try:
+            with contextlib.closing(run.connect(target)) as transport:
+                yield transport, times
+        finally:
+            over.set()
+            server.shutdown()
 
 
 def test_rest_repeats_what_breaks_anywhere_and_waits_as_long_as_documented(monkeypatch):
