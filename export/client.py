@@ -18,6 +18,7 @@ from libra_tf.runner.errors import UsageError
 from libra_tf.serving.client import files, retrying
 from libra_tf.serving.client.errors import ServerError
 from libra_tf.serving.client.target import Target
+from libra_tf.serving.outputs import require_local
 
 _SERVER = flags.DEFINE_string(
     "server", "grpc://localhost:8500", "grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT."
@@ -68,6 +69,7 @@ def _detect(arguments: list[str]) -> int:
     images = files.find(arguments)
     pictures = files.name_pictures(images, _PICTURES.value) if _PICTURES.value else None
     if _PICTURES.value:
+        require_local("--pictures", _PICTURES.value)
         folders.make_writable("--pictures", _PICTURES.value)
     if _VERSION.value is not None and _LABEL.value:
         raise UsageError("--model_version and --model_label exclude each other: give one")

@@ -34,6 +34,13 @@ _DRAW_THRESHOLD = flags.DEFINE_float(
     "draw_threshold", 0.4, "Draw and count detections with at least this score.", 0.0, 1.0
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Images at once.", lower_bound=1)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    None,
+    "Refuse image files with more pixels. Default: 25000000; a SavedModel has a limit of its own, "
+    "and takes no other.",
+    lower_bound=1,
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -57,6 +64,7 @@ def _predict(arguments: list[str]) -> int:
         draw=_PICTURES.value,
         draw_threshold=_DRAW_THRESHOLD.value,
         batch_size=_BATCH_SIZE.value,
+        max_pixels=_MAX_PIXELS.value,
     )
     return 1 if problems else 0
 

@@ -36,7 +36,9 @@ def prepare(image: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:
 
 
 def resized_size(size: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:
-    """The largest size of the same aspect ratio that fits.
+    """The largest size of the same aspect ratio that fits, at least one pixel high and wide.
+
+    MMDetection fails on an image so thin that a side is rounded to nothing.
 
     Args:
       size: int32 `[2]`.
@@ -48,7 +50,7 @@ def resized_size(size: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:
     """
     size = tf.cast(size, tf.float64)
     scale = tf.minimum(longer / tf.reduce_max(size), shorter / tf.reduce_min(size))
-    return tf.cast(size * scale + 0.5, tf.int32)
+    return tf.maximum(tf.cast(size * scale + 0.5, tf.int32), 1)
 
 
 def resize(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

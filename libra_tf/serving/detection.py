@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import export_base
+from official.modeling import hyperparams
 from official.vision.ops import box_ops, preprocess_ops
 
 from libra_tf.compat import keras
@@ -164,6 +165,16 @@ def letterbox_kwargs(task: cfg.TaskConfig) -> dict[str, Any]:
     if not getattr(parser, "keep_aspect_ratio", True):
         kwargs["keep_aspect_ratio"] = False
     return kwargs
+
+
+def special_suppression(generator: hyperparams.Config) -> str:
+    """Returns the key of a `DetectionGenerator` that makes it keep other boxes, empty if none."""
+    if generator.nms_version == "v1" and generator.soft_nms_sigma:
+        return "soft_nms_sigma"
+    # Two-stage detectors do not have the choice.
+    if generator.nms_version == "v2" and getattr(generator, "use_class_agnostic_nms", False):
+        return "use_class_agnostic_nms"
+    return ""
 
 
 def _only_where(is_detection: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:

@@ -42,7 +42,7 @@ def draw_detections(
     Raises:
       ValueError: if the numbers of boxes, labels, scores and masks differ.
     """
-    picture = image.convert("RGB")
+    picture = _to_8_bits(image).convert("RGB")
     picture.info.clear()
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     masks = [None] * len(boxes) if masks is None else masks
@@ -59,6 +59,13 @@ def draw_detections(
     for box, label, score, _ in rows:
         _draw_label(canvas, box, f"{label} {score:.2f}", _color(label))
     return picture
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scales grey of 16 bits, of which Pillow would make white all that is above 255."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
 
 
 def _color(label: str) -> tuple[int, int, int]:

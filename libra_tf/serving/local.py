@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from libra_tf.runner import trained_run
 from libra_tf.runner.errors import UsageError
+from libra_tf.serving import images as serving_images
 from libra_tf.serving import saved_model, tflite
 from libra_tf.serving.client import answers, errors
 from libra_tf.serving.client.target import INPUT, SIGNATURE
@@ -55,7 +56,7 @@ class LocalDetector:
 
 
 def open_detector(
-    path: str, checkpoint: str | None = None
+    path: str, checkpoint: str | None = None, max_pixels: int | None = None
 ) -> LocalDetector | tflite.TFLiteDetector:
     """Makes a detector of a run or of what was exported of it.
 
@@ -63,32 +64,40 @@ def open_detector(
       path: folder of a run of `run.py`, of a SavedModel, or of its versions (the newest is taken),
         or a TensorFlow Lite file.
       checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
+      max_pixels: images with more pixels are refused; None for `images.MAX_PIXELS`, or for what
+        a SavedModel was exported with.
 
     Raises:
-      UsageError: if it is none of these, or cannot be loaded.
+      UsageError: if it is none of these, or cannot be loaded, or a SavedModel is to have another
+        limit than its own.
     """
     if os.path.exists(os.path.join(path, _PARAMS)):
-        return _of_run(path, checkpoint)
+        return _of_run(path, checkpoint, max_pixels or serving_images.MAX_PIXELS)
     if checkpoint:
         raise UsageError(
             f"--checkpoint={checkpoint} chooses among those of a run, and --model={path} is none; "
             "leave it out"
         )
     if os.path.isfile(path):
-        return tflite.TFLiteDetector(path)
+        return tflite.TFLiteDetector(path, max_pixels or serving_images.MAX_PIXELS)
     folder = _saved_model_in(path) if os.path.isdir(path) else None
     if not folder:
         raise UsageError(
             f"--model={path} is neither the folder of a run (with {_PARAMS}) nor of a SavedModel "
             f"(with {_GRAPH}) nor a {tflite.SUFFIX} file"
         )
+    if max_pixels:
+        raise UsageError(
+            f"--max_pixels={max_pixels}: the limit of --model={path} is in its graph; leave the "
+            "flag out, or export again with it"
+        )
     return _of_saved_model(folder)
 
 
-def _of_run(model_dir: str, checkpoint: str | None) -> LocalDetector:
+def _of_run(model_dir: str, checkpoint: str | None, max_pixels: int) -> LocalDetector:
     run = trained_run.read(model_dir, checkpoint)
     saved_model.check_servable(run)
-    module = saved_model.build_module(run)
+    module = saved_model.build_module(run, max_pixels=max_pixels)
     function = tf.function(module.serve_bytes, input_signature=[tf.TensorSpec([None], tf.string)])
     return LocalDetector(function, run.checkpoint)
 

@@ -14,6 +14,7 @@ from libra_tf.runner.progress import Progress
 from libra_tf.serving import coco_results, local
 from libra_tf.serving.client import files, run
 from libra_tf.serving.client.files import ImageFile
+from libra_tf.serving.outputs import require_local
 
 RESULTS = "detections.json"
 PICTURES = "pictures"
@@ -28,6 +29,7 @@ def predict(
     draw: bool = True,
     draw_threshold: float = 0.4,
     batch_size: int = 1,
+    max_pixels: int | None = None,
     report: Callable[[str], None] = print,
 ) -> int:
     """Detects objects in images, draws them and writes them down.
@@ -46,16 +48,18 @@ def predict(
       draw: whether to draw.
       draw_threshold: detections with a lower score are neither drawn nor counted in the summary.
       batch_size: images at once.
+      max_pixels: images with more pixels are refused; None for the default of `open_detector`.
       report: is given lines about the progress, and in the end a summary.
 
     Returns:
       How many images could not be read or drawn. The summary names them.
 
     Raises:
-      UsageError: if the model cannot be loaded, the folder cannot be written, or the annotations
-        list none of the images.
+      UsageError: if the model cannot be loaded or has another limit than `max_pixels`, the folder
+        cannot be written, or the annotations list none of the images.
       DatasetError: if the annotations have mistakes.
     """
+    require_local("--output_dir", output_dir)
     truth = coco_results.read_annotations(annotations) if annotations else None
     if truth:
         image_ids = _listed_in(truth, images, report)
@@ -63,32 +67,33 @@ def predict(
         image_ids = {image: number for number, image in enumerate(images, start=1)}
     images = list(image_ids)
     pictures = files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
+    detector = local.open_detector(model, checkpoint, max_pixels)
+    # Not before: a model that cannot be loaded leaves no folder.
     folders.make_writable("--output_dir", output_dir)
-    detector = local.open_detector(model, checkpoint)
     report(f"detecting with {detector.source}")
-    results, detections = [], []
+    summary, detections, answered = _Summary(draw_threshold), [], []
     try:
         for result in _detect(detector, images, pictures, batch_size, draw_threshold):
-            results.append(result)
+            summary.add(result)
             if result.answer:
-                detections += coco_results.to_results(
-                    result.answer, image_ids[result.file], result.file.name.as_posix()
-                )
+                image_id = image_ids[result.file]
+                answered.append(image_id)
+                name = result.file.name.as_posix()
+                detections += coco_results.to_results(result.answer, image_id, name)
     finally:
         _write(os.path.join(output_dir, RESULTS), detections)
-    for line in _summary(results, draw_threshold):
+    for line in summary.lines():
         report(line)
     if truth:
-        report(_precision(truth, detections, [image_ids[r.file] for r in results if r.answer]))
+        report(_precision(truth, detections, answered))
     report(f"results: {os.path.join(output_dir, RESULTS)}")
     if pictures:
         report(f"pictures: {os.path.join(output_dir, PICTURES)}")
-    failures = [result for result in results if result.problem]
-    if failures:
-        report(f"{len(failures)} of {len(results)} images had problems:")
-    for result in failures:
-        report(f"  {result.file.path}: {result.problem}")
-    return len(failures)
+    if summary.problems:
+        report(f"{len(summary.problems)} of {len(images)} images had problems:")
+    for problem in summary.problems:
+        report(f"  {problem}")
+    return len(summary.problems)
 
 
 def _listed_in(
@@ -141,19 +146,42 @@ def _write(path: str, detections: Sequence[Mapping]) -> None:
     os.replace(f"{path}.unfinished", path)
 
 
-def _summary(results: Sequence[run.Result], threshold: float) -> Iterator[str]:
-    detections, images = collections.Counter(), collections.Counter()
-    for answer in (result.answer for result in results if result.answer):
-        names = [str(name) for name in answer.names[answer.scores >= threshold]]
-        detections.update(names)
-        images.update(set(names))
-    yield (
-        f"{len(results)} images, {sum(detections.values())} detections with a score of "
-        f"{threshold:g} or more"
-    )
-    width = max(map(len, detections), default=0)
-    for name, number in detections.most_common():
-        yield f"  {name:<{width}}  {number} in {images[name]} images"
+class _Summary:
+    """Counts what is detected; the detections themselves, with masks, would fill the memory.
+
+    Args:
+      threshold: detections with a lower score are not counted.
+
+    Attributes:
+      problems: a line for each image that had one.
+    """
+
+    def __init__(self, threshold: float):
+        self.problems = []
+        self._threshold = threshold
+        self._num_images = 0
+        self._detections, self._images = collections.Counter(), collections.Counter()
+
+    def add(self, result: run.Result) -> None:
+        """Counts an image."""
+        self._num_images += 1
+        if result.problem:
+            self.problems.append(f"{result.file.path}: {result.problem}")
+        if result.answer:
+            is_counted = result.answer.scores >= self._threshold
+            names = [str(name) for name in result.answer.names[is_counted]]
+            self._detections.update(names)
+            self._images.update(set(names))
+
+    def lines(self) -> Iterator[str]:
+        """Yields how many there are of each class, the most frequent first."""
+        yield (
+            f"{self._num_images} images, {sum(self._detections.values())} detections with a score "
+            f"of {self._threshold:g} or more"
+        )
+        width = max(map(len, self._detections), default=0)
+        for name, number in self._detections.most_common():
+            yield f"  {name:<{width}}  {number} in {self._images[name]} images"
 
 
 def _precision(truth: AnnotationFile, detections, image_ids: Sequence[int]) -> str:

@@ -1,6 +1,7 @@
 """From the folder of a run to a SavedModel that TensorFlow Serving loads as it is."""
 
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -16,8 +17,9 @@ from libra_tf.data import atomic
 from libra_tf.runner import folders, trained_run
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import images, warmup
-from libra_tf.serving.detection import SIGNATURES, DetectionModule
+from libra_tf.serving.detection import SIGNATURES, DetectionModule, special_suppression
 from libra_tf.serving.mmdetection import MMDetectionModule
+from libra_tf.serving.outputs import require_local
 
 CLASS_NAMES = "class_names.json"
 THRESHOLDS = "thresholds.json"
@@ -53,6 +55,7 @@ def export(
     Raises:
       UsageError: if the run cannot be exported or the folder cannot be written.
     """
+    require_local("--export_dir", export_dir)
     run = trained_run.read(model_dir, checkpoint)
     check_servable(run)
     generator = run.params.task.model.detection_generator
@@ -67,11 +70,9 @@ def export(
         export_base.export(
             module, {name: key for key, name in SIGNATURES.items()}, str(folder), timestamped=False
         )
-        warmup.write_requests(str(folder), _warmup_requests(run.params))
+        warmup.write_requests(str(folder), _warmup_requests(run.params, max_pixels))
         atomic.make_durable(folder)
-        version = parent / str(_next_version(parent))
-        atomic.rename_durably(folder, version)
-    return str(version)
+        return str(_publish(folder, parent))
 
 
 def build_module(
@@ -82,10 +83,10 @@ def build_module(
     """Builds what is served of a run, in float32 and with TensorFlow's own suppression.
 
     Model Garden's suppression (`nms_version` `v1` and `v2`), made for TPUs, keeps the same boxes
-    and takes several times as long on a CPU.
+    and takes several times as long on a CPU. It stays where TensorFlow's own would keep others.
     """
     generator = run.params.task.model.detection_generator
-    if generator.nms_version in ("v1", "v2"):
+    if generator.nms_version in ("v1", "v2") and not special_suppression(generator):
         generator.nms_version = "batched"
     keras.mixed_precision.set_global_policy("float32")
     module_class = MMDetectionModule if run.params.task.model.compatibility else DetectionModule
@@ -98,7 +99,7 @@ def check_servable(run: trained_run.TrainedRun) -> None:
     """Refuses a run whose detector cannot be served.
 
     Raises:
-      UsageError: if it needs more than images, or has no detections.
+      UsageError: if it needs more than images, has no detections, or suppresses softly.
     """
     task = run.params.task
     if isinstance(task, fastrcnn.LibraFastRCNNTask):
@@ -111,6 +112,26 @@ def check_servable(run: trained_run.TrainedRun) -> None:
             f"--model_dir={run.model_dir}: task.model.detection_generator.apply_nms is false, so "
             "there are no detections to serve; set it to true in params.yaml"
         )
+    if special_suppression(task.model.detection_generator) == "soft_nms_sigma":
+        raise UsageError(
+            f"--model_dir={run.model_dir}: task.model.detection_generator.soft_nms_sigma is set, "
+            "and Model Garden's soft suppression takes batches of one size only, so that it cannot "
+            "be served; set it to null in params.yaml for the ordinary one"
+        )
+
+
+def _publish(folder: pathlib.Path, parent: pathlib.Path) -> pathlib.Path:
+    """Gives a complete folder the next version's name."""
+    while True:
+        version = parent / str(_next_version(parent))
+        try:
+            atomic.rename_durably(folder, version)
+        except OSError:
+            # Another export may have taken the number in between.
+            if not atomic.is_occupied(version):
+                raise
+        else:
+            return version
 
 
 def _next_version(parent: pathlib.Path) -> int:
@@ -137,9 +158,14 @@ def _write_assets(
     return [tf.saved_model.Asset(os.path.join(folder, name)) for name in documents]
 
 
-def _warmup_requests(params: cfg.ExperimentConfig) -> dict[str, dict[str, tf.Tensor]]:
+def _warmup_requests(
+    params: cfg.ExperimentConfig, max_pixels: int
+) -> dict[str, dict[str, tf.Tensor]]:
     """One grey image for every signature."""
-    pixels = tf.fill([*params.task.model.input_size[:2], 3], tf.constant(128, tf.uint8))
+    # A server does not make a version available whose warm-up is refused.
+    longest = math.isqrt(max_pixels)
+    size = [min(side, longest) for side in params.task.model.input_size[:2]]
+    pixels = tf.fill([*size, 3], tf.constant(128, tf.uint8))
     encoded = tf.io.encode_jpeg(pixels)
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded.numpy()]))
     features = tf.train.Features(feature={"image/encoded": feature})

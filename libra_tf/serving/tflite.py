@@ -24,7 +24,8 @@ from libra_tf.runner import quiet, trained_run
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import images as serving_images
 from libra_tf.serving.client import errors, files
-from libra_tf.serving.detection import letterbox_kwargs
+from libra_tf.serving.detection import letterbox_kwargs, special_suppression
+from libra_tf.serving.outputs import require_local
 
 FLOAT32, FLOAT16, INT8 = PRECISIONS = ("float32", "float16", "int8")
 SUFFIX = ".tflite"
@@ -88,6 +89,7 @@ def export(
 
 
 def _require_writable(path: str) -> None:
+    require_local("--output", path)
     folder = os.path.dirname(path) or "."
     if not path.endswith(SUFFIX):
         raise UsageError(f"--output={path} must end in {SUFFIX}")
@@ -109,6 +111,13 @@ def _check_convertible(run: trained_run.TrainedRun) -> None:
             f"--model_dir={run.model_dir} holds a detector of MMDetection, for which every image "
             "keeps its shape, and a TensorFlow Lite file takes images of one size; use "
             "export/saved_model.py"
+        )
+    key = special_suppression(run.params.task.model.detection_generator)
+    if key:
+        raise UsageError(
+            f"--model_dir={run.model_dir}: task.model.detection_generator.{key} is set, and a "
+            "TensorFlow Lite file suppresses per class and not softly; set it to null in "
+            "params.yaml if that will do"
         )
 
 
@@ -302,11 +311,14 @@ def _write(path: str, content: bytes, description: Mapping[str, Any]) -> None:
         pathlib.Path(unfinished).unlink(missing_ok=True)
 
 
-def to_input(encoded: bytes, **kwargs) -> tuple[np.ndarray, np.ndarray]:
+def to_input(
+    encoded: bytes, max_pixels: int = serving_images.MAX_PIXELS, **kwargs
+) -> tuple[np.ndarray, np.ndarray]:
     """Makes the input of a converted detector from an image file.
 
     Args:
       encoded: the bytes of a JPEG or PNG file.
+      max_pixels: the most that height times width may be.
       **kwargs: of `libra_tf.serving.images.letterbox`.
 
     Returns:
@@ -315,9 +327,9 @@ def to_input(encoded: bytes, **kwargs) -> tuple[np.ndarray, np.ndarray]:
       image_info: float32 `[4, 2]`; see `libra_tf.serving.images.letterbox`.
 
     Raises:
-      RefusedError: if it is not an image.
+      RefusedError: if it is not an image or has too many pixels.
     """
-    image, problem = serving_images.decode(tf.constant(encoded))
+    image, problem = serving_images.decode(tf.constant(encoded), max_pixels)
     problem = problem.numpy().decode()
     if problem:
         raise errors.RefusedError({0: problem})
@@ -331,6 +343,7 @@ class TFLiteDetector:
 
     Args:
       path: the file.
+      max_pixels: images with more pixels are refused.
 
     Raises:
       UsageError: if `export` did not write it.
@@ -338,8 +351,9 @@ class TFLiteDetector:
 
     normalized_boxes = False
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, max_pixels: int = serving_images.MAX_PIXELS):
         self.source = path
+        self._max_pixels = max_pixels
         try:
             with zipfile.ZipFile(path) as archive:
                 description = json.loads(archive.read(_DETECTOR))
@@ -377,7 +391,7 @@ class TFLiteDetector:
         return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
 
     def _detect(self, encoded: bytes) -> dict[str, np.ndarray]:
-        pixels, image_info = to_input(encoded, **self._kwargs)
+        pixels, image_info = to_input(encoded, self._max_pixels, **self._kwargs)
         with self._lock:
             outputs = {name: value[0] for name, value in self._run(image=pixels[None]).items()}
         outputs["detection_boxes"] = outputs["detection_boxes"] / np.tile(image_info[2], 2)

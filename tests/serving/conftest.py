@@ -3,11 +3,15 @@
 import dataclasses
 import io
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 from official.core import exp_factory, task_factory, train_utils
+from official.modeling import hyperparams
 from PIL import Image
 
 from libra_tf.compat import keras
@@ -66,6 +70,16 @@ def make_run(folder, experiment, dataset, **overrides):
             variable.assign(tf.random.stateless_normal(variable.shape, [0, i], stddev=0.05))
     tf.train.CheckpointManager(tf.train.Checkpoint(model=model), folder, 1).save()
     return task, model
+
+
+def copy_run(model_dir, folder, **suppression):
+    """Copies a run, with another suppression in its config; returns the folder."""
+    shutil.copytree(model_dir, folder)
+    path = pathlib.Path(folder, "params.yaml")
+    params = hyperparams.read_yaml_to_params_dict(str(path)).as_dict()
+    params["task"]["model"]["detection_generator"].update(suppression)
+    path.write_text(yaml.dump(params))
+    return str(folder)
 
 
 def load(folder):

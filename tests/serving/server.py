@@ -42,11 +42,13 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
     predict_pb2,
+    prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
 from tensorflow_serving.config import model_server_config_pb2
 
 errors = tf.errors
+WARMUP = "assets.extra/tf_serving_warmup_requests"
 GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 HTTP_CODES = {
     errors.CANCELLED: 499,
@@ -72,13 +74,25 @@ def invalid_argument(message: str) -> errors.OpError:
 
 
 class Version:
-    """One version of a model in a session of its own."""
+    """One version of a model in a session of its own.
+
+    Its warm-up requests are run first; as in TensorFlow Serving, it does not load if one fails.
+    """
 
     def __init__(self, folder: str):
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         load = tf.compat.v1.saved_model.loader.load
         with self._session.graph.as_default():
             self.signatures = load(self._session, ["serve"], folder).signature_def
+        if os.path.exists(f"{folder}/{WARMUP}"):
+            self._warm_up(f"{folder}/{WARMUP}")
+
+    def _warm_up(self, path: str) -> None:
+        for record in tf.data.TFRecordDataset(path):
+            log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+            request = log.predict_log.request
+            inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+            self.run(self.signatures[request.model_spec.signature_name], inputs, None)
 
     def run(self, signature, inputs, timeout_seconds) -> dict[str, np.ndarray]:
         """Checks and runs a request as TensorFlow Serving's `RunPredict`."""

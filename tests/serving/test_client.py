@@ -1,7 +1,9 @@
 """The client and the stand-in server over real sockets, against the SavedModel in process."""
 
 import base64
+import concurrent.futures
 import contextlib
+import http.server
 import io
 import json
 import os
@@ -24,6 +26,7 @@ from PIL import Image
 from tensorflow_serving.config import model_server_config_pb2
 
 from libra_tf.runner.errors import UsageError
+from libra_tf.serving import local
 from libra_tf.serving.client import answers, files, retrying, run
 from libra_tf.serving.client.errors import RefusedError, RequestError, ServerError
 from libra_tf.serving.client.target import Target
@@ -157,16 +160,81 @@ def test_bad_files_are_named_and_the_others_answered(
         assert names == expected["detection_class_names"][0, :num].tolist()
 
 
+class Batching:
+    """Puts requests that come together into one batch, as a server with batching does."""
+
+    def __init__(self, detector):
+        self._detector = detector
+        self._lock = threading.Lock()
+        self._waiting, self._outputs = [], None
+
+    def predict(self, images):
+        with self._lock:
+            start = len(self._waiting)
+            if not start:
+                self._outputs = concurrent.futures.Future()
+            self._waiting += images
+            outputs = self._outputs
+        if not start:
+            time.sleep(0.1)
+            self._run(outputs)
+        return {
+            name: value[start : start + len(images)] for name, value in outputs.result().items()
+        }
+
+    def _run(self, outputs):
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+        try:
+            outputs.set_result(self._detector.predict(batch))
+        except RefusedError as error:
+            outputs.set_exception(error)
+
+
+@only_retinanet
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_bad_files_do_not_spoil_others_in_a_batch_of_the_server(exported, batch_size, tmp_path):
+    contents = {f"{i}.jpg": encode(30 + i, 20, seed=i) for i in range(8)}
+    contents |= {"0.jpg": b"text", "5.jpg": contents["5.jpg"][:300]}
+    detector = Batching(local.open_detector(exported.folder))
+    results = list(run.detect(detector, write_files(tmp_path, contents), batch_size=batch_size))
+    assert [result.problem for result in results] == [
+        "is not a JPEG or PNG file" if i == 0 else "is truncated or damaged" if i == 5 else ""
+        for i in range(8)
+    ]
+    assert [result.answer.height for result in results if result.answer] == [31, 32, 33, 34, 36, 37]
+
+
+class BesideOthers:
+    """Is asked together with a bad image of another client, at the first calls."""
+
+    def __init__(self, detector, times):
+        self._detector, self._left = detector, times
+
+    def predict(self, images):
+        self._left -= 1
+        outputs = self._detector.predict([*images, b"text"] if self._left >= 0 else images)
+        return {name: value[: len(images)] for name, value in outputs.items()}
+
+
+@only_retinanet
+@pytest.mark.parametrize(("times", "problem"), [(3, ""), (99, "not answered: .*other clients.*")])
+def test_bad_images_of_other_clients(exported, times, problem, tmp_path):
+    detector = BesideOthers(local.open_detector(exported.folder), times)
+    (result,) = run.detect(detector, write_files(tmp_path, {"a.jpg": encode(20, 20)}))
+    assert re.fullmatch(problem, result.problem)
+
+
 class Failing:
     """Raises an error at the first calls."""
 
-    def __init__(self, error, times):
-        self._error, self._left = error, times
+    def __init__(self, error, times, message="in a test"):
+        self._error, self._left, self._message = error, times, message
 
     def __call__(self):
         self._left -= 1
         if self._left >= 0:
-            raise self._error(None, None, "in a test")
+            raise self._error(None, None, self._message)
 
 
 @only_retinanet
@@ -199,6 +267,81 @@ def test_retries_have_a_limit(exported, server, protocol, error, retries, asked,
     ):
         transport.predict([encode(20, 20)])
     assert server.num_predictions == asked
+
+
+@only_retinanet
+@both_protocols
+def test_a_full_queue_fails_one_image_only(exported, server, protocol, tmp_path):
+    message = "The batch scheduling queue to which this task was submitted is full"
+    server.before_predict = Failing(tf.errors.UnavailableError, 2, message)
+    images = write_files(tmp_path, {"a.jpg": encode(20, 20), "b.jpg": encode(20, 20)})
+    with connected(server, protocol, retries=1) as transport:
+        first, second = run.detect(transport, images, concurrency=1)
+    assert first.problem == f"the server had no room for it ({message}); lower --concurrency"
+    assert second.problem == ""
+
+
+BUSY = b"HTTP/1.1 503 -\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n"
+CUT_OFF = b'HTTP/1.1 200 -\r\nContent-Length: 99\r\n\r\n{"outputs": '
+CUT_OFF_CHUNK = b'HTTP/1.1 200 -\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{"outputs": '
+WHOLE = b'HTTP/1.1 200 -\r\nContent-Length: 23\r\n\r\n{"outputs": {"a": [1]}}'
+
+
+@contextlib.contextmanager
+def raw_server(answers, hangs=False):
+    """Sends each request the next answer and then hangs up or, if `hangs`, nothing.
+
+    Yields the transport that asks it, and a list that gets the time of every request.
+    """
+    times, over = [], threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            times.append(time.monotonic())
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(answers[len(times) - 1])
+            if hangs:
+                over.wait()
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://localhost:{server.server_address[1]}"
+        target = Target(address, "shapes", timeout=0.5 if hangs else 30, retries=4)
+        try:
+            with contextlib.closing(run.connect(target)) as transport:
+                yield transport, times
+        finally:
+            over.set()
+            server.shutdown()
+
+
+def test_rest_repeats_what_breaks_anywhere_and_waits_as_long_as_documented(monkeypatch):
+    assert retrying.waits(4) == [0.5, 1, 2, 4]
+    monkeypatch.setattr(retrying, "FIRST_WAIT_SECONDS", 0.05)
+    with raw_server([BUSY, CUT_OFF, CUT_OFF_CHUNK, b"", WHOLE]) as (transport, times):
+        assert transport.predict([b"image"]) == {"a": [1]}
+    waits = np.diff(times)
+    assert np.all(waits >= [0.05, 0.1, 0.2, 0.4]) and waits.sum() < 30
+
+
+@pytest.mark.parametrize("answer", [b"", CUT_OFF, CUT_OFF_CHUNK], ids=["start", "body", "chunk"])
+def test_rest_gives_up_an_answer_that_stalls_anywhere(answer):
+    with (
+        raw_server([answer], hangs=True) as (transport, times),
+        pytest.raises(RequestError, match=r"no answer within --timeout=0\.5 seconds"),
+    ):
+        transport.predict([b"image"])
+    assert len(times) == 1
+
+
+def test_rest_ends_when_every_answer_breaks(monkeypatch):
+    monkeypatch.setattr(retrying, "FIRST_WAIT_SECONDS", 0.01)
+    with (
+        raw_server([CUT_OFF] * 5) as (transport, times),
+        pytest.raises(ServerError, match="cannot be reached"),
+    ):
+        transport.predict([b"image"])
+    assert len(times) == 5
 
 
 @only_retinanet
@@ -488,6 +631,7 @@ def test_the_program(exported, server, protocol, tmp_path):
         ([CLIENT, "--server=localhost:8500"], "--server=localhost:8500: write grpc://HOST:PORT"),
         ([CLIENT, "--model_version=1", "--model_label=a"], "exclude each other"),
         ([CLIENT, "--pictures=/proc/drawn"], "--pictures=/proc/drawn cannot be made"),
+        ([CLIENT, "--pictures=gs://drawn"], "--pictures=gs://drawn is not on this machine"),
     ],
 )
 def test_bad_arguments_get_one_line(arguments, message):
@@ -544,7 +688,9 @@ def test_a_server_that_is_killed(exported, config_file, tmp_path):
         )
         first = [client.stdout.readline() for _ in range(5)]
         process.kill()
-        rest, said = client.communicate()
+        # Not by communicate(), which passes over what readline() has taken from the pipe already.
+        rest, said = client.stdout.read(), client.stderr.read()
+        client.wait()
     lines = [json.loads(line) for line in [*first, *rest.splitlines()]]
     assert 5 <= len(lines) < 300
     assert not any("error" in line for line in lines)

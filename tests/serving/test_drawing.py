@@ -95,6 +95,14 @@ def test_any_mode(mode):
     assert (picture.mode, picture.size) == ("RGB", (40, 30))
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("I;16", "<u2"), ("I;16B", ">u2"), ("I", "<i4")])
+def test_grey_of_16_bits_is_drawn_as_detectors_see_it(mode, kind):
+    grey = np.arange(0, 2**16, 16).reshape(64, 64)
+    image = Image.frombytes(mode, (64, 64), grey.astype(kind).tobytes())
+    picture = draw_detections(image, np.zeros([0, 4]), [], [])
+    np.testing.assert_array_equal(picture, np.repeat(grey[..., np.newaxis] // 256, 3, axis=-1))
+
+
 def test_numbers_that_differ_are_refused():
     image = Image.new("RGB", (40, 30))
     with pytest.raises(ValueError):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import weakref
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from pycocotools import coco, cocoeval
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import prediction
 from libra_tf.serving.client import files
-from tests.serving.conftest import encode
+from tests.serving.conftest import copy_run, encode
 
 # What has nothing of the kind of detector in it.
 one_detector = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
@@ -106,14 +107,44 @@ def test_unreadable_files_are_passed_over_and_listed(exported, tmp_path):
 
 
 @one_detector
-def test_no_detections_at_all(exported, tiny_shapes, images_folder, tmp_path, monkeypatch):
+def test_no_detections_at_all(exported, tiny_shapes, images_folder, tmp_path):
     """An empty list of results, of which pycocotools makes no data set by itself."""
-    monkeypatch.setattr(prediction.coco_results, "to_results", lambda *_: [])
-    _, said = predict(
-        exported.folder, [images_folder], tmp_path, annotations=tiny_shapes.val.annotation_file
-    )
+    model_dir = copy_run(exported.model_dir, tmp_path / "run", pre_nms_score_threshold=1.0)
+    annotations = tiny_shapes.val.annotation_file
+    failures, said = predict(model_dir, [images_folder], tmp_path, annotations=annotations)
+    assert failures == 0
+    assert "6 images, 0 detections" in said
     assert "AP 0.0000, AP50 0.0000" in said
     assert json.loads((tmp_path / "detections.json").read_text()) == []
+
+
+@one_detector
+def test_answers_are_not_kept(exported, tmp_path, monkeypatch):
+    """With masks they are megabytes for each image."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.jpg").write_bytes(encode(64, 80))
+    answers, kept = [], []
+    to_results = prediction.coco_results.to_results
+
+    def watch(answer, *arguments):
+        kept.append(sum(seen() is not None for seen in answers))
+        answers.append(weakref.ref(answer))
+        return to_results(answer, *arguments)
+
+    monkeypatch.setattr(prediction.coco_results, "to_results", watch)
+    predict(exported.folder, [folder], tmp_path / "found")
+    assert len(kept) == 4
+    assert max(kept) <= 1
+
+
+@one_detector
+def test_the_most_pixels_of_an_image(exported, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encode(64, 80))
+    failures, said = predict(exported.model_dir, [tmp_path], tmp_path / "found", max_pixels=5000)
+    assert failures == 1
+    assert "a.jpg: has [64 80] pixels (height, width), and at most 5000 in all are" in said
 
 
 @pytest.mark.parametrize(
@@ -125,6 +156,8 @@ def test_no_detections_at_all(exported, tiny_shapes, images_folder, tmp_path, mo
         ({"model": "DAMAGED"}, r"cannot be loaded \(.*\); name a folder that export/saved_model"),
         ({"checkpoint": "ckpt-1"}, "--checkpoint=ckpt-1 chooses among those of a run"),
         ({"output_dir": "/proc/found"}, "--output_dir=/proc/found cannot be made"),
+        ({"output_dir": "gs://found"}, "--output_dir=gs://found is not on this machine"),
+        ({"max_pixels": 5000}, "--max_pixels=5000: the limit of --model=.* is in its graph"),
         ({"annotations": "UNRELATED"}, r"lists none of the images, such as a\.jpg"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -151,7 +184,7 @@ def test_what_cannot_be_predicted(exported, tmp_path, change, message):
     arguments |= {key: places.get(value, value) for key, value in change.items()}
     with pytest.raises(UsageError, match=message):
         predict(arguments.pop("model"), [tmp_path / "a.jpg"], **arguments)
-    assert not list(tmp_path.glob("found/*"))
+    assert not (tmp_path / "found").exists()
 
 
 @one_detector

@@ -11,11 +11,15 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
+from libra_tf.runner import trained_run
 from libra_tf.runner.errors import UsageError
-from libra_tf.serving import saved_model, warmup
-from tests.serving.conftest import encode, load
+from libra_tf.serving import images, local, saved_model, warmup
+from tests.serving.conftest import copy_run, encode, load
+from tests.serving.server import Version
 
 HERE = pathlib.Path(__file__).parent
+
+only_retinanet = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
 
 
 def assert_same(one, other):
@@ -66,9 +70,9 @@ def test_detections_are_those_of_the_evaluation(exported, val_images):
 
 def test_a_batch_of_any_sizes_gives_what_each_image_gives(exported):
     files = [encode(64, 64), encode(40, 90, "PNG", seed=1), encode(100, 30, seed=2)]
-    files.append(encode(50, 50, mode="L", seed=3))
+    files += [encode(50, 50, mode="L", seed=3), encode(1, 300)]
     batch = exported.serve(files)
-    assert batch["image_size"].tolist() == [[64, 64], [40, 90], [100, 30], [50, 50]]
+    assert batch["image_size"].tolist() == [[64, 64], [40, 90], [100, 30], [50, 50], [1, 300]]
     assert batch["num_detections"].sum() > 10
     for i, file in enumerate(files):
         single = exported.serve([file])
@@ -90,9 +94,10 @@ def test_all_signatures_answer_alike(exported):
         assert_same({name: value.numpy() for name, value in outputs.items()}, expected)
 
 
-def test_rows_behind_the_detections_are_empty(exported):
-    outputs = exported.serve([encode(64, 64)])
+def assert_rows_behind_the_detections_are_empty(outputs):
+    """Checks the outputs for one image."""
     (num,) = outputs["num_detections"]
+    assert 0 < num < 50
     for name in ("detection_boxes", "detection_scores", "detection_classes"):
         assert outputs[name].shape[1] == 50
         assert not outputs[name][0, num:].any()
@@ -217,17 +222,67 @@ def test_the_next_version_with_a_threshold_and_in_shares(exported):
         str(served),
         normalized_boxes=True,
         score_threshold=threshold,
+        # Fewer than the network's input has.
+        max_pixels=4000,
         report=str,
     )
     assert path == str(served / "2")
     assert sorted(os.listdir(served)) == ["1", "2"]
+    # Runs the warm-up requests, which must not be refused.
+    Version(path).close()
     outputs = load(path)([file])
     assert outputs["num_detections"] == [num]
+    assert_rows_behind_the_detections_are_empty(outputs)
     np.testing.assert_allclose(
         outputs["detection_boxes"][0, :num] * [48, 80, 48, 80],
         expected["detection_boxes"][0, :num],
         atol=1e-3,
     )
+
+
+@only_retinanet
+def test_class_agnostic_suppression_is_that_of_the_evaluation(exported, tmp_path):
+    suppression = {"nms_version": "v2", "use_class_agnostic_nms": True}
+    model_dir = copy_run(exported.model_dir, tmp_path / "run", **suppression)
+    file = encode(64, 64)
+    image, _ = images.decode(tf.constant(file))
+    pixels, image_info = images.letterbox(image, [64, 64], [64, 64])
+    model = trained_run.read(model_dir).load_model()
+    expected = model(pixels[tf.newaxis], image_shape=image_info[tf.newaxis, 1], training=False)
+    outputs = local.open_detector(model_dir).predict([file])
+    assert outputs["num_detections"] == expected["num_detections"] > 0
+    names = ("detection_boxes", "detection_scores", "detection_classes")
+    assert_same_detections(
+        [outputs[name][0] for name in names], [expected[name][0].numpy() for name in names]
+    )
+    assert (outputs["detection_scores"] != exported.serve([file])["detection_scores"]).any()
+
+
+def test_soft_suppression_is_refused(exported, tmp_path):
+    suppression = {"nms_version": "v1", "soft_nms_sigma": 0.5}
+    model_dir = copy_run(exported.model_dir, tmp_path / "run", **suppression)
+    with pytest.raises(UsageError, match="soft_nms_sigma is set, and Model Garden's soft supp"):
+        saved_model.export(model_dir, str(tmp_path / "served"), report=str)
+    assert not (tmp_path / "served").exists()
+
+
+def test_exports_at_once_take_different_numbers(tmp_path, monkeypatch):
+    next_version = saved_model._next_version
+
+    def overtaken(parent):
+        """Finds the next number, which another export takes at once."""
+        number = next_version(parent)
+        if number < 3:
+            (parent / str(number)).mkdir()
+            (parent / str(number) / "saved_model.pb").touch()
+        return number
+
+    monkeypatch.setattr(saved_model, "_next_version", overtaken)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished/mine").touch()
+    assert saved_model._publish(tmp_path / "unfinished", tmp_path) == tmp_path / "3"
+    assert os.listdir(tmp_path / "3") == ["mine"]
+    assert sorted(os.listdir(tmp_path)) == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -236,6 +291,7 @@ def test_the_next_version_with_a_threshold_and_in_shares(exported):
         ({"checkpoint": "ckpt-9"}, r"--checkpoint=ckpt-9: .*ckpt-9 does not exist"),
         ({"model_dir": "nowhere"}, r"--model_dir=nowhere holds no params\.yaml"),
         ({"export_dir": "/proc/served"}, r"--export_dir=/proc/served cannot be made"),
+        ({"export_dir": "gs://served"}, r"--export_dir=gs://served is not on this machine"),
     ],
 )
 def test_what_cannot_be_exported(exported, tmp_path, change, message):

@@ -10,7 +10,7 @@ from libra_tf import compat
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import local, tflite
 from libra_tf.serving.client import errors, files
-from tests.serving.conftest import encode
+from tests.serving.conftest import copy_run, encode
 from tests.serving.test_saved_model import assert_same
 
 NUM_BOXES, NUM_CLASSES = 60, 3
@@ -47,10 +47,13 @@ def test_detects_what_the_saved_model_detects(exported, tmp_path):
     tflite.export(exported.model_dir, path, report=str)
     detector = local.open_detector(path)
     batch = [encode(64, 64), encode(40, 90, "PNG", seed=1), encode(100, 30, seed=2)]
+    batch.append(encode(1, 300))
     assert_same(detector.predict(batch), local.open_detector(exported.folder).predict(batch))
     with pytest.raises(errors.RefusedError, match="is truncated or damaged") as info:
         detector.predict([*batch, encode(64, 64)[:300]])
-    assert list(info.value.problems) == [3]
+    assert list(info.value.problems) == [4]
+    with pytest.raises(errors.RefusedError, match=r"has \[64 64\] pixels .* at most 4000 in all"):
+        local.open_detector(path, max_pixels=4000).predict(batch[:1])
 
 
 @one_stage
@@ -115,6 +118,22 @@ def test_two_stage_detectors_are_refused(exported, tmp_path):
 
 @one_stage
 @pytest.mark.parametrize(
+    "suppression",
+    [
+        {"nms_version": "v1", "soft_nms_sigma": 0.5},
+        {"nms_version": "v2", "use_class_agnostic_nms": True},
+    ],
+    ids=str,
+)
+def test_other_suppressions_are_refused(exported, suppression, tmp_path):
+    model_dir = copy_run(exported.model_dir, tmp_path / "run", **suppression)
+    key = list(suppression)[1]
+    with pytest.raises(UsageError, match=f"{key} is set, and a TensorFlow Lite file suppresses"):
+        tflite.export(model_dir, str(tmp_path / "detector.tflite"), report=str)
+
+
+@one_stage
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"precision": "int8"}, "--precision=int8 needs images"),
@@ -123,6 +142,7 @@ def test_two_stage_detectors_are_refused(exported, tmp_path):
         ({"path": "detector.bin"}, r"--output=detector\.bin must end in \.tflite"),
         ({"path": "/nowhere/d.tflite"}, "the folder /nowhere is not there"),
         ({"path": "THERE"}, r"there\.tflite is there already"),
+        ({"path": "gs://cells/d.tflite"}, "--output=gs://cells/d.tflite is not on this machine"),
         ({"model_dir": "nowhere"}, r"--model_dir=nowhere holds no params\.yaml"),
     ],
 )

@@ -7,6 +7,8 @@ from libra_tf.serving.client.target import INPUT, SIGNATURE, Target
 # What the served graph says of an image that it cannot decode; see `libra_tf.serving.images`.
 _BAD_IMAGES = re.compile(r"\[(image \d+ of the batch .*)\]")
 _BAD_IMAGE = re.compile(r"image (\d+) of the batch (.*)")
+# What a server with batching says then, as UNAVAILABLE, though it can be reached.
+_FULL_QUEUE = re.compile(r"batch scheduling queue .*full", re.DOTALL)
 
 
 class ServerError(Exception):
@@ -54,6 +56,8 @@ def from_status(code: str, message: str, target: Target) -> Exception:
             f"{target} on {target.server} has no signature {SIGNATURE} with an input {INPUT} "
             f"({said}); serve a folder that export/saved_model.py wrote"
         )
+    if code == "UNAVAILABLE" and _FULL_QUEUE.search(message):
+        code = "RESOURCE_EXHAUSTED"
     if code == "UNAVAILABLE":
         return ServerError(
             f"{target.server} cannot be reached ({said}); check that it runs, and the port: 8500 "

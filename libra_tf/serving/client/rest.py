@@ -1,6 +1,7 @@
 """TensorFlow Serving's REST API. https://www.tensorflow.org/tfx/serving/api_rest"""
 
 import base64
+import time
 import urllib.parse
 from collections.abc import Sequence
 
@@ -22,13 +23,8 @@ _CODES = {
 }
 
 
-class _Retry(urllib3.Retry):
-    """Sends again what was cut off, but not what took too long, which would load a slow server."""
-
-    def increment(self, method=None, url=None, response=None, error=None, *args, **kwargs):
-        if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-            raise error
-        return super().increment(method, url, response, error, *args, **kwargs)
+_REPEATED_STATUSES = (429, 503)
+_BROKEN = (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
 
 class RestTransport:
@@ -45,18 +41,9 @@ class RestTransport:
             self._url += f"/versions/{target.version}"
         if target.label:
             self._url += f"/labels/{urllib.parse.quote(target.label, safe='')}"
-        retry = _Retry(
-            total=target.retries,
-            status_forcelist=[429, 503],
-            allowed_methods=["POST"],
-            backoff_factor=retrying.FIRST_WAIT_SECONDS,
-            backoff_max=retrying.LONGEST_WAIT_SECONDS,
-            raise_on_status=False,
-        )
-        adapter = requests.adapters.HTTPAdapter(pool_maxsize=target.concurrency, max_retries=retry)
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=target.concurrency)
         self._session = requests.Session()
-        # The state is asked once: whoever waits for it asks again.
-        self._session.mount(f"{self._url}:predict", adapter)
+        self._session.mount(target.server, adapter)
 
     def states(self) -> dict[int, str]:
         """Returns the state of every version that is asked for, such as `AVAILABLE`.
@@ -65,7 +52,8 @@ class RestTransport:
           ServerError: if the server is not there or does not know the model.
           RequestError: if it does not say.
         """
-        document = self._send("GET", self._url, "model_version_status")
+        # Asked once: whoever waits for it asks again.
+        document = self._send("GET", self._url, "model_version_status", retries=0)
         return {int(status["version"]): status["state"] for status in document}
 
     def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
@@ -77,7 +65,9 @@ class RestTransport:
         """
         encoded = [{"b64": base64.b64encode(image).decode()} for image in images]
         request = {"signature_name": SIGNATURE, "inputs": {INPUT: encoded}}
-        outputs = self._send("POST", f"{self._url}:predict", "outputs", json=request)
+        outputs = self._send(
+            "POST", f"{self._url}:predict", "outputs", retries=self._target.retries, json=request
+        )
         if not isinstance(outputs, dict):
             raise errors.ServerError(
                 f"{self._target} on {self._target.server} gives one output only; serve a folder "
@@ -89,17 +79,34 @@ class RestTransport:
         """Closes the connections."""
         self._session.close()
 
-    def _send(self, method, url, key, **kwargs):
-        """Returns what the answer has under `key`."""
+    def _send(self, method, url, key, retries, **kwargs):
+        """Returns what the answer has under `key`.
+
+        Sends again what was cut off, wherever in the answer, but not what took too long, which
+        would load a slow server. urllib3's own repetitions end before the answer's body, and wait
+        for as long as a `Retry-After` says.
+        """
+        for wait in [*retrying.waits(retries), None]:
+            try:
+                response = self._session.request(
+                    method, url, timeout=self._target.timeout, **kwargs
+                )
+            except requests.exceptions.RequestException as error:
+                if _is_read_timeout(error):
+                    raise errors.from_status("DEADLINE_EXCEEDED", "", self._target) from error
+                if wait is None or not isinstance(error, _BROKEN):
+                    raise errors.from_status("UNAVAILABLE", _reason(error), self._target) from error
+            else:
+                if wait is None or response.status_code not in _REPEATED_STATUSES:
+                    return self._take(response, key)
+            time.sleep(wait)
+
+    def _take(self, response, key):
+        """Returns what an answer has under `key`."""
         try:
-            response = self._session.request(method, url, timeout=self._target.timeout, **kwargs)
             document = response.json() if response.content else None
-        except requests.exceptions.ReadTimeout as error:
-            raise errors.from_status("DEADLINE_EXCEEDED", "", self._target) from error
         except requests.exceptions.JSONDecodeError:
             document = None
-        except requests.exceptions.RequestException as error:
-            raise errors.from_status("UNAVAILABLE", _reason(error), self._target) from error
         if response.ok and isinstance(document, dict) and key in document:
             return document[key]
         code = _CODES.get(response.status_code, f"HTTP status {response.status_code}")
@@ -109,6 +116,12 @@ class RestTransport:
             code = f"HTTP status {response.status_code}"
         message = f"HTTP status {response.status_code} without TensorFlow Serving's JSON"
         raise errors.from_status(code, message, self._target)
+
+
+def _is_read_timeout(error: requests.exceptions.RequestException) -> bool:
+    """Says whether the server was silent for too long, before its answer or within it."""
+    is_in_body = error.args and isinstance(error.args[0], urllib3.exceptions.ReadTimeoutError)
+    return is_in_body or isinstance(error, requests.exceptions.ReadTimeout)
 
 
 def _reason(error: requests.exceptions.RequestException) -> str:

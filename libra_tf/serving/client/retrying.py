@@ -10,3 +10,8 @@ MOST_RETRIES = 4
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 8.0
 FACTOR = 2.0
+
+
+def waits(retries: int) -> list[float]:
+    """Returns the seconds before each repetition, which gRPC counts by itself."""
+    return [min(FIRST_WAIT_SECONDS * FACTOR**i, LONGEST_WAIT_SECONDS) for i in range(retries)]

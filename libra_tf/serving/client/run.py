@@ -1,10 +1,12 @@
 """Sends images to a server, several requests at once, and passes on what comes back."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -18,6 +20,8 @@ from libra_tf.serving.client.files import ImageFile
 from libra_tf.serving.client.target import Target
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+# More often than that, images of other clients do not fail an image by chance.
+_MOST_TRIES_ALONE = 5
 
 
 class Detector(Protocol):
@@ -137,8 +141,8 @@ def detect(
 ) -> Iterator[Result]:
     """Sends images and gives what became of each, in their order.
 
-    A file that cannot be read or that the server refuses is one of the results. Where one image of
-    a request is refused, the others are sent again alone.
+    A file that cannot be read or that the server refuses is one of the results. Where an image of
+    a request is refused, each is sent again alone; see `_Asker`.
 
     Args:
       detector: what detects.
@@ -158,20 +162,21 @@ def detect(
     targets = pictures or [None] * len(files)
     jobs = list(zip(files, targets, strict=True))
     batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
-    work = functools.partial(_detect_batch, detector, is_normalized, draw_threshold)
+    asker = _Asker(detector, is_normalized, concurrency)
+    work = functools.partial(_detect_batch, asker, draw_threshold)
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
         for results in pool.map(work, batches):
             yield from results
 
 
-def _detect_batch(detector, is_normalized, draw_threshold, jobs) -> list[Result]:
+def _detect_batch(asker, draw_threshold, jobs) -> list[Result]:
     results, readable = {}, []
     for file, picture in jobs:
         try:
             readable.append((file, picture, file.path.read_bytes()))
         except OSError as error:
             results[file] = Result(file, problem=f"cannot be read ({error.strerror})")
-    asked = _ask(detector, is_normalized, [encoded for _, _, encoded in readable])
+    asked = asker.ask([encoded for _, _, encoded in readable])
     for (file, picture, encoded), answer in zip(readable, asked, strict=True):
         if isinstance(answer, str):
             results[file] = Result(file, problem=answer)
@@ -181,21 +186,66 @@ def _detect_batch(detector, is_normalized, draw_threshold, jobs) -> list[Result]
     return [results[file] for file, _ in jobs]
 
 
-def _ask(detector, is_normalized, images) -> list[answers.Answer | str]:
-    """Returns for each image its answer, or what is wrong with it."""
-    if not images:
-        return []
-    try:
-        return answers.from_outputs(detector.predict(images), is_normalized)
-    except RefusedError as error:
-        if len(images) == 1:
-            return [str(error)]
-        return [
-            error.problems[i] if i in error.problems else _ask(detector, is_normalized, [image])[0]
-            for i, image in enumerate(images)
-        ]
-    except RequestError as error:
-        return [str(error)] * len(images)
+class _Asker:
+    """Asks for detections, and finds out which images of a refused request are to blame.
+
+    A server that puts requests together into batches fails all of them for one bad image, and the
+    places that it names count through all of them. So after a refusal each image is sent again
+    while no other request is on its way; only then is a problem at its own place believed.
+
+    Args:
+      detector: what detects.
+      is_normalized: whether the model gives boxes as shares of height and width.
+      concurrency: requests at once.
+    """
+
+    def __init__(self, detector: Detector, is_normalized: bool, concurrency: int):
+        self._detector = detector
+        self._is_normalized = is_normalized
+        self._concurrency = concurrency
+        self._places = threading.Semaphore(concurrency)
+        self._taking_all_places = threading.Lock()
+
+    def ask(self, images: Sequence[bytes]) -> list[answers.Answer | str]:
+        """Returns for each image its answer, or what is wrong with it."""
+        if not images:
+            return []
+        try:
+            with self._places:
+                return self._predict(images)
+        except RefusedError:
+            return [self._ask_alone(image) for image in images]
+        except RequestError as error:
+            return [str(error)] * len(images)
+
+    def _ask_alone(self, image: bytes) -> answers.Answer | str:
+        for _ in range(_MOST_TRIES_ALONE):
+            try:
+                with self._all_places():
+                    return self._predict([image])[0]
+            except RefusedError as error:
+                if set(error.problems) == {0}:
+                    return error.problems[0]
+            except RequestError as error:
+                return str(error)
+        return (
+            f"not answered: the server put it into one batch with images of other clients, "
+            f"{_MOST_TRIES_ALONE} times, and refused one of those; send it again"
+        )
+
+    def _predict(self, images: Sequence[bytes]) -> list[answers.Answer]:
+        return answers.from_outputs(self._detector.predict(images), self._is_normalized)
+
+    @contextlib.contextmanager
+    def _all_places(self) -> Iterator[None]:
+        # One at a time: two that had some of the places each would wait for ever.
+        with self._taking_all_places:
+            for _ in range(self._concurrency):
+                self._places.acquire()
+        try:
+            yield
+        finally:
+            self._places.release(self._concurrency)
 
 
 def _draw(answer, encoded, path, threshold) -> str:
