@@ -33,6 +33,13 @@ class Code:
         return os.system, ("touch hacked",)
 
 
+class Pointer:
+    """An array of objects whose address is the file's, once NumPy is called with its arguments."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), np.dtype("O"), bytearray(b"A" * 8))
+
+
 @pytest.fixture(scope="module")
 def retinanet(golden_models):
     return torch_file.read(str(golden_models / "libra_retinanet_r50.pth"))
@@ -92,6 +99,13 @@ def test_training_logs_of_mmengine_are_read_past(tmp_path, retinanet, monkeypatc
     state = as_tensors(retinanet.weights)
     path = save(tmp_path / "a.pth", {"state_dict": state, "message_hub": message_hub})
     assert len(torch_file.read(path).weights) == len(state)
+
+
+def test_only_plain_values_are_said_about_a_detector(tmp_path):
+    said = {"CLASSES": ("a", Pointer()), "dataset_meta": {"classes": Pointer()}, "epoch": 12}
+    path = save(tmp_path / "a.pth", {"state_dict": {"x": torch.zeros(1)}, "meta": said})
+    expected = {"CLASSES": ["a", None], "dataset_meta": {"classes": None}, "epoch": 12}
+    assert torch_file.read(path).meta == expected
 
 
 def test_structure(retinanet, faster_rcnn):
@@ -187,6 +201,7 @@ BAD_FILES = {
         lambda path, state: save(path, Code(), _use_new_zipfile_serialization=False),
         "is refused.*system",
     ),
+    "pointer": (lambda path, state: save(path, {**state, "x": Pointer()}), "'x'.* is a left-out"),
     "nan": (
         lambda path, state: save(
             path, {**state, "bbox_head.retina_cls.bias": torch.full([45], np.nan)}
