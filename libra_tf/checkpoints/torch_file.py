@@ -59,7 +59,7 @@ def read(path: str) -> TorchFile:
 
     Raises:
       UsageError: if PyTorch is not installed, or the file cannot be read, holds anything but data,
-        is not a checkpoint, or has a weight that is not a finite number.
+        is not a checkpoint, or has a weight that is not dense, not real or not finite.
     """
     saved = _load(path)
     if not isinstance(saved, Mapping):
@@ -72,14 +72,28 @@ def read(path: str) -> TorchFile:
             break
     weights = {}
     for name, tensor in tensors.items():
-        if not hasattr(tensor, "detach"):
-            kind = "left-out object" if isinstance(tensor, _LeftOut) else type(tensor).__name__
-            raise _not_a_checkpoint(path, f"{name!r} in it is a {kind}, no tensor")
-        weights[re.sub(r"^(module\.)+", "", str(name))] = tensor.detach().float().numpy()
+        weights[re.sub(r"^(module\.)+", "", str(name))] = _as_array(path, name, tensor)
     if not weights:
         raise _not_a_checkpoint(path, "it holds no tensors")
     _check_finite(path, weights)
     return TorchFile(path, weights, _plain(meta) if isinstance(meta, Mapping) else {})
+
+
+def _as_array(path: str, name: Any, tensor: Any) -> np.ndarray:
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        kind = "left-out object" if isinstance(tensor, _LeftOut) else type(tensor).__name__
+        raise _not_a_checkpoint(path, f"{name!r} in it is a {kind}, no tensor")
+    is_dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if not is_dense or not re.fullmatch(r"b?float\d+|u?int\d+", dtype):
+        kind = f"{dtype} tensor" if is_dense else "tensor that does not hold all its values"
+        raise UsageError(
+            f"{path}: {name!r} in it is a {kind}; supported are dense ones of floating point "
+            "numbers or integers, so convert it in PyTorch and save it again"
+        )
+    return tensor.detach().float().numpy()
 
 
 def _plain(value: Any, depth: int = _META_DEPTH) -> Any:

@@ -222,6 +222,30 @@ def test_bad_files(tmp_path, monkeypatch, retinanet, bad):
     assert not (tmp_path / "hacked").exists()
 
 
+NO_ARRAYS = {
+    "sparse": (lambda x: x.to_sparse(), "tensor that does not hold all its values"),
+    "meta": (lambda x: x.to("meta"), "tensor that does not hold all its values"),
+    "nested": (
+        lambda x: torch.nested.nested_tensor([x]),
+        "tensor that does not hold all its values",
+    ),
+    "complex": (lambda x: x.to(torch.complex64), "complex64 tensor"),
+    "quantized": (
+        lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
+        "quint8 tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ARRAYS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tensors_that_are_no_arrays(tmp_path, kind):
+    make, message = NO_ARRAYS[kind]
+    path = save(tmp_path / "a.pth", {"x": make(torch.ones(2, 2))})
+    with pytest.raises(UsageError, match=f"'x' in it is a {message}"):
+        torch_file.read(path)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_truncated(tmp_path, retinanet, share, legacy):
