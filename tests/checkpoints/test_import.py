@@ -1,6 +1,7 @@
 """What the importer accepts, infers, writes and refuses."""
 
 import collections
+import dataclasses
 import os
 
 import numpy as np
@@ -303,6 +304,72 @@ def test_config(golden_models, retinanet, faster_rcnn):
         "a.pth", mmdet_config.find("a.pth", {"cfg": pipeline}, None), detector
     )
     assert changes["input_size"] == [600, 1000, 3]
+
+
+UNSUPPORTED = [
+    ("rpn_head.anchor_generator.scales", [4, 8, 16]),
+    ("rpn_head.anchor_generator.strides", [4, 8, 16, 32, 128]),
+    ("rpn_head.bbox_coder.target_stds", [0.1, 0.1, 0.2, 0.2]),
+    ("bbox_head.anchor_generator.type", "LegacyAnchorGenerator"),
+    ("bbox_head.anchor_generator.center_offset", 0.5),
+    ("bbox_head.bbox_coder.type", "LegacyDeltaXYWHBBoxCoder"),
+    ("bbox_head.bbox_coder.target_stds", [0.1, 0.1, 0.2, 0.2]),
+    ("test_cfg.nms.class_agnostic", True),
+    ("test_cfg.rcnn.nms.class_agnostic", True),
+    ("test_cfg.rpn.nms.type", "soft_nms"),
+    ("test_cfg.rpn.nms_across_levels", True),
+    ("test_cfg.rpn.min_bbox_size", 16),
+    ("neck.0.relu_before_extra_convs", True),
+    ("test_pipeline", [{"type": "Resize", "scale": [1333, 800], "keep_ratio": False}]),
+    # MMDetection 3 does not keep it unless it is told to.
+    ("test_pipeline", [{"type": "Resize", "scale": [1333, 800]}]),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), UNSUPPORTED)
+def test_unsupported_configs_are_refused_with_the_key(
+    golden_models, retinanet, faster_rcnn, key, value
+):
+    has_two_stages = key.startswith(("rpn_head", "test_cfg.r"))
+    name, file = ("faster_rcnn", faster_rcnn) if has_two_stages else ("retinanet", retinanet)
+    detector = structure.infer_detector("a.pth", file.weights)
+    config = mmdet_config.find("a.pth", {}, str(golden_models / f"libra_{name}_r50_config.txt"))
+    mmdet_config.overrides("a.pth", config, detector)
+    *parents, last = key.split(".")
+    part = config
+    for parent in parents:
+        part = part[int(parent) if parent.isdigit() else parent]
+    part[last] = value
+    with pytest.raises(UsageError, match=rf"^a\.pth: its config has .* for .*{last}; supported is"):
+        mmdet_config.overrides("a.pth", config, detector)
+
+
+def test_config_of_early_mmdetection_2(retinanet):
+    text = (
+        "model = dict(backbone=dict(style='pytorch'))\ntest_cfg = dict(score_thr=0.1)\n"
+        "test_pipeline = [dict(type='MultiScaleFlipAug', img_scale=(1000, 600), "
+        "transforms=[dict(type='Resize')])]"
+    )
+    detector = structure.infer_detector("a.pth", retinanet.weights)
+    changes = mmdet_config.overrides(
+        "a.pth", mmdet_config.find("a.pth", {"config": text}, None), detector
+    )
+    assert changes == {
+        "input_size": [600, 1000, 3],
+        "detection_generator": {"pre_nms_score_threshold": 0.1},
+    }
+
+
+def test_other_anchors_need_a_config(faster_rcnn):
+    detector = structure.infer_detector("a.pth", faster_rcnn.weights)
+    detector = dataclasses.replace(detector, num_anchors=9)
+    with pytest.raises(UsageError, match=r"9 anchors at a cell, and the published .* have 3; name"):
+        experiment.overrides("a.pth", detector, {})
+    with pytest.raises(UsageError, match="9 anchors at a cell, and its config has 6"):
+        experiment.overrides("a.pth", detector, {"anchor": {"num_scales": 2}})
+    changes = {"anchor": {"num_scales": 3}}
+    model = experiment.overrides("a.pth", detector, changes)["task"]["model"]
+    assert (model["anchor"]["num_scales"], model["anchor"]["anchor_size"]) == (3, 8.0)
 
 
 @pytest.fixture(scope="module")
