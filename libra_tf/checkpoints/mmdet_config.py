@@ -20,7 +20,9 @@ _HEAD_STDS, _ROI_STDS = [1.0, 1.0, 1.0, 1.0], [0.1, 0.1, 0.2, 0.2]
 _Wanted = dict[str, tuple[Any, Any]]
 
 
-def find(checkpoint: str, meta: Mapping[str, Any], config_file: str | None) -> dict[str, Any]:
+def find(
+    checkpoint: str, meta: Mapping[str, Any], config_file: str | None
+) -> tuple[dict[str, Any], str]:
     """Finds the config of a checkpoint.
 
     Args:
@@ -30,18 +32,30 @@ def find(checkpoint: str, meta: Mapping[str, Any], config_file: str | None) -> d
         for that in `NAME_config.txt` beside a checkpoint `NAME.pth`.
 
     Returns:
-      The detector's config and, if there is one, `test_pipeline`; empty without a config.
+      config: the detector's config and, if there is one, `test_pipeline`; empty without a config.
+      source: where it is from, for people.
 
     Raises:
-      UsageError: if `config_file` cannot be read.
+      UsageError: if `config_file` cannot be read, or the checkpoint's own config cannot be
+        understood and there is none beside it.
     """
     if config_file:
-        return _parse_file(config_file)
-    for key in ("cfg", "config"):
-        if isinstance(meta.get(key), str):
-            return _parse(meta[key])
+        return _parse_file(config_file), config_file
+    embedded = {key: meta[key] for key in ("cfg", "config") if meta.get(key)}
+    for key, text in embedded.items():
+        config = _parse(text) if isinstance(text, str) else {}
+        if config:
+            return config, f"the checkpoint's own ({key})"
     beside = os.path.splitext(checkpoint)[0] + "_config.txt"
-    return _parse_file(beside) if os.path.isfile(beside) else {}
+    if os.path.isfile(beside):
+        return _parse_file(beside), beside
+    if embedded:
+        raise UsageError(
+            f"{checkpoint}: the config in it ({', '.join(embedded)}) is not a complete one of "
+            "MMDetection, with a `model = dict(...)`; name the one that it was trained with by "
+            "--config=FILE"
+        )
+    return {}, "none found, so that of the published models"
 
 
 def overrides(path: str, config: Mapping[str, Any], detector: Detector) -> dict[str, Any]:
@@ -100,17 +114,10 @@ def _parse_file(path: str) -> dict[str, Any]:
 def _parse(text: str) -> dict[str, Any]:
     """Returns the model's config and the test pipeline of a text, empty if it has none."""
     try:
-        tree = ast.parse(text)
-    except SyntaxError:
+        values = _values(ast.parse(text))
+    # Text that is no Python, or too deep for its parser.
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
-    if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr):
-        values = {"model": _evaluate(tree.body[0].value)}
-    else:
-        values = {
-            node.targets[0].id: _evaluate(node.value)
-            for node in tree.body
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-        }
     model = values.get("model")
     if not isinstance(model, dict) or "backbone" not in model:
         return {}
@@ -119,13 +126,25 @@ def _parse(text: str) -> dict[str, Any]:
     return {**{name: values[name] for name in beside if name in values}, **model}
 
 
+def _values(tree: ast.Module) -> dict[str, Any]:
+    """What is assigned by name; a single expression is the model."""
+    if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr):
+        return {"model": _evaluate(tree.body[0].value)}
+    return {
+        node.targets[0].id: _evaluate(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+
+
 def _evaluate(node: ast.expr) -> Any:
     """The value of a literal or a call of `dict`; None for anything else."""
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict" and not node.args:
         return {item.arg: _evaluate(item.value) for item in node.keywords if item.arg}
     if isinstance(node, ast.Dict):
+        items = zip(node.keys, node.values, strict=True)
         return {
-            _evaluate(k): _evaluate(v) for k, v in zip(node.keys, node.values, strict=True) if k
+            key.value: _evaluate(value) for key, value in items if isinstance(key, ast.Constant)
         }
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_evaluate(item) for item in node.elts]

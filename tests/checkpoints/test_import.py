@@ -285,7 +285,7 @@ def test_categories():
 def test_config(golden_models, retinanet, faster_rcnn):
     text = (golden_models / "libra_faster_rcnn_r50_config.txt").read_text()
     detector = structure.infer_detector("a.pth", faster_rcnn.weights)
-    config = mmdet_config.find("a.pth", {"cfg": text}, None)
+    config, _ = mmdet_config.find("a.pth", {"cfg": text}, None)
     changes = mmdet_config.overrides("a.pth", config, detector)
     assert changes["roi_generator"]["test_num_proposals"] == 300
     assert changes["anchor"] == {
@@ -294,16 +294,39 @@ def test_config(golden_models, retinanet, faster_rcnn):
         "num_scales": 1,
     }
     with pytest.raises(UsageError, match=r"'caffe' for backbone\.style"):
-        config = mmdet_config.find("a.pth", {"cfg": text.replace("'pytorch'", "'caffe'")}, None)
+        config, _ = mmdet_config.find("a.pth", {"cfg": text.replace("'pytorch'", "'caffe'")}, None)
         mmdet_config.overrides("a.pth", config, detector)
     pipeline = (
         "model = " + text + "\ntest_pipeline = [dict(type='LoadImageFromFile'), "
         "dict(type='Resize', scale=(1000, 600), keep_ratio=True)]\nevil = __import__('os')"
     )
-    changes = mmdet_config.overrides(
-        "a.pth", mmdet_config.find("a.pth", {"cfg": pipeline}, None), detector
-    )
+    config, _ = mmdet_config.find("a.pth", {"cfg": pipeline}, None)
+    changes = mmdet_config.overrides("a.pth", config, detector)
     assert changes["input_size"] == [600, 1000, 3]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["../base.py\nmodel = dict()", "model = build()", "(" * 9999, "\0", "{[1]: 2}"],
+    ids=["no python", "code", "deep", "null", "list as key"],
+)
+def test_a_config_that_is_not_understood_is_not_ignored(golden_models, tmp_path, text):
+    path = tmp_path / "a.pth"
+    with pytest.raises(UsageError, match=r"a\.pth: the config in it \(config\) .* --config=FILE"):
+        mmdet_config.find(str(path), {"config": text}, None)
+    beside = tmp_path / "a_config.txt"
+    beside.write_text((golden_models / "libra_retinanet_r50_config.txt").read_text())
+    config, source = mmdet_config.find(str(path), {"config": text}, None)
+    assert (config["type"], source) == ("RetinaNet", str(beside))
+
+
+def test_says_which_config_counts():
+    text = "model = dict(backbone=dict())"
+    assert mmdet_config.find("a.pth", {"cfg": text}, None)[1] == "the checkpoint's own (cfg)"
+    assert mmdet_config.find("a.pth", {}, None) == (
+        {},
+        "none found, so that of the published models",
+    )
 
 
 UNSUPPORTED = [
@@ -333,7 +356,7 @@ def test_unsupported_configs_are_refused_with_the_key(
     has_two_stages = key.startswith(("rpn_head", "test_cfg.r"))
     name, file = ("faster_rcnn", faster_rcnn) if has_two_stages else ("retinanet", retinanet)
     detector = structure.infer_detector("a.pth", file.weights)
-    config = mmdet_config.find("a.pth", {}, str(golden_models / f"libra_{name}_r50_config.txt"))
+    config, _ = mmdet_config.find("a.pth", {}, str(golden_models / f"libra_{name}_r50_config.txt"))
     mmdet_config.overrides("a.pth", config, detector)
     *parents, last = key.split(".")
     part = config
@@ -351,10 +374,8 @@ def test_config_of_early_mmdetection_2(retinanet):
         "transforms=[dict(type='Resize')])]"
     )
     detector = structure.infer_detector("a.pth", retinanet.weights)
-    changes = mmdet_config.overrides(
-        "a.pth", mmdet_config.find("a.pth", {"config": text}, None), detector
-    )
-    assert changes == {
+    config, _ = mmdet_config.find("a.pth", {"config": text}, None)
+    assert mmdet_config.overrides("a.pth", config, detector) == {
         "input_size": [600, 1000, 3],
         "detection_generator": {"pre_nms_score_threshold": 0.1},
     }

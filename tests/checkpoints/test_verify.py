@@ -87,7 +87,9 @@ def test_exit_status(golden_models, tmp_path, capsys):
     wrong = tmp_path / "wrong.npz"
     np.savez(wrong, **{**numbers, "cls3": numbers["cls3"] + 1})
     assert mmdet.main([checkpoint, "--verify", str(right), str(wrong)]) == 1
-    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "OUT OF" in line]
+    printed = capsys.readouterr().out.splitlines()
+    assert f"its config:   {golden_models / 'libra_retinanet_r50_config.txt'}" in printed
+    lines = [line.split()[0] for line in printed if "OUT OF" in line]
     assert lines == ["cls3"]
 
 
