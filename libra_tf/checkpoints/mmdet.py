@@ -101,6 +101,7 @@ def _import_detector(
         )
     category_ids = categories.assign_ids(names, detector.num_labels)
     config, source = mmdet_config.find(file.path, file.meta, config_file)
+    mmdet_config.check_version(file.path, file.meta, config, detector)
     model_changes = mmdet_config.overrides(file.path, config, detector)
     if num_proposals and detector.kind == "fasterrcnn":
         counts = {"test_pre_nms_top_k": num_proposals, "test_num_proposals": num_proposals}

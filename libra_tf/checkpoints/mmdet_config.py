@@ -58,6 +58,35 @@ def find(
     return {}, "none found, so that of the published models"
 
 
+def check_version(
+    path: str, meta: Mapping[str, Any], config: Mapping[str, Any], detector: Detector
+) -> None:
+    """Checks that a detector was not trained with MMDetection 1.x.
+
+    Its RetinaNets have the same names and shapes, but other anchors and another box coder. The
+    first models that were published for MMDetection 2 say that they are of 1.x as well; those have
+    a config with an `anchor_generator`, which MMDetection 1.x does not know.
+
+    Args:
+      path: of the checkpoint, for messages.
+      meta: what it says about itself.
+      config: see `find`.
+      detector: the structure of the detector.
+
+    Raises:
+      UsageError: if it was.
+    """
+    version = str(meta.get("mmdet_version", ""))
+    if version.startswith(("0.", "1.")) and not _get(
+        config, _head_name(detector), "anchor_generator"
+    ):
+        raise UsageError(
+            f"{path} says that it is of MMDetection {version}, whose anchors and box coder are not "
+            "supported; if it was published for MMDetection 2, name its complete config of "
+            "MMDetection 2 by --config=FILE"
+        )
+
+
 def overrides(path: str, config: Mapping[str, Any], detector: Detector) -> dict[str, Any]:
     """Translates a config into keys of `task.model`.
 
@@ -119,7 +148,8 @@ def _parse(text: str) -> dict[str, Any]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     model = values.get("model")
-    if not isinstance(model, dict) or "backbone" not in model:
+    # What a config inherits is in other files.
+    if not isinstance(model, dict) or "backbone" not in model or "_base_" in values:
         return {}
     # The test settings, too, are beside the model in MMDetection up to 2.7.
     beside = ("test_pipeline", "img_norm_cfg", "test_cfg")

@@ -307,8 +307,15 @@ def test_config(golden_models, retinanet, faster_rcnn):
 
 @pytest.mark.parametrize(
     "text",
-    ["../base.py\nmodel = dict()", "model = build()", "(" * 9999, "\0", "{[1]: 2}"],
-    ids=["no python", "code", "deep", "null", "list as key"],
+    [
+        "../base.py\nmodel = dict()",
+        "_base_ = 'base.py'\nmodel = dict(backbone=dict(depth=101))",
+        "model = build()",
+        "(" * 9999,
+        "\0",
+        "{[1]: 2}",
+    ],
+    ids=["no python", "inherits", "code", "deep", "null", "list as key"],
 )
 def test_a_config_that_is_not_understood_is_not_ignored(golden_models, tmp_path, text):
     path = tmp_path / "a.pth"
@@ -327,6 +334,20 @@ def test_says_which_config_counts():
         {},
         "none found, so that of the published models",
     )
+
+
+@pytest.mark.parametrize("version", ["0.6.0", "1.2.0+0f33c08"])
+def test_mmdetection_1_is_refused(golden_models, tmp_path, retinanet, version):
+    meta = {"mmdet_version": version, "config": "model = dict(backbone=dict(), bbox_head=dict())"}
+    path = save(tmp_path / "a.pth", {"state_dict": as_tensors(retinanet.weights), "meta": meta})
+    with pytest.raises(UsageError, match=f"a.pth says that it is of MMDetection {version[:3]}"):
+        mmdet.import_detector(path)
+    # The first ones that were published for MMDetection 2.
+    detector = structure.infer_detector(path, retinanet.weights)
+    config_file = str(golden_models / "libra_retinanet_r50_config.txt")
+    config, _ = mmdet_config.find(path, meta, config_file)
+    mmdet_config.check_version(path, meta, config, detector)
+    mmdet_config.check_version(path, {"mmdet_version": "2.0.0"}, {}, detector)
 
 
 UNSUPPORTED = [
