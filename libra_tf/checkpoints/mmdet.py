@@ -165,6 +165,8 @@ def _run(flags: argparse.Namespace) -> int:
     imported = _import_detector(file, flags.config)
     print(f"{file.path}: {imported.detector}; {len(file.weights)} tensors, all used")
     print(f"its config:   {imported.config_source}")
+    for path, values in numbers.items():
+        verify.check(path, values, imported.model)
     if flags.model_dir:
         print(run_folder.write(flags.model_dir, imported))
     is_right = True
