@@ -104,16 +104,25 @@ def _assign(
     lines = [f"{what} {_listed(names)}" for what, names in problems.items() if names]
     if lines:
         raise UsageError(f"{path} does not fit the detector that it looks like: {'; '.join(lines)}")
-    values = {}
-    for name, assignment in by_name.items():
-        values[name] = assignment.convert(weights[name])
-        if values[name].shape != tuple(assignment.variable.shape):
-            raise UsageError(
-                f"{path}: {name} has the shape {list(weights[name].shape)}, which does not fit the "
-                "rest of the detector"
-            )
+    values = {
+        name: _converted(path, weights[name], assignment) for name, assignment in by_name.items()
+    }
     for name, assignment in by_name.items():
         assignment.variable.assign(values[name])
+
+
+def _converted(path: str, weight: np.ndarray, assignment: Assignment) -> np.ndarray:
+    try:
+        value = assignment.convert(weight)
+    # A shape that cannot even be rearranged.
+    except (ValueError, IndexError):
+        value = None
+    if value is None or value.shape != tuple(assignment.variable.shape):
+        raise UsageError(
+            f"{path}: {assignment.name} has the shape {list(weight.shape)}, which does not fit the "
+            "rest of the detector"
+        )
+    return value
 
 
 def _listed(names: Sequence[str]) -> str:

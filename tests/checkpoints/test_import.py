@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import os
+import re
 
 import numpy as np
 import pytest
@@ -188,6 +189,46 @@ def test_changes_nothing_unless_everything_fits(imported, golden_models, name):
         load({**shuffled, dropped: np.zeros(3, np.float32)})
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
+
+
+# By detector, weights with shapes that do not fit the others.
+MISFITS = {
+    "rows of boxes": ("libra_faster_rcnn_r50", "roi_head.bbox_head.fc_reg.weight", [18, 64]),
+    "crops": ("libra_faster_rcnn_r50", "roi_head.bbox_head.shared_fcs.0.weight", [64, 32 * 48]),
+    "rows of logits": ("libra_retinanet_r50", "bbox_head.retina_cls.weight", [44, 32, 3, 3]),
+    "matrix": ("libra_retinanet_r50", "neck.1.refine.g.conv.weight", [32, 32]),
+    "vector": ("libra_retinanet_r50", "backbone.layer1.0.conv2.weight", [8]),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_shapes_that_do_not_fit_are_named(imported, golden_models, misfit):
+    model_name, name, shape = MISFITS[misfit]
+    detector, model = imported[model_name].detector, imported[model_name].model
+    file = torch_file.read(str(golden_models / f"{model_name}.pth"))
+    arrays = {**file.weights, name: np.zeros(shape, np.float32)}
+    with pytest.raises(UsageError, match=rf"{name} has the shape {re.escape(str(shape))}"):
+        weights.load_detector("a.pth", arrays, detector, model, [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("bbox_head.retina_reg.weight", [3, 32, 3, 3], "45 logits for 0 anchors"),
+        ("bbox_head.retina_cls.weight", [8, 32, 3, 3], "8 logits for 9 anchors"),
+        ("bbox_head.retina_reg.weight", [0, 32, 3, 3], r"shape \[0, 32, 3, 3\]"),
+    ],
+)
+def test_no_anchors_or_classes(retinanet, name, shape, message):
+    arrays = {**retinanet.weights, name: np.zeros(shape, np.float32)}
+    with pytest.raises(UsageError, match=message):
+        structure.infer_detector("a.pth", arrays)
+
+
+def test_no_class_but_the_background(faster_rcnn):
+    arrays = {**faster_rcnn.weights, "roi_head.bbox_head.fc_cls.weight": np.zeros([1, 64])}
+    with pytest.raises(UsageError, match="no class but the background"):
+        structure.infer_detector("a.pth", arrays)
 
 
 BAD_FILES = {
