@@ -18,6 +18,7 @@ from scipy import optimize
 
 from libra_tf.compat import keras
 from libra_tf.modeling.mmdetection import rois
+from libra_tf.modeling.mmdetection.boxes import swap_xy
 from libra_tf.modeling.mmdetection.pyramid import MMDetectionFPN
 from libra_tf.runner.errors import UsageError
 
@@ -27,8 +28,6 @@ BOX_TOLERANCE = 0.05
 SCORE_TOLERANCE = 1e-4
 # Scores that float32 does not tell apart behind so many layers: their order is chance.
 TIE = 2e-4
-# Either way.
-_YX_FROM_XY = _XY_FROM_YX = [1, 0, 3, 2]
 _NUM_CROPS = 32
 # What belongs together row by row, the boxes first.
 _ROWS = (("proposals", "proposal_scores"), ("det_boxes", "det_scores", "det_labels"))
@@ -140,7 +139,7 @@ def compare(
     is_retinanet = _is_retinanet(model)
     scores, boxes, *_ = (model.head if is_retinanet else model.rpn_head)(features)
     prefix = "" if is_retinanet else "rpn_"
-    stages[f"{prefix}reg"] = [_xy_from_yx(level) for level in _levels(boxes)]
+    stages[f"{prefix}reg"] = [swap_xy(level, axis=-1) for level in _levels(boxes)]
     stages[f"{prefix}cls"] = _levels(scores)
     if is_retinanet:
         num_classes = max(category_ids) + 1
@@ -223,12 +222,6 @@ def _plain_pyramid(decoder: keras.Model) -> keras.Model:
     return pyramids[0] if pyramids else decoder
 
 
-def _xy_from_yx(boxes: np.ndarray) -> np.ndarray:
-    """Changes the order of the coordinates in the groups of four on the last axis."""
-    groups = boxes.reshape(*boxes.shape[:-1], -1, 4)
-    return groups[..., _XY_FROM_YX].reshape(boxes.shape)
-
-
 def _labels_only(
     outputs: np.ndarray, num_classes: int, category_ids: Sequence[int], size: int = 1
 ) -> np.ndarray:
@@ -252,7 +245,7 @@ def _compare_proposals(
     numbers: Numbers, boxes: np.ndarray, scores: np.ndarray
 ) -> Iterator[Comparison]:
     boxes = boxes[boxes[:, 2] > boxes[:, 0]]
-    boxes, scores = boxes[:, _XY_FROM_YX], scores[: len(boxes)]
+    boxes, scores = swap_xy(boxes, axis=-1), scores[: len(boxes)]
     expected = numbers["proposals"], numbers["proposal_scores"]
     yield from _compare_rows(("proposals", "proposal_scores"), (boxes, scores), expected)
 
@@ -263,7 +256,7 @@ def _compare_second_stage(
     features: Mapping[str, tf.Tensor],
     category_ids: Sequence[int],
 ) -> Iterator[Comparison]:
-    boxes = tf.constant(numbers["proposals"][np.newaxis, :, _YX_FROM_XY])
+    boxes = tf.constant(swap_xy(numbers["proposals"], axis=-1)[np.newaxis])
     if "roi_levels" in numbers:
         levels = rois.assign_levels(boxes)[0].numpy() - rois.MIN_LEVEL
         wrong = float(np.sum(levels != numbers["roi_levels"]))
@@ -278,7 +271,7 @@ def _compare_second_stage(
     yield from _compare_stage(numbers, "roi_cls", scores)
     if deltas.shape[-1] > 4:
         deltas = _labels_only(deltas, num_classes, category_ids, size=4)
-    yield from _compare_stage(numbers, "roi_reg", _xy_from_yx(deltas))
+    yield from _compare_stage(numbers, "roi_reg", swap_xy(deltas, axis=-1))
 
 
 def _compare_detections(
@@ -291,7 +284,7 @@ def _compare_detections(
     labels = np.searchsorted(category_ids, classes)
     yield from _compare_rows(
         ("det_boxes", "det_scores"),
-        (boxes[:, _XY_FROM_YX], scores),
+        (swap_xy(boxes, axis=-1), scores),
         (numbers["det_boxes"], numbers["det_scores"]),
         (labels, numbers["det_labels"]),
     )
