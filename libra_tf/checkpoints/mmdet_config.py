@@ -15,6 +15,10 @@ from libra_tf.runner.errors import UsageError
 
 _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 _HEAD_STDS, _ROI_STDS = [1.0, 1.0, 1.0, 1.0], [0.1, 0.1, 0.2, 0.2]
+_INCOMPLETE = (
+    "is no complete config of MMDetection: it has no `model = dict(...)` with a backbone, or a "
+    "`_base_` in other files"
+)
 
 # By key of the config, its value, None if it does not say, and the supported one.
 _Wanted = dict[str, tuple[Any, Any]]
@@ -51,9 +55,8 @@ def find(
         return _parse_file(beside), beside
     if embedded:
         raise UsageError(
-            f"{checkpoint}: the config in it ({', '.join(embedded)}) is not a complete one of "
-            "MMDetection, with a `model = dict(...)`; name the one that it was trained with by "
-            "--config=FILE"
+            f"{checkpoint}: the config in it ({', '.join(embedded)}) {_INCOMPLETE}; name the one "
+            "that it was trained with by --config=FILE"
         )
     return {}, "none found, so that of the published models"
 
@@ -134,8 +137,7 @@ def _parse_file(path: str) -> dict[str, Any]:
     config = _parse(text)
     if not config:
         raise UsageError(
-            f"{path} is not a complete config of MMDetection: it has no `model = dict(...)`. Name "
-            "the one that MMDetection has written beside the checkpoint"
+            f"{path} {_INCOMPLETE}; name the one that MMDetection has written beside the checkpoint"
         )
     return config
 

@@ -363,6 +363,9 @@ def test_a_config_that_is_not_understood_is_not_ignored(golden_models, tmp_path,
     with pytest.raises(UsageError, match=r"a\.pth: the config in it \(config\) .* --config=FILE"):
         mmdet_config.find(str(path), {"config": text}, None)
     beside = tmp_path / "a_config.txt"
+    beside.write_text("model = 1")
+    with pytest.raises(UsageError, match=r"a_config\.txt is no complete config"):
+        mmdet_config.find(str(path), {"config": text}, None)
     beside.write_text((golden_models / "libra_retinanet_r50_config.txt").read_text())
     config, source = mmdet_config.find(str(path), {"config": text}, None)
     assert (config["type"], source) == ("RetinaNet", str(beside))
