@@ -16,8 +16,11 @@ EXPERIMENTS = {
     "retinanet": "libra_retinanet_resnetfpn_coco",
     "fasterrcnn": "libra_fasterrcnn_resnetfpn_coco",
 }
-# Anchors at a cell -> Model Garden's scales per octave. Their ratios are always 0.5, 1 and 2.
-_NUM_SCALES = {3: 1, 9: 3}
+# The published anchors. The ratios are widths over heights; theirs are heights over widths.
+_ANCHORS = {
+    "retinanet": {"num_scales": 3, "aspect_ratios": [2.0, 1.0, 0.5], "anchor_size": 4.0},
+    "fasterrcnn": {"num_scales": 1, "aspect_ratios": [2.0, 1.0, 0.5], "anchor_size": 8.0},
+}
 
 
 def build(detector: Detector, changes: Mapping[str, Any], num_classes: int) -> cfg.ExperimentConfig:
@@ -52,14 +55,15 @@ def overrides(path: str, detector: Detector, model_changes: Mapping[str, Any]) -
       follows from the data, are not among them.
 
     Raises:
-      UsageError: if the detector's anchors are not the published ones.
+      UsageError: if the detector has another number of anchors than its config or, where that does
+        not say, than the published detectors.
     """
     model: dict[str, Any] = {
         "compatibility": "mmdetection",
         "input_size": [800, 1333, 3],
         "min_level": detector.min_level,
         "max_level": detector.max_level,
-        "anchor": _anchor(path, detector),
+        "anchor": _anchor(path, detector, model_changes.get("anchor", {})),
         "backbone": backbone_config(detector.backbone).as_dict(),
         "decoder": _decoder(detector),
         "norm_activation": {"norm_epsilon": 1e-5, "norm_momentum": 0.9, "use_sync_bn": False},
@@ -115,19 +119,16 @@ def _override_two_stages(detector: Detector, model: dict[str, Any]) -> None:
         model["roi_sampler"] = {"type": "iou_balanced", **balancing}
 
 
-def _anchor(path: str, detector: Detector) -> dict[str, Any]:
-    num_scales = _NUM_SCALES.get(detector.num_anchors)
-    if num_scales is None:
+def _anchor(path: str, detector: Detector, changes: Mapping[str, Any]) -> dict[str, Any]:
+    anchor = {**_ANCHORS[detector.kind], **changes}
+    count = anchor["num_scales"] * len(anchor["aspect_ratios"])
+    if count != detector.num_anchors:
+        whose = "its config has" if changes else "the published detectors have"
         raise UsageError(
-            f"{path} has {detector.num_anchors} anchors at a cell; supported are the published "
-            "ones, which are 9 (RetinaNet) or 3"
+            f"{path} has {detector.num_anchors} anchors at a cell, and {whose} {count}; name the "
+            "complete config that it was trained with by --config=FILE"
         )
-    return {
-        "num_scales": num_scales,
-        # Widths over heights; theirs are heights over widths, 0.5 first.
-        "aspect_ratios": [2.0, 1.0, 0.5],
-        "anchor_size": 4.0 if detector.kind == "retinanet" else 8.0,
-    }
+    return anchor
 
 
 def backbone_config(backbone: Backbone) -> backbones.Backbone:

@@ -32,6 +32,7 @@ class Imported:
 
     Attributes:
       detector: its structure.
+      config_source: where MMDetection's config of it is from, for people.
       overrides: what it changes in the config of its kind of experiment.
       params: config of an experiment with this detector.
       model: the Keras model with the weights.
@@ -40,6 +41,7 @@ class Imported:
     """
 
     detector: "Detector"
+    config_source: str
     overrides: dict[str, Any]
     params: "cfg.ExperimentConfig"
     model: "keras.Model"
@@ -98,7 +100,8 @@ def _import_detector(
             f"{len(names)}"
         )
     category_ids = categories.assign_ids(names, detector.num_labels)
-    config = mmdet_config.find(file.path, file.meta, config_file)
+    config, source = mmdet_config.find(file.path, file.meta, config_file)
+    mmdet_config.check_version(file.path, file.meta, config, detector)
     model_changes = mmdet_config.overrides(file.path, config, detector)
     if num_proposals and detector.kind == "fasterrcnn":
         counts = {"test_pre_nms_top_k": num_proposals, "test_num_proposals": num_proposals}
@@ -109,7 +112,7 @@ def _import_detector(
     weights.load_detector(file.path, file.weights, detector, model, category_ids)
     names = names or list(map(str, category_ids))
     class_names = dict(zip(category_ids, names, strict=True))
-    return Imported(detector, changes, params, model, category_ids, class_names)
+    return Imported(detector, source, changes, params, model, category_ids, class_names)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -161,6 +164,9 @@ def _run(flags: argparse.Namespace) -> int:
         return 0
     imported = _import_detector(file, flags.config)
     print(f"{file.path}: {imported.detector}; {len(file.weights)} tensors, all used")
+    print(f"its config:   {imported.config_source}")
+    for path, values in numbers.items():
+        verify.check(path, values, imported.model)
     if flags.model_dir:
         print(run_folder.write(flags.model_dir, imported))
     is_right = True

@@ -14,10 +14,19 @@ from libra_tf.checkpoints.structure import Detector
 from libra_tf.runner.errors import UsageError
 
 _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-_ROI_STDS = [0.1, 0.1, 0.2, 0.2]
+_HEAD_STDS, _ROI_STDS = [1.0, 1.0, 1.0, 1.0], [0.1, 0.1, 0.2, 0.2]
+_INCOMPLETE = (
+    "is no complete config of MMDetection: it has no `model = dict(...)` with a backbone, or a "
+    "`_base_` in other files"
+)
+
+# By key of the config, its value, None if it does not say, and the supported one.
+_Wanted = dict[str, tuple[Any, Any]]
 
 
-def find(checkpoint: str, meta: Mapping[str, Any], config_file: str | None) -> dict[str, Any]:
+def find(
+    checkpoint: str, meta: Mapping[str, Any], config_file: str | None
+) -> tuple[dict[str, Any], str]:
     """Finds the config of a checkpoint.
 
     Args:
@@ -27,18 +36,58 @@ def find(checkpoint: str, meta: Mapping[str, Any], config_file: str | None) -> d
         for that in `NAME_config.txt` beside a checkpoint `NAME.pth`.
 
     Returns:
-      The detector's config and, if there is one, `test_pipeline`; empty without a config.
+      config: the detector's config and, if there is one, `test_pipeline`; empty without a config.
+      source: where it is from, for people.
 
     Raises:
-      UsageError: if `config_file` cannot be read.
+      UsageError: if `config_file` cannot be read, or the checkpoint's own config cannot be
+        understood and there is none beside it.
     """
     if config_file:
-        return _parse_file(config_file)
-    for key in ("cfg", "config"):
-        if isinstance(meta.get(key), str):
-            return _parse(meta[key])
+        return _parse_file(config_file), config_file
+    embedded = {key: meta[key] for key in ("cfg", "config") if meta.get(key)}
+    for key, text in embedded.items():
+        config = _parse(text) if isinstance(text, str) else {}
+        if config:
+            return config, f"the checkpoint's own ({key})"
     beside = os.path.splitext(checkpoint)[0] + "_config.txt"
-    return _parse_file(beside) if os.path.isfile(beside) else {}
+    if os.path.isfile(beside):
+        return _parse_file(beside), beside
+    if embedded:
+        raise UsageError(
+            f"{checkpoint}: the config in it ({', '.join(embedded)}) {_INCOMPLETE}; name the one "
+            "that it was trained with by --config=FILE"
+        )
+    return {}, "none found, so that of the published models"
+
+
+def check_version(
+    path: str, meta: Mapping[str, Any], config: Mapping[str, Any], detector: Detector
+) -> None:
+    """Checks that a detector was not trained with MMDetection 1.x.
+
+    Its RetinaNets have the same names and shapes, but other anchors and another box coder. The
+    first models that were published for MMDetection 2 say that they are of 1.x as well; those have
+    a config with an `anchor_generator`, which MMDetection 1.x does not know.
+
+    Args:
+      path: of the checkpoint, for messages.
+      meta: what it says about itself.
+      config: see `find`.
+      detector: the structure of the detector.
+
+    Raises:
+      UsageError: if it was.
+    """
+    version = str(meta.get("mmdet_version", ""))
+    if version.startswith(("0.", "1.")) and not _get(
+        config, _head_name(detector), "anchor_generator"
+    ):
+        raise UsageError(
+            f"{path} says that it is of MMDetection {version}, whose anchors and box coder are not "
+            "supported; if it was published for MMDetection 2, name its complete config of "
+            "MMDetection 2 by --config=FILE"
+        )
 
 
 def overrides(path: str, config: Mapping[str, Any], detector: Detector) -> dict[str, Any]:
@@ -56,9 +105,8 @@ def overrides(path: str, config: Mapping[str, Any], detector: Detector) -> dict[
       UsageError: if the detector computes something that is not supported.
     """
     _check_supported(path, config, detector)
-    head = "bbox_head" if detector.kind == "retinanet" else "rpn_head"
     translated = {
-        "anchor": _anchor(_get(config, head, "anchor_generator")),
+        "anchor": _anchor(_get(config, _head_name(detector), "anchor_generator")),
         "input_size": _input_size(config.get("test_pipeline")),
     }
     test = _get(config, "test_cfg")
@@ -89,8 +137,7 @@ def _parse_file(path: str) -> dict[str, Any]:
     config = _parse(text)
     if not config:
         raise UsageError(
-            f"{path} is not a complete config of MMDetection: it has no `model = dict(...)`. Name "
-            "the one that MMDetection has written beside the checkpoint"
+            f"{path} {_INCOMPLETE}; name the one that MMDetection has written beside the checkpoint"
         )
     return config
 
@@ -98,22 +145,28 @@ def _parse_file(path: str) -> dict[str, Any]:
 def _parse(text: str) -> dict[str, Any]:
     """Returns the model's config and the test pipeline of a text, empty if it has none."""
     try:
-        tree = ast.parse(text)
-    except SyntaxError:
+        values = _values(ast.parse(text))
+    # Text that is no Python, or too deep for its parser.
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
-    if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr):
-        values = {"model": _evaluate(tree.body[0].value)}
-    else:
-        values = {
-            node.targets[0].id: _evaluate(node.value)
-            for node in tree.body
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-        }
     model = values.get("model")
-    if not isinstance(model, dict) or "backbone" not in model:
+    # What a config inherits is in other files.
+    if not isinstance(model, dict) or "backbone" not in model or "_base_" in values:
         return {}
-    rest = {name: values[name] for name in ("test_pipeline", "img_norm_cfg") if name in values}
-    return {**model, **rest}
+    # The test settings, too, are beside the model in MMDetection up to 2.7.
+    beside = ("test_pipeline", "img_norm_cfg", "test_cfg")
+    return {**{name: values[name] for name in beside if name in values}, **model}
+
+
+def _values(tree: ast.Module) -> dict[str, Any]:
+    """What is assigned by name; a single expression is the model."""
+    if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr):
+        return {"model": _evaluate(tree.body[0].value)}
+    return {
+        node.targets[0].id: _evaluate(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
 
 
 def _evaluate(node: ast.expr) -> Any:
@@ -121,8 +174,9 @@ def _evaluate(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict" and not node.args:
         return {item.arg: _evaluate(item.value) for item in node.keywords if item.arg}
     if isinstance(node, ast.Dict):
+        items = zip(node.keys, node.values, strict=True)
         return {
-            _evaluate(k): _evaluate(v) for k, v in zip(node.keys, node.values, strict=True) if k
+            key.value: _evaluate(value) for key, value in items if isinstance(key, ast.Constant)
         }
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_evaluate(item) for item in node.elts]
@@ -133,23 +187,11 @@ def _evaluate(node: ast.expr) -> Any:
 
 
 def _check_supported(path: str, config: Mapping[str, Any], detector: Detector) -> None:
-    preprocessor = _get(config, "data_preprocessor") or _get(config, "img_norm_cfg")
-    takes_rgb = preprocessor.get("bgr_to_rgb", preprocessor.get("to_rgb"))
-    head = _get(config, "bbox_head" if detector.kind == "retinanet" else "rpn_head")
-    roi_coder = _get(config, "roi_head", "bbox_head", "bbox_coder")
-    refine_level = next((neck.get("refine_level") for neck in _necks(config, "BFP")), None)
-    strides = _get(head, "anchor_generator").get("strides")
     wanted = {
-        "backbone.style": (_get(config, "backbone").get("style"), "pytorch"),
-        "backbone.deep_stem": (_get(config, "backbone").get("deep_stem"), False),
-        "backbone.dcn": (_get(config, "backbone").get("dcn"), None),
-        "data_preprocessor.mean": (preprocessor.get("mean"), _MEAN),
-        "data_preprocessor.std": (preprocessor.get("std"), _STD),
-        "data_preprocessor.bgr_to_rgb": (takes_rgb, True),
-        "neck refine_level": (refine_level, 4 - detector.min_level),
-        "the first anchor stride": ((strides or [None])[0], 2**detector.min_level),
-        "roi_head.bbox_head.bbox_coder.target_stds": (roi_coder.get("target_stds"), _ROI_STDS),
-        "the type of suppression": (_suppression(config), "nms"),
+        **_wanted_of_images(config),
+        **_wanted_of_features(config, detector),
+        **_wanted_of_boxes(config, detector),
+        **_wanted_of_suppression(config, detector),
     }
     for key, (value, supported) in wanted.items():
         if value is not None and value != supported:
@@ -158,16 +200,80 @@ def _check_supported(path: str, config: Mapping[str, Any], detector: Detector) -
             )
 
 
+def _wanted_of_images(config: Mapping[str, Any]) -> _Wanted:
+    preprocessor = _get(config, "data_preprocessor") or _get(config, "img_norm_cfg")
+    takes_rgb = preprocessor.get("bgr_to_rgb", preprocessor.get("to_rgb"))
+    # What is not said is True in MMDetection 2, and False in 3, which has the preprocessor.
+    default = "data_preprocessor" not in config
+    keeps_ratio = all(
+        step.get("keep_ratio", default)
+        for step in _steps(config.get("test_pipeline"))
+        if str(step.get("type")).endswith("Resize")
+    )
+    return {
+        "data_preprocessor.mean": (preprocessor.get("mean"), _MEAN),
+        "data_preprocessor.std": (preprocessor.get("std"), _STD),
+        "data_preprocessor.bgr_to_rgb": (takes_rgb, True),
+        "keep_ratio of Resize in test_pipeline": (keeps_ratio, True),
+    }
+
+
+def _wanted_of_features(config: Mapping[str, Any], detector: Detector) -> _Wanted:
+    backbone = _get(config, "backbone")
+    fpn, bfp = (next(_necks(config, kind), {}) for kind in ("FPN", "BFP"))
+    return {
+        "backbone.style": (backbone.get("style"), "pytorch"),
+        "backbone.deep_stem": (backbone.get("deep_stem"), False),
+        "backbone.dcn": (backbone.get("dcn"), None),
+        "neck relu_before_extra_convs": (fpn.get("relu_before_extra_convs"), False),
+        "neck refine_level": (bfp.get("refine_level"), 4 - detector.min_level),
+    }
+
+
+def _wanted_of_boxes(config: Mapping[str, Any], detector: Detector) -> _Wanted:
+    head = _head_name(detector)
+    generator = _get(config, head, "anchor_generator")
+    scales = generator.get("scales")
+    strides = [2**level for level in range(detector.min_level, detector.max_level + 1)]
+    wanted = {
+        f"{head}.anchor_generator.type": (generator.get("type"), "AnchorGenerator"),
+        # Several scales divide an octave evenly, which MMDetection has another key for.
+        f"{head}.anchor_generator.scales": (scales, scales and scales[:1]),
+        f"{head}.anchor_generator.strides": (generator.get("strides"), strides),
+        f"{head}.anchor_generator.center_offset": (generator.get("center_offset"), 0),
+    }
+    for keys, stds in (((head,), _HEAD_STDS), (("roi_head", "bbox_head"), _ROI_STDS)):
+        coder, name = _get(config, *keys, "bbox_coder"), ".".join((*keys, "bbox_coder"))
+        wanted[f"{name}.type"] = (coder.get("type"), "DeltaXYWHBBoxCoder")
+        wanted[f"{name}.target_stds"] = (coder.get("target_stds"), stds)
+    return wanted
+
+
+def _wanted_of_suppression(config: Mapping[str, Any], detector: Detector) -> _Wanted:
+    keys = [("test_cfg",)]
+    if detector.kind == "fasterrcnn":
+        keys = [("test_cfg", "rpn"), ("test_cfg", "rcnn")]
+    wanted = {}
+    for stage in keys:
+        test, name = _get(config, *stage), ".".join(stage)
+        nms = _get(test, "nms")
+        wanted[f"{name}.nms.type"] = (nms.get("type"), "nms")
+        wanted[f"{name}.nms.class_agnostic"] = (nms.get("class_agnostic"), False)
+        wanted[f"{name}.nms_across_levels"] = (test.get("nms_across_levels"), False)
+        wanted[f"{name}.min_bbox_size"] = (test.get("min_bbox_size"), 0)
+    return wanted
+
+
+def _head_name(detector: Detector) -> str:
+    """The part of the config with the anchors."""
+    return "bbox_head" if detector.kind == "retinanet" else "rpn_head"
+
+
 def _necks(config: Mapping[str, Any], kind: str) -> Iterator[Mapping[str, Any]]:
     necks = config.get("neck")
     for neck in necks if isinstance(necks, list) else [necks]:
         if isinstance(neck, Mapping) and neck.get("type") == kind:
             yield neck
-
-
-def _suppression(config: Mapping[str, Any]) -> str | None:
-    test = _get(config, "test_cfg")
-    return _get(test, "nms").get("type") or _get(test, "rcnn", "nms").get("type")
 
 
 def _iou_threshold(test: Mapping[str, Any]) -> float | None:
@@ -182,7 +288,7 @@ def _anchor(generator: Mapping[str, Any]) -> dict[str, Any]:
     if generator.get("octave_base_scale"):
         anchor["anchor_size"] = float(generator["octave_base_scale"])
         anchor["num_scales"] = generator.get("scales_per_octave")
-    elif len(generator.get("scales") or []) == 1:
+    elif generator.get("scales"):
         anchor["anchor_size"] = float(generator["scales"][0])
         anchor["num_scales"] = 1
     return anchor
@@ -190,17 +296,19 @@ def _anchor(generator: Mapping[str, Any]) -> dict[str, Any]:
 
 def _input_size(pipeline: Any) -> list[int] | None:
     """The sides that images are resized to, found wherever the pipeline has its resizing."""
-    items = pipeline if isinstance(pipeline, list) else []
-    for item in items:
-        if not isinstance(item, Mapping):
-            continue
-        scale = item.get("scale") or item.get("img_scale")
+    for step in _steps(pipeline):
+        scale = step.get("scale") or step.get("img_scale")
         if isinstance(scale, list) and len(scale) == 2 and all(isinstance(x, int) for x in scale):
             return [min(scale), max(scale), 3]
-        size = _input_size(item.get("transforms"))
-        if size:
-            return size
     return None
+
+
+def _steps(pipeline: Any) -> Iterator[Mapping[str, Any]]:
+    """The steps of a pipeline, each before those within it."""
+    for step in pipeline if isinstance(pipeline, list) else []:
+        if isinstance(step, Mapping):
+            yield step
+            yield from _steps(step.get("transforms"))
 
 
 def _get(config: Any, *keys: str) -> Mapping[str, Any]:

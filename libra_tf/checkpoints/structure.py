@@ -233,11 +233,14 @@ def _infer_retinanet(path: str, weights: Weights, backbone: Backbone, pyramid: d
         path, weights, {"bbox_head.retina_reg.weight": 4, "bbox_head.cls_convs.0.conv.weight": 4}
     )
     num_anchors = weights["bbox_head.retina_reg.weight"].shape[0] // 4
+    num_logits = weights["bbox_head.retina_cls.weight"].shape[0]
+    if not 0 < num_anchors <= num_logits:
+        raise _other(path, f"{num_logits} logits for {num_anchors} anchors at a cell")
     return Detector(
         kind="retinanet",
         backbone=backbone,
         **pyramid,
-        num_labels=weights["bbox_head.retina_cls.weight"].shape[0] // num_anchors,
+        num_labels=num_logits // num_anchors,
         num_anchors=num_anchors,
         num_convs=_count(weights, r"bbox_head\.cls_convs\.(\d+)\."),
         head_channels=weights["bbox_head.cls_convs.0.conv.weight"].shape[0],
@@ -252,6 +255,8 @@ def _infer_fasterrcnn(path: str, weights: Weights, backbone: Backbone, pyramid: 
     )
     fc_channels, inputs = weights[f"{head}shared_fcs.0.weight"].shape
     num_labels = weights[f"{head}fc_cls.weight"].shape[0] - 1
+    if not num_labels:
+        raise _other(path, f"a weight {head}fc_cls.weight of no class but the background")
     num_boxes = weights[f"{head}fc_reg.weight"].shape[0] // 4
     return Detector(
         kind="fasterrcnn",
@@ -290,7 +295,7 @@ def _check_names(path: str, weights: Weights, ranks: Mapping[str, int]) -> None:
     for name, rank in ranks.items():
         if name not in weights:
             raise _other(path, f"no weight {name}, which such a detector has")
-        if weights[name].ndim != rank:
+        if weights[name].ndim != rank or 0 in weights[name].shape:
             raise _other(path, f"a weight {name} of shape {list(weights[name].shape)}")
 
 

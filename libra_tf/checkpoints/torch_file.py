@@ -12,8 +12,21 @@ import numpy as np
 
 from libra_tf.runner.errors import UsageError
 
-# MMEngine's trainer saves its logs beside the weights, in objects of these types.
-_LOGS = ("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr", "__builtin__.getattr")
+# MMEngine's trainer saves its logs beside the weights, in what these make.
+_LOGS = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+    "__builtin__.getattr",
+    "numpy.ndarray",
+    "numpy.dtype",
+    *(
+        f"{module}.multiarray.{name}"
+        for module in ("numpy.core", "numpy._core")
+        for name in ("_reconstruct", "scalar")
+    ),
+)
+# What is said about a detector lies no deeper: the names in the classes in the data set.
+_META_DEPTH = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +36,8 @@ class TorchFile:
     Attributes:
       path: of the file.
       weights: float32 arrays by name, as PyTorch has them; without what wraps them.
-      meta: what the program that saved it says about it, empty if nothing.
+      meta: what the program that saved it says about it in texts, numbers, and lists and
+        dictionaries of them; empty if nothing.
     """
 
     path: str
@@ -35,7 +49,7 @@ def read(path: str) -> TorchFile:
     """Reads a checkpoint.
 
     PyTorch's restricted reader is used, which makes tensors and plain values only and calls no
-    function that the file names.
+    function that the file names but PyTorch's own for them.
 
     Args:
       path: a file of `torch.save`: a dictionary of tensors, or one with such a `state_dict`.
@@ -45,7 +59,7 @@ def read(path: str) -> TorchFile:
 
     Raises:
       UsageError: if PyTorch is not installed, or the file cannot be read, holds anything but data,
-        is not a checkpoint, or has a weight that is not a finite number.
+        is not a checkpoint, or has a weight that is not dense, not real or not finite.
     """
     saved = _load(path)
     if not isinstance(saved, Mapping):
@@ -58,13 +72,39 @@ def read(path: str) -> TorchFile:
             break
     weights = {}
     for name, tensor in tensors.items():
-        if not hasattr(tensor, "detach"):
-            raise _not_a_checkpoint(path, f"{name!r} in it is a {type(tensor).__name__}, no tensor")
-        weights[re.sub(r"^(module\.)+", "", str(name))] = tensor.detach().float().numpy()
+        weights[re.sub(r"^(module\.)+", "", str(name))] = _as_array(path, name, tensor)
     if not weights:
         raise _not_a_checkpoint(path, "it holds no tensors")
     _check_finite(path, weights)
-    return TorchFile(path, weights, meta if isinstance(meta, Mapping) else {})
+    return TorchFile(path, weights, _plain(meta) if isinstance(meta, Mapping) else {})
+
+
+def _as_array(path: str, name: Any, tensor: Any) -> np.ndarray:
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        kind = "left-out object" if isinstance(tensor, _LeftOut) else type(tensor).__name__
+        raise _not_a_checkpoint(path, f"{name!r} in it is a {kind}, no tensor")
+    is_dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if not is_dense or not re.fullmatch(r"b?float\d+|u?int\d+", dtype):
+        kind = f"{dtype} tensor" if is_dense else "tensor that does not hold all its values"
+        raise UsageError(
+            f"{path}: {name!r} in it is a {kind}; supported are dense ones of floating point "
+            "numbers or integers, so convert it in PyTorch and save it again"
+        )
+    return tensor.detach().float().numpy()
+
+
+def _plain(value: Any, depth: int = _META_DEPTH) -> Any:
+    """Texts, numbers, and lists and dictionaries of them; None for what is anything else."""
+    if isinstance(value, (str, int, float)):
+        return value
+    if depth and isinstance(value, (list, tuple)):
+        return [_plain(item, depth - 1) for item in value]
+    if depth and isinstance(value, Mapping):
+        return {key: _plain(value[key], depth - 1) for key in value if isinstance(key, str)}
+    return None
 
 
 def _load(path: str) -> Any:
@@ -100,7 +140,7 @@ def _load(path: str) -> Any:
 
 
 class _LeftOut:
-    """Stands where a checkpoint has an object of MMEngine's logs."""
+    """Stands where a checkpoint has an object of MMEngine's or NumPy's."""
 
     def __init__(self, *args):
         pass
@@ -111,16 +151,11 @@ class _LeftOut:
 
 @contextlib.contextmanager
 def _logs_left_out(torch: Any) -> Iterator[None]:
-    """Lets PyTorch read past MMEngine's logs, which are made into empty objects."""
-    stand_ins = [(_LeftOut, name) for name in _LOGS]
-    numpy_types = [np.ndarray, np.dtype, type(np.dtype("f8")), type(np.dtype("i8"))]
-    core = np.core if not hasattr(np, "_core") else np._core
-    for name in ("_reconstruct", "scalar"):
-        function = getattr(core.multiarray, name)
-        stand_ins += [
-            (function, f"{module}.multiarray.{name}") for module in ("numpy.core", "numpy._core")
-        ]
-    with torch.serialization.safe_globals([*stand_ins, *numpy_types]):
+    """Lets PyTorch read past MMEngine's logs, which are made into empty objects.
+
+    NumPy's functions are left out too: with arguments of the file's choice they reach into memory.
+    """
+    with torch.serialization.safe_globals([(_LeftOut, name) for name in _LOGS]):
         yield
 
 

@@ -9,6 +9,7 @@ them: `backbone`, `fpn`, `bfp`; RetinaNet: `cls`, `reg`; Faster R-CNN: `rpn_cls`
 
 import dataclasses
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy import optimize
 
 from libra_tf.compat import keras
 from libra_tf.modeling.mmdetection import rois
+from libra_tf.modeling.mmdetection.boxes import swap_xy
 from libra_tf.modeling.mmdetection.pyramid import MMDetectionFPN
 from libra_tf.runner.errors import UsageError
 
@@ -26,9 +28,11 @@ BOX_TOLERANCE = 0.05
 SCORE_TOLERANCE = 1e-4
 # Scores that float32 does not tell apart behind so many layers: their order is chance.
 TIE = 2e-4
-# Either way.
-_YX_FROM_XY = _XY_FROM_YX = [1, 0, 3, 2]
 _NUM_CROPS = 32
+# What belongs together row by row, the boxes first.
+_ROWS = (("proposals", "proposal_scores"), ("det_boxes", "det_scores", "det_labels"))
+_OF_ROIS = ("roi_levels", f"roi_feats_first{_NUM_CROPS}", "roi_cls", "roi_reg")
+_HELP = "see libra_tf/checkpoints/verify.py for what such a file holds"
 
 Numbers = Mapping[str, np.ndarray]
 
@@ -66,14 +70,45 @@ def read(path: str) -> Numbers:
             numbers = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise UsageError(f"--verify={path}: there is no such file") from None
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    # An .npy file is one array, which cannot be entered.
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise UsageError(f"--verify={path} is not an .npz file of arrays ({error})") from error
     if "input" not in numbers or numbers["input"].ndim != 4 or numbers["input"].shape[1] != 3:
         raise UsageError(
-            f"--verify={path} has no `input` of shape [batch, 3, height, width]; see "
-            "libra_tf/checkpoints/verify.py for what such a file holds"
+            f"--verify={path} has no `input` of shape [batch, 3, height, width]; {_HELP}"
         )
+    if len(numbers) == 1:
+        raise UsageError(f"--verify={path} has nothing but `input` to compare; {_HELP}")
+    _check_companions(path, numbers)
+    _check_rows(path, numbers)
     return numbers
+
+
+def check(path: str, numbers: Numbers, model: keras.Model) -> None:
+    """Checks that all numbers are of stages that a detector has.
+
+    Args:
+      path: of their file, for messages.
+      numbers: see `read`.
+      model: the detector.
+
+    Raises:
+      UsageError: if some are not, as those of another kind of detector.
+    """
+    unknown = sorted(set(numbers) - _known_names(model))
+    if unknown:
+        kind = "RetinaNet" if _is_retinanet(model) else "Faster R-CNN"
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        names = ", ".join(unknown[:3]) + more
+        raise UsageError(f"--verify={path} has {names}, which this {kind} has not; {_HELP}")
 
 
 def compare(
@@ -101,10 +136,10 @@ def compare(
         "fpn": _levels(_plain_pyramid(model.decoder)(backbone)),
         "bfp": _levels(features),
     }
-    is_retinanet = "head" in model.checkpoint_items
+    is_retinanet = _is_retinanet(model)
     scores, boxes, *_ = (model.head if is_retinanet else model.rpn_head)(features)
     prefix = "" if is_retinanet else "rpn_"
-    stages[f"{prefix}reg"] = [_xy_from_yx(level) for level in _levels(boxes)]
+    stages[f"{prefix}reg"] = [swap_xy(level, axis=-1) for level in _levels(boxes)]
     stages[f"{prefix}cls"] = _levels(scores)
     if is_retinanet:
         num_classes = max(category_ids) + 1
@@ -136,6 +171,47 @@ def table(path: str, comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines)
 
 
+def _check_companions(path: str, numbers: Numbers) -> None:
+    """Checks that what cannot be compared alone is not alone."""
+    needed = {name: names for names in _ROWS for name in names}
+    needed.update(dict.fromkeys(_OF_ROIS, ("proposals",)))
+    for name in numbers:
+        for other in needed.get(name, ()):
+            if other not in numbers:
+                raise UsageError(
+                    f"--verify={path} has {name} without {other}, which belongs to it; {_HELP}"
+                )
+
+
+def _check_rows(path: str, numbers: Numbers) -> None:
+    for names in _ROWS:
+        if names[0] not in numbers:
+            continue
+        boxes, *others = (numbers[name].shape for name in names)
+        if boxes[1:] != (4,) or set(others) != {boxes[:1]}:
+            shapes = ", ".join(str(list(shape)) for shape in (boxes, *others))
+            raise UsageError(
+                f"--verify={path} has {', '.join(names)} of the shapes {shapes}; supported are "
+                "[N, 4] for the boxes and [N] for what belongs to them"
+            )
+
+
+def _known_names(model: keras.Model) -> set[str]:
+    """Names of all that can be compared with a detector."""
+    pyramid, single = ["fpn", "bfp", "rpn_cls", "rpn_reg"], ["input", *_ROWS[1]]
+    if _is_retinanet(model):
+        pyramid[2:] = ["cls", "reg"]
+    else:
+        single += [*_ROWS[0], *_OF_ROIS]
+    levels = dict.fromkeys(pyramid, model.decoder.output_specs)
+    levels["backbone"] = model.backbone.output_specs
+    return {*single, *(f"{name}{index}" for name in levels for index in range(len(levels[name])))}
+
+
+def _is_retinanet(model: keras.Model) -> bool:
+    return "head" in model.checkpoint_items
+
+
 def _levels(levels: Mapping[str, tf.Tensor]) -> list[np.ndarray]:
     return [levels[level].numpy() for level in sorted(levels, key=int)]
 
@@ -144,12 +220,6 @@ def _plain_pyramid(decoder: keras.Model) -> keras.Model:
     """The FPN, without the balanced pyramid that may follow it."""
     pyramids = [layer for layer in decoder.layers if isinstance(layer, MMDetectionFPN)]
     return pyramids[0] if pyramids else decoder
-
-
-def _xy_from_yx(boxes: np.ndarray) -> np.ndarray:
-    """Changes the order of the coordinates in the groups of four on the last axis."""
-    groups = boxes.reshape(*boxes.shape[:-1], -1, 4)
-    return groups[..., _XY_FROM_YX].reshape(boxes.shape)
 
 
 def _labels_only(
@@ -175,7 +245,7 @@ def _compare_proposals(
     numbers: Numbers, boxes: np.ndarray, scores: np.ndarray
 ) -> Iterator[Comparison]:
     boxes = boxes[boxes[:, 2] > boxes[:, 0]]
-    boxes, scores = boxes[:, _XY_FROM_YX], scores[: len(boxes)]
+    boxes, scores = swap_xy(boxes, axis=-1), scores[: len(boxes)]
     expected = numbers["proposals"], numbers["proposal_scores"]
     yield from _compare_rows(("proposals", "proposal_scores"), (boxes, scores), expected)
 
@@ -186,7 +256,7 @@ def _compare_second_stage(
     features: Mapping[str, tf.Tensor],
     category_ids: Sequence[int],
 ) -> Iterator[Comparison]:
-    boxes = tf.constant(numbers["proposals"][np.newaxis, :, _YX_FROM_XY])
+    boxes = tf.constant(swap_xy(numbers["proposals"], axis=-1)[np.newaxis])
     if "roi_levels" in numbers:
         levels = rois.assign_levels(boxes)[0].numpy() - rois.MIN_LEVEL
         wrong = float(np.sum(levels != numbers["roi_levels"]))
@@ -201,7 +271,7 @@ def _compare_second_stage(
     yield from _compare_stage(numbers, "roi_cls", scores)
     if deltas.shape[-1] > 4:
         deltas = _labels_only(deltas, num_classes, category_ids, size=4)
-    yield from _compare_stage(numbers, "roi_reg", _xy_from_yx(deltas))
+    yield from _compare_stage(numbers, "roi_reg", swap_xy(deltas, axis=-1))
 
 
 def _compare_detections(
@@ -214,7 +284,7 @@ def _compare_detections(
     labels = np.searchsorted(category_ids, classes)
     yield from _compare_rows(
         ("det_boxes", "det_scores"),
-        (boxes[:, _XY_FROM_YX], scores),
+        (swap_xy(boxes, axis=-1), scores),
         (numbers["det_boxes"], numbers["det_scores"]),
         (labels, numbers["det_labels"]),
     )

@@ -14,12 +14,12 @@ from official.vision.modeling.layers import nn_blocks
 
 from libra_tf.checkpoints.structure import Detector, Weights, normalize_names
 from libra_tf.compat import keras
+from libra_tf.modeling.mmdetection import boxes
 from libra_tf.runner.errors import UsageError
 
 # The logit of a class that the checkpoint does not have. No probability is left; finite in float16.
 IMPOSSIBLE_LOGIT = -1e4
 
-_YX_FROM_XY = [1, 0, 3, 2]
 _CLASSIFIER = ("fc.weight", "fc.bias")
 _MAX_LISTED = 5
 
@@ -104,16 +104,25 @@ def _assign(
     lines = [f"{what} {_listed(names)}" for what, names in problems.items() if names]
     if lines:
         raise UsageError(f"{path} does not fit the detector that it looks like: {'; '.join(lines)}")
-    values = {}
-    for name, assignment in by_name.items():
-        values[name] = assignment.convert(weights[name])
-        if values[name].shape != tuple(assignment.variable.shape):
-            raise UsageError(
-                f"{path}: {name} has the shape {list(weights[name].shape)}, which does not fit the "
-                "rest of the detector"
-            )
+    values = {
+        name: _converted(path, weights[name], assignment) for name, assignment in by_name.items()
+    }
     for name, assignment in by_name.items():
         assignment.variable.assign(values[name])
+
+
+def _converted(path: str, weight: np.ndarray, assignment: Assignment) -> np.ndarray:
+    try:
+        value = assignment.convert(weight)
+    # A shape that cannot even be rearranged.
+    except (ValueError, IndexError):
+        value = None
+    if value is None or value.shape != tuple(assignment.variable.shape):
+        raise UsageError(
+            f"{path}: {assignment.name} has the shape {list(weight.shape)}, which does not fit the "
+            "rest of the detector"
+        )
+    return value
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -214,9 +223,8 @@ def _fasterrcnn_heads(
         lambda outputs, fill: _spread(outputs, class_ids, num_classes, 1, fill),
     )
 
-    def boxes(outputs, fill):
-        del fill
-        outputs = _yx_from_xy(outputs)
+    def spread_boxes(outputs, fill):
+        outputs = _yx_from_xy(outputs, fill)
         if detector.is_class_agnostic:
             return outputs
         per_class = outputs.reshape(len(category_ids), 4, *outputs.shape[1:])
@@ -224,7 +232,7 @@ def _fasterrcnn_heads(
         spread[category_ids] = per_class
         return spread.reshape(-1, *outputs.shape[1:])
 
-    yield from _predictor(head._box_regressor, f"{prefix}fc_reg", np.transpose, boxes)
+    yield from _predictor(head._box_regressor, f"{prefix}fc_reg", np.transpose, spread_boxes)
 
 
 def _convolution(layer: keras.layers.Layer, name: str) -> Iterator[Assignment]:
@@ -275,11 +283,10 @@ def _to_flattened_last(detector: Detector) -> Convert:
     return convert
 
 
-def _yx_from_xy(outputs: np.ndarray, fill: float = 0.0) -> np.ndarray:
-    """Changes the order of the coordinates in the groups of four on the first axis."""
+def _yx_from_xy(outputs: np.ndarray, fill: float) -> np.ndarray:
+    """For a layer whose outputs are boxes, which are all in the checkpoint: nothing is filled."""
     del fill
-    boxes = outputs.reshape(-1, 4, *outputs.shape[1:])
-    return boxes[:, _YX_FROM_XY].reshape(outputs.shape)
+    return boxes.swap_xy(outputs, axis=0)
 
 
 def _spread(

@@ -1,7 +1,9 @@
 """What the importer accepts, infers, writes and refuses."""
 
 import collections
+import dataclasses
 import os
+import re
 
 import numpy as np
 import pytest
@@ -31,6 +33,13 @@ class Code:
 
     def __reduce__(self):
         return os.system, ("touch hacked",)
+
+
+class Pointer:
+    """An array of objects whose address is the file's, once NumPy is called with its arguments."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), np.dtype("O"), bytearray(b"A" * 8))
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +101,13 @@ def test_training_logs_of_mmengine_are_read_past(tmp_path, retinanet, monkeypatc
     state = as_tensors(retinanet.weights)
     path = save(tmp_path / "a.pth", {"state_dict": state, "message_hub": message_hub})
     assert len(torch_file.read(path).weights) == len(state)
+
+
+def test_only_plain_values_are_said_about_a_detector(tmp_path):
+    said = {"CLASSES": ("a", Pointer()), "dataset_meta": {"classes": Pointer()}, "epoch": 12}
+    path = save(tmp_path / "a.pth", {"state_dict": {"x": torch.zeros(1)}, "meta": said})
+    expected = {"CLASSES": ["a", None], "dataset_meta": {"classes": None}, "epoch": 12}
+    assert torch_file.read(path).meta == expected
 
 
 def test_structure(retinanet, faster_rcnn):
@@ -175,6 +191,46 @@ def test_changes_nothing_unless_everything_fits(imported, golden_models, name):
         np.testing.assert_array_equal(variable, value)
 
 
+# By detector, weights with shapes that do not fit the others.
+MISFITS = {
+    "rows of boxes": ("libra_faster_rcnn_r50", "roi_head.bbox_head.fc_reg.weight", [18, 64]),
+    "crops": ("libra_faster_rcnn_r50", "roi_head.bbox_head.shared_fcs.0.weight", [64, 32 * 48]),
+    "rows of logits": ("libra_retinanet_r50", "bbox_head.retina_cls.weight", [44, 32, 3, 3]),
+    "matrix": ("libra_retinanet_r50", "neck.1.refine.g.conv.weight", [32, 32]),
+    "vector": ("libra_retinanet_r50", "backbone.layer1.0.conv2.weight", [8]),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_shapes_that_do_not_fit_are_named(imported, golden_models, misfit):
+    model_name, name, shape = MISFITS[misfit]
+    detector, model = imported[model_name].detector, imported[model_name].model
+    file = torch_file.read(str(golden_models / f"{model_name}.pth"))
+    arrays = {**file.weights, name: np.zeros(shape, np.float32)}
+    with pytest.raises(UsageError, match=rf"{name} has the shape {re.escape(str(shape))}"):
+        weights.load_detector("a.pth", arrays, detector, model, [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("bbox_head.retina_reg.weight", [3, 32, 3, 3], "45 logits for 0 anchors"),
+        ("bbox_head.retina_cls.weight", [8, 32, 3, 3], "8 logits for 9 anchors"),
+        ("bbox_head.retina_reg.weight", [0, 32, 3, 3], r"shape \[0, 32, 3, 3\]"),
+    ],
+)
+def test_no_anchors_or_classes(retinanet, name, shape, message):
+    arrays = {**retinanet.weights, name: np.zeros(shape, np.float32)}
+    with pytest.raises(UsageError, match=message):
+        structure.infer_detector("a.pth", arrays)
+
+
+def test_no_class_but_the_background(faster_rcnn):
+    arrays = {**faster_rcnn.weights, "roi_head.bbox_head.fc_cls.weight": np.zeros([1, 64])}
+    with pytest.raises(UsageError, match="no class but the background"):
+        structure.infer_detector("a.pth", arrays)
+
+
 BAD_FILES = {
     "missing": (lambda path, state: None, "no such file"),
     "folder": (lambda path, state: path.mkdir(), "is a folder"),
@@ -187,6 +243,7 @@ BAD_FILES = {
         lambda path, state: save(path, Code(), _use_new_zipfile_serialization=False),
         "is refused.*system",
     ),
+    "pointer": (lambda path, state: save(path, {**state, "x": Pointer()}), "'x'.* is a left-out"),
     "nan": (
         lambda path, state: save(
             path, {**state, "bbox_head.retina_cls.bias": torch.full([45], np.nan)}
@@ -205,6 +262,30 @@ def test_bad_files(tmp_path, monkeypatch, retinanet, bad):
         torch_file.read(str(tmp_path / "a.pth"))
     assert "a.pth" in str(raised.value) and "\n" not in str(raised.value)
     assert not (tmp_path / "hacked").exists()
+
+
+NO_ARRAYS = {
+    "sparse": (lambda x: x.to_sparse(), "tensor that does not hold all its values"),
+    "meta": (lambda x: x.to("meta"), "tensor that does not hold all its values"),
+    "nested": (
+        lambda x: torch.nested.nested_tensor([x]),
+        "tensor that does not hold all its values",
+    ),
+    "complex": (lambda x: x.to(torch.complex64), "complex64 tensor"),
+    "quantized": (
+        lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
+        "quint8 tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ARRAYS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tensors_that_are_no_arrays(tmp_path, kind):
+    make, message = NO_ARRAYS[kind]
+    path = save(tmp_path / "a.pth", {"x": make(torch.ones(2, 2))})
+    with pytest.raises(UsageError, match=f"'x' in it is a {message}"):
+        torch_file.read(path)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -245,7 +326,7 @@ def test_categories():
 def test_config(golden_models, retinanet, faster_rcnn):
     text = (golden_models / "libra_faster_rcnn_r50_config.txt").read_text()
     detector = structure.infer_detector("a.pth", faster_rcnn.weights)
-    config = mmdet_config.find("a.pth", {"cfg": text}, None)
+    config, _ = mmdet_config.find("a.pth", {"cfg": text}, None)
     changes = mmdet_config.overrides("a.pth", config, detector)
     assert changes["roi_generator"]["test_num_proposals"] == 300
     assert changes["anchor"] == {
@@ -254,16 +335,127 @@ def test_config(golden_models, retinanet, faster_rcnn):
         "num_scales": 1,
     }
     with pytest.raises(UsageError, match=r"'caffe' for backbone\.style"):
-        config = mmdet_config.find("a.pth", {"cfg": text.replace("'pytorch'", "'caffe'")}, None)
+        config, _ = mmdet_config.find("a.pth", {"cfg": text.replace("'pytorch'", "'caffe'")}, None)
         mmdet_config.overrides("a.pth", config, detector)
     pipeline = (
         "model = " + text + "\ntest_pipeline = [dict(type='LoadImageFromFile'), "
         "dict(type='Resize', scale=(1000, 600), keep_ratio=True)]\nevil = __import__('os')"
     )
-    changes = mmdet_config.overrides(
-        "a.pth", mmdet_config.find("a.pth", {"cfg": pipeline}, None), detector
-    )
+    config, _ = mmdet_config.find("a.pth", {"cfg": pipeline}, None)
+    changes = mmdet_config.overrides("a.pth", config, detector)
     assert changes["input_size"] == [600, 1000, 3]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "../base.py\nmodel = dict()",
+        "_base_ = 'base.py'\nmodel = dict(backbone=dict(depth=101))",
+        "model = build()",
+        "(" * 9999,
+        "\0",
+        "{[1]: 2}",
+    ],
+    ids=["no python", "inherits", "code", "deep", "null", "list as key"],
+)
+def test_a_config_that_is_not_understood_is_not_ignored(golden_models, tmp_path, text):
+    path = tmp_path / "a.pth"
+    with pytest.raises(UsageError, match=r"a\.pth: the config in it \(config\) .* --config=FILE"):
+        mmdet_config.find(str(path), {"config": text}, None)
+    beside = tmp_path / "a_config.txt"
+    beside.write_text("model = 1")
+    with pytest.raises(UsageError, match=r"a_config\.txt is no complete config"):
+        mmdet_config.find(str(path), {"config": text}, None)
+    beside.write_text((golden_models / "libra_retinanet_r50_config.txt").read_text())
+    config, source = mmdet_config.find(str(path), {"config": text}, None)
+    assert (config["type"], source) == ("RetinaNet", str(beside))
+
+
+def test_says_which_config_counts():
+    text = "model = dict(backbone=dict())"
+    assert mmdet_config.find("a.pth", {"cfg": text}, None)[1] == "the checkpoint's own (cfg)"
+    assert mmdet_config.find("a.pth", {}, None) == (
+        {},
+        "none found, so that of the published models",
+    )
+
+
+@pytest.mark.parametrize("version", ["0.6.0", "1.2.0+0f33c08"])
+def test_mmdetection_1_is_refused(golden_models, tmp_path, retinanet, version):
+    meta = {"mmdet_version": version, "config": "model = dict(backbone=dict(), bbox_head=dict())"}
+    path = save(tmp_path / "a.pth", {"state_dict": as_tensors(retinanet.weights), "meta": meta})
+    with pytest.raises(UsageError, match=f"a.pth says that it is of MMDetection {version[:3]}"):
+        mmdet.import_detector(path)
+    # The first ones that were published for MMDetection 2.
+    detector = structure.infer_detector(path, retinanet.weights)
+    config_file = str(golden_models / "libra_retinanet_r50_config.txt")
+    config, _ = mmdet_config.find(path, meta, config_file)
+    mmdet_config.check_version(path, meta, config, detector)
+    mmdet_config.check_version(path, {"mmdet_version": "2.0.0"}, {}, detector)
+
+
+UNSUPPORTED = [
+    ("rpn_head.anchor_generator.scales", [4, 8, 16]),
+    ("rpn_head.anchor_generator.strides", [4, 8, 16, 32, 128]),
+    ("rpn_head.bbox_coder.target_stds", [0.1, 0.1, 0.2, 0.2]),
+    ("bbox_head.anchor_generator.type", "LegacyAnchorGenerator"),
+    ("bbox_head.anchor_generator.center_offset", 0.5),
+    ("bbox_head.bbox_coder.type", "LegacyDeltaXYWHBBoxCoder"),
+    ("bbox_head.bbox_coder.target_stds", [0.1, 0.1, 0.2, 0.2]),
+    ("test_cfg.nms.class_agnostic", True),
+    ("test_cfg.rcnn.nms.class_agnostic", True),
+    ("test_cfg.rpn.nms.type", "soft_nms"),
+    ("test_cfg.rpn.nms_across_levels", True),
+    ("test_cfg.rpn.min_bbox_size", 16),
+    ("neck.0.relu_before_extra_convs", True),
+    ("test_pipeline", [{"type": "Resize", "scale": [1333, 800], "keep_ratio": False}]),
+    # MMDetection 3 does not keep it unless it is told to.
+    ("test_pipeline", [{"type": "Resize", "scale": [1333, 800]}]),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), UNSUPPORTED)
+def test_unsupported_configs_are_refused_with_the_key(
+    golden_models, retinanet, faster_rcnn, key, value
+):
+    has_two_stages = key.startswith(("rpn_head", "test_cfg.r"))
+    name, file = ("faster_rcnn", faster_rcnn) if has_two_stages else ("retinanet", retinanet)
+    detector = structure.infer_detector("a.pth", file.weights)
+    config, _ = mmdet_config.find("a.pth", {}, str(golden_models / f"libra_{name}_r50_config.txt"))
+    mmdet_config.overrides("a.pth", config, detector)
+    *parents, last = key.split(".")
+    part = config
+    for parent in parents:
+        part = part[int(parent) if parent.isdigit() else parent]
+    part[last] = value
+    with pytest.raises(UsageError, match=rf"^a\.pth: its config has .* for .*{last}; supported is"):
+        mmdet_config.overrides("a.pth", config, detector)
+
+
+def test_config_of_early_mmdetection_2(retinanet):
+    text = (
+        "model = dict(backbone=dict(style='pytorch'))\ntest_cfg = dict(score_thr=0.1)\n"
+        "test_pipeline = [dict(type='MultiScaleFlipAug', img_scale=(1000, 600), "
+        "transforms=[dict(type='Resize')])]"
+    )
+    detector = structure.infer_detector("a.pth", retinanet.weights)
+    config, _ = mmdet_config.find("a.pth", {"config": text}, None)
+    assert mmdet_config.overrides("a.pth", config, detector) == {
+        "input_size": [600, 1000, 3],
+        "detection_generator": {"pre_nms_score_threshold": 0.1},
+    }
+
+
+def test_other_anchors_need_a_config(faster_rcnn):
+    detector = structure.infer_detector("a.pth", faster_rcnn.weights)
+    detector = dataclasses.replace(detector, num_anchors=9)
+    with pytest.raises(UsageError, match=r"9 anchors at a cell, and the published .* have 3; name"):
+        experiment.overrides("a.pth", detector, {})
+    with pytest.raises(UsageError, match="9 anchors at a cell, and its config has 6"):
+        experiment.overrides("a.pth", detector, {"anchor": {"num_scales": 2}})
+    changes = {"anchor": {"num_scales": 3}}
+    model = experiment.overrides("a.pth", detector, changes)["task"]["model"]
+    assert (model["anchor"]["num_scales"], model["anchor"]["anchor_size"]) == (3, 8.0)
 
 
 @pytest.fixture(scope="module")

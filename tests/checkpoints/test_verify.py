@@ -17,6 +17,7 @@ pytest.importorskip("torch")
 def test_every_stage_is_within_tolerance(imported, golden_models, name, size):
     detector = imported[name]
     numbers = verify.read(str(golden_models / f"{name}_{size}.npz"))
+    verify.check(name, numbers, detector.model)
     comparisons = list(verify.compare(detector.model, numbers, detector.category_ids))
     compared = {comparison.stage for comparison in comparisons}
     assert set(numbers) - compared == {"input"}
@@ -87,19 +88,76 @@ def test_exit_status(golden_models, tmp_path, capsys):
     wrong = tmp_path / "wrong.npz"
     np.savez(wrong, **{**numbers, "cls3": numbers["cls3"] + 1})
     assert mmdet.main([checkpoint, "--verify", str(right), str(wrong)]) == 1
-    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "OUT OF" in line]
+    printed = capsys.readouterr().out.splitlines()
+    assert f"its config:   {golden_models / 'libra_retinanet_r50_config.txt'}" in printed
+    lines = [line.split()[0] for line in printed if "OUT OF" in line]
     assert lines == ["cls3"]
 
 
-def test_files_that_are_not_numbers(tmp_path, golden_models):
-    text = tmp_path / "text.npz"
-    text.write_text("no numbers")
-    other = tmp_path / "other.npz"
-    np.savez(other, x=np.zeros(3))
-    for path, message in (
-        (text, "not an .npz file"),
-        (other, "has no `input`"),
-        (tmp_path / "missing.npz", "no such file"),
+INPUT, BOXES, ROWS = np.zeros([1, 3, 32, 32]), np.zeros([2, 4]), np.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": ROWS}, "has no `input`"),
+        ({"input": INPUT}, "has nothing but `input`"),
+        ({"input": INPUT, "proposals": BOXES}, "has proposals without proposal_scores"),
+        ({"input": INPUT, "det_boxes": BOXES, "det_scores": ROWS}, "without det_labels"),
+        ({"input": INPUT, "roi_cls": ROWS}, "has roi_cls without proposals"),
+        (
+            {"input": INPUT, "proposals": BOXES, "proposal_scores": BOXES},
+            r"proposals, proposal_scores of the shapes \[2, 4\], \[2, 4\]; supported",
+        ),
+    ],
+)
+def test_files_with_other_arrays(tmp_path, arrays, message):
+    path = tmp_path / "a.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(UsageError, match=message) as raised:
+        verify.read(str(path))
+    assert "a.npz" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_files_that_are_not_numbers(tmp_path):
+    (tmp_path / "text.npz").write_text("no numbers")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.save(tmp_path / "array.npy", ROWS)
+    for name, message in (
+        ("text.npz", "not an .npz file"),
+        ("empty.npz", "not an .npz file"),
+        ("array.npy", "not an .npz file"),
+        ("missing.npz", "no such file"),
     ):
         with pytest.raises(UsageError, match=message):
-            verify.read(str(path))
+            verify.read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["bfp0", "bpf1"], "has bpf1, which this RetinaNet has not"),
+        (["backbone3", "backbone4", "bfp5"], "has backbone4, bfp5, which"),
+        (
+            ["rpn_cls0", "proposals", "proposal_scores", "roi_cls"],
+            "proposal_scores, proposals, roi_cls and 1 more, which",
+        ),
+    ],
+    ids=["misspelt", "levels", "Faster R-CNN"],
+)
+def test_numbers_of_another_detector(imported, names, message):
+    with pytest.raises(UsageError, match=rf"^--verify=a\.npz .*{message}"):
+        verify.check("a.npz", dict.fromkeys(names), imported["libra_retinanet_r50"].model)
+
+
+def test_numbers_of_another_detector_end_the_command(
+    imported, golden_models, tmp_path, capsys, monkeypatch
+):
+    detector = imported["libra_retinanet_r50"]
+    monkeypatch.setattr(mmdet, "_import_detector", lambda file, config: detector)
+    checkpoint = str(golden_models / "libra_retinanet_r50.pth")
+    numbers = str(golden_models / "libra_faster_rcnn_r50_96x320.npz")
+    folder = tmp_path / "run"
+    assert mmdet.main([checkpoint, f"--model_dir={folder}", "--verify", numbers]) == 2
+    assert "which this RetinaNet has not" in capsys.readouterr().err
+    assert not folder.exists()

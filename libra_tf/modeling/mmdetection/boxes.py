@@ -8,6 +8,24 @@ from official.vision.ops import box_ops
 
 # A box is at most so many times larger or smaller than its anchor.
 MAX_RATIO = 1000 / 16
+# Below every probability and threshold: marks what is no candidate.
+NO_SCORE = -1.0
+# Either way.
+_YX_FROM_XY = [1, 0, 3, 2]
+
+
+def swap_xy(values: np.ndarray, axis: int) -> np.ndarray:
+    """Turns boxes x, y, w, h into y, x, h, w or back, also of two corners or of deltas.
+
+    Args:
+      values: array with groups of four coordinates on an axis.
+      axis: the axis.
+
+    Returns:
+      The same with the coordinates of each group in the other order.
+    """
+    order = np.arange(values.shape[axis]).reshape(-1, 4)[:, _YX_FROM_XY]
+    return np.take(values, order.reshape(-1), axis)
 
 
 def decode(

@@ -7,9 +7,6 @@ from official.vision.modeling.layers import detection_generator
 
 from libra_tf.modeling.mmdetection import boxes as box_coder
 
-# Below every probability and threshold: marks what is no candidate.
-_NO_SCORE = -1.0
-
 
 class DetectionGenerator(detection_generator.DetectionGenerator):
     """Detects in the boxes of the second stage; `nms_version` and `pre_nms_top_k` have no effect.
@@ -40,7 +37,9 @@ class DetectionGenerator(detection_generator.DetectionGenerator):
             image_shape[:, tf.newaxis, tf.newaxis],
             regression_weights,
         )
-        scores = tf.where(box_coder.is_empty(anchor_boxes)[..., tf.newaxis], _NO_SCORE, scores)
+        scores = tf.where(
+            box_coder.is_empty(anchor_boxes)[..., tf.newaxis], box_coder.NO_SCORE, scores
+        )
         return _finish(self._config_dict, boxes, scores)
 
 
@@ -95,7 +94,7 @@ class MultilevelDetectionGenerator(detection_generator.MultilevelDetectionGenera
         )
         is_class = tf.one_hot(indices % num_classes, num_classes, on_value=True, off_value=False)
         is_candidate = is_class & ~box_coder.is_empty(boxes)[..., tf.newaxis]
-        return boxes, tf.where(is_candidate, scores[..., tf.newaxis], _NO_SCORE)
+        return boxes, tf.where(is_candidate, scores[..., tf.newaxis], box_coder.NO_SCORE)
 
 
 def _finish(config: Mapping, boxes: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:

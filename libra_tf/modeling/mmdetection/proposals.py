@@ -8,9 +8,6 @@ from official.vision.modeling.layers import roi_generator
 from libra_tf.compat import keras
 from libra_tf.modeling.mmdetection import boxes as box_coder
 
-# Below every probability: marks what is no proposal.
-_NO_SCORE = -1.0
-
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class ROIGenerator(roi_generator.MultilevelROIGenerator):
@@ -49,7 +46,7 @@ class ROIGenerator(roi_generator.MultilevelROIGenerator):
             scores,
             max_boxes=self._config_dict[f"{prefix}num_proposals"],
             iou_threshold=self._config_dict[f"{prefix}nms_iou_threshold"],
-            score_threshold=_NO_SCORE / 2,
+            score_threshold=box_coder.NO_SCORE / 2,
         )
         is_proposal = tf.sequence_mask(counts, tf.shape(scores)[1])
         return tf.where(is_proposal[..., tf.newaxis], boxes, -1.0), scores
@@ -72,8 +69,8 @@ def _best_of_level(
         for x in (raw_boxes, anchors)
     )
     boxes = box_coder.decode(deltas, anchors, image_shape[:, tf.newaxis])
-    scores = tf.where(box_coder.is_empty(boxes), _NO_SCORE, scores)
+    scores = tf.where(box_coder.is_empty(boxes), box_coder.NO_SCORE, scores)
     padding = [[0, 0], [0, top_k - count]]
     boxes = tf.pad(boxes, [*padding, [0, 0]])
-    scores = tf.pad(scores, padding, constant_values=_NO_SCORE)
+    scores = tf.pad(scores, padding, constant_values=box_coder.NO_SCORE)
     return tf.ensure_shape(boxes, [None, top_k, 4]), tf.ensure_shape(scores, [None, top_k])

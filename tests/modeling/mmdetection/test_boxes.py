@@ -49,6 +49,14 @@ def test_decode_limits_how_much_smaller_a_box_gets():
     np.testing.assert_allclose(decoded[0, 2:] - decoded[0, :2], [16, 16], rtol=1e-3)
 
 
+def test_swap_xy():
+    values = np.arange(16).reshape(8, 2)
+    swapped = boxes.swap_xy(values, axis=0)
+    assert swapped[:, 0].tolist() == [2, 0, 6, 4, 10, 8, 14, 12]
+    np.testing.assert_array_equal(boxes.swap_xy(values.T, axis=-1), swapped.T)
+    np.testing.assert_array_equal(boxes.swap_xy(swapped, axis=0), values)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_suppress(golden_blocks, seed):
     numbers = read(golden_blocks, f"nms_s{seed}")
