@@ -1,9 +1,10 @@
 """Builds an experiment's config from flags, with errors that name the key and the nearest one."""
 
+import copy
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,8 +15,10 @@ from official.core import exp_factory
 from official.modeling import hyperparams
 from official.modeling.hyperparams import params_dict
 
-from libra_tf.configs import optimization, recipes
+from libra_tf.configs import optimization
+from libra_tf.configs.recipes import COCO_TRAIN_EXAMPLES
 from libra_tf.data import DetectionDataset
+from libra_tf.runner import schedule
 from libra_tf.runner.errors import UsageError
 from libra_tf.runner.flags import unknown_experiment
 
@@ -39,33 +42,29 @@ def build(
     params.trainer.preemption_on_demand_checkpoint = False
     if flag_values.tpu:
         _use_compilable_suppression(params.task.model)
-    train_steps = params.trainer.train_steps
+    overrides = list(_overrides(flag_values))
+    # Its schedule is known when its data set is.
+    is_scaled_later = dataset is None and flag_values.dataset and _is_made_for_coco(params)
     if dataset is not None:
-        use_dataset(params, dataset)
-    validation_steps = params.trainer.validation_steps
-    for source, overrides in _overrides(flag_values):
-        overrides = _checked_overrides(source, overrides, params)
-        try:
-            params.override(overrides, is_strict=True)
-        except (KeyError, ValueError, TypeError) as error:
-            raise UsageError(f"{source}: {error}") from error
+        overridden = copy.deepcopy(params)
+        _override(overridden, overrides)
+        use_dataset(params, dataset, overridden.task)
+    _override(params, overrides)
     if dataset is not None and getattr(params.task.model, "include_mask", False):
         raise UsageError(
             f"{experiment} with --dataset={dataset.folder}: a folder is converted without masks. "
             "Set task.model.include_mask=false, or give TFRecords with masks as "
             "task.train_data.input_path and task.validation_data.input_path"
         )
-    if dataset is not None and params.trainer.validation_steps == validation_steps:
-        # The batch size may have been overridden; every image is still evaluated.
-        _evaluate_all(params, dataset)
     params.override({"runtime": {"tpu": flag_values.tpu}})
     if flag_values.tpu:
         params.runtime.distribution_strategy = "tpu"
     if flag_values.tf_data_service:
         for data in (params.task.train_data, params.task.validation_data):
             data.tf_data_service_address = flag_values.tf_data_service
-    _end_cosine_with_training(params, train_steps)
     try:
+        if not is_scaled_later:
+            schedule.settle(params.trainer, {name for _, o in overrides for name in _names(o)})
         params.task.validate()
         params.validate()
         optimization.check_optimizer(
@@ -110,6 +109,25 @@ def _read(source: str, text_or_path: str) -> dict[str, Any]:
             f"{source} could not be read: {error}. Write a YAML file, a YAML text, or "
             "key.subkey=value,key.subkey=value."
         ) from error
+
+
+def _names(overrides: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
+
+
+def _override(
+    params: cfg.ExperimentConfig, overrides: Sequence[tuple[str, dict[str, Any]]]
+) -> None:
+    for source, values in overrides:
+        checked = _checked_overrides(source, values, params)
+        try:
+            params.override(checked, is_strict=True)
+        except (KeyError, ValueError, TypeError) as error:
+            raise UsageError(f"{source}: {error}") from error
 
 
 def _checked_overrides(
@@ -170,14 +188,32 @@ def _hint(key: str, params: hyperparams.Config, path: str) -> str:
     return f" Keys there: {', '.join(siblings)}."
 
 
-def use_dataset(params: cfg.ExperimentConfig, dataset: DetectionDataset) -> None:
+def use_dataset(
+    params: cfg.ExperimentConfig,
+    dataset: DetectionDataset,
+    overridden: cfg.TaskConfig | None = None,
+) -> None:
     """Sets on `params` everything that follows from the data set.
 
     An experiment made for another data set keeps its number of epochs: its steps and the
     boundaries of its learning rate are scaled. One without data of its own keeps its steps.
+
+    Args:
+      params: the experiment, changed in place.
+      dataset: the data set.
+      overridden: the task as it will be; the numbers of steps go by its batch sizes. None for the
+        experiment's own.
     """
     task, trainer = params.task, params.trainer
-    made_for_coco = bool(task.train_data.input_path)
+    wanted = overridden or task
+    num_train, own_batch_size = dataset.train.num_examples, task.train_data.global_batch_size
+    if _is_made_for_coco(params):
+        batch_size = max(1, min(wanted.train_data.global_batch_size, num_train))
+        _keep_epochs(trainer, COCO_TRAIN_EXAMPLES // own_batch_size, num_train // batch_size)
+    eval_batch_size = max(1, wanted.validation_data.global_batch_size)
+    trainer.validation_steps = math.ceil(dataset.val.num_examples / eval_batch_size)
+    # A batch larger than the data set would never be filled.
+    task.train_data.global_batch_size = min(own_batch_size, num_train)
     task.model.num_classes = dataset.num_classes
     task.train_data.input_path = dataset.train.input_path
     task.validation_data.input_path = dataset.val.input_path
@@ -185,7 +221,7 @@ def use_dataset(params: cfg.ExperimentConfig, dataset: DetectionDataset) -> None
     task.annotation_file = dataset.val.annotation_file
     task.per_category_metrics = True
     if "num_examples" in task.validation_data:
-        task.train_data.num_examples = dataset.train.num_examples
+        task.train_data.num_examples = num_train
         task.validation_data.num_examples = dataset.val.num_examples
     for data, split in (
         (task.train_data, dataset.train),
@@ -194,37 +230,15 @@ def use_dataset(params: cfg.ExperimentConfig, dataset: DetectionDataset) -> None
         data.parser.max_num_instances = max(
             data.parser.max_num_instances, split.max_boxes_per_image
         )
-    # A batch larger than the data set would never be filled.
-    task.train_data.global_batch_size = min(
-        task.train_data.global_batch_size, dataset.train.num_examples
-    )
-    steps_per_epoch = dataset.train.num_examples // task.train_data.global_batch_size
-    if made_for_coco:
-        coco_steps = recipes.COCO_TRAIN_EXAMPLES // task.train_data.global_batch_size
-        _scale_schedule(trainer, steps_per_epoch / coco_steps)
-        trainer.validation_interval = steps_per_epoch
-        trainer.checkpoint_interval = steps_per_epoch
-        trainer.steps_per_loop = min(trainer.steps_per_loop, steps_per_epoch)
-        trainer.summary_interval = trainer.steps_per_loop
-    _evaluate_all(params, dataset)
 
 
-def _evaluate_all(params: cfg.ExperimentConfig, dataset: DetectionDataset) -> None:
-    batch_size = params.task.validation_data.global_batch_size
-    params.trainer.validation_steps = math.ceil(dataset.val.num_examples / max(batch_size, 1))
+def _is_made_for_coco(params: cfg.ExperimentConfig) -> bool:
+    return bool(params.task.train_data.input_path)
 
 
-def _scale_schedule(trainer: cfg.TrainerConfig, factor: float) -> None:
-    trainer.train_steps = max(1, round(trainer.train_steps * factor))
-    learning_rate = trainer.optimizer_config.learning_rate
-    if learning_rate.type == "stepwise":
-        learning_rate.stepwise.boundaries = [
-            round(boundary * factor) for boundary in learning_rate.stepwise.boundaries
-        ]
-
-
-def _end_cosine_with_training(params: cfg.ExperimentConfig, default_train_steps: int) -> None:
-    """Lets a cosine decay that was to end with training do so when `train_steps` is changed."""
-    learning_rate = params.trainer.optimizer_config.learning_rate
-    if learning_rate.type == "cosine" and learning_rate.cosine.decay_steps == default_train_steps:
-        learning_rate.cosine.decay_steps = params.trainer.train_steps
+def _keep_epochs(trainer: cfg.TrainerConfig, steps_per_epoch: int, wanted: int) -> None:
+    schedule.scale(trainer, wanted / steps_per_epoch)
+    trainer.validation_interval = wanted
+    trainer.checkpoint_interval = wanted
+    trainer.steps_per_loop = min(trainer.steps_per_loop, wanted)
+    trainer.summary_interval = trainer.steps_per_loop

@@ -1,8 +1,10 @@
+import itertools
 import pathlib
 
 import pytest
 from absl import flags
 from official.core import exp_factory
+from official.modeling import optimization
 
 import libra_tf.registry_imports  # noqa: F401
 from libra_tf.data import DetectionDataset, Split
@@ -87,6 +89,75 @@ def test_a_published_experiment_keeps_its_epochs(parse):
     assert params.trainer.validation_interval == 100
 
 
+@pytest.mark.parametrize("batch_size", [2, 32])
+def test_the_epochs_stay_with_another_batch_size(parse, tmp_path, batch_size):
+    path = tmp_path / "batch.yaml"
+    path.write_text(f"task: {{train_data: {{global_batch_size: {batch_size}}}}}")
+    arguments = parse(f"--config_file={path}")
+    params = config.build("libra_fasterrcnn_resnetfpn_coco", arguments, dataset(num_train=1600))
+    epoch = 1600 // batch_size
+    assert params.task.train_data.global_batch_size == batch_size
+    assert params.trainer.train_steps == pytest.approx(12 * epoch, rel=0.01)
+    boundaries = params.trainer.optimizer_config.learning_rate.stepwise.boundaries
+    assert boundaries == pytest.approx([8 * epoch, 11 * epoch], rel=0.01)
+    assert params.trainer.validation_interval == params.trainer.checkpoint_interval == epoch
+
+
+def test_fewer_images_than_a_batch_keep_the_epochs_too(parse):
+    params = config.build("libra_fasterrcnn_resnetfpn_coco", parse(), dataset(num_train=5))
+    assert params.trainer.train_steps == 12
+
+
+def test_steps_that_are_set_are_not_scaled(parse):
+    override = "trainer.train_steps=77,trainer.validation_interval=7,trainer.validation_steps=3"
+    override += ",task.train_data.global_batch_size=4,task.validation_data.global_batch_size=4"
+    arguments = parse(f"--params_override={override}")
+    trainer = config.build("libra_retinanet_resnetfpn_coco", arguments, dataset()).trainer
+    assert (trainer.train_steps, trainer.validation_interval) == (77, 7)
+    assert trainer.validation_steps == 3
+
+
+def test_a_short_training_reaches_its_learning_rate(parse):
+    """Of 205 images, an epoch has 12 steps, and the learning rate drops after 96 of 144."""
+    arguments = parse()
+    params = config.build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
+    assert params.trainer.train_steps == 144
+    factory = optimization.OptimizerFactory(params.trainer.optimizer_config)
+    rate = factory.build_learning_rate()
+    rates = [float(rate(step)) for step in range(145)]
+    assert rates[0] == pytest.approx(0.01 / 3)
+    assert all(a < b for a, b in itertools.pairwise(rates[:49]))
+    assert rates[48:97] == pytest.approx([0.01] * 49)
+    assert rates[97:133] == pytest.approx([0.001] * 36)
+    assert rates[133:] == pytest.approx([0.0001] * 12)
+
+
+def test_a_warmup_that_is_set_stays(parse):
+    key = "trainer.optimizer_config.warmup.linear.warmup_steps"
+    params = config.build(
+        "libra_retinanet_demo", parse(f"--params_override={key}=60,trainer.train_steps=77"), None
+    )
+    assert params.trainer.optimizer_config.warmup.linear.warmup_steps == 60
+    arguments = parse(f"--params_override={key}=97")
+    with pytest.raises(UsageError, match=rf"{key} is 97, but the learning rate drops.*step 96"):
+        config.build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
+
+
+def test_the_schedule_of_a_folder_is_not_judged_before_the_folder_is_read(parse):
+    """An epoch of 205 images ends the loop of 100 steps after 12."""
+    arguments = parse("--dataset=cells", "--params_override=trainer.summary_interval=12")
+    config.build("libra_retinanet_resnetfpn_coco", arguments, None)
+    params = config.build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
+    assert (params.trainer.summary_interval, params.trainer.steps_per_loop) == (12, 12)
+
+
+@pytest.mark.parametrize(("steps_per_loop", "summary_interval"), [(50, 50), (5, 10), (7, 7)])
+def test_summaries_follow_the_loops(parse, steps_per_loop, summary_interval):
+    override = f"--params_override=trainer.steps_per_loop={steps_per_loop}"
+    trainer = config.build("libra_retinanet_demo", parse(override), None).trainer
+    assert trainer.summary_interval == summary_interval
+
+
 def test_a_small_experiment_keeps_its_steps(parse):
     plain = exp_factory.get_exp_config("libra_retinanet_demo")
     params = config.build("libra_retinanet_demo", parse(), dataset())
@@ -103,6 +174,13 @@ def test_the_cosine_ends_with_training(parse):
         "libra_retinanet_demo", parse("--params_override=trainer.train_steps=77"), None
     )
     assert params.trainer.optimizer_config.learning_rate.cosine.decay_steps == 77
+
+
+def test_a_cosine_that_is_set_stays(parse):
+    key = "trainer.optimizer_config.learning_rate.cosine.decay_steps"
+    override = f"--params_override=trainer.train_steps=77,{key}=450"
+    params = config.build("libra_retinanet_demo", parse(override), None)
+    assert params.trainer.optimizer_config.learning_rate.cosine.decay_steps == 450
 
 
 def test_files_come_before_params_override(parse, tmp_path):
@@ -162,6 +240,13 @@ def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
         ),
         ("task.model.roi_sampler.type=ohem", r"roi_sampler\.type is 'ohem'.*iou_balanced, random"),
         ("task.model.decoder.type=bifpn", r"decoder\.type is 'bifpn'.*libra_fpn"),
+        ("trainer.summary_interval=15", r"summary_interval is 15 and trainer\.steps_per_loop 10"),
+        ("trainer.steps_per_loop=0", r"trainer\.steps_per_loop is 0; it must be at least 1"),
+        ("trainer.validation_steps=0", r"trainer\.validation_steps is 0.*or -1"),
+        (
+            "trainer.optimizer_config.warmup.type=polynomial",
+            r"warmup\.polynomial\.warmup_steps is not set",
+        ),
     ],
 )
 def test_bad_overrides(parse, override, message):
