@@ -1,26 +1,22 @@
-"""Builds an experiment's config from flags, with errors that name the key and the nearest one."""
+"""Builds an experiment's config from flags and a data set, with errors that name the key."""
 
 import copy
-import dataclasses
-import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
-import tensorflow as tf
-import yaml
 from absl import flags
 from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.modeling import hyperparams
-from official.modeling.hyperparams import params_dict
 
-from libra_tf.configs import optimization
+from libra_tf.configs import components, optimization
 from libra_tf.configs.recipes import COCO_TRAIN_EXAMPLES
 from libra_tf.data import DetectionDataset
-from libra_tf.runner import schedule
+from libra_tf.runner import overrides, schedule
 from libra_tf.runner.errors import UsageError
 from libra_tf.runner.flags import unknown_experiment
+
+# Of computation, with weights in float32; None leaves them as Keras has them.
+DTYPES = (None, "float32", "float16", "bfloat16")
 
 
 def build(
@@ -42,14 +38,14 @@ def build(
     params.trainer.preemption_on_demand_checkpoint = False
     if flag_values.tpu:
         _use_compilable_suppression(params.task.model)
-    overrides = list(_overrides(flag_values))
+    asked = list(overrides.read(flag_values))
     # Its schedule is known when its data set is.
     is_scaled_later = dataset is None and flag_values.dataset and _is_made_for_coco(params)
     if dataset is not None:
         overridden = copy.deepcopy(params)
-        _override(overridden, overrides)
+        overrides.apply(overridden, asked)
         use_dataset(params, dataset, overridden.task)
-    _override(params, overrides)
+    overrides.apply(params, asked)
     if dataset is not None and getattr(params.task.model, "include_mask", False):
         raise UsageError(
             f"{experiment} with --dataset={dataset.folder}: a folder is converted without masks. "
@@ -64,7 +60,10 @@ def build(
             data.tf_data_service_address = flag_values.tf_data_service
     try:
         if not is_scaled_later:
-            schedule.settle(params.trainer, {name for _, o in overrides for name in _names(o)})
+            schedule.settle(params.trainer, overrides.names(asked))
+        components.check_choice(
+            "runtime.mixed_precision_dtype", params.runtime.mixed_precision_dtype, DTYPES
+        )
         params.task.validate()
         params.validate()
         optimization.check_optimizer(
@@ -88,104 +87,6 @@ def _use_compilable_suppression(model: hyperparams.Config) -> None:
     model.detection_generator.nms_version = "v2"
     if "roi_generator" in model:
         model.roi_generator.use_batched_nms = False
-
-
-def _overrides(flag_values: flags.FlagValues) -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in flag_values.config_file or ():
-        yield f"--config_file={path}", _read(f"--config_file={path}", path)
-    text = flag_values.params_override
-    if text:
-        yield "--params_override", _read(f"--params_override={text}", text)
-
-
-def _read(source: str, text_or_path: str) -> dict[str, Any]:
-    """Reads a YAML or JSON file, or Model Garden's `a.b=1,c=2` notation."""
-    try:
-        empty = params_dict.ParamsDict()
-        overrides = params_dict.override_params_dict(empty, text_or_path, is_strict=False)
-        return overrides.as_dict()
-    except (yaml.YAMLError, ValueError, TypeError, tf.errors.OpError) as error:
-        raise UsageError(
-            f"{source} could not be read: {error}. Write a YAML file, a YAML text, or "
-            "key.subkey=value,key.subkey=value."
-        ) from error
-
-
-def _names(overrides: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for key, value in overrides.items():
-        if isinstance(value, Mapping):
-            yield from _names(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}"
-
-
-def _override(
-    params: cfg.ExperimentConfig, overrides: Sequence[tuple[str, dict[str, Any]]]
-) -> None:
-    for source, values in overrides:
-        checked = _checked_overrides(source, values, params)
-        try:
-            params.override(checked, is_strict=True)
-        except (KeyError, ValueError, TypeError) as error:
-            raise UsageError(f"{source}: {error}") from error
-
-
-def _checked_overrides(
-    source: str, overrides: Mapping[str, Any], params: hyperparams.Config, path: str = ""
-) -> dict[str, Any]:
-    """Returns the overrides with values of the keys' types, or raises a UsageError."""
-    checked = {}
-    for key, value in overrides.items():
-        name = f"{path}{key}"
-        if key not in params:
-            raise UsageError(f"{source}: there is no config key {name}.{_hint(key, params, path)}")
-        current = getattr(params, key)
-        if key == "type" and isinstance(params, hyperparams.OneOfConfig):
-            _check_kind(source, name, value, params)
-        if isinstance(value, Mapping) and isinstance(current, hyperparams.Config):
-            checked[key] = _checked_overrides(source, value, current, f"{name}.")
-        else:
-            checked[key] = _checked_value(source, name, value, current)
-    return checked
-
-
-def _check_kind(source: str, name: str, value: Any, params: hyperparams.OneOfConfig) -> None:
-    kinds = [field.name for field in dataclasses.fields(params) if field.name != "type"]
-    if value is not None and value not in kinds:
-        raise UsageError(f"{source}: {name} is {value!r}; it must be one of {', '.join(kinds)}")
-
-
-def _checked_value(source: str, name: str, value: Any, current: Any) -> Any:
-    if not isinstance(current, (int, float)):
-        return value
-    if isinstance(value, str):
-        value = _as_number(value)
-    if isinstance(current, int) and isinstance(value, float) and value.is_integer():
-        return int(value)
-    # Model Garden declares this weight as an int and computes with any number.
-    is_whole = isinstance(current, int) and not name.endswith("_weight")
-    if isinstance(value, (str, Mapping, list)) or (is_whole and isinstance(value, float)):
-        expected = {bool: "true or false", int: "an int", float: "a number"}[type(current)]
-        raise UsageError(
-            f"{source}: {name} is {value!r}, but {expected} is expected, such as {current!r}"
-        )
-    return value
-
-
-def _as_number(text: str) -> Any:
-    """YAML reads 1e-4 as a text, unlike 1.0e-4."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _hint(key: str, params: hyperparams.Config, path: str) -> str:
-    siblings = list(params.as_dict())
-    nearest = difflib.get_close_matches(key, siblings, n=1)
-    if nearest:
-        return f" Did you mean {path}{nearest[0]}?"
-    return f" Keys there: {', '.join(siblings)}."
 
 
 def use_dataset(

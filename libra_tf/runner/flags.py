@@ -52,6 +52,8 @@ def define_flags() -> None:
         "seed",
         default=None,
         lower_bound=0,
+        # NumPy's generator takes no larger one.
+        upper_bound=2**32 - 1,
         help="Seeds the initial weights, the order of the data, its augmentation and the sampling, "
         "and makes every operation deterministic, which is slower: the same command on the same "
         "machine gives the same weights to the last bit. Without it every run draws anew.",

@@ -25,7 +25,15 @@ def parse(define):
 
     def parse(*args):
         flags.FLAGS.unparse_flags()
-        for name in ("config_file", "params_override", "tpu", "experiment", "model_dir", "dataset"):
+        for name in (
+            "config_file",
+            "params_override",
+            "tpu",
+            "experiment",
+            "model_dir",
+            "dataset",
+            "seed",
+        ):
             flags.FLAGS[name].unparse()
         flags.FLAGS(["run.py", "--mode=train", *args])
         return flags.FLAGS
@@ -205,6 +213,26 @@ def test_a_number_may_be_written_without_a_point(parse):
     assert params.trainer.optimizer_config.learning_rate.cosine.initial_learning_rate == 1e-4
 
 
+def test_what_yaml_reads_as_another_type(parse):
+    override = (
+        "task.model.backbone.type=spinenet,task.model.backbone.spinenet.model_id=96,"
+        "task.losses.rpn_box_weight=0.5,task.model.mask_head=null,task.init_checkpoint=null,"
+        "task.model.roi_sampler.cascade_iou_thresholds=[1e-1],"
+        "task.model.detection_head.class_agnostic_bbox_pred=true"
+    )
+    task = config.build("libra_fasterrcnn_demo", parse(f"--params_override={override}"), None).task
+    assert task.model.backbone.spinenet.model_id == "96"
+    assert task.losses.rpn_box_weight == 0.5
+    assert task.model.mask_head is None and task.init_checkpoint is None
+    assert task.model.roi_sampler.cascade_iou_thresholds == [0.1]
+
+
+def test_a_seed_that_numpy_cannot_take(parse):
+    assert parse(f"--seed={2**32 - 1}").seed == 2**32 - 1
+    with pytest.raises(flags.IllegalFlagValueError, match=r"--seed.*range \[0, 4294967295\]"):
+        parse(f"--seed={2**32}")
+
+
 @pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
 def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
     params = config.build(experiment, parse("--tpu=local"), None)
@@ -240,6 +268,17 @@ def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
         ),
         ("task.model.roi_sampler.type=ohem", r"roi_sampler\.type is 'ohem'.*iou_balanced, random"),
         ("task.model.decoder.type=bifpn", r"decoder\.type is 'bifpn'.*libra_fpn"),
+        ("trainer.train_steps=null", r"train_steps is None, but an int is expected, such as 450"),
+        ("trainer.train_steps=true", r"train_steps is True, but an int is expected"),
+        ("task.per_category_metrics=7", r"metrics is 7, but true or false is expected"),
+        ("task.frozen_stages=two", r"task\.frozen_stages is 'two', but an int is expected$"),
+        ("task.model.input_size=128", r"is 128, but a list is expected, such as \[128, 128, 3\]"),
+        ("task.model.input_size=[128,x,3]", r"input_size\[1\] is 'x', but an int is expected"),
+        ("task.model.input_size=[128,128]", r"input_size is \[128, 128\]; it must be \[height"),
+        ("task.model.roi_sampler.cascade_iou_thresholds=0.6", r"0\.6, but a list is expected"),
+        ("task.model.backbone.resnet.model_id=51", r"resnet\.model_id is 51; .*one of 10, 18"),
+        ("task.model.backbone=resnet", r"backbone is 'resnet', but it has keys of its own"),
+        ("runtime.mixed_precision_dtype=half", r"dtype is 'half'; .*float32, float16, bfloat16"),
         ("trainer.summary_interval=15", r"summary_interval is 15 and trainer\.steps_per_loop 10"),
         ("trainer.steps_per_loop=0", r"trainer\.steps_per_loop is 0; it must be at least 1"),
         ("trainer.validation_steps=0", r"trainer\.validation_steps is 0.*or -1"),
