@@ -13,7 +13,6 @@ from libra_tf.configs.recipes import COCO_TRAIN_EXAMPLES
 from libra_tf.data import DetectionDataset
 from libra_tf.runner import overrides, schedule
 from libra_tf.runner.errors import UsageError
-from libra_tf.runner.flags import unknown_experiment
 
 # Of computation, with weights in float32; None leaves them as Keras has them.
 DTYPES = (None, "float32", "float16", "bfloat16")
@@ -25,15 +24,14 @@ def build(
     """Returns the config: the experiment's, then the data set's, the files' and the override's.
 
     Args:
-      experiment: a registered experiment.
+      experiment: one of `libra_tf.runner.flags.LIBRA_EXPERIMENTS`.
       flag_values: parsed flags; `config_file`, `params_override`, `tpu`, `tf_data_service`.
       dataset: the folder to train on, or None to keep the experiment's own data.
 
     Raises:
-      UsageError: on an unknown experiment or key, a value of the wrong type, or a file that is
-        not YAML.
+      UsageError: on an unknown key, a value that cannot be used, or a file that is not YAML.
     """
-    params = _experiment(experiment)
+    params = exp_factory.get_exp_config(experiment)
     # Several processes would save and go on; `guards.StopOnTermination` saves and ends the run.
     params.trainer.preemption_on_demand_checkpoint = False
     if flag_values.tpu:
@@ -51,6 +49,11 @@ def build(
             f"{experiment} with --dataset={dataset.folder}: a folder is converted without masks. "
             "Set task.model.include_mask=false, or give TFRecords with masks as "
             "task.train_data.input_path and task.validation_data.input_path"
+        )
+    if not params.task.use_coco_metrics:
+        raise UsageError(
+            "task.use_coco_metrics is false, and every evaluation here is one by COCO's metrics; "
+            "leave it true, and train with --mode=train if there is nothing to evaluate"
         )
     params.override({"runtime": {"tpu": flag_values.tpu}})
     if flag_values.tpu:
@@ -72,14 +75,6 @@ def build(
     except (KeyError, ValueError) as error:
         raise UsageError(f"the config of {experiment} cannot be used: {error}") from error
     return params
-
-
-def _experiment(name: str) -> cfg.ExperimentConfig:
-    try:
-        return exp_factory.get_exp_config(name)
-    except LookupError as error:
-        known = tuple(exp_factory._REGISTERED_CONFIGS)
-        raise unknown_experiment(name, known) from error
 
 
 def _use_compilable_suppression(model: hyperparams.Config) -> None:

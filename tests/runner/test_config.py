@@ -279,6 +279,7 @@ def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
         ("task.model.backbone.resnet.model_id=51", r"resnet\.model_id is 51; .*one of 10, 18"),
         ("task.model.backbone=resnet", r"backbone is 'resnet', but it has keys of its own"),
         ("runtime.mixed_precision_dtype=half", r"dtype is 'half'; .*float32, float16, bfloat16"),
+        ("task.use_coco_metrics=false", r"task\.use_coco_metrics is false.*--mode=train"),
         ("trainer.summary_interval=15", r"summary_interval is 15 and trainer\.steps_per_loop 10"),
         ("trainer.steps_per_loop=0", r"trainer\.steps_per_loop is 0; it must be at least 1"),
         ("trainer.validation_steps=0", r"trainer\.validation_steps is 0.*or -1"),
@@ -300,11 +301,22 @@ def test_a_file_that_is_not_yaml(parse, tmp_path):
         config.build("libra_retinanet_demo", parse(f"--config_file={path}"), None)
 
 
-def test_an_unknown_experiment_names_the_nearest(parse):
-    with pytest.raises(UsageError, match="Did you mean libra_retinanet_demo"):
-        runner_flags.experiment_name(parse("--experiment=libra_retinanet_dmeo"))
-    with pytest.raises(UsageError, match="Did you mean retinanet_resnetfpn_coco"):
-        config.build("retinanet_resnetfpm_coco", parse(), None)
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("libra_retinanet_dmeo", "libra_retinanet_demo"),
+        # Model Garden's own, whose tasks do not keep what is recorded and drawn of an evaluation.
+        ("retinanet_resnetfpn_coco", "libra_retinanet_resnetfpn_coco"),
+    ],
+)
+def test_an_unknown_experiment_names_the_nearest(parse, name, nearest):
+    with pytest.raises(UsageError, match=rf"{name}: there is no.*Did you mean {nearest}\?"):
+        runner_flags.experiment_name(parse(f"--experiment={name}"))
+
+
+def test_an_experiment_of_another_kind(parse):
+    with pytest.raises(UsageError, match=r"no such experiment\. The Libra.*not trained here"):
+        runner_flags.experiment_name(parse("--experiment=resnet_imagenet"))
 
 
 def test_default_experiments_and_folders(parse):
