@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import rich.markup
 import rich.table
 import tensorflow as tf
 
@@ -89,7 +90,7 @@ def table(evaluation: Mapping[str, Any]) -> rich.table.Table:
     prefix = _COLUMNS["AP"] + "/"
     for name in (key.removeprefix(prefix) for key in evaluation if key.startswith(prefix)):
         cells = (_cell(evaluation.get(f"{key}/{name}")) for key in _COLUMNS.values())
-        result.add_row(name, *cells)
+        result.add_row(rich.markup.escape(name), *cells)
     return result
 
 

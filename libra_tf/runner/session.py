@@ -21,6 +21,7 @@ from libra_tf.runner import (
     cluster,
     config,
     contact_sheet,
+    data_files,
     guards,
     model_dir,
     proposals,
@@ -100,8 +101,10 @@ def run(
                 )
         finally:
             progress.stop()
+        if record.evaluations and "eval" in flag_values.mode:
+            console.print(results.table(record.evaluations[-1]))
         sheet = _draw_contact_sheet(folder, params, trainer, dataset)
-    _report(console, folder, record, sheet, flag_values)
+    _report(console, folder, record, sheet)
 
 
 def _check_init_checkpoint(params: cfg.ExperimentConfig, mode: str, folder: str) -> None:
@@ -166,9 +169,8 @@ def _check_data_files(params: cfg.ExperimentConfig, mode: str) -> None:
     for key, data in wanted.items():
         if data.tfds_name:
             continue
-        patterns = data.input_path
-        patterns = patterns.split(",") if isinstance(patterns, str) else patterns
-        if not patterns or not all(pattern and tf.io.gfile.glob(pattern) for pattern in patterns):
+        found = data_files.find(data.input_path)
+        if not found or not all(found.values()):
             raise UsageError(
                 f"{key} is {data.input_path!r}, and there are no such files. Name a folder in COCO "
                 f"format with --dataset=FOLDER, or set {key} with --params_override"
@@ -226,8 +228,8 @@ def _draw_contact_sheet(
         return None
     path = os.path.join(folder, "detections.png")
     names = _class_names(params, dataset)
-    contact_sheet.draw(path, params.task.validation_data.input_path, detections, names)
-    return path
+    input_path = params.task.validation_data.input_path
+    return path if contact_sheet.draw(path, input_path, detections, names) else None
 
 
 def _class_names(params: cfg.ExperimentConfig, dataset: DetectionDataset | None) -> dict[int, str]:
@@ -241,10 +243,7 @@ def _report(
     folder: str,
     record: results.Results,
     sheet: str | None,
-    flag_values: flags.FlagValues,
 ) -> None:
-    if record.evaluations and "eval" in flag_values.mode:
-        console.print(results.table(record.evaluations[-1]))
     lines = {
         "checkpoint": tf.train.latest_checkpoint(folder),
         "TensorBoard logs": folder,

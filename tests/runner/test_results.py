@@ -32,10 +32,13 @@ def test_the_table_has_a_row_for_each_class():
         "APs": -1.0,
         "Precision mAP ByCategory/star": 0.125,
         "Precision mAP ByCategory@50IoU/star": 0.25,
+        "Precision mAP ByCategory/[red]cat": 0.375,
+        "Precision mAP ByCategory/[/]": 0.625,
     }
     out = io.StringIO()
     rich.console.Console(file=out, width=100).print(results.table(evaluation))
     text = out.getvalue()
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
     assert "0.500" in rows["all"] and "0.750" in rows["all"] and " - " in rows["all"]
+    assert "0.375" in rows["[red]cat"] and "0.625" in rows["[/]"]
     assert "0.125" in rows["star"] and "0.250" in rows["star"]

@@ -33,3 +33,23 @@ def test_what_is_random_is_not_frozen(overrides, keys, tmp_path):
     keys = {"frozen_stages": None, "model": {"backbone": {"resnet": {"bn_trainable": True}}}}
     params.task.override(keys)
     session._check_init_checkpoint(params, "train", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "write", [lambda *p: ", ".join(p), lambda *p: list(p), lambda *p: [",".join(p)]]
+)
+def test_files_are_named_as_model_garden_reads_them(write, tmp_path):
+    (tmp_path / "val-0").touch()
+    here, gone = str(tmp_path / "val-*"), str(tmp_path / "gone-*")
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    params.task.validation_data.input_path = write(here, here)
+    session._check_data_files(params, "eval")
+    params.task.validation_data.input_path = write(here, gone)
+    with pytest.raises(UsageError, match=r"task\.validation_data\.input_path is .*no such files"):
+        session._check_data_files(params, "eval")
+
+
+def test_no_files():
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    with pytest.raises(UsageError, match=r"task\.train_data\.input_path is ''"):
+        session._check_data_files(params, "train")
