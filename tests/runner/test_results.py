@@ -2,10 +2,12 @@ import io
 import json
 
 import numpy as np
+import pytest
 import rich.console
 import tensorflow as tf
 
 from libra_tf.runner import results
+from libra_tf.runner.errors import UsageError
 
 SPEED = {"images_per_second": 3.0, "eval_seconds": 2.0, "eval_images_per_second": 5.0}
 
@@ -22,6 +24,13 @@ def test_every_evaluation_is_kept_over_runs(tmp_path):
     assert document["images_per_second"] is None
     assert "picture" not in document["evaluations"][0]
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("text", ["", '{"evaluations": [', "[]", '{"AP": 1}'])
+def test_a_record_that_is_damaged(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UsageError, match=r"results\.json is damaged.*move it away"):
+        results.Results(str(tmp_path), "libra_x", "cells")
 
 
 def test_the_table_has_a_row_for_each_class():
