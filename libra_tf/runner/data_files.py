@@ -16,4 +16,11 @@ def find(input_path: str | Sequence[str] | None) -> dict[str, list[str]]:
     """
     texts = [input_path] if isinstance(input_path, str) else input_path or ()
     patterns = [pattern.strip() for text in texts for pattern in text.split(",")]
-    return {pattern: sorted(tf.io.gfile.glob(pattern)) for pattern in patterns if pattern}
+    return {pattern: _matching(pattern) for pattern in patterns if pattern}
+
+
+def _matching(pattern: str) -> list[str]:
+    # Nothing else is expanded there: brackets belong to the name.
+    if "*" in pattern or "?" in pattern:
+        return sorted(tf.io.gfile.glob(pattern))
+    return [pattern] if tf.io.gfile.exists(pattern) else []

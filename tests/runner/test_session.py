@@ -40,9 +40,10 @@ def test_what_is_random_is_not_frozen(overrides, keys, tmp_path):
 )
 def test_files_are_named_as_model_garden_reads_them(write, tmp_path):
     (tmp_path / "val-0").touch()
+    (tmp_path / "more[1]").touch()
     here, gone = str(tmp_path / "val-*"), str(tmp_path / "gone-*")
     params = exp_factory.get_exp_config("libra_retinanet_demo")
-    params.task.validation_data.input_path = write(here, here)
+    params.task.validation_data.input_path = write(here, str(tmp_path / "more[1]"))
     session._check_data_files(params, "eval")
     params.task.validation_data.input_path = write(here, gone)
     with pytest.raises(UsageError, match=r"task\.validation_data\.input_path is .*no such files"):
