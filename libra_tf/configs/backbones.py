@@ -3,6 +3,30 @@
 import dataclasses
 
 from official.vision.configs import backbones
+from official.vision.modeling.backbones import (
+    efficientnet,
+    mobiledet,
+    mobilenet,
+    resnet,
+    spinenet,
+    spinenet_mobile,
+)
+
+# A ResNeXt is one of Model Garden's ResNets with bottlenecks.
+RESNEXT_DEPTHS = tuple(
+    depth for depth, groups in resnet.RESNET_SPECS.items() if groups[0][0] == "bottleneck"
+)
+# What `model_id` may be, by the type of the backbone. Model Garden looks it up in these when it
+# builds the model.
+MODEL_IDS = {
+    "resnet": tuple(resnet.RESNET_SPECS),
+    "resnext": RESNEXT_DEPTHS,
+    "efficientnet": tuple(efficientnet.SCALING_MAP),
+    "spinenet": tuple(spinenet.SCALING_MAP),
+    "spinenet_mobile": tuple(spinenet_mobile.SCALING_MAP),
+    "mobilenet": tuple(mobilenet.SUPPORTED_SPECS_MAP),
+    "mobiledet": tuple(mobiledet.SUPPORTED_SPECS_MAP),
+}
 
 
 @dataclasses.dataclass

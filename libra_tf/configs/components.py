@@ -8,12 +8,13 @@ in size: Model Garden gives its own a `losses.box_loss_weight` of 50, the balanc
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from official.modeling import hyperparams
 from official.vision.configs import decoders, maskrcnn
 
+from libra_tf.configs import backbones
 from libra_tf.ops.balanced_l1 import validate_balanced_l1
 from libra_tf.ops.sampling import validate_iou_balanced
 
@@ -28,7 +29,7 @@ NUM_RESNET_STAGES = 4
 MAX_CASCADE_THRESHOLDS = 2
 
 
-def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
+def check_choice(name: str, value: str | int | None, choices: tuple[str | int | None, ...]) -> None:
     """Raises a ValueError that names the key when `value` is not one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
@@ -169,6 +170,13 @@ def check_task(task: hyperparams.Config) -> None:
             f"task.model.min_level and max_level are {model.min_level} and {model.max_level}; the "
             "first must be at least 1, and not above the second"
         )
+    _check_input_size(model.input_size)
+    if model.backbone.type in backbones.MODEL_IDS:
+        check_choice(
+            f"task.model.backbone.{model.backbone.type}.model_id",
+            model.backbone.get().model_id,
+            backbones.MODEL_IDS[model.backbone.type],
+        )
     _check_frozen_stages(task)
     check_choice("task.model.decoder.type", model.decoder.type, DECODERS)
     check_choice("task.model.compatibility", model.compatibility, COMPATIBILITIES)
@@ -184,6 +192,13 @@ def check_task(task: hyperparams.Config) -> None:
     check_choice("task.losses.box_loss", losses.box_loss, BOX_LOSSES)
     with _naming("task.losses.balanced_l1"):
         validate_balanced_l1(**losses.balanced_l1.as_dict())
+
+
+def _check_input_size(input_size: Sequence[int]) -> None:
+    if len(input_size) != 3 or min(input_size) < 1 or input_size[2] != 3:
+        raise ValueError(
+            f"task.model.input_size is {list(input_size)}; it must be [height, width, 3]"
+        )
 
 
 def _check_frozen_stages(task: hyperparams.Config) -> None:

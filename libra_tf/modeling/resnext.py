@@ -10,6 +10,7 @@ from official.vision.modeling.backbones import factory, resnet
 from official.vision.modeling.layers import nn_blocks
 
 from libra_tf.compat import keras
+from libra_tf.configs.backbones import RESNEXT_DEPTHS
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
@@ -105,10 +106,10 @@ class ResNeXt(resnet.ResNet):
     _block_class: type[ResNeXtBlock] = ResNeXtBlock
 
     def __init__(self, model_id: int, groups: int = 32, base_width: int = 4, **kwargs):
-        specs = resnet.RESNET_SPECS.get(model_id, ())
-        if not specs or any(block != "bottleneck" for block, _, _ in specs):
-            known = [depth for depth, s in resnet.RESNET_SPECS.items() if s[0][0] == "bottleneck"]
-            raise ValueError(f"`model_id` of a ResNeXt must be one of {known}, got {model_id}.")
+        if model_id not in RESNEXT_DEPTHS:
+            raise ValueError(
+                f"`model_id` of a ResNeXt must be one of {list(RESNEXT_DEPTHS)}, got {model_id}."
+            )
         if groups < 1 or base_width < 1:
             raise ValueError(
                 "`groups` and `base_width` of a ResNeXt must be positive, got "

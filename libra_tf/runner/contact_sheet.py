@@ -1,6 +1,5 @@
 """A picture of validation images with their detections and ground truth drawn."""
 
-import glob
 import math
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from official.vision.dataloaders import tf_example_decoder
 
+from libra_tf.runner import data_files
 from libra_tf.tasks.coco_metric import Detections
 
 _COLUMNS = 4
@@ -18,26 +18,31 @@ _COLORS = matplotlib.colormaps["tab10"].colors
 
 def draw(
     path: str,
-    records: str,
+    input_path: str | Sequence[str],
     detections: Mapping[int, Detections],
     class_names: Mapping[int, str],
     num_images: int = 12,
     score_threshold: float = 0.4,
-) -> None:
-    """Writes a PNG that shows the first images of `records` that were evaluated.
+) -> bool:
+    """Writes a PNG that shows the first images of `input_path` that were evaluated.
 
     Ground truth is drawn in dashed white on black, detections in the colour of their class
     with name and score.
 
     Args:
       path: file to write.
-      records: pattern of TFRecord files that Model Garden's decoder reads.
+      input_path: TFRecord files that Model Garden's decoder reads; see `data_files.find`.
       detections: image id -> its detections.
       class_names: category id -> name.
       num_images: number of images at the most.
       score_threshold: detections below it are not drawn.
+
+    Returns:
+      Whether there was an image to show.
     """
-    examples = _read_examples(records, detections, num_images)
+    examples = _read_examples(input_path, detections, num_images)
+    if not examples:
+        return False
     rows = math.ceil(len(examples) / _COLUMNS)
     figure = matplotlib.figure.Figure(figsize=(4 * _COLUMNS, 4 * rows + 0.5), layout="constrained")
     figure.suptitle(
@@ -51,14 +56,16 @@ def draw(
         axes.set_title(f"image {image_id}", fontsize=9)
     with tf.io.gfile.GFile(path, "wb") as file:
         figure.savefig(file, format="png", dpi=75)
+    return True
 
 
 def _read_examples(
-    records: str, detections: Mapping[int, Detections], num_images: int
+    input_path: str | Sequence[str], detections: Mapping[int, Detections], num_images: int
 ) -> Sequence[tuple[int, dict[str, np.ndarray]]]:
     decoder = tf_example_decoder.TfExampleDecoder()
+    files = [file for found in data_files.find(input_path).values() for file in found]
     examples = []
-    for record in tf.data.TFRecordDataset(sorted(glob.glob(records))):
+    for record in tf.data.TFRecordDataset(files):
         example = {key: value.numpy() for key, value in decoder.decode(record).items()}
         image_id = int(example["source_id"])
         if image_id in detections:
@@ -91,6 +98,8 @@ def _draw_image(axes, example, detections, class_names, score_threshold) -> None
             color="white",
             verticalalignment="bottom",
             clip_on=True,
+            # A name may have a dollar sign.
+            parse_math=False,
             bbox={"facecolor": color, "edgecolor": "none", "pad": 1},
         )
 

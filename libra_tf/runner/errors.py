@@ -9,5 +9,8 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says at which step, why, and what was saved."""
 
 
-class PreemptedError(Exception):
-    """The process was asked to end, and the state of the training is saved."""
+class PreemptedError(BaseException):
+    """The process was asked to end, and the state of its training, if any, is saved.
+
+    Like KeyboardInterrupt it is no Exception, so that no library takes it for an error of its own.
+    """

@@ -52,6 +52,8 @@ def define_flags() -> None:
         "seed",
         default=None,
         lower_bound=0,
+        # NumPy's generator takes no larger one.
+        upper_bound=2**32 - 1,
         help="Seeds the initial weights, the order of the data, its augmentation and the sampling, "
         "and makes every operation deterministic, which is slower: the same command on the same "
         "machine gives the same weights to the last bit. Without it every run draws anew.",
@@ -68,24 +70,20 @@ def experiment_name(flag_values: flags.FlagValues) -> str:
     """Returns the experiment to run: the one asked for, or a default that suits the data.
 
     Raises:
-      UsageError: if the name starts like one of ours and is not.
+      UsageError: if there is no such experiment; it names the nearest one.
     """
     name = flag_values.experiment
     if not name:
         return FOLDER_EXPERIMENT if flag_values.dataset else DEMO_EXPERIMENT
-    if name.startswith("libra") and name not in LIBRA_EXPERIMENTS:
-        raise unknown_experiment(name, LIBRA_EXPERIMENTS)
+    if name not in LIBRA_EXPERIMENTS:
+        nearest = difflib.get_close_matches(name, LIBRA_EXPERIMENTS, n=1, cutoff=0.5)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise UsageError(
+            f"--experiment={name}: there is no such experiment.{hint} "
+            f"The Libra experiments are {', '.join(LIBRA_EXPERIMENTS)}; those of Model Garden "
+            "itself are not trained here."
+        )
     return name
-
-
-def unknown_experiment(name: str, known: tuple[str, ...]) -> UsageError:
-    """Returns the error for an experiment that does not exist; it names the nearest one."""
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]}?" if nearest else ""
-    return UsageError(
-        f"--experiment={name}: there is no such experiment.{hint} "
-        f"The Libra experiments are {', '.join(LIBRA_EXPERIMENTS)}."
-    )
 
 
 def model_dir(flag_values: flags.FlagValues, experiment: str) -> str:

@@ -1,9 +1,10 @@
 """What watches over a training: losses that are not finite, SIGTERM, damaged checkpoints."""
 
+import contextlib
 import math
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orbit
@@ -54,7 +55,7 @@ class StopOnBadLoss(orbit.Action):
 
 
 class StopOnTermination(orbit.Action):
-    """Ends training after the running loop of steps when a process of it was sent SIGTERM.
+    """Ends the process that is sent SIGTERM: at once, or where a training can be saved.
 
     Args:
       strategy: of the training; all of its processes end together.
@@ -63,17 +64,29 @@ class StopOnTermination(orbit.Action):
     def __init__(self, strategy: tf.distribute.Strategy):
         self._strategy = strategy
         self._is_asked_to_end = False
-        signal.signal(signal.SIGTERM, self._remember)
+        self._saves_first = False
+        signal.signal(signal.SIGTERM, self._end)
 
-    def _remember(self, signal_number: int, frame: Any) -> None:
+    def _end(self, signal_number: int, frame: Any) -> None:
         del signal_number, frame
         self._is_asked_to_end = True
+        if not self._saves_first:
+            raise PreemptedError("asked to end before all was done; give the same command again")
 
-    def __call__(self, output: Mapping[str, Any]) -> None:
-        """Ends training if the signal has come.
+    @contextlib.contextmanager
+    def saving_first(self) -> Iterator[None]:
+        """Leaves it to the block to end when it can be saved, by calling this object."""
+        self._saves_first = True
+        try:
+            yield
+        finally:
+            self._saves_first = False
+
+    def __call__(self, output: Any = None) -> None:
+        """Ends the block if the signal has come to one of the processes.
 
         Args:
-          output: not used.
+          output: of a loop of steps or an evaluation; not used.
 
         Raises:
           PreemptedError: if the signal has come.

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 
@@ -20,9 +21,37 @@ def libraries_write_to(path: str) -> Iterator[None]:
     """Sends what libraries print and log to a file while the block runs.
 
     Args:
-      path: log file; it is appended to. Its folder is made.
+      path: log file; it is appended to. Its folder is made. A remote one (`gs://...`) is written
+        when the block ends, however it does.
     """
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if "://" in path:
+        with _copied_to(path) as local, _redirected_to(local):
+            yield
+    else:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with _redirected_to(path):
+            yield
+
+
+@contextlib.contextmanager
+def _copied_to(path: str) -> Iterator[str]:
+    """Gives a local file that takes the place of a remote one, which cannot be appended to."""
+    # Imported here since libraries are silenced before TensorFlow is imported.
+    from tensorflow.io import gfile
+
+    with tempfile.TemporaryDirectory(prefix="libra_tf-log-") as folder:
+        local = os.path.join(folder, os.path.basename(path))
+        if gfile.exists(path):
+            gfile.copy(path, local)
+        try:
+            yield local
+        finally:
+            gfile.makedirs(os.path.dirname(path))
+            gfile.copy(local, path, overwrite=True)
+
+
+@contextlib.contextmanager
+def _redirected_to(path: str) -> Iterator[None]:
     with open(path, "a", buffering=1) as log:
         handler = logging.StreamHandler(log)
         handler.setFormatter(absl_logging.PythonFormatter())

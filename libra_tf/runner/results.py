@@ -6,8 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import rich.markup
 import rich.table
 import tensorflow as tf
+
+from libra_tf.runner import run_files
 
 _FILE_NAME = "results.json"
 _COLUMNS = {
@@ -36,6 +39,9 @@ class Results:
       model_dir: folder of the run; evaluations it already holds are kept.
       experiment: name of the experiment.
       dataset: folder of the data set or pattern of its files.
+
+    Raises:
+      UsageError: if the file is there and cannot be read.
     """
 
     def __init__(self, model_dir: str, experiment: str, dataset: str):
@@ -52,8 +58,9 @@ class Results:
     def _read(self) -> list[dict[str, Any]]:
         if not tf.io.gfile.exists(self.path):
             return []
-        with tf.io.gfile.GFile(self.path) as file:
-            return json.load(file)["evaluations"]
+        remedy = "move it away: only the record of earlier evaluations is lost"
+        with run_files.explained(self.path, remedy), tf.io.gfile.GFile(self.path) as file:
+            return list(json.load(file)["evaluations"])
 
     def add(self, step: int, metrics: Mapping[str, Any], speed: Mapping[str, float | None]) -> None:
         """Appends an evaluation and writes the file, which is never seen half-written.
@@ -69,11 +76,8 @@ class Results:
                 entry[name] = float(value)
         self._evaluations = [*self._evaluations, entry]
         document = {**self._header, **entry, "evaluations": self._evaluations}
-        # Not `atomic.write_file`, which does not reach remote folders.
-        temporary = self.path + ".tmp"
-        with tf.io.gfile.GFile(temporary, "w") as file:
+        with run_files.written_whole(self.path) as path, tf.io.gfile.GFile(path, "w") as file:
             file.write(json.dumps(document, indent=2) + "\n")
-        tf.io.gfile.rename(temporary, self.path, overwrite=True)
 
 
 def table(evaluation: Mapping[str, Any]) -> rich.table.Table:
@@ -90,7 +94,7 @@ def table(evaluation: Mapping[str, Any]) -> rich.table.Table:
     prefix = _COLUMNS["AP"] + "/"
     for name in (key.removeprefix(prefix) for key in evaluation if key.startswith(prefix)):
         cells = (_cell(evaluation.get(f"{key}/{name}")) for key in _COLUMNS.values())
-        result.add_row(name, *cells)
+        result.add_row(rich.markup.escape(name), *cells)
     return result
 
 

@@ -8,7 +8,6 @@ import rich.console
 import tensorflow as tf
 from absl import flags
 from official.core import config_definitions as cfg
-from official.core import train_utils
 from official.modeling import performance
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
@@ -21,11 +20,13 @@ from libra_tf.runner import (
     cluster,
     config,
     contact_sheet,
+    data_files,
     guards,
     model_dir,
     proposals,
     quiet,
     results,
+    run_files,
     trained_run,
     training,
 )
@@ -69,7 +70,11 @@ def run(
     if cluster.is_chief(strategy):
         guards.set_damaged_checkpoints_aside(folder, functools.partial(_print, console))
     cluster.wait_for_all(strategy)
-    model_dir.check(folder, flag_values.mode, params)
+    dataset_name, class_names = _dataset_name(dataset, params), _class_names(params, dataset)
+    model_dir.check(folder, flag_values.mode, params, dataset_name)
+    names_source = dataset.folder if dataset else params.task.annotation_file
+    model_dir.check_classes(folder, class_names, names_source)
+    record = results.Results(folder, experiment, dataset_name)
     _check_batch_sizes(params, strategy)
     if flag_values.seed is not None:
         keras.utils.set_random_seed(flag_values.seed)
@@ -77,11 +82,10 @@ def run(
     if params.runtime.mixed_precision_dtype:
         performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
     if "train" in flag_values.mode and cluster.is_chief(strategy):
-        train_utils.serialize_config(params, folder)
-        trained_run.write_class_names(folder, _class_names(params, dataset))
+        run_files.write_params(folder, params)
+        trained_run.write_class_names(folder, class_names)
     params.lock()
 
-    record = results.Results(folder, experiment, _dataset_name(dataset, params))
     progress = Progress(console)
     _announce(console, experiment, params, dataset, folder)
     log = "log.txt" if cluster.is_chief(strategy) else f"log-worker{params.runtime.task_index}.txt"
@@ -100,8 +104,10 @@ def run(
                 )
         finally:
             progress.stop()
-        sheet = _draw_contact_sheet(folder, params, trainer, dataset)
-    _report(console, folder, record, sheet, flag_values)
+        if record.evaluations and "eval" in flag_values.mode:
+            console.print(results.table(record.evaluations[-1]))
+        sheet = _draw_contact_sheet(folder, params, trainer, class_names)
+    _report(console, folder, record, sheet)
 
 
 def _check_init_checkpoint(params: cfg.ExperimentConfig, mode: str, folder: str) -> None:
@@ -166,9 +172,8 @@ def _check_data_files(params: cfg.ExperimentConfig, mode: str) -> None:
     for key, data in wanted.items():
         if data.tfds_name:
             continue
-        patterns = data.input_path
-        patterns = patterns.split(",") if isinstance(patterns, str) else patterns
-        if not patterns or not all(pattern and tf.io.gfile.glob(pattern) for pattern in patterns):
+        found = data_files.find(data.input_path)
+        if not found or not all(found.values()):
             raise UsageError(
                 f"{key} is {data.input_path!r}, and there are no such files. Name a folder in COCO "
                 f"format with --dataset=FOLDER, or set {key} with --params_override"
@@ -218,16 +223,15 @@ def _draw_contact_sheet(
     folder: str,
     params: cfg.ExperimentConfig,
     trainer: training.ReportingTrainer,
-    dataset: DetectionDataset | None,
+    class_names: dict[int, str],
 ) -> str | None:
     """Draws the newest evaluation's detections; returns the picture's path, None without one."""
     detections = getattr(getattr(trainer.task, "coco_metric", None), "detections", None)
     if not detections or params.task.validation_data.tfds_name:
         return None
     path = os.path.join(folder, "detections.png")
-    names = _class_names(params, dataset)
-    contact_sheet.draw(path, params.task.validation_data.input_path, detections, names)
-    return path
+    input_path = params.task.validation_data.input_path
+    return path if contact_sheet.draw(path, input_path, detections, class_names) else None
 
 
 def _class_names(params: cfg.ExperimentConfig, dataset: DetectionDataset | None) -> dict[int, str]:
@@ -241,10 +245,7 @@ def _report(
     folder: str,
     record: results.Results,
     sheet: str | None,
-    flag_values: flags.FlagValues,
 ) -> None:
-    if record.evaluations and "eval" in flag_values.mode:
-        console.print(results.table(record.evaluations[-1]))
     lines = {
         "checkpoint": tf.train.latest_checkpoint(folder),
         "TensorBoard logs": folder,

@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import os
+from typing import Any
 
 import tensorflow as tf
 from official.core import base_task, task_factory
 from official.core import config_definitions as cfg
-from official.modeling import hyperparams
 
 import libra_tf.registry_imports  # noqa: F401, registers the tasks
 from libra_tf.compat import keras
@@ -15,10 +15,10 @@ from libra_tf.configs import fastrcnn, maskrcnn, optimization, retinanet
 from libra_tf.data import annotations
 from libra_tf.modeling import checkpoint_files, optimizers
 from libra_tf.modeling.checkpoint_files import CheckpointError
+from libra_tf.runner import run_files
 from libra_tf.runner.errors import UsageError
 
-_PARAMS = "params.yaml"
-_CLASS_NAMES = "class_names.json"
+CLASS_NAMES = "class_names.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TrainedRun:
             raise UsageError(str(error)) from error
         except AssertionError as error:
             raise UsageError(
-                f"{self.checkpoint} is not of the detector in {self.model_dir}/{_PARAMS} "
+                f"{self.checkpoint} is not of the detector in {self.model_dir}/{run_files.PARAMS} "
                 f"({str(error).splitlines()[0]}); name a checkpoint of this run"
             ) from error
         if "optimizer" in items:
@@ -73,7 +73,7 @@ class TrainedRun:
         They are those of the data that the run was started with, or of `task.annotation_file`; a
         class of which neither has a name is called by its number.
         """
-        names = _read_names(os.path.join(self.model_dir, _CLASS_NAMES))
+        names = read_own_class_names(self.model_dir)
         if not names and self.params.task.annotation_file:
             names = read_category_names(self.params.task.annotation_file)
         ids = range(1, self.params.task.model.num_classes)
@@ -90,18 +90,38 @@ def read(model_dir: str, checkpoint: str | None = None) -> TrainedRun:
     Raises:
       UsageError: if the folder is not that of a run, or there is no such checkpoint.
     """
-    path = os.path.join(model_dir, _PARAMS)
-    if not tf.io.gfile.exists(path):
+    saved = run_files.read_params(model_dir)
+    if saved is None:
         raise UsageError(
-            f"--model_dir={model_dir} holds no {_PARAMS}; name the folder of a run of run.py"
+            f"--model_dir={model_dir} holds no {run_files.PARAMS}; name the folder of a run of "
+            "run.py"
         )
-    return TrainedRun(model_dir, _read_params(path), _find_checkpoint(model_dir, checkpoint))
+    with run_files.explained_params(model_dir):
+        params = _experiment_config(saved)
+    return TrainedRun(model_dir, params, _find_checkpoint(model_dir, checkpoint))
 
 
 def write_class_names(model_dir: str, names: dict[int, str]) -> None:
     """Keeps the names of the classes, by category id, with the run."""
-    with tf.io.gfile.GFile(os.path.join(model_dir, _CLASS_NAMES), "w") as file:
+    with (
+        run_files.written_whole(os.path.join(model_dir, CLASS_NAMES)) as path,
+        tf.io.gfile.GFile(path, "w") as file,
+    ):
         file.write(json.dumps(names, indent=2) + "\n")
+
+
+def read_own_class_names(model_dir: str) -> dict[int, str]:
+    """Returns the names that are kept with a run, by category id; none if it has none.
+
+    Raises:
+      UsageError: if the file that holds them is damaged.
+    """
+    path = os.path.join(model_dir, CLASS_NAMES)
+    if not tf.io.gfile.exists(path):
+        return {}
+    remedy = "delete it: the command that trains this run writes it anew"
+    with run_files.explained(path, remedy), tf.io.gfile.GFile(path) as file:
+        return {int(category): name for category, name in json.load(file).items()}
 
 
 def read_category_names(annotation_file: str) -> dict[int, str]:
@@ -115,21 +135,13 @@ def read_category_names(annotation_file: str) -> dict[int, str]:
     return annotations.read_category_names(annotation_file, tf.io.gfile.GFile)
 
 
-def _read_names(path: str) -> dict[int, str]:
-    if not tf.io.gfile.exists(path):
-        return {}
-    with tf.io.gfile.GFile(path) as file:
-        return {int(category): name for category, name in json.load(file).items()}
-
-
-def _read_params(path: str) -> cfg.ExperimentConfig:
-    saved = hyperparams.read_yaml_to_params_dict(path).as_dict()
+def _experiment_config(saved: dict[str, Any]) -> cfg.ExperimentConfig:
     task, trainer = saved["task"], saved["trainer"]
     trainer["optimizer_config"] = optimization.OptimizationConfig(trainer["optimizer_config"])
     return cfg.ExperimentConfig(task=_task_class(task)(task), trainer=cfg.TrainerConfig(**trainer))
 
 
-def _task_class(task: dict) -> type[cfg.TaskConfig]:
+def _task_class(task: dict[str, Any]) -> type[cfg.TaskConfig]:
     """The config says by its keys what it is of; it has no name."""
     if "proposals" in task["train_data"]:
         return fastrcnn.LibraFastRCNNTask
@@ -137,7 +149,7 @@ def _task_class(task: dict) -> type[cfg.TaskConfig]:
         return maskrcnn.LibraMaskRCNNTask
     if "head" in task["model"]:
         return retinanet.LibraRetinaNetTask
-    raise UsageError("the config is not that of a detector")
+    raise ValueError("the config is not that of a detector")
 
 
 def _find_checkpoint(model_dir: str, name: str | None) -> str:

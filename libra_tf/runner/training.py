@@ -2,12 +2,13 @@
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 from official.core import base_trainer, task_factory, train_lib, train_utils
 from official.core import config_definitions as cfg
+from official.modeling import optimization
 from official.vision.utils import summary_manager
 
 from libra_tf.modeling import optimizers
@@ -24,14 +25,25 @@ class ReportingTrainer(base_trainer.Trainer):
     Args:
       progress: where to report.
       results: where to record.
+      stop_if_asked: is called between the batches of an evaluation, and while used data is read
+        past; it raises a PreemptedError when the process is to end.
       replays_data: whether a training that goes on from a checkpoint first reads past the data
         that it has used, as an uninterrupted one would have.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
     """
 
-    def __init__(self, progress: Progress, results: Results, replays_data: bool, *args, **kwargs):
+    def __init__(
+        self,
+        progress: Progress,
+        results: Results,
+        stop_if_asked: Callable[[], None],
+        replays_data: bool,
+        *args,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
+        self._stop_if_asked = stop_if_asked
         self._replays_data = replays_data
         self._progress = progress
         self._results = results
@@ -74,6 +86,7 @@ class ReportingTrainer(base_trainer.Trainer):
             next(self._train_iter)
             if done % self.config.trainer.steps_per_loop == 0 or done == step:
                 self._progress.advance(done, images=self.config.task.train_data.global_batch_size)
+                self._stop_if_asked()
 
     def train_loop_end(self) -> Mapping[str, Any]:
         """See base class."""
@@ -107,6 +120,14 @@ class ReportingTrainer(base_trainer.Trainer):
         self._progress.advance(
             self._eval_batches, images=self.config.task.validation_data.global_batch_size
         )
+        try:
+            self._stop_if_asked()
+        except PreemptedError:
+            # The weights that are saved now are those of the training, not their averages.
+            if isinstance(self.optimizer, optimization.ExponentialMovingAverage):
+                self.optimizer.swap_weights()
+            self._swap_averages()
+            raise
         return super().eval_reduce(state, step_outputs)
 
     def eval_end(self, aggregated_logs: Any = None) -> Mapping[str, Any]:
@@ -166,8 +187,9 @@ def run(
 ) -> ReportingTrainer:
     """Runs an experiment and returns its trainer.
 
-    A run that finds its training finished is evaluated once more. A training that is sent SIGTERM
-    saves a checkpoint first.
+    A run that finds its training finished is evaluated once more. SIGTERM ends the run: a training
+    after its loop of steps or batch of an evaluation, and it saves a checkpoint first; all else at
+    once.
 
     Args:
       params: config of the experiment.
@@ -185,6 +207,7 @@ def run(
       PreemptedError: if the process was asked to end.
     """
     with cluster.own_folder(strategy, model_dir) as folder, strategy.scope():
+        stop = guards.StopOnTermination(strategy)
         task = task_factory.get_task(params.task, logging_dir=folder)
         trainer = train_utils.create_trainer(
             params,
@@ -192,9 +215,9 @@ def run(
             train="train" in mode,
             evaluate="eval" in mode,
             checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, folder),
-            trainer_cls=functools.partial(ReportingTrainer, progress, results, replays_data),
+            trainer_cls=functools.partial(ReportingTrainer, progress, results, stop, replays_data),
         )
-        actions = [guards.StopOnTermination(strategy)]
+        actions = [stop]
         if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
             actions.append(guards.StopOnBadLoss(folder, trainer.checkpoint, trainer.global_step))
         runner = _Runner(
@@ -206,14 +229,18 @@ def run(
             trainer=trainer,
             save_summary=cluster.is_chief(strategy),
             train_actions=actions,
+            eval_actions=[stop],
             eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, folder),
             enable_async_checkpointing=enable_async_checkpointing,
         )
         is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
         if mode == "train_and_eval" and is_finished:
             runner.controller.evaluate(steps=params.trainer.validation_steps)
+        elif "train" in mode:
+            with stop.saving_first():
+                _run_until_preempted(runner, strategy)
         else:
-            _run_until_preempted(runner, strategy)
+            runner.run()
     return trainer
 
 

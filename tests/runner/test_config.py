@@ -1,8 +1,10 @@
+import itertools
 import pathlib
 
 import pytest
 from absl import flags
 from official.core import exp_factory
+from official.modeling import optimization
 
 import libra_tf.registry_imports  # noqa: F401
 from libra_tf.data import DetectionDataset, Split
@@ -23,7 +25,15 @@ def parse(define):
 
     def parse(*args):
         flags.FLAGS.unparse_flags()
-        for name in ("config_file", "params_override", "tpu", "experiment", "model_dir", "dataset"):
+        for name in (
+            "config_file",
+            "params_override",
+            "tpu",
+            "experiment",
+            "model_dir",
+            "dataset",
+            "seed",
+        ):
             flags.FLAGS[name].unparse()
         flags.FLAGS(["run.py", "--mode=train", *args])
         return flags.FLAGS
@@ -87,6 +97,75 @@ def test_a_published_experiment_keeps_its_epochs(parse):
     assert params.trainer.validation_interval == 100
 
 
+@pytest.mark.parametrize("batch_size", [2, 32])
+def test_the_epochs_stay_with_another_batch_size(parse, tmp_path, batch_size):
+    path = tmp_path / "batch.yaml"
+    path.write_text(f"task: {{train_data: {{global_batch_size: {batch_size}}}}}")
+    arguments = parse(f"--config_file={path}")
+    params = config.build("libra_fasterrcnn_resnetfpn_coco", arguments, dataset(num_train=1600))
+    epoch = 1600 // batch_size
+    assert params.task.train_data.global_batch_size == batch_size
+    assert params.trainer.train_steps == pytest.approx(12 * epoch, rel=0.01)
+    boundaries = params.trainer.optimizer_config.learning_rate.stepwise.boundaries
+    assert boundaries == pytest.approx([8 * epoch, 11 * epoch], rel=0.01)
+    assert params.trainer.validation_interval == params.trainer.checkpoint_interval == epoch
+
+
+def test_fewer_images_than_a_batch_keep_the_epochs_too(parse):
+    params = config.build("libra_fasterrcnn_resnetfpn_coco", parse(), dataset(num_train=5))
+    assert params.trainer.train_steps == 12
+
+
+def test_steps_that_are_set_are_not_scaled(parse):
+    override = "trainer.train_steps=77,trainer.validation_interval=7,trainer.validation_steps=3"
+    override += ",task.train_data.global_batch_size=4,task.validation_data.global_batch_size=4"
+    arguments = parse(f"--params_override={override}")
+    trainer = config.build("libra_retinanet_resnetfpn_coco", arguments, dataset()).trainer
+    assert (trainer.train_steps, trainer.validation_interval) == (77, 7)
+    assert trainer.validation_steps == 3
+
+
+def test_a_short_training_reaches_its_learning_rate(parse):
+    """Of 205 images, an epoch has 12 steps, and the learning rate drops after 96 of 144."""
+    arguments = parse()
+    params = config.build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
+    assert params.trainer.train_steps == 144
+    factory = optimization.OptimizerFactory(params.trainer.optimizer_config)
+    rate = factory.build_learning_rate()
+    rates = [float(rate(step)) for step in range(145)]
+    assert rates[0] == pytest.approx(0.01 / 3)
+    assert all(a < b for a, b in itertools.pairwise(rates[:49]))
+    assert rates[48:97] == pytest.approx([0.01] * 49)
+    assert rates[97:133] == pytest.approx([0.001] * 36)
+    assert rates[133:] == pytest.approx([0.0001] * 12)
+
+
+def test_a_warmup_that_is_set_stays(parse):
+    key = "trainer.optimizer_config.warmup.linear.warmup_steps"
+    params = config.build(
+        "libra_retinanet_demo", parse(f"--params_override={key}=60,trainer.train_steps=77"), None
+    )
+    assert params.trainer.optimizer_config.warmup.linear.warmup_steps == 60
+    arguments = parse(f"--params_override={key}=97")
+    with pytest.raises(UsageError, match=rf"{key} is 97, but the learning rate drops.*step 96"):
+        config.build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
+
+
+def test_the_schedule_of_a_folder_is_not_judged_before_the_folder_is_read(parse):
+    """An epoch of 205 images ends the loop of 100 steps after 12."""
+    arguments = parse("--dataset=cells", "--params_override=trainer.summary_interval=12")
+    config.build("libra_retinanet_resnetfpn_coco", arguments, None)
+    params = config.build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
+    assert (params.trainer.summary_interval, params.trainer.steps_per_loop) == (12, 12)
+
+
+@pytest.mark.parametrize(("steps_per_loop", "summary_interval"), [(50, 50), (5, 10), (7, 7)])
+def test_summaries_follow_the_loops(parse, steps_per_loop, summary_interval):
+    override = f"--params_override=trainer.steps_per_loop={steps_per_loop}"
+    trainer = config.build("libra_retinanet_demo", parse(override), None).trainer
+    assert trainer.summary_interval == summary_interval
+
+
 def test_a_small_experiment_keeps_its_steps(parse):
     plain = exp_factory.get_exp_config("libra_retinanet_demo")
     params = config.build("libra_retinanet_demo", parse(), dataset())
@@ -103,6 +182,13 @@ def test_the_cosine_ends_with_training(parse):
         "libra_retinanet_demo", parse("--params_override=trainer.train_steps=77"), None
     )
     assert params.trainer.optimizer_config.learning_rate.cosine.decay_steps == 77
+
+
+def test_a_cosine_that_is_set_stays(parse):
+    key = "trainer.optimizer_config.learning_rate.cosine.decay_steps"
+    override = f"--params_override=trainer.train_steps=77,{key}=450"
+    params = config.build("libra_retinanet_demo", parse(override), None)
+    assert params.trainer.optimizer_config.learning_rate.cosine.decay_steps == 450
 
 
 def test_files_come_before_params_override(parse, tmp_path):
@@ -125,6 +211,26 @@ def test_a_number_may_be_written_without_a_point(parse):
     key = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"
     params = config.build("libra_retinanet_demo", parse(f"--params_override={key}=1e-4"), None)
     assert params.trainer.optimizer_config.learning_rate.cosine.initial_learning_rate == 1e-4
+
+
+def test_what_yaml_reads_as_another_type(parse):
+    override = (
+        "task.model.backbone.type=spinenet,task.model.backbone.spinenet.model_id=96,"
+        "task.losses.rpn_box_weight=0.5,task.model.mask_head=null,task.init_checkpoint=null,"
+        "task.model.roi_sampler.cascade_iou_thresholds=[1e-1],"
+        "task.model.detection_head.class_agnostic_bbox_pred=true"
+    )
+    task = config.build("libra_fasterrcnn_demo", parse(f"--params_override={override}"), None).task
+    assert task.model.backbone.spinenet.model_id == "96"
+    assert task.losses.rpn_box_weight == 0.5
+    assert task.model.mask_head is None and task.init_checkpoint is None
+    assert task.model.roi_sampler.cascade_iou_thresholds == [0.1]
+
+
+def test_a_seed_that_numpy_cannot_take(parse):
+    assert parse(f"--seed={2**32 - 1}").seed == 2**32 - 1
+    with pytest.raises(flags.IllegalFlagValueError, match=r"--seed.*range \[0, 4294967295\]"):
+        parse(f"--seed={2**32}")
 
 
 @pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
@@ -162,6 +268,25 @@ def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
         ),
         ("task.model.roi_sampler.type=ohem", r"roi_sampler\.type is 'ohem'.*iou_balanced, random"),
         ("task.model.decoder.type=bifpn", r"decoder\.type is 'bifpn'.*libra_fpn"),
+        ("trainer.train_steps=null", r"train_steps is None, but an int is expected, such as 450"),
+        ("trainer.train_steps=true", r"train_steps is True, but an int is expected"),
+        ("task.per_category_metrics=7", r"metrics is 7, but true or false is expected"),
+        ("task.frozen_stages=two", r"task\.frozen_stages is 'two', but an int is expected$"),
+        ("task.model.input_size=128", r"is 128, but a list is expected, such as \[128, 128, 3\]"),
+        ("task.model.input_size=[128,x,3]", r"input_size\[1\] is 'x', but an int is expected"),
+        ("task.model.input_size=[128,128]", r"input_size is \[128, 128\]; it must be \[height"),
+        ("task.model.roi_sampler.cascade_iou_thresholds=0.6", r"0\.6, but a list is expected"),
+        ("task.model.backbone.resnet.model_id=51", r"resnet\.model_id is 51; .*one of 10, 18"),
+        ("task.model.backbone=resnet", r"backbone is 'resnet', but it has keys of its own"),
+        ("runtime.mixed_precision_dtype=half", r"dtype is 'half'; .*float32, float16, bfloat16"),
+        ("task.use_coco_metrics=false", r"task\.use_coco_metrics is false.*--mode=train"),
+        ("trainer.summary_interval=15", r"summary_interval is 15 and trainer\.steps_per_loop 10"),
+        ("trainer.steps_per_loop=0", r"trainer\.steps_per_loop is 0; it must be at least 1"),
+        ("trainer.validation_steps=0", r"trainer\.validation_steps is 0.*or -1"),
+        (
+            "trainer.optimizer_config.warmup.type=polynomial",
+            r"warmup\.polynomial\.warmup_steps is not set",
+        ),
     ],
 )
 def test_bad_overrides(parse, override, message):
@@ -176,11 +301,22 @@ def test_a_file_that_is_not_yaml(parse, tmp_path):
         config.build("libra_retinanet_demo", parse(f"--config_file={path}"), None)
 
 
-def test_an_unknown_experiment_names_the_nearest(parse):
-    with pytest.raises(UsageError, match="Did you mean libra_retinanet_demo"):
-        runner_flags.experiment_name(parse("--experiment=libra_retinanet_dmeo"))
-    with pytest.raises(UsageError, match="Did you mean retinanet_resnetfpn_coco"):
-        config.build("retinanet_resnetfpm_coco", parse(), None)
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("libra_retinanet_dmeo", "libra_retinanet_demo"),
+        # Model Garden's own, whose tasks do not keep what is recorded and drawn of an evaluation.
+        ("retinanet_resnetfpn_coco", "libra_retinanet_resnetfpn_coco"),
+    ],
+)
+def test_an_unknown_experiment_names_the_nearest(parse, name, nearest):
+    with pytest.raises(UsageError, match=rf"{name}: there is no.*Did you mean {nearest}\?"):
+        runner_flags.experiment_name(parse(f"--experiment={name}"))
+
+
+def test_an_experiment_of_another_kind(parse):
+    with pytest.raises(UsageError, match=r"no such experiment\. The Libra.*not trained here"):
+        runner_flags.experiment_name(parse("--experiment=resnet_imagenet"))
 
 
 def test_default_experiments_and_folders(parse):

@@ -8,8 +8,13 @@ from libra_tf.tasks.coco_metric import Detections
 EMPTY = Detections(np.zeros([0, 4]), np.zeros([0], int), np.zeros([0]))
 
 
-def draw(path, dataset, detections):
-    contact_sheet.draw(str(path), dataset.val.input_path, detections, dataset.class_names)
+def draw(path, dataset, detections, input_path=None, class_names=None):
+    assert contact_sheet.draw(
+        str(path),
+        input_path or dataset.val.input_path,
+        detections,
+        class_names or dataset.class_names,
+    )
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"), int)
 
@@ -26,3 +31,26 @@ def test_confident_detections_are_drawn(tiny_shapes, tmp_path, score, is_drawn):
     with_detection = draw(tmp_path / "a.png", tiny_shapes, {1: found})
     without = draw(tmp_path / "b.png", tiny_shapes, {1: EMPTY})
     assert bool((with_detection != without).any()) == is_drawn
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_files_may_be_named_as_model_garden_reads_them(tiny_shapes, tmp_path, as_list):
+    expected = draw(tmp_path / "one.png", tiny_shapes, {1: EMPTY})
+    patterns = [tiny_shapes.val.input_path, tiny_shapes.train.input_path]
+    input_path = patterns if as_list else ", ".join(patterns)
+    named = draw(tmp_path / "two.png", tiny_shapes, {1: EMPTY}, input_path)
+    # The images of both splits are numbered from 1.
+    assert named.shape == expected.shape and (named != expected).any()
+
+
+def test_without_an_image_there_is_no_picture(tiny_shapes, tmp_path):
+    path = tmp_path / "none.png"
+    names = tiny_shapes.class_names
+    assert not contact_sheet.draw(str(path), tiny_shapes.val.input_path, {99: EMPTY}, names)
+    assert not contact_sheet.draw(str(path), str(tmp_path / "gone*"), {1: EMPTY}, names)
+    assert not path.exists()
+
+
+def test_a_name_is_no_formula(tiny_shapes, tmp_path):
+    found = Detections(np.array([[8.0, 8, 56, 56]]), np.array([2]), np.array([0.9]))
+    draw(tmp_path / "a.png", tiny_shapes, {1: found}, class_names={2: "$5^$"})

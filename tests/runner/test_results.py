@@ -2,10 +2,12 @@ import io
 import json
 
 import numpy as np
+import pytest
 import rich.console
 import tensorflow as tf
 
 from libra_tf.runner import results
+from libra_tf.runner.errors import UsageError
 
 SPEED = {"images_per_second": 3.0, "eval_seconds": 2.0, "eval_images_per_second": 5.0}
 
@@ -33,6 +35,13 @@ def test_a_model_folder_that_only_tensorflow_can_write():
     assert tf.io.gfile.listdir("ram://run") == ["results.json"]
 
 
+@pytest.mark.parametrize("text", ["", '{"evaluations": [', "[]", '{"AP": 1}'])
+def test_a_record_that_is_damaged(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UsageError, match=r"results\.json is damaged.*move it away"):
+        results.Results(str(tmp_path), "libra_x", "cells")
+
+
 def test_the_table_has_a_row_for_each_class():
     evaluation = {
         "step": 7,
@@ -41,10 +50,13 @@ def test_the_table_has_a_row_for_each_class():
         "APs": -1.0,
         "Precision mAP ByCategory/star": 0.125,
         "Precision mAP ByCategory@50IoU/star": 0.25,
+        "Precision mAP ByCategory/[red]cat": 0.375,
+        "Precision mAP ByCategory/[/]": 0.625,
     }
     out = io.StringIO()
     rich.console.Console(file=out, width=100).print(results.table(evaluation))
     text = out.getvalue()
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
     assert "0.500" in rows["all"] and "0.750" in rows["all"] and " - " in rows["all"]
+    assert "0.375" in rows["[red]cat"] and "0.625" in rows["[/]"]
     assert "0.125" in rows["star"] and "0.250" in rows["star"]

@@ -60,3 +60,24 @@ def test_class_names_of_annotations_that_are_not_coco(tmp_path):
     (tmp_path / "other.json").write_text('{"images": []}')
     with pytest.raises(DatasetError, match=r"other\.json is not a COCO annotation file"):
         session._class_names(params, dataset=None)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda *p: ", ".join(p), lambda *p: list(p), lambda *p: [",".join(p)]]
+)
+def test_files_are_named_as_model_garden_reads_them(write, tmp_path):
+    (tmp_path / "val-0").touch()
+    (tmp_path / "more[1]").touch()
+    here, gone = str(tmp_path / "val-*"), str(tmp_path / "gone-*")
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    params.task.validation_data.input_path = write(here, str(tmp_path / "more[1]"))
+    session._check_data_files(params, "eval")
+    params.task.validation_data.input_path = write(here, gone)
+    with pytest.raises(UsageError, match=r"task\.validation_data\.input_path is .*no such files"):
+        session._check_data_files(params, "eval")
+
+
+def test_no_files():
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    with pytest.raises(UsageError, match=r"task\.train_data\.input_path is ''"):
+        session._check_data_files(params, "train")

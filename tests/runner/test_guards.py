@@ -1,0 +1,103 @@
+"""What SIGTERM does to a training and to an evaluation."""
+
+import os
+import signal
+
+import pytest
+import tensorflow as tf
+from official.core import exp_factory
+
+import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.runner import config, guards, results, training
+from libra_tf.runner.errors import PreemptedError
+
+
+@pytest.fixture(autouse=True)
+def own_handler():
+    """Puts back what pytest does on SIGTERM."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_has_nothing_to_save_ends_at_once():
+    guards.StopOnTermination(tf.distribute.get_strategy())
+    with pytest.raises(PreemptedError, match="asked to end"):
+        try:
+            terminate()
+        except Exception:
+            pytest.fail("a library would take it for an error of its own")
+
+
+def test_a_training_ends_where_it_can_be_saved():
+    stop = guards.StopOnTermination(tf.distribute.get_strategy())
+    with stop.saving_first():
+        stop({})
+        terminate()
+        with pytest.raises(PreemptedError):
+            stop({})
+    with pytest.raises(PreemptedError):
+        terminate()
+
+
+class _EndingIn:
+    """Progress that ends the process when a phase begins."""
+
+    def __init__(self, phase):
+        self._phase = phase
+
+    def start(self, phase, *args, **kwargs):
+        if phase == self._phase:
+            terminate()
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: None
+
+
+def test_a_signal_in_an_evaluation_saves_the_weights_of_the_training(tiny_shapes, tmp_path):
+    """The evaluation is one of their averages, which stay zero here."""
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    config.use_dataset(params, tiny_shapes)
+    params.task.override(
+        {
+            "model": {
+                "input_size": [64, 64, 3],
+                "backbone": {"resnet": {"depth_multiplier": 0.25}},
+                "decoder": {"libra_fpn": {"num_filters": 16}},
+            },
+            "train_data": {"global_batch_size": 2, "shuffle_buffer_size": 1},
+            "validation_data": {"global_batch_size": 2},
+        }
+    )
+    ema = {"average_decay": 1.0, "dynamic_decay": False}
+    params.trainer.override(
+        {
+            "train_steps": 4,
+            "validation_interval": 2,
+            "steps_per_loop": 1,
+            # The first step is saved in any case, the second is not.
+            "checkpoint_interval": 100,
+            # So few steps are done sooner than a graph is built.
+            "train_tf_while_loop": False,
+            "train_tf_function": False,
+            "eval_tf_function": False,
+            "optimizer_config": {"ema": ema},
+        }
+    )
+    record = results.Results(str(tmp_path), "libra_retinanet_demo", "shapes")
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    progress = _EndingIn("evaluating")
+    with pytest.raises(PreemptedError, match="step 2 is saved"):
+        training.run(params, strategy, "train_and_eval", str(tmp_path), progress, record)
+    assert not record.evaluations
+    reader = tf.train.load_checkpoint(str(tmp_path / "ckpt-2"))
+    shapes = reader.get_variable_to_shape_map()
+    averages = [name for name in shapes if "/.OPTIMIZER_SLOT/optimizer/average/" in name]
+    kernels = [name.split("/.OPTIMIZER_SLOT")[0] for name in averages if "kernel" in name]
+    assert not any(reader.get_tensor(name).any() for name in averages)
+    assert all(reader.get_tensor(f"{name}/.ATTRIBUTES/VARIABLE_VALUE").any() for name in kernels)
+    assert kernels
