@@ -68,6 +68,7 @@ def _train(model_dir):
         "--mode=train_and_eval",
         "--experiment=libra_fasterrcnn_demo",
         f"--model_dir={model_dir}",
+        "--seed=0",
         f"--params_override={BASELINE}",
     ]
     subprocess.run(command, check=True)
