@@ -7,11 +7,13 @@ The baseline is the same experiment with every Libra component switched off, whi
 own detector. R-50, 640x640, float32, random weights; the images are drawn, and come through Model
 Garden's input pipeline once. Both infer with TensorFlow's suppression, as Model Garden's own
 (`--nms_version=v2`) is made for TPUs.
-MMDetection's figures (PyTorch 2.13, 2 threads) are from another machine of the same kind; with
-`pip install torch`, the convolutions of its RetinaNet are measured in the same run as well.
+`--mmdet_python` names the interpreter of an environment with MMDetection, whose published config
+then infers in turn with the others; `mmdetection.py` says how to install one.
 """
 
 import functools
+import pathlib
+import subprocess
 import tempfile
 
 import measuring  # isort: skip, sets what TensorFlow reads at its import
@@ -25,11 +27,6 @@ from comparison import Comparison
 from libra_tf.compat import keras
 from libra_tf.data import make_shapes, prepare_coco_folder
 from libra_tf.runner.config import use_dataset
-
-try:
-    import pytorch_retinanet
-except ImportError:
-    pytorch_retinanet = None
 
 INPUT_SIZE = 640
 NUM_CLASSES = 91
@@ -46,11 +43,12 @@ SWITCHES_OFF = {
     },
 }
 SWITCHES_OFF["cascadercnn"] = SWITCHES_OFF["fasterrcnn"]
-# Milliseconds of MMDetection's inference on one image.
-MMDETECTION = {"retinanet": 860, "fasterrcnn": 1700}
 
 _NMS_VERSION = flags.DEFINE_string(
     "nms_version", "batched", "task.model.detection_generator.nms_version in inference."
+)
+_MMDET_PYTHON = flags.DEFINE_string(
+    "mmdet_python", None, "A Python that can import mmdet, to infer with MMDetection as well."
 )
 
 
@@ -67,15 +65,9 @@ def comparisons(detector):
     inference = {
         name: functools.partial(_inference, detector, model) for name, model in models.items()
     }
-    if detector == "retinanet" and pytorch_retinanet:
-        inference["its network alone in PyTorch"] = functools.partial(
-            pytorch_retinanet.build, INPUT_SIZE, NUM_CLASSES
-        )
-    yield Comparison(
-        "inference, batch 1",
-        inference,
-        {"MMDetection": MMDETECTION[detector]} if detector in MMDETECTION else {},
-    )
+    if _MMDET_PYTHON.value and detector != "cascadercnn":
+        inference["MMDetection"] = functools.partial(_mmdetection, detector)
+    yield Comparison("inference, batch 1", inference, other_processes={"MMDetection"})
 
 
 def _build(detector, switches, is_training, batch_size):
@@ -115,6 +107,26 @@ def _inference(detector, model_switches):
         )["detection_boxes"]
     )
     return lambda: infer(images).numpy()
+
+
+def _mmdetection(detector):
+    # MMDetection's Faster R-CNN adds the background to its classes.
+    num_classes = NUM_CLASSES if detector == "retinanet" else NUM_CLASSES - 1
+    program = pathlib.Path(__file__).with_name("mmdetection.py")
+    process = subprocess.Popen(
+        [_MMDET_PYTHON.value, program, detector, str(INPUT_SIZE), str(num_classes)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+    def infer():
+        print(file=process.stdin, flush=True)
+        if not process.stdout.readline():
+            raise RuntimeError(f"{program} has ended; run it alone to see why.")
+
+    return infer
 
 
 GROUPS = {name: functools.partial(comparisons, name) for name in SWITCHES_OFF}

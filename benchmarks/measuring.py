@@ -76,7 +76,8 @@ def _rows(group, comparison):
     ours = statistics.median(next(iter(seconds.values())))
     for name, times in seconds.items():
         median = statistics.median(times)
-        memory = _memory_in_fresh_process(group, comparison, name) if _MEMORY.value else ""
+        measured = _MEMORY.value and name not in comparison.other_processes
+        memory = _memory_in_fresh_process(group, comparison, name) if measured else ""
         note = comparison.note(name, median)
         p99 = f"{1e3 * np.percentile(times, 99):.2f}"
         yield name, f"{1e3 * median:.2f}", p99, f"{median / ours:.2f}", memory, note
