@@ -8,7 +8,6 @@ from official.modeling import performance
 from official.vision.configs import maskrcnn
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
-from libra_tf import compat
 from libra_tf.compat import keras
 from libra_tf.runner.config import use_dataset
 
@@ -38,6 +37,13 @@ def configure(experiment, dtype, dataset):
     params.task.train_data.global_batch_size = 2
     params.task.train_data.dtype = dtype
     return params
+
+
+def take_every_box(params):
+    """The last bit of an IoU decides what is drawn, and XLA rounds in its own way."""
+    num_proposals = params.task.model.roi_generator.num_proposals
+    num_instances = params.task.train_data.parser.max_num_instances
+    params.task.model.roi_sampler.num_sampled_rois = num_proposals + num_instances
 
 
 def build(params):
@@ -72,9 +78,10 @@ TWO_STAGES = ["libra_fasterrcnn_demo", "libra_cascadercnn_resnetfpn_coco"]
     ],
 )
 def test_compiled_step_is_the_plain_one(experiment, dtype, tiny_shapes):
-    if compat.IS_ADDONS_LANE and experiment == TWO_STAGES[0]:
-        pytest.skip("plain convolutions of TensorFlow 2.15 round so that others become RoIs")
-    train = build(configure(experiment, dtype, tiny_shapes))
+    params = configure(experiment, dtype, tiny_shapes)
+    if experiment in TWO_STAGES:
+        take_every_box(params)
+    train = build(params)
     loss, weights, operations = train(jit_compile=True)
     plain_loss, plain_weights, _ = train()
     np.testing.assert_allclose(loss, plain_loss, rtol=1e-3)
