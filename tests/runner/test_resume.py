@@ -34,9 +34,10 @@ def command(request, tmp_path_factory):
     override = (
         "task.model.input_size=[64,64,3],task.model.backbone.resnet.depth_multiplier=0.25,"
         "task.model.decoder.libra_fpn.num_filters=16,task.train_data.global_batch_size=2,"
-        "task.model.rpn_sampler.type=iou_balanced,"  # It draws in the input pipeline.
         f"trainer.train_steps={STEPS},trainer.checkpoint_interval=10,trainer.steps_per_loop=1"
     )
+    if "fasterrcnn" in request.param:
+        override += ",task.model.rpn_sampler.type=iou_balanced"  # It draws in the input pipeline.
 
     def make(model_dir, *more):
         return [
