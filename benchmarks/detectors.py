@@ -13,6 +13,7 @@ then infers in turn with the others; `mmdetection.py` says how to install one.
 
 import functools
 import pathlib
+import shutil
 import subprocess
 import tempfile
 
@@ -50,6 +51,16 @@ _NMS_VERSION = flags.DEFINE_string(
 _MMDET_PYTHON = flags.DEFINE_string(
     "mmdet_python", None, "A Python that can import mmdet, to infer with MMDetection as well."
 )
+
+
+@flags.validator(
+    "mmdet_python", "It must be a Python with mmdet: mmdetection.py says how to install it."
+)
+def _has_mmdet(python):
+    if python is None:
+        return True
+    find = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('mmdet'))"
+    return bool(shutil.which(python)) and not subprocess.run([python, "-c", find]).returncode
 
 
 def comparisons(detector):
