@@ -5,8 +5,9 @@ import json
 import os
 from collections.abc import Callable, Sequence
 
+from libra_tf import atomic
 from libra_tf.analysis import collect, page, verdicts
-from libra_tf.data import DetectionDataset, atomic, prepare_coco_folder
+from libra_tf.data import DetectionDataset, prepare_coco_folder
 from libra_tf.runner import folders, trained_run
 from libra_tf.runner.errors import UsageError
 

@@ -11,9 +11,9 @@ import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import export_base
 
+from libra_tf import atomic
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn
-from libra_tf.data import atomic
 from libra_tf.runner import folders, trained_run
 from libra_tf.runner.errors import UsageError
 from libra_tf.serving import images, warmup
