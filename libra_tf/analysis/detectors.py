@@ -16,10 +16,10 @@ from official.vision.losses import focal_loss, loss_utils
 from official.vision.ops import anchor, box_matcher, iou_similarity, preprocess_ops
 
 from libra_tf.analysis.samples import IGNORED, NEGATIVE, POSITIVE, Candidates, Quota
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn, maskrcnn, retinanet
 from libra_tf.modeling import rpn_sampler
-from libra_tf.runner.errors import UsageError
 from libra_tf.runner.trained_run import TrainedRun
 from libra_tf.tasks import retinanet as retinanet_task
 

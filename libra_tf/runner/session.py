@@ -11,6 +11,9 @@ from official.core import config_definitions as cfg
 from official.modeling import performance
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.cli import quiet
+from libra_tf.cli.errors import UsageError
+from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, shapes
 from libra_tf.data.cache import default_cache_dir
@@ -24,14 +27,11 @@ from libra_tf.runner import (
     guards,
     model_dir,
     proposals,
-    quiet,
     results,
     run_files,
     trained_run,
     training,
 )
-from libra_tf.runner.errors import UsageError
-from libra_tf.runner.progress import Progress
 
 # Sized so that a ResNet-18 learns the shapes within minutes on two CPU cores.
 DEMO_SHAPES = {"num_train": 1024, "num_val": 128, "image_size": 128}

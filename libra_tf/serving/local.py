@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from libra_tf.cli.errors import UsageError
 from libra_tf.runner import trained_run
-from libra_tf.runner.errors import UsageError
 from libra_tf.serving import images as serving_images
 from libra_tf.serving import saved_model, tflite
 from libra_tf.serving.client import answers, errors

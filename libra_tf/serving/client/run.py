@@ -13,10 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
+from libra_tf.cli.image_files import ImageFile
 from libra_tf.serving.client import answers
 from libra_tf.serving.client.errors import RefusedError, RequestError, ServerError
-from libra_tf.serving.client.files import ImageFile
 from libra_tf.serving.client.target import Target
 
 _SECONDS_BETWEEN_LOOKS = 1.0
