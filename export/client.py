@@ -15,9 +15,9 @@ from absl import app, flags
 
 from libra_tf.cli import image_files, outputs, program, quiet
 from libra_tf.cli.errors import UsageError
-from libra_tf.serving.client import retrying
-from libra_tf.serving.client.errors import ServerError
-from libra_tf.serving.client.target import Target
+from libra_tf.inference.client import retrying
+from libra_tf.inference.client.errors import ServerError
+from libra_tf.inference.client.target import Target
 from libra_tf.serving.outputs import require_local
 
 _SERVER = flags.DEFINE_string(
@@ -83,7 +83,7 @@ def _detect(arguments: list[str]) -> int:
         _CONCURRENCY.value,
     )
     # Imported here because --help and bad flags are answered at once.
-    from libra_tf.serving.client import run
+    from libra_tf.inference.client import run
 
     if target.server.startswith("grpc://"):
         _say("importing TensorFlow for gRPC (about 5 s; http:// needs none) ...")

@@ -52,7 +52,7 @@ def _predict(arguments: list[str]) -> int:
     print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
     quiet.silence_libraries()
     # Imported here because it takes that long: --help and bad flags are answered at once.
-    from libra_tf.serving import prediction
+    from libra_tf.inference import prediction
 
     problems = prediction.predict(
         _MODEL.value,

@@ -27,11 +27,11 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
-from libra_tf.serving import local
-from libra_tf.serving.client import answers, retrying, run
-from libra_tf.serving.client.errors import RefusedError, RequestError, ServerError
-from libra_tf.serving.client.target import Target
-from libra_tf.serving.drawing import draw_detections
+from libra_tf.inference import local
+from libra_tf.inference.client import answers, retrying, run
+from libra_tf.inference.client.errors import RefusedError, RequestError, ServerError
+from libra_tf.inference.client.target import Target
+from libra_tf.inference.drawing import draw_detections
 from tests.serving.conftest import encode
 from tests.serving.server import Server
 from tests.serving.test_saved_model import assert_same

@@ -7,7 +7,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from libra_tf.cli import image_files
-from libra_tf.serving import prediction, saved_model
+from libra_tf.inference import prediction
+from libra_tf.serving import saved_model
 from tests.serving.conftest import encode, load, make_run
 
 

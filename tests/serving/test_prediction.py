@@ -11,7 +11,7 @@ from pycocotools import coco, cocoeval
 
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
-from libra_tf.serving import prediction
+from libra_tf.inference import prediction
 from tests.serving.conftest import copy_run, encode
 
 # What has nothing of the kind of detector in it.

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from libra_tf import compat
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
-from libra_tf.serving import local, tflite
-from libra_tf.serving.client import errors
+from libra_tf.inference import local
+from libra_tf.inference.client import errors
+from libra_tf.serving import tflite
 from tests.serving.conftest import copy_run, encode
 from tests.serving.test_saved_model import assert_same
 

@@ -12,8 +12,8 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.cli.image_files import ImageFile
 from libra_tf.cli.progress import Progress
 from libra_tf.data.annotations import AnnotationFile
-from libra_tf.serving import coco_results, local
-from libra_tf.serving.client import run
+from libra_tf.inference import coco_results, local
+from libra_tf.inference.client import run
 from libra_tf.serving.outputs import require_local
 
 RESULTS = "detections.json"
