@@ -11,7 +11,7 @@ import orbit
 import tensorflow as tf
 
 from libra_tf.cli.errors import PreemptedError, TrainingError
-from libra_tf.modeling import checkpoint_files
+from libra_tf.initial_weights import checkpoint_files
 from libra_tf.runner import cluster
 
 

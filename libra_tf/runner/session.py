@@ -17,8 +17,8 @@ from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, shapes
 from libra_tf.data.cache import default_cache_dir
-from libra_tf.modeling import checkpoint_files
-from libra_tf.modeling.checkpoint_files import CheckpointError
+from libra_tf.initial_weights import checkpoint_files
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.runner import (
     cluster,
     config,

@@ -13,8 +13,8 @@ from official.vision.utils import summary_manager
 
 from libra_tf.cli.errors import PreemptedError, UsageError
 from libra_tf.cli.progress import Progress
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
-from libra_tf.modeling.checkpoint_files import CheckpointError
 from libra_tf.runner import cluster, guards
 from libra_tf.runner.results import Results
 

@@ -20,7 +20,7 @@ from libra_tf.checkpoints import (
     weights,
 )
 from libra_tf.cli.errors import UsageError
-from libra_tf.modeling import fine_tuning
+from libra_tf.initial_weights import fine_tuning
 from libra_tf.runner import trained_run
 
 from .conftest import MODELS
