@@ -20,7 +20,7 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn, maskrcnn, retinanet
 from libra_tf.dataloaders import rpn_sampling
-from libra_tf.runner.trained_run import TrainedRun
+from libra_tf.runs.trained_run import TrainedRun
 from libra_tf.tasks import retinanet as retinanet_task
 
 _MOST_IMAGES_A_BATCH = 8

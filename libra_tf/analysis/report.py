@@ -10,7 +10,7 @@ from libra_tf.analysis import collect, page, verdicts
 from libra_tf.cli import outputs
 from libra_tf.cli.errors import UsageError
 from libra_tf.data import DetectionDataset, prepare_coco_folder
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 
 _METRICS = ("AP", "AP50", "AP75")
 _FORMAT = 1

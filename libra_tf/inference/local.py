@@ -11,7 +11,7 @@ import tensorflow as tf
 from libra_tf.cli.errors import UsageError
 from libra_tf.inference.client import answers, errors
 from libra_tf.inference.client.target import INPUT, SIGNATURE
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 from libra_tf.serving import images as serving_images
 from libra_tf.serving import saved_model, tflite
 

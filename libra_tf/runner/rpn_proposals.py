@@ -20,7 +20,7 @@ from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn
 from libra_tf.configs import maskrcnn as exp_cfg
 from libra_tf.data.proposals import require_free, write_folder
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 from libra_tf.tasks import maskrcnn
 
 

@@ -16,7 +16,7 @@ from libra_tf.cli.progress import Progress
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
 from libra_tf.runner import cluster, guards
-from libra_tf.runner.results import Results
+from libra_tf.runs.results import Results
 
 
 class ReportingTrainer(base_trainer.Trainer):

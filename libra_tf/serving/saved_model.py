@@ -16,7 +16,7 @@ from libra_tf.cli import outputs
 from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 from libra_tf.serving import images, warmup
 from libra_tf.serving.detection import SIGNATURES, DetectionModule, special_suppression
 from libra_tf.serving.mmdetection import MMDetectionModule

@@ -23,7 +23,7 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras, tflite_interpreter
 from libra_tf.configs import retinanet
 from libra_tf.inference.client import errors
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 from libra_tf.serving import images as serving_images
 from libra_tf.serving.detection import letterbox_kwargs, special_suppression
 from libra_tf.serving.outputs import require_local

@@ -21,7 +21,7 @@ from libra_tf.checkpoints import (
 )
 from libra_tf.cli.errors import UsageError
 from libra_tf.initial_weights import fine_tuning
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 
 from .conftest import MODELS
 

@@ -17,7 +17,7 @@ from libra_tf.data import annotations
 from libra_tf.initial_weights import checkpoint_files
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
-from libra_tf.runner import run_files
+from libra_tf.runs import run_files
 
 CLASS_NAMES = "class_names.json"
 
