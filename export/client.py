@@ -18,7 +18,6 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.inference.client import retrying
 from libra_tf.inference.client.errors import ServerError
 from libra_tf.inference.client.target import Target
-from libra_tf.serving.outputs import require_local
 
 _SERVER = flags.DEFINE_string(
     "server", "grpc://localhost:8500", "grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT."
@@ -69,8 +68,8 @@ def _detect(arguments: list[str]) -> int:
     images = image_files.find(arguments)
     pictures = image_files.name_pictures(images, _PICTURES.value) if _PICTURES.value else None
     if _PICTURES.value:
-        require_local("--pictures", _PICTURES.value)
-        outputs.make_writable("--pictures", _PICTURES.value)
+        outputs.require_local("--pictures", _PICTURES.value)
+        outputs.make_folder("--pictures", _PICTURES.value)
     if _VERSION.value is not None and _LABEL.value:
         raise UsageError("--model_version and --model_label exclude each other: give one")
     target = Target(
@@ -139,12 +138,7 @@ def _write(results, total: int) -> int:
 def _open_output():
     if _OUTPUT.value == "-":
         return contextlib.nullcontext(sys.stdout)
-    try:
-        return open(_OUTPUT.value, "w", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"--output={_OUTPUT.value} cannot be written ({error.strerror}); name another file"
-        ) from error
+    return outputs.open_text("--output", _OUTPUT.value)
 
 
 def _say(line: str) -> None:

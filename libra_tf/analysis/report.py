@@ -50,7 +50,7 @@ def write(
         trained_run.read(folder, checkpoint if index == 0 else None)
         for index, folder in enumerate(model_dirs)
     ]
-    outputs.make_writable("--output_dir", output_dir)
+    outputs.make_folder("--output_dir", output_dir)
     input_path, max_num_instances = runs[0].params.task.train_data.input_path, 0
     if dataset is None:
         _check_classes(runs, None)
