@@ -15,7 +15,7 @@ import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from libra_tf.data import atomic
+from libra_tf import atomic
 from libra_tf.data.problems import DatasetError
 
 # By file name: size in bytes, modification time and change time in ns.

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 
-from libra_tf.data import atomic
+from libra_tf import atomic
 from libra_tf.data.problems import DatasetError
 
 
@@ -26,8 +26,7 @@ def new_folder(folder: pathlib.Path, contents: str) -> Iterator[pathlib.Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic.unfinished_folder(folder.parent) as unfinished:
             yield unfinished
-            atomic.make_durable(unfinished)
-            atomic.rename_durably(unfinished, folder)
+            atomic.publish_folder(unfinished, folder)
     except OSError as error:
         raise DatasetError(
             f"{contents} cannot be written to {folder} ({error.strerror}): choose another folder"

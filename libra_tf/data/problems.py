@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+from libra_tf.cli.errors import UsageError
+
 # Enough places of one kind for a user to see what is meant.
 SHOWN = 5
 
 
-class DatasetError(ValueError):
+class DatasetError(UsageError):
     """A data set, or the cache made from it, cannot be used.
 
     The message names the file, image or annotation, says what is wrong with it and what to do.

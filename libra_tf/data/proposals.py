@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from libra_tf.data import atomic, json_files, progress
+from libra_tf import atomic
+from libra_tf.cli import program
+from libra_tf.data import json_files, progress
 from libra_tf.data.annotations import read_image_ids
 from libra_tf.data.boxes import complaint_about_box
 from libra_tf.data.folders import new_folder
@@ -163,12 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--annotations", required=True, help="the COCO annotation file that lists the images"
     )
     parsed = parser.parse_args(arguments)
-    try:
-        convert_results(parsed.results, parsed.folder, parsed.annotations)
-    except DatasetError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return program.exit_status(
+        lambda: convert_results(parsed.results, parsed.folder, parsed.annotations)
+    )
 
 
 if __name__ == "__main__":

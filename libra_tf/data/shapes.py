@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from libra_tf.data import annotations, atomic
+from libra_tf import atomic
+from libra_tf.data import annotations
 from libra_tf.data.folders import new_folder
 from libra_tf.data.problems import DatasetError
 
