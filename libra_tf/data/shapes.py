@@ -165,7 +165,8 @@ def _draw_split(folder: pathlib.Path, split: str, parameters: dict[str, int]) ->
     """Draws the images of a split into a folder; returns their annotations as COCO JSON."""
     folder.mkdir(parents=True)
     size = parameters["image_size"]
-    images, objects = [], []
+    images: list[annotations.ImageEntry] = []
+    objects: list[dict[str, Any]] = []
     for image_id in range(1, parameters[f"num_{split}"] + 1):
         rng = np.random.default_rng([parameters["seed"], _STREAMS[split], image_id])
         image, shapes = _draw_image(rng, size)
@@ -234,7 +235,8 @@ def _draw_blob(rng: np.random.Generator, image: Image.Image) -> None:
 def _place_shapes(rng: np.random.Generator, size: int) -> list[_Shape]:
     """Chooses shapes, from back to front, so that none is hidden too much."""
     wanted = 0 if rng.random() < 0.04 else int(rng.integers(1, 8))
-    shapes, visible = [], []
+    shapes: list[_Shape] = []
+    visible: list[np.ndarray] = []
     for _ in range(wanted):
         for _ in range(_PLACEMENT_TRIES):
             shape = _random_shape(rng, size, near=shapes)
@@ -308,7 +310,7 @@ def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray
     return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), np.float64)
 
 
-def _random_colour(rng: np.random.Generator) -> tuple[int, int, int]:
+def _random_colour(rng: np.random.Generator) -> tuple[int, ...]:
     return tuple(int(value) for value in rng.integers(0, 256, 3))
 
 

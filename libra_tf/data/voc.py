@@ -78,6 +78,7 @@ class VOCFolder:
         """
         self._folder = folder
         self._names = _Names()
+        self._layout: _Lists | _SideBySide
         if (folder / "Annotations").is_dir():
             self._layout = _Lists(folder, self._names)
         else:
@@ -198,7 +199,7 @@ def is_voc(folder: pathlib.Path) -> bool:
 class _Names:
     """Finds files regardless of the case of their suffixes, and reads every folder only once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._of_folders: dict[pathlib.Path, dict[str, str]] = {}
 
     def find(self, folder: pathlib.Path, names: list[str]) -> pathlib.Path | None:
@@ -291,13 +292,17 @@ class _SideBySide:
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
         self.image_root = folder
+        names = {"train": "train", "val": "val" if (folder / "val").is_dir() else "valid"}
+        self._subfolders = {
+            split: name for split, name in names.items() if (folder / name).is_dir()
+        }
 
     def missing(self) -> list[str]:
         # `is_voc` has found train/.
-        return [] if self._subfolder("val") else ["val/ or valid/"]
+        return [] if "val" in self._subfolders else ["val/ or valid/"]
 
     def annotation_files(self) -> list[str]:
-        splits = [self._subfolder(split) for split in _SPLITS]
+        splits = [self._subfolders[split] for split in _SPLITS]
         below = [path for split in splits for path in _below(self._folder, split, "*")]
         # A folder changes when a file is added to it.
         folders = [path for path in below if (self._folder / path).is_dir()]
@@ -305,24 +310,19 @@ class _SideBySide:
         return [*splits, *map(str, folders + xml_files)]
 
     def list_path(self, split: str) -> pathlib.Path:
-        return self._folder / self._subfolder(split)
+        return self._folder / self._subfolders[split]
 
     def without_xml(self, split: str, described: set[str]) -> tuple[str, ...]:
-        below = _below(self._folder, self._subfolder(split), "*")
+        below = _below(self._folder, self._subfolders[split], "*")
         images = [str(path) for path in below if path.suffix.lower() in _IMAGE_SUFFIXES]
         return tuple(name for name in images if name not in described)
 
     def listed(self, split: str, problems: FindingLog) -> Iterator[_Listed]:
         del problems  # A folder lists itself without mistakes.
         folder = self.list_path(split)
-        for path in _below(self._folder, self._subfolder(split), _XML_FILES):
+        for path in _below(self._folder, self._subfolders[split], _XML_FILES):
             xml_path = self._folder / path
             yield _Listed(xml_path.relative_to(folder).with_suffix(""), xml_path, folder)
-
-    def _subfolder(self, split: str) -> str | None:
-        """Returns the name of a split's folder, `None` if there is none."""
-        names = {"train": ("train",), "val": ("val", "valid")}[split]
-        return next((name for name in names if (self._folder / name).is_dir()), None)
 
 
 def _digest(entries: list[_Entry], class_names: dict[int, str], left_out: tuple[str, ...]) -> str:

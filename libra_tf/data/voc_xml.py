@@ -60,8 +60,8 @@ class XMLFile:
           Width and height, or `None` if there is a mistake.
         """
         texts = [self.root.findtext(f"size/{key}") for key in ("width", "height")]
-        width, height = numbers = [_number(text) for text in texts]
-        if all(number is not None and number > 0 and number % 1 == 0 for number in numbers):
+        width, height = map(_number, texts)
+        if _is_length(width) and _is_length(height):
             return int(width), int(height)
         # Some tools write 0 for "unknown".
         is_stated = any(text not in (None, "", "0") for text in texts)
@@ -140,6 +140,10 @@ def read_xml(path: pathlib.Path, place: str, problems: FindingLog) -> XMLFile | 
         )
         return None
     return XMLFile(place, encoded, root)
+
+
+def _is_length(number: float | None) -> bool:
+    return number is not None and number > 0 and number % 1 == 0
 
 
 def _size_of_image(path: pathlib.Path) -> tuple[int, int]:
