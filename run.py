@@ -38,7 +38,7 @@ def _run(console: rich.console.Console) -> None:
     try:
         session.run(experiment, model_dir, flag_values, console)
     except KeyboardInterrupt:
-        console.print("the same command goes on from the newest checkpoint")
+        console.print("rerun the same command to continue from the newest checkpoint")
         raise
 
 

@@ -26,9 +26,7 @@ def between(saved: Any, wanted: Any, path: str) -> Iterator[str]:
         yield _describe(saved, wanted, path)
 
 
-def of_images(
-    saved: Mapping[str, Any], wanted: Mapping[str, Any], dataset: str
-) -> Iterator[str]:
+def of_images(saved: Mapping[str, Any], wanted: Mapping[str, Any], dataset: str) -> Iterator[str]:
     """Describes the difference if two configs name other training images.
 
     Args:
