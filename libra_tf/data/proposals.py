@@ -16,7 +16,8 @@ import sys
 
 import numpy as np
 
-from libra_tf.data import atomic, progress
+from libra_tf import atomic
+from libra_tf.data import progress
 from libra_tf.data.annotations import is_finite, read_image_ids, read_json, shown
 from libra_tf.data.problems import DatasetError, FindingLog
 
@@ -70,8 +71,7 @@ def write_folder(folder, proposals, total=None, report=print):
         with atomic.unfinished_folder(folder.parent) as target:
             for source_id, boxes in progress.announced(proposals, total, "written", report):
                 np.save(target / f"{source_id}{SUFFIX}", np.ascontiguousarray(boxes, np.float32))
-            atomic.make_durable(target)
-            atomic.rename_durably(target, folder)
+            atomic.publish_folder(target, folder)
     except OSError as error:
         raise DatasetError(
             f"the proposals cannot be written to {folder} ({error.strerror}): choose another folder"

@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from libra_tf.data import atomic
+from libra_tf import atomic
 from libra_tf.data.problems import DatasetError
 
 CLASS_NAMES = {1: "circle", 2: "square", 3: "triangle", 4: "star"}
@@ -147,9 +147,8 @@ def _write(folder, parameters):
                 **_draw_split(target / "images" / split, split, parameters),
             }
             (target / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
-        atomic.make_durable(target)
         try:
-            atomic.rename_durably(target, folder)
+            atomic.publish_folder(target, folder)
         except OSError:
             # Another process may have drawn the same bytes in the meantime.
             if not atomic.is_occupied(folder):

@@ -7,23 +7,9 @@ import sys
 from absl import flags
 from official.common import flags as tfm_flags
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
+from libra_tf.configs import names
 
-# Named here so that a misspelt name is refused before the long import of Model Garden.
-LIBRA_EXPERIMENTS = (
-    "libra_retinanet_demo",
-    "libra_fasterrcnn_demo",
-    "libra_retinanet_small",
-    "libra_fasterrcnn_small",
-    "libra_retinanet_resnetfpn_coco",
-    "libra_fasterrcnn_resnetfpn_coco",
-    "libra_fasterrcnn_resnextfpn_coco",
-    "libra_fastrcnn_resnetfpn_coco",
-    "libra_maskrcnn_resnetfpn_coco",
-    "libra_cascadercnn_resnetfpn_coco",
-)
-DEMO_EXPERIMENT = "libra_fasterrcnn_demo"
-FOLDER_EXPERIMENT = "libra_retinanet_small"
 # Whose flags `--help` lists.
 FLAG_MODULES = (tfm_flags, sys.modules[__name__])
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_eval")
@@ -74,13 +60,13 @@ def experiment_name(flag_values: flags.FlagValues) -> str:
     """
     name = flag_values.experiment
     if not name:
-        return FOLDER_EXPERIMENT if flag_values.dataset else DEMO_EXPERIMENT
-    if name not in LIBRA_EXPERIMENTS:
-        nearest = difflib.get_close_matches(name, LIBRA_EXPERIMENTS, n=1, cutoff=0.5)
+        return names.FOLDER_EXPERIMENT if flag_values.dataset else names.DEMO_EXPERIMENT
+    if name not in names.EXPERIMENTS:
+        nearest = difflib.get_close_matches(name, names.EXPERIMENTS, n=1, cutoff=0.5)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise UsageError(
             f"--experiment={name}: there is no such experiment.{hint} "
-            f"The Libra experiments are {', '.join(LIBRA_EXPERIMENTS)}; those of Model Garden "
+            f"The Libra experiments are {', '.join(names.EXPERIMENTS)}; those of Model Garden "
             "itself are not trained here."
         )
     return name
