@@ -10,7 +10,7 @@ from official.common import flags as tfm_flags
 from libra_tf.cli.errors import UsageError
 from libra_tf.configs import names
 
-# Whose flags `--help` lists.
+# The modules whose flags `--help` lists.
 FLAG_MODULES = (tfm_flags, sys.modules[__name__])
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_eval")
 
@@ -42,7 +42,7 @@ def define_flags() -> None:
         upper_bound=2**32 - 1,
         help="Seeds the initial weights, the order of the data, its augmentation and the sampling, "
         "and makes every operation deterministic, which is slower: the same command on the same "
-        "machine gives the same weights to the last bit. Without it every run draws anew.",
+        "machine gives the same weights to the last bit. Without it, every run is different.",
     )
     flags.DEFINE_bool(
         "enable_async_checkpointing",
@@ -53,7 +53,7 @@ def define_flags() -> None:
 
 
 def experiment_name(flag_values: flags.FlagValues) -> str:
-    """Returns the experiment to run: the one asked for, or a default that suits the data.
+    """Returns the experiment to run: the one that the flags name, or a default for the data.
 
     Raises:
       UsageError: if there is no such experiment; it names the nearest one.
@@ -82,10 +82,10 @@ def model_dir(flag_values: flags.FlagValues, experiment: str) -> str:
 
 
 def check_flags(flag_values: flags.FlagValues) -> None:
-    """Refuses, before anything is imported, what can be seen to be wrong from the flags alone.
+    """Checks the flags before anything heavy is imported.
 
     Raises:
-      UsageError: on a mode that does not exist here or a file or folder that is not there.
+      UsageError: on an unknown mode, or a file or folder that does not exist.
     """
     if flag_values.mode not in MODES:
         raise UsageError(

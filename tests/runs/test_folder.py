@@ -59,7 +59,8 @@ def test_the_cache_may_have_moved(used):
     def of(path):
         return experiment(task={"train_data": {"input_path": path}})
 
-    used.write_config("libra_retinanet_demo", of(f"/old/cache/entries/{'a1' * 16}/train-*.tfrecord"), {})
+    old = f"/old/cache/entries/{'a1' * 16}/train-*.tfrecord"
+    used.write_config("libra_retinanet_demo", of(old), {})
     moved = f"/new/place/entries/{'a1' * 16}/train-*.tfrecord"
     used.check_continues("train", of(moved), "cells")
     for other in (moved.replace("a1", "b2"), moved.replace("train-", "val-")):
