@@ -292,10 +292,9 @@ class _SideBySide:
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
         self.image_root = folder
-        names = {"train": "train", "val": "val" if (folder / "val").is_dir() else "valid"}
-        self._subfolders = {
-            split: name for split, name in names.items() if (folder / name).is_dir()
-        }
+        # If there are both valid/ and val/, val/ is read.
+        names = {"train": "train", "valid": "val", "val": "val"}
+        self._subfolders = {names[name]: name for name in names if (folder / name).is_dir()}
 
     def missing(self) -> list[str]:
         # `is_voc` has found train/.

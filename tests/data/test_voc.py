@@ -201,6 +201,14 @@ def test_side_by_side_needs_both_folders(voc_folder, tmp_path):
         check(folder)
 
 
+def test_valid_is_read_as_val_unless_there_is_val(pairs):
+    shutil.copytree(pairs / "val", pairs / "valid")
+    (pairs / "valid/e.xml").unlink()
+    assert len(check(pairs).splits["val"].images) == 2
+    shutil.rmtree(pairs / "val")
+    assert names_in(pairs, "val") == ["valid/d.jpg"]
+
+
 def test_a_coco_folder_is_not_taken_for_voc(coco_folder):
     assert not voc.is_voc(coco_folder.path)
 
@@ -211,8 +219,8 @@ def pairs(coco_folder: CocoFolder, tmp_path: pathlib.Path) -> pathlib.Path:
     return to_voc(coco_folder.path, tmp_path / "pairs", side_by_side=True)
 
 
-def names_in(folder: pathlib.Path) -> list[str]:
-    entries = check(folder).splits["train"].annotation_file.images
+def names_in(folder: pathlib.Path, split: str = "train") -> list[str]:
+    entries = check(folder).splits[split].annotation_file.images
     return [entry["file_name"] for entry in entries]
 
 
