@@ -16,7 +16,7 @@ from official.vision.configs import decoders, maskrcnn
 
 from libra_tf.configs import backbones
 from libra_tf.ops.balanced_l1 import validate_balanced_l1
-from libra_tf.ops.sampling import validate_iou_balanced
+from libra_tf.ops.sampling import IoUBins
 
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 REFINE_TYPES = ("non_local", "conv", None)
@@ -86,19 +86,30 @@ class IoUBalancing(hyperparams.Config):
     bin_range: str = "candidates"
     instance_balanced: bool = True
 
+    def bins(self, negative_iou: float) -> IoUBins:
+        """Returns the IoU bins that the config describes.
+
+        Args:
+          negative_iou: the IoU below which a box is negative.
+
+        Raises:
+          ValueError: If a choice is outside its range.
+        """
+        return IoUBins(
+            self.num_bins,
+            self.floor_threshold,
+            self.floor_fraction,
+            self.bin_range,
+            iou_limit=negative_iou if self.bin_range == "candidates" else None,
+        )
+
     def binning(self, negative_iou: float) -> dict[str, Any]:
-        """Returns the arguments of `libra_tf.ops.sample_iou_balanced` that the config decides.
+        """Returns `bins` as arguments of `libra_tf.ops.sample_iou_balanced`.
 
         Args:
           negative_iou: the IoU below which a box is negative.
         """
-        return {
-            "num_bins": self.num_bins,
-            "floor_threshold": self.floor_threshold,
-            "floor_fraction": self.floor_fraction,
-            "bin_range": self.bin_range,
-            "iou_limit": negative_iou if self.bin_range == "candidates" else None,
-        }
+        return dataclasses.asdict(self.bins(negative_iou))
 
 
 @dataclasses.dataclass
@@ -332,7 +343,7 @@ def check_thresholds(thresholds: Mapping[str, float]) -> None:
 def _check_sampler(key: str, sampler: ROISampler | RPNSampler, negative_iou: float) -> None:
     check_choice(f"{key}.type", sampler.type, SAMPLERS)
     with _naming(key):
-        validate_iou_balanced(**sampler.binning(negative_iou))
+        sampler.bins(negative_iou)  # Building the bins checks them.
     if sampler.floor_fraction and sampler.floor_threshold < 0:
         raise ValueError(
             f"{key}.floor_fraction is {sampler.floor_fraction} without a floor to draw from; set "
