@@ -1,4 +1,4 @@
-"""A stand-in for TensorFlow Serving: speaks the same gRPC and REST API on top of a SavedModel.
+"""A stand-in for TensorFlow Serving: the parts of its gRPC and REST API that the client uses.
 
     python tests/serving/server.py --model_name=cells --model_base_path=served/cells
 
@@ -26,7 +26,7 @@ import signal
 import socketserver
 import threading
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -36,8 +36,10 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     get_model_status_pb2,
+    model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_log_pb2,
@@ -92,7 +94,12 @@ class Version:
             inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
             self.run(self.signatures[request.model_spec.signature_name], inputs, None)
 
-    def run(self, signature, inputs, timeout_seconds) -> dict[str, np.ndarray]:
+    def run(
+        self,
+        signature: meta_graph_pb2.SignatureDef,
+        inputs: dict[str, np.ndarray],
+        timeout_seconds: float | None,
+    ) -> dict[str, np.ndarray]:
         """Runs a request as TensorFlow Serving's `RunPredict`."""
         _check_inputs(signature, inputs)
         feed = {signature.inputs[name].name: value for name, value in inputs.items()}
@@ -108,11 +115,11 @@ class Version:
             message = error.message.removeprefix("Graph execution error:\n\n")
             raise type(error)(None, None, message) from error
 
-    def close(self):
+    def close(self) -> None:
         self._session.close()
 
 
-def _check_inputs(signature, inputs) -> None:
+def _check_inputs(signature: meta_graph_pb2.SignatureDef, inputs: dict[str, np.ndarray]) -> None:
     for name in inputs:
         if name not in signature.inputs:
             raise invalid_argument(
@@ -213,7 +220,7 @@ class Server:
             for version in model.versions.values():
                 version.close()
 
-    def find(self, spec) -> tuple[int, Version]:
+    def find(self, spec: model_pb2.ModelSpec) -> tuple[int, Version]:
         """Returns number and version that a `ModelSpec` asks for."""
         model = self.models.get(spec.name)
         number = self._number(model, spec)
@@ -224,7 +231,7 @@ class Server:
             raise errors.NotFoundError(None, None, f"Servable not found for request: {asked}")
         return number, model.versions[number]
 
-    def _number(self, model, spec) -> int | None:
+    def _number(self, model: Model | None, spec: model_pb2.ModelSpec) -> int | None:
         if spec.version_label:
             if model is None or spec.version_label not in model.labels:
                 raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
@@ -236,7 +243,7 @@ class Server:
         available = (number for number, state in model.states.items() if state == AVAILABLE)
         return max(available, default=None)
 
-    def status(self, spec) -> get_model_status_pb2.GetModelStatusResponse:
+    def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
         response = get_model_status_pb2.GetModelStatusResponse()
         states = self.models[spec.name].states if spec.name in self.models else {}
         if spec.HasField("version"):
@@ -254,7 +261,9 @@ class Server:
             response.model_version_status.add(version=number, state=state)
         return response
 
-    def predict(self, request, timeout_seconds) -> tuple[int, str, dict[str, np.ndarray]]:
+    def predict(
+        self, request: predict_pb2.PredictRequest, timeout_seconds: float | None
+    ) -> tuple[int, str, dict[str, np.ndarray]]:
         """Returns version, signature and outputs."""
         with self._lock:
             self.num_predictions += 1
@@ -273,7 +282,9 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, served: Server):
         self._served = served
 
-    def Predict(self, request, context):  # noqa: N802, named by the API
+    def Predict(  # noqa: N802, named by the API
+        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
+    ) -> predict_pb2.PredictResponse:
         with _grpc_errors(context):
             number, signature, outputs = self._served.predict(request, context.time_remaining())
             response = predict_pb2.PredictResponse()
@@ -289,13 +300,15 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self, served: Server):
         self._served = served
 
-    def GetModelStatus(self, request, context):  # noqa: N802
+    def GetModelStatus(  # noqa: N802
+        self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
+    ) -> get_model_status_pb2.GetModelStatusResponse:
         with _grpc_errors(context):
             return self._served.status(request.model_spec)
 
 
 @contextlib.contextmanager
-def _grpc_errors(context):
+def _grpc_errors(context: grpc.ServicerContext) -> Iterator[None]:
     """Answers TensorFlow's errors with the same code and message."""
     try:
         yield
@@ -316,17 +329,17 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
     _PREDICT = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:predict", re.IGNORECASE)
     _STATUS = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}", re.IGNORECASE)
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self._answer(self._PREDICT, lambda match: self._predict(match, body))
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         self._answer(self._STATUS, self._describe)
 
-    def log_message(self, *args):
+    def log_message(self, *args: object) -> None:
         pass
 
-    def _answer(self, pattern, make_document):
+    def _answer(self, pattern: re.Pattern, make_document: Callable[[re.Match], dict]) -> None:
         try:
             match = pattern.fullmatch(self.path)
             if not match:
@@ -342,7 +355,7 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(encoded)
 
-    def _predict(self, match, body):
+    def _predict(self, match: re.Match, body: bytes) -> dict:
         document = json.loads(body)
         request = predict_pb2.PredictRequest()
         _fill_spec(request.model_spec, match)
@@ -358,7 +371,7 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
         _, _, outputs = self.server.served.predict(request, REST_TIMEOUT_SECONDS)
         return {"outputs": {key: _to_json(value) for key, value in outputs.items()}}
 
-    def _describe(self, match):
+    def _describe(self, match: re.Match) -> dict:
         request = get_model_status_pb2.GetModelStatusRequest()
         _fill_spec(request.model_spec, match)
         state_name = get_model_status_pb2.ModelVersionStatus.State.Name
@@ -374,7 +387,7 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
         }
 
 
-def _fill_spec(spec, match) -> None:
+def _fill_spec(spec: model_pb2.ModelSpec, match: re.Match) -> None:
     spec.name = urllib.parse.unquote(match["name"])
     if match["version"]:
         spec.version.value = int(match["version"])
