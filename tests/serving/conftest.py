@@ -27,6 +27,7 @@ SMALL = {
     },
     "validation_data": {"global_batch_size": 4},
 }
+MAX_PIXELS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ def exported(request, tiny_shapes, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param)
     model_dir = str(root / "run")
     task, model = make_run(model_dir, f"libra_{request.param}_demo", tiny_shapes)
-    folder = saved_model.export(model_dir, str(root / "served"), max_pixels=10_000, report=str)
+    folder = saved_model.export(model_dir, str(root / "served"), max_pixels=MAX_PIXELS, report=str)
     return Exported(model_dir, task, model, folder, load(folder))
 
 

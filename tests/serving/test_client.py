@@ -1,10 +1,8 @@
 """The client and the stand-in server over real sockets, against the SavedModel in process."""
 
-import base64
 import concurrent.futures
 import contextlib
 import http.server
-import io
 import json
 import os
 import pathlib
@@ -19,7 +17,6 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import requests
 import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
@@ -519,61 +516,6 @@ def test_every_image_has_a_picture_of_its_own(names):
         assert picture.parent == pathlib.Path("drawn", name).parent
     if names and names[0].endswith(image_files.SUFFIXES):
         assert pictures[0] == pathlib.Path("drawn", names[0])
-
-
-# The stand-in itself.
-
-
-@only_retinanet
-def test_rest_in_rows_and_in_columns(exported, server):
-    url = f"http://{server.rest_address}/v1/models/shapes"
-    value = _b64(encode(64, 64))
-    rows = requests.post(f"{url}:predict", json={"instances": [value]}).json()["predictions"]
-    named = {"instances": [{"image_bytes": value}]}
-    assert requests.post(f"{url}/versions/1:predict", json=named).json()["predictions"] == rows
-    columns = requests.post(f"{url}/labels/stable:predict", json={"inputs": [value]}).json()
-    assert {name: column[0] for name, column in columns["outputs"].items()} == rows[0]
-    pixels = np.asarray(Image.open(io.BytesIO(encode(64, 64, "PNG")))).tolist()
-    request = {"signature_name": "serving_image_tensor", "instances": [pixels]}
-    expected = exported.serve([encode(64, 64, "PNG")])["num_detections"]
-    answer = requests.post(f"{url}:predict", json=request).json()["predictions"]
-    assert [row["num_detections"] for row in answer] == expected.tolist()
-    metadata = requests.get(f"{url}/metadata").json()
-    assert sorted(metadata["metadata"]["signature_def"]["signature_def"]) == [
-        "__saved_model_init_op",
-        "serving_default",
-        "serving_image_tensor",
-        "serving_tf_example",
-    ]
-
-
-@only_retinanet
-@pytest.mark.parametrize(
-    ("path", "body", "status", "error"),
-    [
-        ("shapes:predict", "", 400, "The document is empty"),
-        ("shapes:predict", "{", 400, "JSON Parse error"),
-        ("shapes:predict", "[]", 400, "Is not object"),
-        ("shapes:predict", "{}", 400, "Missing 'inputs' or 'instances' key"),
-        ("shapes:predict", '{"instances": []}', 400, "No values in 'instances'"),
-        ("shapes:predict", '{"instances": [5]}', 400, "Type: Number is not of expected type"),
-        ("shapes:predict", '{"instances": [{"b64": "?"}]}', 400, "Unable to base64 decode"),
-        ("shapes:predict", '{"instances": [["a"], "b"]}', 400, "found at incorrect level"),
-        ("shapes:predict", '{"instances": "a", "inputs": "a"}', 400, "expecting only one of"),
-        ("shapes:predict", '{"signature_name": "x", "inputs": []}', 400, '"x" not found'),
-        ("nope:predict", '{"inputs": ["a"]}', 404, "not found for request: Latest(nope)"),
-        ("shapes/versions/7:predict", '{"inputs": []}', 404, "request: Specific(shapes, 7)"),
-        ("shapes:guess", "", 400, "Malformed request: POST /v1/models/shapes:guess"),
-    ],
-)
-def test_rest_errors_are_those_of_tensorflow_serving(exported, server, path, body, status, error):
-    response = requests.post(f"http://{server.rest_address}/v1/models/{path}", data=body)
-    assert response.status_code == status
-    assert error in response.json()["error"]
-
-
-def _b64(data):
-    return {"b64": base64.b64encode(data).decode()}
 
 
 def test_the_config_of_the_document_is_one():

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import subprocess
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ from libra_tf.runs import trained_run
 from libra_tf.serving import images, saved_model, warmup
 from tests.serving.conftest import copy_run, encode, load
 from tests.serving.server import Version
-
-HERE = pathlib.Path(__file__).parent
 
 only_retinanet = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
 
@@ -163,51 +160,11 @@ def test_no_python_in_the_graph(exported):
     assert not [node.op for node in nodes if "Py" in node.op]
 
 
-def test_a_c_program_detects_the_same(exported, c_program, tmp_path):
-    file = encode(60, 90)
-    (tmp_path / "image.jpg").write_bytes(file)
-    signature = _meta_graph(exported.folder).signature_def["serving_default"]
-    names = ("boxes", "scores", "classes")
-    outputs = [signature.outputs[f"detection_{name}"].name for name in names]
-    outputs.append(signature.outputs["num_detections"].name)
-    command = [c_program, exported.folder, tmp_path / "image.jpg"]
-    command += [signature.inputs["image_bytes"].name.removesuffix(":0"), *outputs]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    detected = np.array([line.split() for line in result.stdout.splitlines()], float)
-    expected = exported.serve([file])
-    (num,) = expected["num_detections"]
-    assert len(detected) == num > 0
-    np.testing.assert_array_equal(detected[:, 0], expected["detection_classes"][0, :num])
-    np.testing.assert_allclose(detected[:, 1], expected["detection_scores"][0, :num], atol=1e-5)
-    np.testing.assert_allclose(detected[:, 2:], expected["detection_boxes"][0, :num], atol=2e-3)
-
-    (tmp_path / "image.jpg").write_bytes(file[:200])
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    invalid_argument = 3
-    message = (
-        f"{invalid_argument}: assertion failed: [image 0 of the batch is truncated or damaged]"
-    )
-    assert message in result.stderr
-
-
 def _meta_graph(folder):
     document = saved_model_pb2.SavedModel()
     document.ParseFromString(pathlib.Path(folder, "saved_model.pb").read_bytes())
     (meta_graph,) = document.meta_graphs
     return meta_graph
-
-
-@pytest.fixture(scope="module")
-def c_program(tmp_path_factory):
-    path = tmp_path_factory.mktemp("c") / "detect"
-    libraries = os.path.dirname(tf.__file__)
-    flags = [f"-I{tf.sysconfig.get_include()}", f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
-    flags += ["-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"]
-    command = ["gcc", "-O1", "-Wall", "-Werror", str(HERE / "detect.c"), "-o", str(path), *flags]
-    subprocess.run(command, check=True)
-    return path
 
 
 def test_the_next_version_with_a_threshold_and_in_shares(exported):
