@@ -12,8 +12,8 @@ import sys
 import rich.console
 from absl import app, flags
 
+from libra_tf.cli import program, quiet
 from libra_tf.runner import flags as runner_flags
-from libra_tf.runner import program, quiet
 
 
 def main(_) -> None:

@@ -22,8 +22,8 @@ from absl import app, flags
 from official.core import exp_factory, task_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.cli import quiet
 from libra_tf.data import make_shapes, prepare_coco_folder
-from libra_tf.runner import quiet
 from libra_tf.runner.config import use_dataset
 
 _REPEATS = flags.DEFINE_integer("repeats", 30, "Calls of each step.", lower_bound=1)

@@ -7,7 +7,7 @@ from official.core import exp_factory, task_factory, train_utils
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 from libra_tf.serving import images, saved_model
 
 

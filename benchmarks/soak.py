@@ -41,9 +41,9 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from exporting import export_run
-from libra_tf.serving.client import run
-from libra_tf.serving.client.errors import RefusedError
-from libra_tf.serving.client.target import Target
+from libra_tf.inference.client import run
+from libra_tf.inference.client.errors import RefusedError
+from libra_tf.inference.client.target import Target
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = {

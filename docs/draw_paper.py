@@ -23,7 +23,8 @@ from absl import app, flags
 
 from libra_tf import ops
 from libra_tf.analysis import collect, objective
-from libra_tf.runner import quiet, trained_run
+from libra_tf.cli import quiet
+from libra_tf.runs import trained_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs/paper.md"

@@ -13,11 +13,11 @@ import time
 
 from absl import app, flags
 
-from libra_tf.runner import folders, program, quiet
-from libra_tf.runner.errors import UsageError
-from libra_tf.serving.client import files, retrying
-from libra_tf.serving.client.errors import ServerError
-from libra_tf.serving.client.target import Target
+from libra_tf.cli import image_files, outputs, program, quiet
+from libra_tf.cli.errors import UsageError
+from libra_tf.inference.client import retrying
+from libra_tf.inference.client.errors import ServerError
+from libra_tf.inference.client.target import Target
 from libra_tf.serving.outputs import require_local
 
 _SERVER = flags.DEFINE_string(
@@ -66,11 +66,11 @@ def main(arguments: list[str]) -> None:
 
 
 def _detect(arguments: list[str]) -> int:
-    images = files.find(arguments)
-    pictures = files.name_pictures(images, _PICTURES.value) if _PICTURES.value else None
+    images = image_files.find(arguments)
+    pictures = image_files.name_pictures(images, _PICTURES.value) if _PICTURES.value else None
     if _PICTURES.value:
         require_local("--pictures", _PICTURES.value)
-        folders.make_writable("--pictures", _PICTURES.value)
+        outputs.make_writable("--pictures", _PICTURES.value)
     if _VERSION.value is not None and _LABEL.value:
         raise UsageError("--model_version and --model_label exclude each other: give one")
     target = Target(
@@ -83,7 +83,7 @@ def _detect(arguments: list[str]) -> int:
         _CONCURRENCY.value,
     )
     # Imported here because --help and bad flags are answered at once.
-    from libra_tf.serving.client import run
+    from libra_tf.inference.client import run
 
     if target.server.startswith("grpc://"):
         _say("importing TensorFlow for gRPC (about 5 s; http:// needs none) ...")
@@ -105,7 +105,7 @@ def _write(results, total: int) -> int:
     """Writes the lines as they come, and at the end what went wrong; returns the exit status."""
     import rich.console
 
-    from libra_tf.runner.progress import Progress
+    from libra_tf.cli.progress import Progress
 
     progress = Progress(rich.console.Console(stderr=True))
     start, done, detections, failures, lost = time.monotonic(), 0, 0, [], None

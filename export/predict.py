@@ -13,8 +13,7 @@ import sys
 
 from absl import app, flags
 
-from libra_tf.runner import program, quiet
-from libra_tf.serving.client import files
+from libra_tf.cli import image_files, program, quiet
 
 _MODEL = flags.DEFINE_string(
     "model", None, "Folder of a run of run.py or of a SavedModel.", required=True
@@ -49,11 +48,11 @@ def main(arguments: list[str]) -> None:
 
 
 def _predict(arguments: list[str]) -> int:
-    images = files.find(arguments)
+    images = image_files.find(arguments)
     print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
     quiet.silence_libraries()
     # Imported here because it takes that long: --help and bad flags are answered at once.
-    from libra_tf.serving import prediction
+    from libra_tf.inference import prediction
 
     problems = prediction.predict(
         _MODEL.value,

@@ -11,7 +11,7 @@ import sys
 
 from absl import app, flags
 
-from libra_tf.runner import program, quiet
+from libra_tf.cli import program, quiet
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of a run of run.py.", required=True)
 _EXPORT_DIR = flags.DEFINE_string(

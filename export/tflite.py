@@ -12,8 +12,7 @@ import sys
 
 from absl import app, flags
 
-from libra_tf.runner import program, quiet
-from libra_tf.serving.client import files
+from libra_tf.cli import image_files, program, quiet
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of a run of run.py.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "File to make, NAME.tflite.", required=True)
@@ -41,7 +40,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _export(arguments: list[str]) -> None:
-    images = files.find(arguments) if arguments else []
+    images = image_files.find(arguments) if arguments else []
     print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
     quiet.silence_libraries()
     # Imported here because it takes that long: --help and bad flags are answered at once.

@@ -10,7 +10,7 @@ from official.vision.ops import preprocess_ops
 
 from libra_tf.analysis import detectors, gradients, pyramid, samples
 from libra_tf.compat import keras
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 
 _PICTURED_IMAGES = 3
 

@@ -16,11 +16,11 @@ from official.vision.losses import focal_loss, loss_utils
 from official.vision.ops import anchor, box_matcher, iou_similarity, preprocess_ops
 
 from libra_tf.analysis.samples import IGNORED, NEGATIVE, POSITIVE, Candidates, Quota
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn, maskrcnn, retinanet
-from libra_tf.modeling import rpn_sampler
-from libra_tf.runner.errors import UsageError
-from libra_tf.runner.trained_run import TrainedRun
+from libra_tf.dataloaders import rpn_sampling
+from libra_tf.runs.trained_run import TrainedRun
 from libra_tf.tasks import retinanet as retinanet_task
 
 _MOST_IMAGES_A_BATCH = 8
@@ -315,8 +315,8 @@ class TwoStage(Detector):
 
     def _with_labels(self, images, labels, boxes, classes):
         data, rpn = self.config.train_data, self.config.model.rpn_sampler
-        if not rpn_sampler.is_model_gardens(rpn):
-            data = rpn_sampler.label_all_anchors(data)
+        if not rpn_sampling.is_model_gardens(rpn):
+            data = rpn_sampling.label_all_anchors(data)
         parser = data.parser
         labeler = anchor.RpnAnchorLabeler(
             parser.rpn_match_threshold,
@@ -341,10 +341,10 @@ class TwoStage(Detector):
             "rpn_score_targets": scores,
             "rpn_box_targets": targets,
         }
-        if not rpn_sampler.is_model_gardens(rpn):
+        if not rpn_sampling.is_model_gardens(rpn):
             dataset = tf.data.Dataset.from_tensors((images, labels))
             parser = self.config.train_data.parser
-            _, labels = next(iter(rpn_sampler.sample_dataset(dataset, rpn, parser, seed=0)))
+            _, labels = next(iter(rpn_sampling.sample_dataset(dataset, rpn, parser, seed=0)))
         return Batch(images, labels, boxes, classes)
 
     def candidates(self, batch):

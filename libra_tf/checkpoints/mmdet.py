@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from libra_tf.runner import program, quiet
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli import program, quiet
+from libra_tf.cli.errors import UsageError
 
 if TYPE_CHECKING:
     from official.core import config_definitions as cfg

@@ -9,12 +9,12 @@ import yaml
 from official.core import train_utils
 from official.vision.configs import common
 
+from libra_tf import atomic
 from libra_tf.checkpoints import experiment, structure, torch_file, weights
+from libra_tf.cli.errors import UsageError
 from libra_tf.configs import maskrcnn
-from libra_tf.data import atomic
 from libra_tf.modeling.mmdetection.backbones import build_backbone
-from libra_tf.runner import trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.runs import trained_run
 
 if TYPE_CHECKING:
     from libra_tf.checkpoints.mmdet import Imported

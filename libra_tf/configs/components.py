@@ -114,7 +114,8 @@ class ROISampler(IoUBalancing, maskrcnn.ROISampler):
 
 @dataclasses.dataclass
 class RPNSampler(IoUBalancing):
-    """Sampling of the anchors that the RPN learns to score; see `libra_tf.modeling.rpn_sampler`.
+    """Sampling of the anchors that the RPN learns to score; see
+    `libra_tf.dataloaders.rpn_sampling`.
 
     How many anchors, and which share of them may be positive, are Model Garden's
     `train_data.parser.rpn_batch_size_per_im` and `rpn_fg_fraction`; the bins of

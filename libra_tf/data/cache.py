@@ -14,7 +14,7 @@ import os
 import pathlib
 import time
 
-from libra_tf.data import atomic
+from libra_tf import atomic
 from libra_tf.data.problems import DatasetError
 
 _MANIFEST = "manifest.json"

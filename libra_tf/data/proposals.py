@@ -16,7 +16,8 @@ import sys
 
 import numpy as np
 
-from libra_tf.data import atomic, progress
+from libra_tf import atomic
+from libra_tf.data import progress
 from libra_tf.data.annotations import is_finite, read_image_ids, read_json, shown
 from libra_tf.data.problems import DatasetError, FindingLog
 

@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from libra_tf.data import atomic
+from libra_tf import atomic
 from libra_tf.data.problems import DatasetError
 
 CLASS_NAMES = {1: "circle", 2: "square", 3: "triangle", 4: "star"}

@@ -9,7 +9,7 @@ import tensorflow as tf
 from official.common import distribute_utils
 from official.core import config_definitions as cfg
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 STRATEGIES = ("mirrored", "multi_worker_mirrored", "one_device", "tpu", "off")
 

@@ -8,11 +8,11 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.modeling import hyperparams
 
+from libra_tf.cli.errors import UsageError
 from libra_tf.configs import components, optimization
 from libra_tf.configs.recipes import COCO_TRAIN_EXAMPLES
 from libra_tf.data import DetectionDataset
 from libra_tf.runner import overrides, schedule
-from libra_tf.runner.errors import UsageError
 
 # Of computation, with weights in float32; None leaves them as Keras has them.
 DTYPES = (None, "float32", "float16", "bfloat16")

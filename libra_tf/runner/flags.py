@@ -7,7 +7,7 @@ import sys
 from absl import flags
 from official.common import flags as tfm_flags
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 # Named here so that a misspelt name is refused before the long import of Model Garden.
 LIBRA_EXPERIMENTS = (

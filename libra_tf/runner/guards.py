@@ -10,9 +10,9 @@ from typing import Any
 import orbit
 import tensorflow as tf
 
-from libra_tf.modeling import checkpoint_files
+from libra_tf.cli.errors import PreemptedError, TrainingError
+from libra_tf.initial_weights import checkpoint_files
 from libra_tf.runner import cluster
-from libra_tf.runner.errors import PreemptedError, TrainingError
 
 
 class StopOnBadLoss(orbit.Action):

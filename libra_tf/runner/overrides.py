@@ -13,7 +13,7 @@ from absl import flags
 from official.modeling import hyperparams
 from official.modeling.hyperparams import params_dict
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 # What a config file or flag is called, and the nested keys and values in it.
 Override = tuple[str, Mapping[str, Any]]

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
+from libra_tf.cli.errors import TrainingError, UsageError
 from libra_tf.configs import fastrcnn
 from libra_tf.data import DetectionDataset
 from libra_tf.data.annotations import read_image_ids
 from libra_tf.data.proposals import SUFFIX
 from libra_tf.dataloaders.proposals import problem_in
-from libra_tf.runner.errors import TrainingError, UsageError
 
 _HOW_TO_WRITE = "python -m libra_tf.data.proposals makes such a folder"
 

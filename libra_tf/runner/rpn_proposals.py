@@ -14,12 +14,13 @@ import numpy as np
 import tensorflow as tf
 from official.vision.configs import maskrcnn as model_garden
 
+from libra_tf.cli import program, quiet
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn
 from libra_tf.configs import maskrcnn as exp_cfg
 from libra_tf.data.proposals import require_free, write_folder
-from libra_tf.runner import program, quiet, trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.runs import trained_run
 from libra_tf.tasks import maskrcnn
 
 

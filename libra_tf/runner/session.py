@@ -11,27 +11,16 @@ from official.core import config_definitions as cfg
 from official.modeling import performance
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.cli import quiet
+from libra_tf.cli.errors import UsageError
+from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, shapes
 from libra_tf.data.cache import default_cache_dir
-from libra_tf.modeling import checkpoint_files
-from libra_tf.modeling.checkpoint_files import CheckpointError
-from libra_tf.runner import (
-    cluster,
-    config,
-    contact_sheet,
-    data_files,
-    guards,
-    model_dir,
-    proposals,
-    quiet,
-    results,
-    run_files,
-    trained_run,
-    training,
-)
-from libra_tf.runner.errors import UsageError
-from libra_tf.runner.progress import Progress
+from libra_tf.initial_weights import checkpoint_files
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
+from libra_tf.runner import cluster, config, contact_sheet, data_files, guards, proposals, training
+from libra_tf.runs import model_dir, results, run_files, trained_run
 
 # Sized so that a ResNet-18 learns the shapes within minutes on two CPU cores.
 DEMO_SHAPES = {"num_train": 1024, "num_val": 128, "image_size": 128}

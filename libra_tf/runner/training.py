@@ -11,12 +11,12 @@ from official.core import config_definitions as cfg
 from official.modeling import optimization
 from official.vision.utils import summary_manager
 
+from libra_tf.cli.errors import PreemptedError, UsageError
+from libra_tf.cli.progress import Progress
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
-from libra_tf.modeling.checkpoint_files import CheckpointError
 from libra_tf.runner import cluster, guards
-from libra_tf.runner.errors import PreemptedError, UsageError
-from libra_tf.runner.progress import Progress
-from libra_tf.runner.results import Results
+from libra_tf.runs.results import Results
 
 
 class ReportingTrainer(base_trainer.Trainer):

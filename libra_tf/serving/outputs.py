@@ -1,6 +1,6 @@
 """Where the programs write what they make."""
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 
 def require_local(flag: str, path: str) -> None:

@@ -11,11 +11,12 @@ import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import export_base
 
+from libra_tf import atomic
+from libra_tf.cli import outputs
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn
-from libra_tf.data import atomic
-from libra_tf.runner import folders, trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.runs import trained_run
 from libra_tf.serving import images, warmup
 from libra_tf.serving.detection import SIGNATURES, DetectionModule, special_suppression
 from libra_tf.serving.mmdetection import MMDetectionModule
@@ -61,7 +62,7 @@ def export(
     generator = run.params.task.model.detection_generator
     if score_threshold is not None:
         generator.pre_nms_score_threshold = score_threshold
-    folders.make_writable("--export_dir", export_dir)
+    outputs.make_writable("--export_dir", export_dir)
     parent = pathlib.Path(export_dir)
     module = build_module(run, normalized_boxes, max_pixels)
     report(f"exporting {run.checkpoint}")

@@ -18,12 +18,13 @@ import numpy as np
 import tensorflow as tf
 from official.vision.ops import anchor, preprocess_ops
 
+from libra_tf.cli import image_files, quiet
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras, tflite_interpreter
 from libra_tf.configs import retinanet
-from libra_tf.runner import quiet, trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.inference.client import errors
+from libra_tf.runs import trained_run
 from libra_tf.serving import images as serving_images
-from libra_tf.serving.client import errors, files
 from libra_tf.serving.detection import letterbox_kwargs, special_suppression
 from libra_tf.serving.outputs import require_local
 
@@ -45,7 +46,7 @@ def export(
     model_dir: str,
     path: str,
     precision: str = FLOAT32,
-    calibration_images: Sequence[files.ImageFile] = (),
+    calibration_images: Sequence[image_files.ImageFile] = (),
     checkpoint: str | None = None,
     score_threshold: float | None = None,
     report: Callable[[str], None] = print,
@@ -122,7 +123,7 @@ def _check_convertible(run: trained_run.TrainedRun) -> None:
 
 
 def _read_samples(
-    calibration_images: Sequence[files.ImageFile], kwargs: Mapping[str, Any]
+    calibration_images: Sequence[image_files.ImageFile], kwargs: Mapping[str, Any]
 ) -> list[np.ndarray]:
     samples = []
     for file in calibration_images:

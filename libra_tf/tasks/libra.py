@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from libra_tf.compat import keras
-from libra_tf.modeling import fine_tuning, freezing
+from libra_tf.initial_weights import fine_tuning
+from libra_tf.modeling import freezing
 from libra_tf.tasks import histograms, mmdetection
 
 
@@ -28,7 +29,7 @@ class LibraTaskMixin:
         return model
 
     def initialize(self, model: keras.Model) -> None:
-        """Loads what fits of `init_checkpoint`; see `libra_tf.modeling.fine_tuning`."""
+        """Loads what fits of `init_checkpoint`; see `libra_tf.initial_weights.fine_tuning`."""
         self.initialization_report = fine_tuning.initialize(model, self.task_config)
 
     def train_step(self, inputs, model, optimizer, metrics=None) -> dict[str, tf.Tensor]:

@@ -15,8 +15,8 @@ from official.vision.tasks import maskrcnn
 
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
-from libra_tf.dataloaders import mmdetection_input
-from libra_tf.modeling import box_losses, roi_sampler, rpn_sampler
+from libra_tf.dataloaders import mmdetection_input, rpn_sampling
+from libra_tf.modeling import box_losses, roi_sampler
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
 
 
@@ -57,14 +57,14 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
             with mock.patch.object(maskrcnn_input, "Parser", _KeepsShapeParser):
                 return super().build_inputs(params, input_context, dataset_fn)
         config = self.task_config.model.rpn_sampler
-        if rpn_sampler.is_model_gardens(config) or not params.is_training:
+        if rpn_sampling.is_model_gardens(config) or not params.is_training:
             return super().build_inputs(params, input_context, dataset_fn)
         labelled = super().build_inputs(
-            rpn_sampler.label_all_anchors(params), input_context, dataset_fn
+            rpn_sampling.label_all_anchors(params), input_context, dataset_fn
         )
         # Another one in every run, and the same again after `keras.utils.set_random_seed`.
         seed = random.randrange(2**31)
-        return rpn_sampler.sample_dataset(labelled, config, params.parser, seed)
+        return rpn_sampling.sample_dataset(labelled, config, params.parser, seed)
 
     def train_step(self, inputs, model, optimizer, metrics=None):
         """Takes one step; the sampling depends on the step, so that a resumed run goes on alike."""

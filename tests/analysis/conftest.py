@@ -8,7 +8,7 @@ import tensorflow as tf
 from official.core import exp_factory, task_factory, train_utils
 
 from libra_tf.analysis import report
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 
 SMALL = {
     "model": {

@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 from libra_tf.analysis import collect, detectors, gradients, report, verdicts
-from libra_tf.runner import trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
+from libra_tf.runs import trained_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

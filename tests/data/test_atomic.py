@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from libra_tf.data import atomic
+from libra_tf import atomic
 
 _PROCESSES = multiprocessing.get_context("spawn")
 _NOBODY = 65534

@@ -1,8 +1,8 @@
 import pytest
 import tensorflow as tf
 
-from libra_tf.modeling import checkpoint_files
-from libra_tf.modeling.checkpoint_files import CheckpointError
+from libra_tf.initial_weights import checkpoint_files
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
 
 
 @pytest.fixture

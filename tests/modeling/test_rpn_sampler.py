@@ -7,7 +7,7 @@ from official.vision.configs import maskrcnn
 from official.vision.ops import anchor, iou_similarity
 
 from libra_tf.configs import components
-from libra_tf.modeling import rpn_sampler
+from libra_tf.dataloaders import rpn_sampling
 
 SIZE = 128
 LEVELS = {"min_level": 2, "max_level": 4}
@@ -58,7 +58,7 @@ IOUS = iou_similarity.IouSimilarity()(ANCHORS, tf.constant(GT_BOXES[:3])).numpy(
 
 def sample(config, parser=PARSER, seed=(0, 0), gt_boxes=GT_BOXES, labels=LABELS):
     """What is left of the labels of all anchors, int32 [N]."""
-    return rpn_sampler.sample_anchors(
+    return rpn_sampling.sample_anchors(
         tf.constant(labels), tf.constant(gt_boxes), ANCHORS, config, parser, seed
     ).numpy()
 
@@ -66,7 +66,7 @@ def sample(config, parser=PARSER, seed=(0, 0), gt_boxes=GT_BOXES, labels=LABELS)
 def test_model_garden_can_be_asked_for_all_anchors():
     data = maskrcnn.DataConfig(parser=maskrcnn.Parser(rpn_batch_size_per_im=7, aug_scale_min=0.5))
     data.lock()
-    asked = rpn_sampler.label_all_anchors(data).parser
+    asked = rpn_sampling.label_all_anchors(data).parser
     assert data.parser.rpn_batch_size_per_im == 7
     assert asked.aug_scale_min == 0.5
     targets = joined(labelled_levels(GT_BOXES, asked.rpn_batch_size_per_im, asked.rpn_fg_fraction))
@@ -194,7 +194,7 @@ def joined_batch(levels):
 def test_every_level_gets_its_own_sample():
     gt_boxes = [GT_BOXES, NO_OBJECTS, GT_BOXES[::-1][[2, 3, 4, 0, 1]]]
     dataset = batches(gt_boxes, batch_size=3)
-    sampled = rpn_sampler.sample_dataset(dataset, balanced(), PARSER, seed=5)
+    sampled = rpn_sampling.sample_dataset(dataset, balanced(), PARSER, seed=5)
     assert sampled.element_spec[1]["rpn_score_targets"] == dict(
         dataset.element_spec[1]["rpn_score_targets"]
     )
@@ -215,7 +215,7 @@ def test_the_batch_size_changes_nothing():
 
     def draw_all(batch_size, seed=5, drop_remainder=True):
         dataset = batches([GT_BOXES] * 4, batch_size, drop_remainder)
-        sampled = rpn_sampler.sample_dataset(dataset, balanced(), PARSER, seed)
+        sampled = rpn_sampling.sample_dataset(dataset, balanced(), PARSER, seed)
         return np.concatenate([joined_batch(y["rpn_score_targets"]) for _, y in sampled])
 
     together = draw_all(4)

@@ -7,10 +7,10 @@ from official.core import exp_factory
 from official.modeling import optimization
 
 import libra_tf.registry_imports  # noqa: F401
+from libra_tf.cli.errors import UsageError
 from libra_tf.data import DetectionDataset, Split
 from libra_tf.runner import config
 from libra_tf.runner import flags as runner_flags
-from libra_tf.runner.errors import UsageError
 
 
 @pytest.fixture(scope="module")

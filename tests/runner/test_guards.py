@@ -8,8 +8,9 @@ import tensorflow as tf
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
-from libra_tf.runner import config, guards, results, training
-from libra_tf.runner.errors import PreemptedError
+from libra_tf.cli.errors import PreemptedError
+from libra_tf.runner import config, guards, training
+from libra_tf.runs import results
 
 
 @pytest.fixture(autouse=True)

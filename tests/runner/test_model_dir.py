@@ -5,8 +5,8 @@ import tensorflow as tf
 from official.core import exp_factory, train_utils
 
 import libra_tf.registry_imports  # noqa: F401
-from libra_tf.runner import model_dir, run_files, trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
+from libra_tf.runs import model_dir, run_files, trained_run
 
 
 def experiment(name="libra_retinanet_demo", **overrides):

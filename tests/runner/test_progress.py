@@ -3,7 +3,7 @@ import io
 import pytest
 import rich.console
 
-from libra_tf.runner import progress
+from libra_tf.cli import progress
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 import pytest
 import tensorflow as tf
 
-from libra_tf.runner import quiet
+from libra_tf.cli import quiet
 
 
 def say(path, message):

@@ -6,8 +6,8 @@ import pytest
 import rich.console
 import tensorflow as tf
 
-from libra_tf.runner import results
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
+from libra_tf.runs import results
 
 SPEED = {"images_per_second": 3.0, "eval_seconds": 2.0, "eval_images_per_second": 5.0}
 

@@ -6,9 +6,9 @@ from absl import flags
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.cli.errors import UsageError
 from libra_tf.data import DatasetError, shapes
 from libra_tf.runner import session
-from libra_tf.runner.errors import UsageError
 
 
 @pytest.mark.parametrize("name", ["train_data", "validation_data"])

@@ -15,7 +15,7 @@ from official.modeling import hyperparams
 from PIL import Image
 
 from libra_tf.compat import keras
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 from libra_tf.serving import saved_model
 
 SMALL = {

@@ -9,8 +9,8 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 import libra_tf.registry_imports  # noqa: F401
 from libra_tf.compat import keras
-from libra_tf.modeling import fine_tuning
-from libra_tf.modeling.checkpoint_files import CheckpointError
+from libra_tf.initial_weights import fine_tuning
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
 
 # tests/runner/test_run.py has the quick ones.
 pytestmark = pytest.mark.slow

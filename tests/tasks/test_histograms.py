@@ -9,7 +9,8 @@ from tensorboard.backend.event_processing import event_accumulator
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
 from libra_tf.configs import components
-from libra_tf.runner import config, results, training
+from libra_tf.runner import config, training
+from libra_tf.runs import results
 from libra_tf.tasks import histograms
 
 SMALL = {

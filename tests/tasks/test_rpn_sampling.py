@@ -8,7 +8,7 @@ from official.vision.tasks import maskrcnn
 
 import libra_tf.registry_imports  # noqa: F401
 from libra_tf.compat import keras
-from libra_tf.modeling import rpn_sampler
+from libra_tf.dataloaders import rpn_sampling
 
 ON = {"type": "iou_balanced", "max_negatives_per_positive": 5}
 PUBLISHED = {"type": "random", "max_negatives_per_positive": 5}
@@ -79,7 +79,7 @@ def test_what_is_sampled_is_labelled_so_and_all_else_is_model_gardens(make, samp
     data = config.task.train_data
     model_garden = maskrcnn.MaskRCNNTask(config.task)
     theirs = model_garden.build_inputs(data)
-    everything = first_batch(model_garden.build_inputs(rpn_sampler.label_all_anchors(data)))
+    everything = first_batch(model_garden.build_inputs(rpn_sampling.label_all_anchors(data)))
     ours = build(config, seed=1)
     assert ours.element_spec[1]["rpn_score_targets"] == dict(
         theirs.element_spec[1]["rpn_score_targets"]

@@ -13,7 +13,7 @@ import os
 import re
 
 from libra_tf.compat import keras
-from libra_tf.modeling.checkpoint_graph import Weight, Weights, model_weights, readable_names
+from libra_tf.initial_weights.checkpoint_graph import Weight, Weights, model_weights, readable_names
 
 _NOT_IN_CHECKPOINT = "not in the checkpoint"
 

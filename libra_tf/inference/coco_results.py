@@ -16,7 +16,7 @@ from pycocotools import coco, cocoeval
 from pycocotools import mask as coco_mask
 
 from libra_tf.data import annotations, problems
-from libra_tf.serving.client.answers import Answer
+from libra_tf.inference.client.answers import Answer
 
 METRICS = ("AP", "AP50", "AP75")
 

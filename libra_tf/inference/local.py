@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from libra_tf.runner import trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
+from libra_tf.inference.client import answers, errors
+from libra_tf.inference.client.target import INPUT, SIGNATURE
+from libra_tf.runs import trained_run
 from libra_tf.serving import images as serving_images
 from libra_tf.serving import saved_model, tflite
-from libra_tf.serving.client import answers, errors
-from libra_tf.serving.client.target import INPUT, SIGNATURE
 
 _GRAPH = "saved_model.pb"
 _PARAMS = "params.yaml"

@@ -13,8 +13,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from libra_tf.serving.client import answers, errors, retrying
-from libra_tf.serving.client.target import INPUT, SIGNATURE, Target
+from libra_tf.inference.client import answers, errors, retrying
+from libra_tf.inference.client.target import INPUT, SIGNATURE, Target
 
 
 class GrpcTransport:

@@ -13,11 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
-from libra_tf.runner.errors import UsageError
-from libra_tf.serving.client import answers
-from libra_tf.serving.client.errors import RefusedError, RequestError, ServerError
-from libra_tf.serving.client.files import ImageFile
-from libra_tf.serving.client.target import Target
+from libra_tf.cli.errors import UsageError
+from libra_tf.cli.image_files import ImageFile
+from libra_tf.inference.client import answers
+from libra_tf.inference.client.errors import RefusedError, RequestError, ServerError
+from libra_tf.inference.client.target import Target
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 # More often than that, images of other clients do not fail an image by chance.
@@ -25,7 +25,7 @@ _MOST_TRIES_ALONE = 5
 
 
 class Detector(Protocol):
-    """What detects: a server, or a model in this process (`libra_tf.serving.local`)."""
+    """What detects: a server, or a model in this process (`libra_tf.inference.local`)."""
 
     def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Returns the outputs of the model for image files.
@@ -86,10 +86,10 @@ def connect(target: Target) -> Transport:
         )
     # Imported here because TensorFlow takes seconds, and is not needed for REST.
     if scheme == "grpc":
-        from libra_tf.serving.client import grpc_api
+        from libra_tf.inference.client import grpc_api
 
         return grpc_api.GrpcTransport(target)
-    from libra_tf.serving.client import rest
+    from libra_tf.inference.client import rest
 
     return rest.RestTransport(dataclasses.replace(target, server=target.server.rstrip("/")))
 

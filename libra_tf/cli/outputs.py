@@ -2,7 +2,7 @@
 
 import os
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 
 def make_writable(flag: str, folder: str) -> None:

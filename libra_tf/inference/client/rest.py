@@ -10,8 +10,8 @@ import requests
 import requests.adapters
 import urllib3
 
-from libra_tf.serving.client import errors, retrying
-from libra_tf.serving.client.target import INPUT, SIGNATURE, Target
+from libra_tf.inference.client import errors, retrying
+from libra_tf.inference.client.target import INPUT, SIGNATURE, Target
 
 _CODES = {
     400: "INVALID_ARGUMENT",

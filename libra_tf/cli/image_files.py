@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

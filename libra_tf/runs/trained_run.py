@@ -10,13 +10,14 @@ from official.core import base_task, task_factory
 from official.core import config_definitions as cfg
 
 import libra_tf.registry_imports  # noqa: F401, registers the tasks
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn, maskrcnn, optimization, retinanet
 from libra_tf.data import annotations
-from libra_tf.modeling import checkpoint_files, optimizers
-from libra_tf.modeling.checkpoint_files import CheckpointError
-from libra_tf.runner import run_files
-from libra_tf.runner.errors import UsageError
+from libra_tf.initial_weights import checkpoint_files
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
+from libra_tf.modeling import optimizers
+from libra_tf.runs import run_files
 
 CLASS_NAMES = "class_names.json"
 

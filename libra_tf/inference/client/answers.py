@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from libra_tf.serving.client.errors import ServerError
-from libra_tf.serving.drawing import draw_detections
+from libra_tf.inference.client.errors import ServerError
+from libra_tf.inference.drawing import draw_detections
 
 _NEEDED = (
     "detection_boxes",

@@ -10,7 +10,7 @@ import rich.markup
 import rich.table
 import tensorflow as tf
 
-from libra_tf.runner import run_files
+from libra_tf.runs import run_files
 
 _FILE_NAME = "results.json"
 _COLUMNS = {

@@ -2,7 +2,7 @@
 
 import re
 
-from libra_tf.serving.client.target import INPUT, SIGNATURE, Target
+from libra_tf.inference.client.target import INPUT, SIGNATURE, Target
 
 # What the served graph says of an image that it cannot decode; see `libra_tf.serving.images`.
 _BAD_IMAGES = re.compile(r"\[(image \d+ of the batch .*)\]")

@@ -10,7 +10,7 @@ import yaml
 from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 PARAMS = "params.yaml"
 

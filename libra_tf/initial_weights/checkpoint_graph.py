@@ -10,8 +10,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from libra_tf.compat import keras
-from libra_tf.modeling import checkpoint_files
-from libra_tf.modeling.checkpoint_files import CheckpointError
+from libra_tf.initial_weights import checkpoint_files
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # What Model Garden's trainer saves beside the parts of the model.

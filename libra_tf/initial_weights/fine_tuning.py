@@ -16,8 +16,8 @@ from absl import logging
 from official.core import config_definitions as cfg
 
 from libra_tf.compat import keras
-from libra_tf.modeling import checkpoint_files, checkpoint_graph, weight_matching
-from libra_tf.modeling.checkpoint_files import CheckpointError
+from libra_tf.initial_weights import checkpoint_files, checkpoint_graph, weight_matching
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
 
 _MAX_LISTED = 6
 

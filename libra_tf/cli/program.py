@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from libra_tf.cli.errors import PreemptedError, TrainingError, UsageError
 from libra_tf.data import DatasetError
-from libra_tf.runner.errors import PreemptedError, TrainingError, UsageError
 
 
 def exit_status(work: Callable[[], int | None]) -> int:

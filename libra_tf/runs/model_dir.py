@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
-from libra_tf.runner import run_files, trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
+from libra_tf.runs import run_files, trained_run
 
 # As `libra_tf.data.cache` names what it keeps.
 _IN_CACHE = re.compile(r".*/entries/([0-9a-f]{32}/[^/]*)")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import rich.console
 
+from libra_tf.cli import image_files, outputs
+from libra_tf.cli.errors import UsageError
+from libra_tf.cli.image_files import ImageFile
+from libra_tf.cli.progress import Progress
 from libra_tf.data.annotations import AnnotationFile
-from libra_tf.runner import folders
-from libra_tf.runner.errors import UsageError
-from libra_tf.runner.progress import Progress
-from libra_tf.serving import coco_results, local
-from libra_tf.serving.client import files, run
-from libra_tf.serving.client.files import ImageFile
+from libra_tf.inference import coco_results, local
+from libra_tf.inference.client import run
 from libra_tf.serving.outputs import require_local
 
 RESULTS = "detections.json"
@@ -66,10 +66,12 @@ def predict(
     else:
         image_ids = {image: number for number, image in enumerate(images, start=1)}
     images = list(image_ids)
-    pictures = files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
+    pictures = (
+        image_files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
+    )
     detector = local.open_detector(model, checkpoint, max_pixels)
     # Not before: a model that cannot be loaded leaves no folder.
-    folders.make_writable("--output_dir", output_dir)
+    outputs.make_writable("--output_dir", output_dir)
     report(f"detecting with {detector.source}")
     summary, detections, answered = _Summary(draw_threshold), [], []
     try:
