@@ -5,12 +5,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 
-from libra_tf import atomic
+import tensorflow as tf
+
 from libra_tf.analysis import collect, page, verdicts
 from libra_tf.cli import outputs
 from libra_tf.cli.errors import UsageError
 from libra_tf.data import DetectionDataset, prepare_coco_folder
-from libra_tf.runs import trained_run
+from libra_tf.runs import run_files, trained_run
 
 _METRICS = ("AP", "AP50", "AP75")
 _FORMAT = 1
@@ -29,28 +30,31 @@ def write(
     """Measures runs and writes the report.
 
     Args:
-      model_dirs: folder of the run to report on, then those to compare it with.
-      output_dir: where to write; it is made.
-      dataset: a folder of images to measure on; None for the training images of the first run.
+      model_dirs: folders of the run to report on and of those to compare it with, local or remote
+        (`gs://...`).
+      output_dir: local or remote folder to write to; it is created.
+      dataset: a local folder of images to measure on; None for the training images of the first
+        run.
       cache_dir: where converted data sets are kept; None for the default.
       checkpoint: a checkpoint of the first run; None for the newest.
-      num_batches: how many batches to look at.
+      num_batches: how many batches to measure.
       point: see `libra_tf.analysis.collect.analyse`.
-      report: is given lines about the progress.
+      report: receives lines about the progress.
 
     Returns:
       The paths of the page and of the JSON file.
 
     Raises:
-      UsageError: if a run or its images cannot be read.
+      UsageError: if a run or its images cannot be read, or `output_dir` cannot be written.
       DatasetError: if the folder of images cannot be used.
     """
-    # All are looked for before the long work on the first.
+    # All runs are read before the long work on the first.
     runs = [
         trained_run.read(folder, checkpoint if index == 0 else None)
         for index, folder in enumerate(model_dirs)
     ]
-    outputs.make_writable("--output_dir", output_dir)
+    metrics = [_read_metrics(folder) for folder in model_dirs]
+    _make_folder(output_dir)
     input_path, max_num_instances = runs[0].params.task.train_data.input_path, 0
     if dataset is None:
         _check_classes(runs, None)
@@ -60,16 +64,18 @@ def write(
         input_path = prepared.train.input_path
         max_num_instances = prepared.train.max_boxes_per_image
     on_page = []
-    for run, name in zip(runs, _names(model_dirs), strict=True):
+    for run, name, (measured, step) in zip(runs, _names(model_dirs), metrics, strict=True):
         analysis = collect.analyse(run, input_path, num_batches, point, max_num_instances, report)
-        metrics, step = _read_metrics(run.model_dir)
-        on_page.append(page.Run(name, analysis, verdicts.judge(analysis.numbers), metrics, step))
+        on_page.append(page.Run(name, analysis, verdicts.judge(analysis.numbers), measured, step))
     return _write_files(output_dir, on_page)
 
 
-def _names(model_dirs):
-    """The shortest ends of the paths that tell the runs apart."""
-    paths = [os.path.abspath(folder) for folder in model_dirs]
+def _names(model_dirs: Sequence[str]) -> list[str]:
+    """Returns the shortest ends of the paths that tell the runs apart."""
+    paths = [
+        folder.rstrip("/") if _is_remote(folder) else os.path.abspath(folder)
+        for folder in model_dirs
+    ]
     names = [os.path.basename(path) for path in paths]
     return names if len(set(names)) == len(names) else paths
 
@@ -94,17 +100,25 @@ def _check_classes(
                 )
 
 
-def _read_metrics(model_dir):
-    """What the newest evaluation of a run has measured, nothing where there was none."""
-    try:
-        with open(os.path.join(model_dir, "results.json")) as file:
-            results = json.load(file)
-    except (OSError, ValueError):
+def _read_metrics(model_dir: str) -> tuple[dict[str, float], int | None]:
+    """Reads what the newest evaluation of a run measured.
+
+    Returns:
+      The metrics by name and the step of the evaluation; neither without an evaluation.
+
+    Raises:
+      UsageError: if the file is damaged.
+    """
+    path = os.path.join(model_dir, "results.json")
+    if not tf.io.gfile.exists(path):
         return {}, None
-    return {name: results[name] for name in _METRICS if name in results}, results.get("step")
+    remedy = "move it away: only earlier evaluations' records are lost"
+    with run_files.explained(path, remedy), tf.io.gfile.GFile(path) as file:
+        results = json.load(file)
+        return {name: results[name] for name in _METRICS if name in results}, results.get("step")
 
 
-def _write_files(output_dir, runs):
+def _write_files(output_dir: str, runs: Sequence[page.Run]) -> tuple[str, str]:
     content = {
         "format": _FORMAT,
         "runs": [
@@ -117,14 +131,34 @@ def _write_files(output_dir, runs):
             for run in runs
         ],
     }
+    # Both before either is written: a page never comes without its numbers.
     texts = {
         "report.html": page.render(runs),
         "report.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
     }
-    paths = []
-    for name, text in texts.items():
-        path = os.path.join(output_dir, name)
-        # A page that is open is never half a page.
-        atomic.write_file(path, text)
-        paths.append(path)
-    return tuple(paths)
+    html, numbers = (_write_file(os.path.join(output_dir, name), texts[name]) for name in texts)
+    return html, numbers
+
+
+def _write_file(path: str, text: str) -> str:
+    # Somebody may be looking at the page while it is replaced.
+    with run_files.written_whole(path) as unfinished, tf.io.gfile.GFile(unfinished, "w") as file:
+        file.write(text)
+    return path
+
+
+def _make_folder(output_dir: str) -> None:
+    if not _is_remote(output_dir):
+        outputs.make_writable("--output_dir", output_dir)
+        return
+    try:
+        tf.io.gfile.makedirs(output_dir)
+    except tf.errors.OpError as error:
+        raise UsageError(
+            f"--output_dir={output_dir} cannot be created ({error.message.splitlines()[0]}); name "
+            "a folder"
+        ) from error
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path

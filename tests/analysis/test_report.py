@@ -452,6 +452,43 @@ def test_folders_that_cannot_be_reported_on(report_of_both, tmp_path, tiny_shape
     config.write_text(config.read_text().replace(tiny_shapes.train.input_path, "/gone/*"))
     with pytest.raises(UsageError, match="--dataset"):
         report.write([str(tmp_path / "moved")], str(tmp_path / "out"), report=str)
+    (tmp_path / "moved" / "results.json").write_text('{"AP": 0.')
+    with pytest.raises(UsageError, match=r"moved/results\.json is damaged"):
+        report.write([str(tmp_path / "moved")], str(tmp_path / "out"), report=str)
+
+
+def test_a_remote_run(report_of_both, tmp_path, monkeypatch):
+    """TensorFlow's file system in memory stands for one in a cloud."""
+    remote = "ram://bucket/runs/cells"
+    tf.io.gfile.makedirs(remote)
+    for path in pathlib.Path(report_of_both.model_dirs[0]).iterdir():
+        tf.io.gfile.copy(str(path), f"{remote}/{path.name}")
+    newest = {"step": 9, "AP": 0.25, "AP50": 0.5, "APs": 0.1}
+    with tf.io.gfile.GFile(f"{remote}/results.json", "w") as file:
+        file.write(json.dumps({**newest, "evaluations": [newest]}))
+
+    def analyse(run, *_):
+        assert run.checkpoint == f"{remote}/ckpt-1"
+        return collect.Analysis(report_of_both.runs[0], [], None)
+
+    monkeypatch.setattr(collect, "analyse", analyse)
+    monkeypatch.chdir(tmp_path)
+    page, numbers = report.write([remote], f"{remote}/analysis")
+    assert (page, numbers) == tuple(f"{remote}/analysis/report.{end}" for end in ("html", "json"))
+    assert sorted(tf.io.gfile.listdir(f"{remote}/analysis")) == ["report.html", "report.json"]
+    # Such as a folder called "ram:".
+    assert not list(tmp_path.iterdir())
+    with tf.io.gfile.GFile(numbers) as file:
+        (run,) = json.load(file)["runs"]
+    assert run["measured_by_evaluation"] == {"step": 9, "AP": 0.25, "AP50": 0.5}
+    with tf.io.gfile.GFile(page) as file:
+        assert "Its evaluation at step 9 measured AP 0.250, AP50 0.500." in file.read()
+
+
+def test_names_of_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert report._names(["runs/a", "gs://bucket/b/"]) == ["a", "b"]
+    assert report._names(["runs/a", "gs://bucket/a/"]) == [f"{tmp_path}/runs/a", "gs://bucket/a"]
 
 
 def test_classes_that_are_not_the_same(report_of_both, tmp_path):
