@@ -1,7 +1,7 @@
-"""Charts and tables as data: what is drawn, and where. The page's templates draw them.
+"""Charts and tables as data: what to draw, and where. The page's templates draw them.
 
-Positions are in the user units of an SVG that is as wide as a phone, so that letters stay readable
-there.
+Positions and sizes are in the units of an SVG that is as wide as a phone's screen, so that text
+stays readable there.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ class Table:
     """A table.
 
     Attributes:
-      kind: the macro in `figures.html.j2` that draws it, as for every figure.
+      kind: the macro in `templates/figures.html.j2` that draws it.
       title: what it shows.
-      columns: the heads of the columns.
+      columns: the headings of the columns.
       rows: the cells of each row.
     """
 
@@ -33,11 +33,11 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """A text at a place on an axis: a tick, or the mark across a chart.
+    """A text at a position on an axis: of a tick, or of the mark across a chart.
 
     Attributes:
-      position: where on the axis.
-      text: what is there.
+      position: where it is, along the axis.
+      text: what it says.
     """
 
     position: float
@@ -50,7 +50,7 @@ class Line:
 
     Attributes:
       name: what the legend calls it.
-      points: x and y of its corners.
+      points: its corners, x and y.
     """
 
     name: str
@@ -59,19 +59,24 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class LineChart:
-    """Lines over two axes, of which the vertical one starts at 0.
+    """Lines in a frame of two axes; the vertical axis starts at 0.
 
     Attributes:
-      width: of the drawing, as is `height`.
-      left: the edges of the axes are `left`, `right`, `top` and `bottom`.
+      kind: see `Table`.
+      width: of the drawing.
+      height: of the drawing.
+      left: left edge of the frame.
+      right: right edge of the frame.
+      top: upper edge of the frame.
+      bottom: lower edge of the frame.
       title: what it shows.
-      x_label: what the horizontal axis is.
-      y_label: what the vertical axis is.
-      x_ticks: the ticks of the horizontal axis.
-      y_ticks: the ticks of the vertical axis.
+      x_label: what the horizontal axis shows.
+      y_label: what the vertical axis shows.
+      x_ticks: along the horizontal axis.
+      y_ticks: along the vertical axis.
       lines: the lines, in the order of their colours.
-      mark: a place to mark on the horizontal axis; None for none.
-      numbers: what is drawn, as a table.
+      mark: a position to mark on the horizontal axis; None for none.
+      numbers: the same data as a table.
     """
 
     kind: ClassVar[str] = "lines"
@@ -93,15 +98,15 @@ class LineChart:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A horizontal bar with its value written behind it.
+    """A horizontal bar, followed by its value.
 
     Attributes:
       name: what the legend calls it.
-      value: what is written.
-      top: its upper edge.
-      left: its left edge.
-      width: None where there is no value, and no bar.
-      end: where the value is written.
+      value: the value as text.
+      top: upper edge of the bar.
+      left: left edge of the bar.
+      width: of the bar; None for a missing value, which has no bar.
+      end: right edge of the bar, before the text.
     """
 
     name: str
@@ -114,11 +119,11 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class BarGroup:
-    """Bars under a common name.
+    """Bars under a heading.
 
     Attributes:
-      name: what they are of.
-      top: upper edge of the name.
+      name: the heading.
+      top: upper edge of the heading.
       bars: the bars, in the order of their colours.
     """
 
@@ -132,16 +137,17 @@ class BarChart:
     """Groups of horizontal bars.
 
     Attributes:
+      kind: see `Table`.
       width: of the drawing.
-      left: where names and the bar of a value of 0 start.
+      left: left edge of the texts, and of the bars if no value is negative.
       thickness: of a bar.
       title: what it shows.
       label: what the values are.
-      names: the names of a group's bars.
+      names: the names of the bars in each group.
       groups: from top to bottom.
       bottom: lower edge of the last group.
-      even: a place to mark across all groups; None for none.
-      numbers: what is drawn, as a table.
+      even: a horizontal position to mark across all groups; None for none.
+      numbers: the same data as a table.
     """
 
     kind: ClassVar[str] = "bars"
@@ -168,10 +174,10 @@ def histogram(
 
     Args:
       title: what is shown.
-      edges: ascending, one more than there are bins.
-      series: name to the share of each bin.
-      x_label: what the bins are of.
-      mark: a place on the x axis to mark, and what it is.
+      edges: of the bins, ascending, one more than there are bins.
+      series: by name, the share of each bin.
+      x_label: the quantity that is binned.
+      mark: a value on the horizontal axis to mark, and its label.
     """
     outlines = {}
     for name, shares in series.items():
@@ -193,14 +199,14 @@ def curves(
     y_label: str,
     mark: tuple[float, str] | None = None,
 ) -> LineChart:
-    """Lays out functions.
+    """Lays out functions of one variable.
 
     Args:
       title: what is shown.
-      x: ascending.
-      series: name to the values at `x`.
+      x: the values of the variable, ascending.
+      series: by name, the values of a function at `x`.
       x_label: what x is.
-      y_label: what the values are.
+      y_label: what the functions return.
       mark: as in `histogram`.
     """
     points = {name: list(zip(x, values, strict=True)) for name, values in series.items()}
@@ -218,19 +224,20 @@ def bars(
     is_share: bool = True,
     even: float | None = None,
 ) -> BarChart:
-    """Lays out horizontal bars in groups, one below the other.
+    """Lays out groups of horizontal bars, one below the other.
 
     Args:
       title: what is shown.
-      groups: name of the group to its bars; all groups have the same bars. None for no value.
+      groups: by name of the group and of the bar, the value; None for a missing value. All groups
+        have the same bars.
       label: what the values are.
-      is_share: whether they are shares, written in per cent.
-      even: a value to mark, at which all would be alike.
+      is_share: whether they are shares, to be written in percent.
+      even: a value to mark, the one that all would have if they were equal.
     """
     names = list(next(iter(groups.values())))
     values = [v for group in groups.values() for v in group.values() if v is not None]
     low, high = min([0.0, *values]), _ceiling(max([even or 0.0, *values]))
-    # Values are written behind the bars, even behind the longest.
+    # Leaves room for the text after the longest bar.
     place = _scale((low, high), (BarChart.left, _WIDTH - 54))
     write = percent if is_share else number
     laid_out, top = [], 2
@@ -253,12 +260,12 @@ def bars(
 
 
 def percent(share: float | None) -> str:
-    """Writes a share in per cent, "-" for None."""
+    """Formats a share in percent, "-" for None."""
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def number(value: float | None) -> str:
-    """Writes a number with three digits, "-" for None."""
+    """Formats a number with three significant digits, "-" for None."""
     return "-" if value is None else f"{value:.3g}"
 
 
@@ -297,19 +304,19 @@ def _bar(
     name: str, value: float | None, written: str, top: int, place: Callable[[float], float]
 ) -> Bar:
     left, right = sorted((place(0.0), place(value or 0.0)))
-    # A bar of 0 is still seen.
+    # Even a value of 0 has a visible bar.
     width = None if value is None else max(right - left, 0.5)
     return Bar(name, written, top, left, width, right)
 
 
 def _scale(values: tuple[float, float], positions: tuple[float, float]) -> Callable[[float], float]:
-    """Returns the linear function that takes the two values to the two positions."""
+    """Returns the linear function that maps the two values to the two positions."""
     (low, high), (start, end) = values, positions
     return lambda value: start + (value - low) / ((high - low) or 1) * (end - start)
 
 
 def _ceiling(value: float) -> float:
-    """Returns the least of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten not below `value`."""
+    """Returns the smallest of 1, 1.5, 2, 3, 4, 5, 6 and 8 times a power of ten from `value` on."""
     if value <= 0:
         return 1.0
     power = 1.0

@@ -9,8 +9,7 @@ import numpy as np
 from libra_tf.analysis import charts, pictures, verdicts
 from libra_tf.analysis.collect import Analysis
 from libra_tf.analysis.objective import balanced_l1_slopes
-
-KINDS = {"proposals": "proposals", "rpn_anchors": "anchors of the RPN", "anchors": "anchors"}
+from libra_tf.analysis.samples import HARD_IOU
 
 Figure: TypeAlias = (
     charts.LineChart
@@ -32,21 +31,21 @@ _POSITIVES = {
     "random": "random",
     "instance_balanced": "instance-balanced",
 }
-_HARD = (0.05, "hard from here")
+_HARD = (HARD_IOU, "hard from here")
 _MOST_GROUPS = 12
 _MOST_BINS = 20
 _SLOPES = ((0.2, 1.5), (0.5, 1.5), (1.0, 1.5))
 
 
 def key_figures(numbers: dict[str, Any]) -> dict[str, str]:
-    """Returns the numbers by which a run is compared with others, as they are written.
+    """Returns the numbers to compare runs by, formatted.
 
     Args:
-      numbers: as `libra_tf.analysis.collect.Analysis` has them.
+      numbers: the numbers of an `Analysis`.
     """
     written = {}
     for kind, measured in numbers["samples"].items():
-        noun = KINDS[kind]
+        noun = verdicts.NOUNS[kind]
         current = verdicts.current_sampling(kind, numbers["settings"])
         shares = {name: pick["hard_share"] for name, pick in measured["picks"].items()}
         written[f"hard negatives, {noun}"] = charts.percent(shares["negatives"])
@@ -57,7 +56,7 @@ def key_figures(numbers: dict[str, Any]) -> dict[str, str]:
     features = numbers["features"]
     for level, share in zip(features["levels"], features["share"], strict=True):
         written[f"P{level} in the integrated map"] = charts.percent(share)
-    written["change by the refinement"] = charts.percent(features["refinement_change"])
+    written["change made by the refinement"] = charts.percent(features["refinement_change"])
     for loss, kinds in numbers["objective"]["gradient_norms"].items():
         norm = kinds["all"].get("shared")
         written[f"gradient of {loss}, shared layers"] = charts.number(norm)
@@ -75,8 +74,8 @@ def samples(kind: str, analysis: Analysis) -> Iterator[Figure]:
     """Makes the charts of one kind of candidates.
 
     Args:
-      kind: a key of `KINDS`.
-      analysis: of a run with candidates of this kind.
+      kind: a key of `verdicts.NOUNS`.
+      analysis: of a run that has candidates of this kind.
     """
     measured = analysis.numbers["samples"][kind]
     picks = measured["picks"]
@@ -98,7 +97,7 @@ def samples(kind: str, analysis: Analysis) -> Iterator[Figure]:
 
 
 def sample_pictures(analysis: Analysis) -> Iterator[Figure]:
-    """Makes the images with sampled negatives, for two ways of sampling."""
+    """Makes the pictures of sampled negatives, for two ways of sampling."""
     for index, picture in enumerate(analysis.pictures):
         for way in ("random", "iou_balanced"):
             number = len(picture.negatives[way][0])
@@ -112,9 +111,9 @@ def features(analysis: Analysis) -> Iterator[Figure]:
     levels = measured["levels"]
     shares = zip(levels, measured["share"], measured["magnitude"], strict=True)
     yield charts.bars(
-        f"Levels in the integrated map (at P{measured['refine_level']})",
+        f"Share of each level in the integrated map (at P{measured['refine_level']})",
         {f"P{level}": {"share": share, "magnitude": norm} for level, share, norm in shares},
-        "dashed: even",
+        "dashed: equal shares",
         even=1 / len(levels),
     )
     sides = [side for side in ("before", "after") if side in measured]
@@ -134,10 +133,11 @@ def features(analysis: Analysis) -> Iterator[Figure]:
             "Attention: entropy of a position's weights",
             entropy["edges"],
             {"positions": entropy["share"]},
-            "0: one position, 1: all alike",
+            "0: a single position, 1: all equally",
         )
     if analysis.attention:
-        yield pictures.attention(analysis.attention, "Where the red point looks (bright: most)")
+        title = "What the red point attends to (brighter: more)"
+        yield pictures.attention(analysis.attention, title)
 
 
 def objective(analysis: Analysis) -> Iterator[Figure]:
@@ -182,7 +182,7 @@ def _iou_histograms(picks: Mapping[str, Any], edges: Sequence[float]) -> Iterato
 def _by_group(
     title: str, groups: Mapping[str, Mapping[str, Any]], picks: Mapping[str, Any]
 ) -> Iterator[Figure]:
-    """Draws how many negatives are sampled of each level or class, and how many are hard."""
+    """Makes charts of the sampled negatives by level or class: how many, and how many are hard."""
     ways = ("random", "iou_balanced", "mmdet")
     shares = {
         group: {_PICKS[name]: by_pick[name]["count"] / (picks[name]["count"] or 1) for name in ways}
@@ -200,12 +200,12 @@ def _by_group(
         for group, by_pick in groups.items()
         if group in shown
     }
-    yield charts.bars(f"Hard share by {title}", hard, "share above an IoU of 0.05")
+    yield charts.bars(f"Hard share by {title}", hard, "share with an IoU above 0.05")
 
 
 def _positives(positives: Mapping[str, Any]) -> Figure:
     longest = max(len(positives[name]["histogram"]) for name in _POSITIVES)
-    # Bins of several counts, where there are many.
+    # With a long tail of counts, a bin holds several of them.
     step = math.ceil(longest / _MOST_BINS) or 1
     series = {}
     for name, title in _POSITIVES.items():
@@ -214,10 +214,10 @@ def _positives(positives: Mapping[str, Any]) -> Figure:
         series[title] = _normalised(counts.reshape(-1, step).sum(1).tolist())
     used = 1 + max((i for s in series.values() for i, share in enumerate(s) if share), default=0)
     return charts.histogram(
-        "Positives of each object",
+        "Positives per object",
         [step * i for i in range(used + 1)],
         {name: shares[:used] for name, shares in series.items()},
-        "positives of an object",
+        "positives per object",
     )
 
 
@@ -241,7 +241,7 @@ def _box_errors(
     )
     histogram = errors["histogram"]
     yield charts.histogram(
-        f"{loss}: errors and their gradient (last bin: all above)",
+        f"{loss}: errors and their gradient (last bin: all larger errors)",
         [*histogram["edges"], histogram["edges"][-1] + errors["beta"] / 10],
         {"coordinates": histogram["count_share"], "gradient": histogram["gradient_share"]},
         "|prediction - target|",
@@ -267,7 +267,7 @@ def _slopes(loss: str, beta: float, form: str) -> Figure:
 
 
 def _grid(loss: str, grid: Sequence[Mapping[str, float]]) -> Figure:
-    columns = ["alpha", "gamma", "gradient from inliers", "an inlier / an outlier", "x smooth L1"]
+    columns = ["alpha", "gamma", "gradient from inliers", "inlier / outlier", "over smooth L1"]
     rows = [
         [
             f"{row['alpha']:g}",
@@ -278,7 +278,7 @@ def _grid(loss: str, grid: Sequence[Mapping[str, float]]) -> Figure:
         ]
         for row in grid
     ]
-    return charts.Table(f"{loss}: what balanced L1 makes of these errors", columns, rows)
+    return charts.Table(f"{loss}: balanced L1 on these errors", columns, rows)
 
 
 def _normalised(counts: Sequence[float]) -> list[float]:

@@ -1,6 +1,6 @@
 """The report as one HTML page that needs nothing else: no network, no script.
 
-The templates have the markup, the style and the words around the figures; `figures.py` makes the
+The markup, the style and the words around the figures are in `templates/`; `figures.py` makes the
 figures of each section.
 """
 
@@ -25,10 +25,10 @@ class Run:
     """A run on the page.
 
     Attributes:
-      name: what it is called.
+      name: what the page calls it.
       analysis: what was measured.
       verdicts: what that means.
-      metrics: average precisions that an evaluation of the run has measured, by name.
+      metrics: the average precisions of the run's newest evaluation, by name; empty without one.
       metrics_step: the step of that evaluation.
     """
 
@@ -40,10 +40,10 @@ class Run:
 
 
 def render(runs: Sequence[Run]) -> str:
-    """Writes the page.
+    """Renders the page.
 
     Args:
-      runs: the run that was asked about, then those to compare with.
+      runs: the run to report on, then those to compare it with.
 
     Returns:
       An HTML document.
@@ -93,10 +93,10 @@ def _kinds(runs: Sequence[Run]) -> list[str]:
 
 def _samples(kind: str, runs: Sequence[Run]) -> dict[str, Any]:
     runs = [run for run in runs if kind in run.analysis.numbers["samples"]]
-    # Images show the first kind of candidates of a detector, which is not the anchors of an RPN.
+    # A detector's pictures show its first kind of candidates, which is never the RPN's anchors.
     has_pictures = kind != "rpn_anchors"
     return {
-        "title": figures.KINDS[kind].capitalize(),
+        "kind": verdicts.NOUNS[kind],
         "charts": _rows(runs, lambda analysis: figures.samples(kind, analysis)),
         "pictures": _rows(runs, figures.sample_pictures) if has_pictures else [],
     }

@@ -12,13 +12,13 @@ from PIL import Image
 from libra_tf.analysis.collect import Attention, Picture
 
 _LARGEST_SIDE = 512
-# So many boxes that they can still be told apart.
+# With more, the boxes could not be told apart.
 _MOST_BOXES = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A box in pixels of its image.
+    """A box, in pixels of its image.
 
     Attributes:
       left: its left edge.
@@ -35,7 +35,7 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class SampledBox:
-    """A negative that was sampled.
+    """A sampled negative.
 
     Attributes:
       box: where it is.
@@ -53,12 +53,13 @@ class BoxPicture:
     """An image with its objects and sampled negatives.
 
     Attributes:
-      kind: the macro in `figures.html.j2` that draws it, as for every figure.
+      kind: the macro in `templates/figures.html.j2` that draws it.
       title: what it shows.
-      width: of the image in pixels, as is `height`.
-      background: the image as a `data:` address.
+      width: of the image, in pixels.
+      height: of the image, in pixels.
+      background: the image as a `data:` URI.
       negatives: in the order in which they are drawn.
-      objects: the objects.
+      objects: the boxes of the objects.
     """
 
     kind: ClassVar[str] = "boxes"
@@ -72,14 +73,16 @@ class BoxPicture:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionPicture:
-    """An image that is darker where a point looks less.
+    """An image that is darker where a point attends less.
 
     Attributes:
+      kind: see `BoxPicture`.
       title: what it shows.
-      width: of the image in pixels, as is `height`.
-      background: the image as a `data:` address.
-      veil: what darkens it, as a `data:` address.
-      point: x and y in pixels.
+      width: of the image, in pixels.
+      height: of the image, in pixels.
+      background: the image as a `data:` URI.
+      veil: the darkness over it, as a `data:` URI.
+      point: x and y, in pixels.
     """
 
     kind: ClassVar[str] = "attention"
@@ -100,7 +103,8 @@ def sampled_boxes(picture: Picture, way: str, title: str) -> BoxPicture:
       title: what is shown.
 
     Returns:
-      A figure. Boxes with an IoU above a third are solid, the others fade with it.
+      A figure in which boxes with an IoU above a third are solid; the lower the IoU, the fainter
+      the others.
     """
     boxes, ious = picture.negatives[way]
     order = np.argsort(ious)[:: max(1, -(-len(ious) // _MOST_BOXES))]
@@ -114,15 +118,15 @@ def sampled_boxes(picture: Picture, way: str, title: str) -> BoxPicture:
 
 
 def attention(shown: Attention, title: str) -> AttentionPicture:
-    """Shows where a point looks: the brighter, the more.
+    """Shows what a point attends to: the brighter, the more.
 
     Args:
-      shown: the image, the point and what it looks at.
+      shown: the image, the point and its attention.
       title: what is shown.
     """
     height, width = shown.pixels.shape[:2]
     share = shown.weights / (shown.weights.max() or 1)
-    # Dark where nothing is looked at, see-through where most is.
+    # Transparent where the point attends most, dark where it does not.
     veil = np.zeros((*share.shape, 4), np.uint8)
     veil[..., 3] = np.round(205 * (1 - np.sqrt(share)))
     encoded = _data_uri(Image.fromarray(veil, "RGBA"), "PNG")

@@ -83,7 +83,7 @@ def _names(model_dirs: Sequence[str]) -> list[str]:
 def _check_classes(
     runs: Sequence[trained_run.TrainedRun], dataset: DetectionDataset | None
 ) -> None:
-    """Checks that a class is the same one in all detectors and in the images."""
+    """Checks that every class means the same in all detectors and in the images."""
     if dataset is None:
         wanted, owner = runs[0].read_class_names(), runs[0].model_dir
     else:
@@ -92,7 +92,7 @@ def _check_classes(
         names = run.read_class_names()
         for category, name in wanted.items():
             theirs = names.get(category)
-            # A class without a name is called by its number.
+            # A class without a name is called by its number, which fits any name.
             if theirs is None or (theirs != name and str(category) not in (theirs, name)):
                 raise UsageError(
                     f"class {category} is {name!r} in {owner} and {theirs!r} in {run.model_dir}; "
@@ -131,7 +131,7 @@ def _write_files(output_dir: str, runs: Sequence[page.Run]) -> tuple[str, str]:
             for run in runs
         ],
     }
-    # Both before either is written: a page never comes without its numbers.
+    # Both are made before either is written, so that a page never comes without its numbers.
     texts = {
         "report.html": page.render(runs),
         "report.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
