@@ -10,6 +10,7 @@ import os
 
 from absl import app, flags
 
+from libra_tf import atomic
 from libra_tf.cli import program, quiet
 from libra_tf.cli.errors import UsageError
 
@@ -59,7 +60,7 @@ def _report() -> None:
     runs = {"model_dir": [_MODEL_DIR.value], "compare": _COMPARE.value}
     for name, folders in runs.items():
         for folder in folders:
-            if "://" not in folder and not os.path.isdir(folder):
+            if not atomic.is_remote(folder) and not os.path.isdir(folder):
                 raise UsageError(f"--{name}={folder}: no such folder; name the folder of a run")
     if _DATASET.value is not None and not os.path.isdir(_DATASET.value):
         raise UsageError(f"--dataset={_DATASET.value}: no such folder; name a folder of images")

@@ -5,13 +5,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 
-import tensorflow as tf
-
+from libra_tf import atomic
 from libra_tf.analysis import collect, page, verdicts
 from libra_tf.cli import outputs
 from libra_tf.cli.errors import UsageError
 from libra_tf.data import DetectionDataset, prepare_coco_folder
-from libra_tf.runs import run_files, trained_run
+from libra_tf.runs import trained_run
+from libra_tf.runs.folder import RunFolder
 
 _METRICS = ("AP", "AP50", "AP75")
 _FORMAT = 1
@@ -53,8 +53,8 @@ def write(
         trained_run.read(folder, checkpoint if index == 0 else None)
         for index, folder in enumerate(model_dirs)
     ]
-    metrics = [_read_metrics(folder) for folder in model_dirs]
-    _make_folder(output_dir)
+    metrics = [_read_metrics(run.folder) for run in runs]
+    outputs.make_folder("--output_dir", output_dir)
     input_path, max_num_instances = runs[0].params.task.train_data.input_path, 0
     if dataset is None:
         _check_classes(runs, None)
@@ -73,7 +73,7 @@ def write(
 def _names(model_dirs: Sequence[str]) -> list[str]:
     """Returns the shortest ends of the paths that tell the runs apart."""
     paths = [
-        folder.rstrip("/") if _is_remote(folder) else os.path.abspath(folder)
+        folder.rstrip("/") if atomic.is_remote(folder) else os.path.abspath(folder)
         for folder in model_dirs
     ]
     names = [os.path.basename(path) for path in paths]
@@ -100,22 +100,10 @@ def _check_classes(
                 )
 
 
-def _read_metrics(model_dir: str) -> tuple[dict[str, float], int | None]:
-    """Reads what the newest evaluation of a run measured.
-
-    Returns:
-      The metrics by name and the step of the evaluation; neither without an evaluation.
-
-    Raises:
-      UsageError: if the file is damaged.
-    """
-    path = os.path.join(model_dir, "results.json")
-    if not tf.io.gfile.exists(path):
-        return {}, None
-    remedy = "move it away: only earlier evaluations' records are lost"
-    with run_files.explained(path, remedy), tf.io.gfile.GFile(path) as file:
-        results = json.load(file)
-        return {name: results[name] for name in _METRICS if name in results}, results.get("step")
+def _read_metrics(folder: RunFolder) -> tuple[dict[str, float], int | None]:
+    """Returns the metrics of a run's newest evaluation and its step; neither without one."""
+    results = folder.read_results() or {}
+    return {name: results[name] for name in _METRICS if name in results}, results.get("step")
 
 
 def _write_files(output_dir: str, runs: Sequence[page.Run]) -> tuple[str, str]:
@@ -136,29 +124,7 @@ def _write_files(output_dir: str, runs: Sequence[page.Run]) -> tuple[str, str]:
         "report.html": page.render(runs),
         "report.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
     }
-    html, numbers = (_write_file(os.path.join(output_dir, name), texts[name]) for name in texts)
-    return html, numbers
-
-
-def _write_file(path: str, text: str) -> str:
-    # Somebody may be looking at the page while it is replaced.
-    with run_files.written_whole(path) as unfinished, tf.io.gfile.GFile(unfinished, "w") as file:
-        file.write(text)
-    return path
-
-
-def _make_folder(output_dir: str) -> None:
-    if not _is_remote(output_dir):
-        outputs.make_writable("--output_dir", output_dir)
-        return
-    try:
-        tf.io.gfile.makedirs(output_dir)
-    except tf.errors.OpError as error:
-        raise UsageError(
-            f"--output_dir={output_dir} cannot be created ({error.message.splitlines()[0]}); name "
-            "a folder"
-        ) from error
-
-
-def _is_remote(path: str) -> bool:
-    return "://" in path
+    paths = {name: os.path.join(output_dir, name) for name in texts}
+    for name, text in texts.items():
+        atomic.write_file(paths[name], text)
+    return paths["report.html"], paths["report.json"]

@@ -1,4 +1,4 @@
-"""The errors that `run.py` shows as one clear message instead of a traceback."""
+"""The errors that a command shows as one clear message instead of a traceback."""
 
 
 class UsageError(ValueError):
@@ -10,7 +10,7 @@ class TrainingError(RuntimeError):
 
 
 class PreemptedError(BaseException):
-    """The process was asked to end, and the state of its training, if any, is saved.
+    """The process was told to stop, and the state of its training, if any, is saved.
 
-    Like KeyboardInterrupt it is no Exception, so that no library takes it for an error of its own.
+    Like `KeyboardInterrupt` it is no `Exception`, so no library mistakes it for one of its own.
     """

@@ -1,4 +1,4 @@
-"""Images that are named on a command line: files, folders and patterns."""
+"""Images named on a command line: files, folders and patterns."""
 
 import dataclasses
 import glob
@@ -13,11 +13,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile:
-    """A file to send.
+    """An image file.
 
     Attributes:
       path: where it is.
-      name: relative to the folder that was named, or the name alone.
+      name: its name, relative to the folder that the command line names, if it names one.
     """
 
     path: pathlib.Path
@@ -25,17 +25,17 @@ class ImageFile:
 
 
 def find(arguments: Sequence[str]) -> list[ImageFile]:
-    """Lists the images that are meant, each once.
+    """Lists the images that the arguments name, each once.
 
     Args:
-      arguments: files, which are taken whatever their name; folders, of which all JPEG and PNG
-        files are taken, with subfolders; patterns such as `images/**/*.jpg`.
+      arguments: files, whatever their names; folders, in which all JPEG and PNG files count,
+        including those in subfolders; patterns such as `images/**/*.jpg`.
 
     Returns:
-      The images, those of an argument in the order of their names.
+      The images, in the order of the arguments; those of one argument are sorted by name.
 
     Raises:
-      UsageError: if there are none, or an argument stands for none.
+      UsageError: if there are no images, or an argument names none.
     """
     if not arguments:
         raise UsageError("no images: name files, folders or patterns such as 'images/*.jpg'")
@@ -55,7 +55,14 @@ def find(arguments: Sequence[str]) -> list[ImageFile]:
 
 
 def name_pictures(images: Sequence[ImageFile], folder: str) -> list[pathlib.Path]:
-    """Gives each image a file of its own in a folder, under its name as far as that is free.
+    """Chooses a file in a folder for the picture of each image, with the image's name if possible.
+
+    Args:
+      images: the images.
+      folder: where the pictures will be.
+
+    Returns:
+      A path for each image, all different.
 
     Raises:
       UsageError: if a picture would replace an image.
@@ -63,7 +70,7 @@ def name_pictures(images: Sequence[ImageFile], folder: str) -> list[pathlib.Path
     sources = {os.path.realpath(image.path) for image in images}
     taken, targets = set(), []
     for image in images:
-        # A name that Pillow cannot write stands for a JPEG or PNG all the same.
+        # Pillow chooses the format by the suffix, and the image may have any.
         suffix = image.name.suffix if image.name.suffix.lower() in SUFFIXES else ".png"
         stem, number = image.name.with_suffix(""), 1
         target = pathlib.Path(folder, f"{stem}{suffix}")

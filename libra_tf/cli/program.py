@@ -1,4 +1,4 @@
-"""How every program ends: errors as one line that says what is wrong, and an exit status."""
+"""How every command ends: an error as one line that says what is wrong, and an exit status."""
 
 import atexit
 import os
@@ -7,22 +7,21 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from libra_tf.cli.errors import PreemptedError, TrainingError, UsageError
-from libra_tf.data import DatasetError
 
 
 def exit_status(work: Callable[[], int | None]) -> int:
-    """Runs the work of a program.
+    """Runs the work of a command and prints what goes wrong.
 
     Args:
-      work: it returns the exit status, None for 0.
+      work: returns the exit status, None for 0.
 
     Returns:
-      Its status; 2 for what the user can mend, 1 for a training that cannot go on, 143 and 130 for
-      a program that was asked to end.
+      The exit status: that of the work; 2 for an error that the user can fix; 1 for a training that
+      cannot continue; 143 or 130 for a command that was terminated or interrupted.
     """
     try:
         return work() or 0
-    except (UsageError, DatasetError) as error:
+    except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except TrainingError as error:
@@ -37,15 +36,15 @@ def exit_status(work: Callable[[], int | None]) -> int:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process now, when everything is written.
+    """Ends the process at once, after everything is written.
 
-    The interpreter's own end frees every protobuf message of TensorFlow's graphs one by one: 2 s
-    after the demo, and up to a minute has been seen.
+    Python's own shutdown frees every protobuf message of TensorFlow's graphs one by one, which
+    takes 2 s after the demo and has taken up to a minute.
 
     Args:
       status: the exit status.
     """
-    # AutoGraph, for one, removes the temporary files then in which it keeps what it has translated.
+    # AutoGraph, for one, removes its temporary source files here.
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

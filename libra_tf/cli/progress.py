@@ -1,20 +1,20 @@
-"""Progress of a run: a live bar on a terminal, plain lines in a log."""
+"""Progress of long work: a live bar on a terminal, plain lines in a log."""
 
 import time
 
 import rich.console
 import rich.progress
 
-# A log gets at most about this many lines per phase, and none too soon after another.
+# A log gets about this many lines per phase at most, some seconds apart.
 _LINES_PER_PHASE = 20
 _SECONDS_BETWEEN_LINES = 2.0
 
 
 class Progress:
-    """Shows step, loss, images per second and the time left of one phase after another.
+    """Shows step, loss, images per second and the time left, one phase after another.
 
     Args:
-      console: where to print; it must stay the terminal when libraries' output is redirected.
+      console: where to print. It must still be the terminal when libraries' output is redirected.
     """
 
     def __init__(self, console: rich.console.Console):
@@ -26,8 +26,8 @@ class Progress:
         """Begins a phase.
 
         Args:
-          phase: what is going on, such as `training`.
-          total: number of units to do, or None when it is not known.
+          phase: what is being done, such as `training`.
+          total: number of units to do; None if it is unknown.
           done: number of units that earlier runs have done.
           unit: what is counted.
         """
@@ -50,13 +50,13 @@ class Progress:
         """Reports that `done` units of the phase are finished.
 
         Args:
-          done: number of units finished, those of earlier runs included.
-          images: images in one unit, for the images per second.
+          done: number of units finished, including those of earlier runs.
+          images: images in one unit, to show images per second.
           loss: the training loss.
         """
         now = time.monotonic()
         if self._warm is None:
-            # Building the graph belongs to the first units; the rate is measured after them.
+            # The first units include building the graph; the rate is measured after them.
             self._warm = (now, done)
         text = self._describe(done, images, loss, now)
         if self._bar:

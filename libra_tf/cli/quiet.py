@@ -1,4 +1,4 @@
-"""Keeps the libraries' messages off the terminal and in a log file."""
+"""Keeps the libraries' output off the terminal and in a log file."""
 
 import contextlib
 import logging
@@ -9,9 +9,11 @@ from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
+from libra_tf import atomic
+
 
 def silence_libraries() -> None:
-    """Keeps what libraries log and warn off the terminal, errors excepted."""
+    """Keeps libraries' log lines and warnings off the terminal, except errors."""
     absl_logging.set_verbosity(absl_logging.ERROR)
     warnings.simplefilter("ignore")
 
@@ -21,10 +23,10 @@ def libraries_write_to(path: str) -> Iterator[None]:
     """Sends what libraries print and log to a file while the block runs.
 
     Args:
-      path: log file; it is appended to. Its folder is made. A remote one (`gs://...`) is written
-        when the block ends, however it does.
+      path: log file to append to; its folder is created. A remote file (`gs://...`) is written when
+        the block ends, even if it fails.
     """
-    if "://" in path:
+    if atomic.is_remote(path):
         with _copied_to(path) as local, _redirected_to(local):
             yield
     else:
@@ -35,7 +37,7 @@ def libraries_write_to(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _copied_to(path: str) -> Iterator[str]:
-    """Gives a local file that takes the place of a remote one, which cannot be appended to."""
+    """Gives a local file to write in place of a remote one, which cannot be appended to."""
     # Imported here since libraries are silenced before TensorFlow is imported.
     from tensorflow.io import gfile
 
@@ -69,7 +71,7 @@ def _redirected_to(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stderr_closed() -> Iterator[None]:
-    """Keeps off the terminal what C++ code writes to the process's standard error."""
+    """Hides what C++ code writes to the process's standard error."""
     saved = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)

@@ -1,10 +1,12 @@
 """How mistakes in a data set are collected, so that the user can mend all of them at once."""
 
+from libra_tf.cli.errors import UsageError
+
 # Places of one kind that a user has to see to know what is meant.
 SHOWN = 5
 
 
-class DatasetError(ValueError):
+class DatasetError(UsageError):
     """A data set, or the cache made from it, cannot be used.
 
     The message names the file, image or annotation, says what is wrong with it and what to do.

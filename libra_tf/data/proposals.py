@@ -71,8 +71,7 @@ def write_folder(folder, proposals, total=None, report=print):
         with atomic.unfinished_folder(folder.parent) as target:
             for source_id, boxes in progress.announced(proposals, total, "written", report):
                 np.save(target / f"{source_id}{SUFFIX}", np.ascontiguousarray(boxes, np.float32))
-            atomic.make_durable(target)
-            atomic.rename_durably(target, folder)
+            atomic.publish_folder(target, folder)
     except OSError as error:
         raise DatasetError(
             f"the proposals cannot be written to {folder} ({error.strerror}): choose another folder"

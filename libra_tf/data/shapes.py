@@ -147,9 +147,8 @@ def _write(folder, parameters):
                 **_draw_split(target / "images" / split, split, parameters),
             }
             (target / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
-        atomic.make_durable(target)
         try:
-            atomic.rename_durably(target, folder)
+            atomic.publish_folder(target, folder)
         except OSError:
             # Another process may have drawn the same bytes in the meantime.
             if not atomic.is_occupied(folder):

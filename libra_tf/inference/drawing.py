@@ -2,6 +2,7 @@
 
 import colorsys
 import functools
+import itertools
 import os
 import zlib
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+Color = tuple[int, int, int]
 
 _MASK_OPACITY = 0.45
 _MASK_THRESHOLD = 0.5
@@ -21,20 +24,23 @@ def draw_detections(
     labels: Sequence[str],
     scores: Sequence[float],
     masks: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
 ) -> Image.Image:
     """Draws boxes with label and score; a label has the same colour in every picture.
 
-    Lines and letters grow with the picture. What is named stays inside of it, also for boxes that
-    reach beyond its border; the best detections are drawn on top.
+    Lines and letters grow with the picture. Labels stay inside it, even for boxes that reach beyond
+    its border; the best detections are drawn on top.
 
     Args:
       image: any mode; it is not changed.
-      boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of `image` as it is stored, that is
-        without regard to an EXIF orientation. Rows that are not finite are left out.
+      boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of `image` as it is stored, ignoring any
+        EXIF orientation. Rows that are not finite are left out.
       labels: `N` names.
       scores: `N` numbers in 0..1.
       masks: `[N, h, w]`, the probability of each cell of an evenly divided box, or None. Cells of
         0.5 and more are tinted.
+      truth: `[M, 4]`, like `boxes`, the ground truth, drawn in dashed white on black; None for
+        none.
 
     Returns:
       A new RGB image of the same size, without metadata.
@@ -53,6 +59,8 @@ def draw_detections(
             _tint(picture, box, mask, _color(label))
     canvas = ImageDraw.Draw(picture)
     line_width = max(1, round(min(picture.size) / 250))
+    for box in [] if truth is None else np.asarray(truth, np.float64).reshape(-1, 4):
+        _draw_dashed_box(canvas, box, line_width)
     for box, label, _, _ in rows:
         _draw_box(canvas, box, _color(label), line_width)
     # After all boxes, so that no line crosses a name.
@@ -62,32 +70,46 @@ def draw_detections(
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scales grey of 16 bits, of which Pillow would make white all that is above 255."""
+    """Scales 16-bit grey, in which Pillow would turn everything above 255 white."""
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
 
 
-def _color(label: str) -> tuple[int, int, int]:
+def _color(label: str) -> Color:
     digest = zlib.crc32(label.encode(errors="replace"))
     hue, shade = (digest & 0xFFFF) / 0x10000, (digest >> 16) % 3
     rgb = colorsys.hsv_to_rgb(hue, (0.95, 0.75, 0.6)[shade], (0.95, 0.75, 1.0)[shade])
     return tuple(round(255 * value) for value in rgb)
 
 
-def _draw_box(canvas: ImageDraw.ImageDraw, box: np.ndarray, color, line_width: int) -> None:
+def _draw_box(
+    canvas: ImageDraw.ImageDraw, box: np.ndarray, color: Color | str, line_width: int
+) -> None:
     width, height = canvas.im.size
-    # A border far outside need not be exact, and Pillow's drawing takes only so much.
+    # An edge far outside need not be exact, and Pillow cannot draw very large coordinates.
     low, high = -2 * line_width, max(width, height) + 2 * line_width
     ymin, xmin, ymax, xmax = np.clip(np.rint(box), low, high).astype(int).tolist()
     if xmin <= xmax and ymin <= ymax:
         canvas.rectangle((xmin, ymin, xmax, ymax), outline=color, width=line_width)
 
 
-def _draw_label(canvas: ImageDraw.ImageDraw, box: np.ndarray, text: str, color) -> None:
-    """Writes above the box, or in it where there is no room above."""
+def _draw_dashed_box(canvas: ImageDraw.ImageDraw, box: np.ndarray, line_width: int) -> None:
+    _draw_box(canvas, box, "black", 2 * line_width)
+    ymin, xmin, ymax, xmax = box.tolist()
+    corners = ((xmin, ymin), (xmax, ymin), (xmax, ymax), (xmin, ymax), (xmin, ymin))
+    dash = 6 * line_width
+    for start, end in itertools.pairwise(np.array(corners)):
+        length = float(np.abs(end - start).max())
+        for at in np.arange(0, length, dash):
+            points = [start + (end - start) * min(s, length) / length for s in (at, at + dash / 2)]
+            canvas.line([tuple(point) for point in points], fill="white", width=line_width)
+
+
+def _draw_label(canvas: ImageDraw.ImageDraw, box: np.ndarray, text: str, color: Color) -> None:
+    """Writes above the box, or inside it where there is no room above."""
     width, height = canvas.im.size
-    font = _font(max(_SMALLEST_FONT, round(max(width, height) / 50)))
+    font = load_font(max(_SMALLEST_FONT, round(max(width, height) / 50)))
     text = _shorten(" ".join(text.split()), font, width)
     pad = max(1, round(font.size / 8))
     ascent, descent = font.getmetrics()
@@ -117,13 +139,14 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 @functools.lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """Loads the font of all pictures in a size in pixels."""
     # Pillow's own font has Latin letters only.
     path = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     return ImageFont.truetype(path, size)
 
 
-def _tint(picture: Image.Image, box: np.ndarray, mask: np.ndarray, color) -> None:
+def _tint(picture: Image.Image, box: np.ndarray, mask: np.ndarray, color: Color) -> None:
     """Colours the part of the picture that a mask covers."""
     ymin, xmin, ymax, xmax = box
     # Whole pixels of the part of the box that is inside the picture.
@@ -142,7 +165,7 @@ def _tint(picture: Image.Image, box: np.ndarray, mask: np.ndarray, color) -> Non
 def _interpolate(mask: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Bilinear values of `mask` at the crossings of the rows `y` and the columns `x`."""
 
-    def along(values, positions):
+    def along(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
         positions = np.clip(positions, 0, len(values) - 1)
         low = np.floor(positions).astype(int)
         high = np.minimum(low + 1, len(values) - 1)

@@ -9,14 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from libra_tf.cli.errors import UsageError
+from libra_tf.inference import tflite_detector
 from libra_tf.inference.client import answers, errors
 from libra_tf.inference.client.target import INPUT, SIGNATURE
 from libra_tf.runs import trained_run
+from libra_tf.runs.folder import PARAMS
 from libra_tf.serving import images as serving_images
 from libra_tf.serving import saved_model, tflite
 
 _GRAPH = "saved_model.pb"
-_PARAMS = "params.yaml"
 
 
 class LocalDetector:
@@ -57,7 +58,7 @@ class LocalDetector:
 
 def open_detector(
     path: str, checkpoint: str | None = None, max_pixels: int | None = None
-) -> LocalDetector | tflite.TFLiteDetector:
+) -> LocalDetector | tflite_detector.TFLiteDetector:
     """Makes a detector of a run or of what was exported of it.
 
     Args:
@@ -71,7 +72,7 @@ def open_detector(
       UsageError: if it is none of these, or cannot be loaded, or a SavedModel is to have another
         limit than its own.
     """
-    if os.path.exists(os.path.join(path, _PARAMS)):
+    if os.path.exists(os.path.join(path, PARAMS)):
         return _of_run(path, checkpoint, max_pixels or serving_images.MAX_PIXELS)
     if checkpoint:
         raise UsageError(
@@ -79,11 +80,11 @@ def open_detector(
             "leave it out"
         )
     if os.path.isfile(path):
-        return tflite.TFLiteDetector(path, max_pixels or serving_images.MAX_PIXELS)
+        return tflite_detector.TFLiteDetector(path, max_pixels or serving_images.MAX_PIXELS)
     folder = _saved_model_in(path) if os.path.isdir(path) else None
     if not folder:
         raise UsageError(
-            f"--model={path} is neither the folder of a run (with {_PARAMS}) nor of a SavedModel "
+            f"--model={path} is neither the folder of a run (with {PARAMS}) nor of a SavedModel "
             f"(with {_GRAPH}) nor a {tflite.SUFFIX} file"
         )
     if max_pixels:

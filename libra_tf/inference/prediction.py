@@ -3,10 +3,11 @@
 import collections
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import rich.console
 
+from libra_tf import atomic
 from libra_tf.cli import image_files, outputs
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.image_files import ImageFile
@@ -14,7 +15,6 @@ from libra_tf.cli.progress import Progress
 from libra_tf.data.annotations import AnnotationFile
 from libra_tf.inference import coco_results, local
 from libra_tf.inference.client import run
-from libra_tf.serving.outputs import require_local
 
 RESULTS = "detections.json"
 PICTURES = "pictures"
@@ -59,7 +59,7 @@ def predict(
         cannot be written, or the annotations list none of the images.
       DatasetError: if the annotations have mistakes.
     """
-    require_local("--output_dir", output_dir)
+    outputs.require_local("--output_dir", output_dir)
     truth = coco_results.read_annotations(annotations) if annotations else None
     if truth:
         image_ids = _listed_in(truth, images, report)
@@ -71,7 +71,7 @@ def predict(
     )
     detector = local.open_detector(model, checkpoint, max_pixels)
     # Not before: a model that cannot be loaded leaves no folder.
-    outputs.make_writable("--output_dir", output_dir)
+    outputs.make_folder("--output_dir", output_dir)
     report(f"detecting with {detector.source}")
     summary, detections, answered = _Summary(draw_threshold), [], []
     try:
@@ -83,7 +83,7 @@ def predict(
                 name = result.file.name.as_posix()
                 detections += coco_results.to_results(result.answer, image_id, name)
     finally:
-        _write(os.path.join(output_dir, RESULTS), detections)
+        atomic.write_file(os.path.join(output_dir, RESULTS), json.dumps(detections))
     for line in summary.lines():
         report(line)
     if truth:
@@ -140,12 +140,6 @@ def _detect(detector, images, pictures, batch_size, draw_threshold) -> Iterator[
             progress.advance(done, images=1)
     finally:
         progress.stop()
-
-
-def _write(path: str, detections: Sequence[Mapping]) -> None:
-    with open(f"{path}.unfinished", "w") as file:
-        json.dump(detections, file)
-    os.replace(f"{path}.unfinished", path)
 
 
 class _Summary:

@@ -1,7 +1,6 @@
 """The results of a run: `results.json` and the closing table."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +9,9 @@ import rich.markup
 import rich.table
 import tensorflow as tf
 
-from libra_tf.runs import run_files
+from libra_tf import atomic
+from libra_tf.runs.folder import RESULTS, RunFolder
 
-_FILE_NAME = "results.json"
 _COLUMNS = {
     "AP": "Precision mAP ByCategory",
     "AP50": "Precision mAP ByCategory@50IoU",
@@ -24,7 +23,7 @@ _COLUMNS = {
 
 
 class Results:
-    """Every evaluation of a run, kept in `MODEL_DIR/results.json`.
+    """Every evaluation of a run, kept in its `results.json`.
 
     The file holds `experiment`, `dataset`, `evaluations` (one entry per evaluation, oldest first)
     and, beside them, the keys of the newest evaluation. An entry holds every metric under its
@@ -36,7 +35,7 @@ class Results:
     * `eval_seconds`, `eval_images_per_second`: of the evaluation itself.
 
     Args:
-      model_dir: folder of the run; evaluations it already holds are kept.
+      folder: of the run; the evaluations that it already holds are kept.
       experiment: name of the experiment.
       dataset: folder of the data set or pattern of its files.
 
@@ -44,30 +43,23 @@ class Results:
       UsageError: if the file is there and cannot be read.
     """
 
-    def __init__(self, model_dir: str, experiment: str, dataset: str):
-        self.path = os.path.join(model_dir, _FILE_NAME)
+    def __init__(self, folder: RunFolder, experiment: str, dataset: str):
+        self.path = folder.file(RESULTS)
         self._header = {"experiment": experiment, "dataset": dataset}
         self._started = time.monotonic()
-        self._evaluations = self._read()
+        self._evaluations = list((folder.read_results() or {"evaluations": []})["evaluations"])
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
         """Entries of all evaluations, oldest first."""
         return self._evaluations
 
-    def _read(self) -> list[dict[str, Any]]:
-        if not tf.io.gfile.exists(self.path):
-            return []
-        remedy = "move it away: only the record of earlier evaluations is lost"
-        with run_files.explained(self.path, remedy), tf.io.gfile.GFile(self.path) as file:
-            return list(json.load(file)["evaluations"])
-
     def add(self, step: int, metrics: Mapping[str, Any], speed: Mapping[str, float | None]) -> None:
-        """Appends an evaluation and writes the file, which is never seen half-written.
+        """Appends an evaluation and writes the file, completely or not at all.
 
         Args:
           step: training step of the weights.
-          metrics: scalars by name; what is not a scalar, such as pictures, is left out.
+          metrics: by name; what is not a scalar, such as a picture, is left out.
           speed: `images_per_second`, `eval_seconds` and `eval_images_per_second`.
         """
         entry = {"step": step, "seconds": time.monotonic() - self._started, **speed}
@@ -76,12 +68,11 @@ class Results:
                 entry[name] = float(value)
         self._evaluations = [*self._evaluations, entry]
         document = {**self._header, **entry, "evaluations": self._evaluations}
-        with run_files.written_whole(self.path) as path, tf.io.gfile.GFile(path, "w") as file:
-            file.write(json.dumps(document, indent=2) + "\n")
+        atomic.write_file(self.path, json.dumps(document, indent=2) + "\n")
 
 
 def table(evaluation: Mapping[str, Any]) -> rich.table.Table:
-    """Returns the closing table: AP, AP50, AP75 and small, medium, large, of all and per class.
+    """Returns the closing table: AP, AP50, AP75 and AP by size, for all classes and for each.
 
     Args:
       evaluation: an entry of `Results.evaluations`.

@@ -1,47 +1,48 @@
-"""The folder of a run, read back: its task, its detector with trained weights, its classes."""
+"""A trained run, read back: its task, its detector with trained weights, its classes."""
 
 import dataclasses
-import json
-import os
 from typing import Any
 
 import tensorflow as tf
-from official.core import base_task, task_factory
+from official.core import base_task, exp_factory, task_factory
 from official.core import config_definitions as cfg
 
-import libra_tf.registry_imports  # noqa: F401, registers the tasks
+import libra_tf.registry_imports  # noqa: F401, registers experiments and tasks
 from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
-from libra_tf.configs import fastrcnn, maskrcnn, optimization, retinanet
+from libra_tf.configs import optimization
 from libra_tf.data import annotations
 from libra_tf.initial_weights import checkpoint_files
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
-from libra_tf.runs import run_files
-
-CLASS_NAMES = "class_names.json"
+from libra_tf.runs.folder import EXPERIMENT, PARAMS, RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A run with something to show for it.
+    """A run that has a checkpoint.
 
     Attributes:
-      model_dir: its folder.
+      folder: its folder.
       params: the config that it ran with.
       checkpoint: the common start of the checkpoint's files.
     """
 
-    model_dir: str
+    folder: RunFolder
     params: cfg.ExperimentConfig
     checkpoint: str
+
+    @property
+    def model_dir(self) -> str:
+        """The path of the folder."""
+        return self.folder.path
 
     def build_task(self) -> base_task.Task:
         """Builds the task of the run."""
         return task_factory.get_task(self.params.task)
 
     def load_model(self) -> keras.Model:
-        """Builds the detector and gives it the weights that an evaluation of the run uses.
+        """Builds the detector and loads the weights that an evaluation of the run uses.
 
         Raises:
           UsageError: if the checkpoint is damaged or belongs to another detector.
@@ -61,7 +62,7 @@ class TrainedRun:
             raise UsageError(str(error)) from error
         except AssertionError as error:
             raise UsageError(
-                f"{self.checkpoint} is not of the detector in {self.model_dir}/{run_files.PARAMS} "
+                f"{self.checkpoint} does not fit the detector in {self.folder.file(PARAMS)} "
                 f"({str(error).splitlines()[0]}); name a checkpoint of this run"
             ) from error
         if "optimizer" in items:
@@ -69,12 +70,12 @@ class TrainedRun:
         return model
 
     def read_class_names(self) -> dict[int, str]:
-        """Returns the names of the classes by category id, of all ids that the detector can give.
+        """Returns the names of all classes that the detector can give, by category id.
 
-        They are those of the data that the run was started with, or of `task.annotation_file`; a
-        class of which neither has a name is called by its number.
+        They come from the data that the run was started with, or from `task.annotation_file`; a
+        class that has a name in neither is called by its number.
         """
-        names = read_own_class_names(self.model_dir)
+        names = self.folder.read_class_names()
         if not names and self.params.task.annotation_file:
             names = read_category_names(self.params.task.annotation_file)
         ids = range(1, self.params.task.model.num_classes)
@@ -82,83 +83,51 @@ class TrainedRun:
 
 
 def read(model_dir: str, checkpoint: str | None = None) -> TrainedRun:
-    """Finds out what a run was.
+    """Reads what a run was.
 
     Args:
       model_dir: folder of a run of `run.py`.
-      checkpoint: a checkpoint of the run, such as `ckpt-9000` or its path; None for the newest.
+      checkpoint: a checkpoint of the run, such as `ckpt-9000`, or its path; None for the newest.
 
     Raises:
-      UsageError: if the folder is not that of a run, or there is no such checkpoint.
+      UsageError: if the folder does not belong to a run, or there is no such checkpoint.
     """
-    saved = run_files.read_params(model_dir)
+    folder = RunFolder(model_dir)
+    saved = folder.read_params()
     if saved is None:
         raise UsageError(
-            f"--model_dir={model_dir} holds no {run_files.PARAMS}; name the folder of a run of "
-            "run.py"
+            f"--model_dir={folder} holds no {PARAMS}; name the folder of a run of run.py"
         )
-    with run_files.explained_params(model_dir):
-        params = _experiment_config(saved)
-    return TrainedRun(model_dir, params, _find_checkpoint(model_dir, checkpoint))
-
-
-def write_class_names(model_dir: str, names: dict[int, str]) -> None:
-    """Keeps the names of the classes, by category id, with the run."""
-    with (
-        run_files.written_whole(os.path.join(model_dir, CLASS_NAMES)) as path,
-        tf.io.gfile.GFile(path, "w") as file,
-    ):
-        file.write(json.dumps(names, indent=2) + "\n")
-
-
-def read_own_class_names(model_dir: str) -> dict[int, str]:
-    """Returns the names that are kept with a run, by category id; none if it has none.
-
-    Raises:
-      UsageError: if the file that holds them is damaged.
-    """
-    path = os.path.join(model_dir, CLASS_NAMES)
-    if not tf.io.gfile.exists(path):
-        return {}
-    remedy = "delete it: the command that trains this run writes it anew"
-    with run_files.explained(path, remedy), tf.io.gfile.GFile(path) as file:
-        return {int(category): name for category, name in json.load(file).items()}
+    task_class = _task_class(folder)
+    with folder.explaining(PARAMS):
+        params = _experiment_config(saved, task_class)
+    return TrainedRun(folder, params, folder.find_checkpoint(checkpoint))
 
 
 def read_category_names(annotation_file: str) -> dict[int, str]:
-    """Returns the names of the categories of a COCO annotation file by id, none without a file.
+    """Returns the category names of a COCO annotation file by id; none without a file.
 
     Raises:
-      DatasetError: if it is not COCO.
+      DatasetError: if the file is not COCO.
     """
     if not tf.io.gfile.exists(annotation_file):
         return {}
     return annotations.read_category_names(annotation_file, tf.io.gfile.GFile)
 
 
-def _experiment_config(saved: dict[str, Any]) -> cfg.ExperimentConfig:
+def _task_class(folder: RunFolder) -> type[cfg.TaskConfig]:
+    name = folder.read_experiment()
+    try:
+        return type(exp_factory.get_exp_config(name).task)
+    except (LookupError, ValueError) as error:
+        raise UsageError(
+            f"{folder.file(EXPERIMENT)} names {name!r}, and there is no such experiment"
+        ) from error
+
+
+def _experiment_config(
+    saved: dict[str, Any], task_class: type[cfg.TaskConfig]
+) -> cfg.ExperimentConfig:
     task, trainer = saved["task"], saved["trainer"]
     trainer["optimizer_config"] = optimization.OptimizationConfig(trainer["optimizer_config"])
-    return cfg.ExperimentConfig(task=_task_class(task)(task), trainer=cfg.TrainerConfig(**trainer))
-
-
-def _task_class(task: dict[str, Any]) -> type[cfg.TaskConfig]:
-    """The config says by its keys what it is of; it has no name."""
-    if "proposals" in task["train_data"]:
-        return fastrcnn.LibraFastRCNNTask
-    if "rpn_head" in task["model"]:
-        return maskrcnn.LibraMaskRCNNTask
-    if "head" in task["model"]:
-        return retinanet.LibraRetinaNetTask
-    raise ValueError("the config is not that of a detector")
-
-
-def _find_checkpoint(model_dir: str, name: str | None) -> str:
-    path = model_dir
-    if name:
-        path = name if os.path.dirname(name) else os.path.join(model_dir, name)
-    try:
-        return checkpoint_files.find(path)
-    except CheckpointError as error:
-        flag = f"--checkpoint={name}" if name else f"--model_dir={model_dir}"
-        raise UsageError(f"{flag}: {error}") from error
+    return cfg.ExperimentConfig(task=task_class(task), trainer=cfg.TrainerConfig(**trainer))

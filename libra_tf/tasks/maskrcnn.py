@@ -3,7 +3,6 @@
 import random
 from collections.abc import Mapping
 from typing import Any
-from unittest import mock
 
 import tensorflow as tf
 from official.common import dataset_fn as dataset_fn_lib
@@ -13,15 +12,12 @@ from official.vision.dataloaders import maskrcnn_input
 from official.vision.evaluation import coco_evaluator
 from official.vision.tasks import maskrcnn
 
+from libra_tf import compat
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
 from libra_tf.dataloaders import mmdetection_input, rpn_sampling
 from libra_tf.modeling import box_losses, roi_sampler
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
-
-
-class _KeepsShapeParser(mmdetection_input.KeepsShapeMixin, maskrcnn_input.Parser):
-    """MMDetection's way of preparing evaluation images."""
 
 
 @task_factory.register_task_cls(exp_cfg.LibraMaskRCNNTask)
@@ -53,8 +49,7 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         dataset_fn: dataset_fn_lib.PossibleDatasetType | None,
     ) -> tf.data.Dataset:
         if self.task_config.model.compatibility and not params.is_training:
-            # Model Garden's task names the class of its parser and takes no other.
-            with mock.patch.object(maskrcnn_input, "Parser", _KeepsShapeParser):
+            with compat.substituted(maskrcnn_input, "Parser", mmdetection_input.MaskRCNNParser):
                 return super().build_inputs(params, input_context, dataset_fn)
         config = self.task_config.model.rpn_sampler
         if rpn_sampling.is_model_gardens(config) or not params.is_training:
@@ -136,6 +131,5 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         ) / len(suffixes)
 
     def _build_coco_metrics(self):
-        # Model Garden's task names the class of its evaluator and takes no other.
-        with mock.patch.object(coco_evaluator, "COCOEvaluator", coco_metric.COCOEvaluator):
+        with compat.substituted(coco_evaluator, "COCOEvaluator", coco_metric.COCOEvaluator):
             super()._build_coco_metrics()

@@ -2,64 +2,23 @@
 
 from collections.abc import Mapping
 from typing import Any
-from unittest import mock
 
 import tensorflow as tf
+from official.core import config_definitions as cfg
 from official.core import task_factory
-from official.vision.dataloaders import retinanet_input
+from official.vision.dataloaders import retinanet_input as model_garden_input
 from official.vision.losses import loss_utils
-from official.vision.ops import anchor, preprocess_ops
 from official.vision.tasks import retinanet
 
+from libra_tf import compat
 from libra_tf.configs import components
 from libra_tf.configs import retinanet as exp_cfg
-from libra_tf.dataloaders import mmdetection_input
+from libra_tf.dataloaders import retinanet_input
 from libra_tf.modeling import box_losses
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
 
 # RetinaNet does not sample; its histograms show what a sampler like the RPN's would take.
 ANCHORS_TO_SAMPLE = 256
-
-
-class _Parser(retinanet_input.Parser):
-    """Model Garden's parser with a graph that TensorFlow can make deterministic.
-
-    The parser has control dependencies on its arguments, which get lost where op determinism
-    splits it into a random and a parallel part ("input[0] == '^args_3', is not found"). On the
-    results of operations they do not.
-    """
-
-    def parse_fn(self, is_training):
-        """Returns the function that parses one decoded example."""
-        parse = super().parse_fn(is_training)
-        return lambda example: parse(tf.nest.map_structure(tf.identity, example))
-
-
-class _ParserWithBoxes(_Parser):
-    """Also gives the objects' boxes, `gt_boxes`, which the losses have no use for."""
-
-    def _parse_train_data(self, data, anchor_labeler=None, input_anchor=None):
-        labeler = _RememberingLabeler(
-            self._match_threshold, self._unmatched_threshold, self._box_coder_weights
-        )
-        image, labels = super()._parse_train_data(data, labeler, input_anchor)
-        boxes = preprocess_ops.clip_or_pad_to_fixed_size(
-            labeler.gt_boxes, self._max_num_instances, -1
-        )
-        return image, {**labels, "gt_boxes": boxes}
-
-
-class _RememberingLabeler(anchor.AnchorLabeler):
-    """The parser hands the augmented boxes to nobody but its labeler."""
-
-    def label_anchors(self, anchor_boxes, gt_boxes, *args, **kwargs):
-        """See base class."""
-        self.gt_boxes = gt_boxes
-        return super().label_anchors(anchor_boxes, gt_boxes, *args, **kwargs)
-
-
-class _KeepsShapeParser(mmdetection_input.KeepsShapeMixin, _Parser):
-    """MMDetection's way of preparing evaluation images."""
 
 
 @task_factory.register_task_cls(exp_cfg.LibraRetinaNetTask)
@@ -68,17 +27,18 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
 
     def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
         """Builds the data set of a split; see Model Garden's `RetinaNetTask`."""
-        # Model Garden's task names the class of its parser and takes no other.
         with (
-            mock.patch.object(retinanet_input, "Parser", self._parser_class(params)),
+            compat.substituted(model_garden_input, "Parser", self._parser_class(params)),
             mmdetection.parts_for(self.task_config.model),
         ):
             return super().build_inputs(params, input_context)
 
-    def _parser_class(self, params) -> type[retinanet_input.Parser]:
-        if params.is_training:
-            return _ParserWithBoxes if self.task_config.analysis.enabled else _Parser
-        return _KeepsShapeParser if self.task_config.model.compatibility else _Parser
+    def _parser_class(self, params: cfg.DataConfig) -> type[retinanet_input.Parser]:
+        if params.is_training and self.task_config.analysis.enabled:
+            return retinanet_input.ParserWithBoxes
+        if not params.is_training and self.task_config.model.compatibility:
+            return retinanet_input.KeepsShapeParser
+        return retinanet_input.Parser
 
     def build_losses(
         self,

@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from official.core import exp_factory, task_factory, train_utils
+from official.core import exp_factory, task_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.dataloaders import fastrcnn_input
-from libra_tf.runner import rpn_proposals
+from libra_tf.inference import rpn_proposals
+from libra_tf.runner import rpn_proposals as program
+from libra_tf.runs.folder import RunFolder
 
 SMALL = {
     "task": {
@@ -33,7 +35,7 @@ def run(tiny_shapes, tmp_path_factory):
     params.override(SMALL)
     params.task.train_data.input_path = tiny_shapes.train.input_path
     params.task.validation_data.input_path = tiny_shapes.val.input_path
-    train_utils.serialize_config(params, folder)
+    RunFolder(folder).write_config("libra_fasterrcnn_demo", params, {})
     task = task_factory.get_task(params.task)
     model = task.build_model()
     # Scores that differ by more than rounding does.
@@ -89,7 +91,7 @@ def test_no_work_is_begun_that_cannot_be_finished(run, tmp_path, capsys):
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "1.npy").write_text("")
     arguments = [str(tmp_path), f"--model_dir={model_dir}"]
-    assert rpn_proposals.main(arguments) == 2
+    assert program.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{tmp_path / 'val'} is there already" in line
     assert not (tmp_path / "train").exists()
@@ -99,7 +101,7 @@ def test_no_work_is_begun_that_cannot_be_finished(run, tmp_path, capsys):
 def test_no_proposals_at_all(run, tmp_path, capsys, number):
     model_dir, _, _ = run
     arguments = [str(tmp_path / "made"), f"--model_dir={model_dir}", f"--num_proposals={number}"]
-    assert rpn_proposals.main(arguments) == 2
+    assert program.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: --num_proposals={number} must be at least 1"
     assert not (tmp_path / "made").exists()
@@ -111,7 +113,7 @@ def test_images_that_are_gone(run, tmp_path, capsys):
     params = tmp_path / "run" / "params.yaml"
     params.write_text(params.read_text().replace("val-*.tfrecord", "none-*.tfrecord"))
     arguments = [str(tmp_path / "made"), f"--model_dir={tmp_path / 'run'}"]
-    assert rpn_proposals.main(arguments) == 2
+    assert program.main(arguments) == 2
     assert "none-*.tfrecord" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
 
@@ -126,10 +128,11 @@ def test_images_that_are_gone(run, tmp_path, capsys):
 )
 def test_a_folder_without_an_rpn(tmp_path, capsys, experiment, message):
     if experiment:
-        train_utils.serialize_config(exp_factory.get_exp_config(experiment), str(tmp_path))
+        params = exp_factory.get_exp_config(experiment)
+        RunFolder(str(tmp_path)).write_config(experiment, params, {})
         tf.train.CheckpointManager(tf.train.Checkpoint(), str(tmp_path), 1).save()
     arguments = [str(tmp_path / "made"), f"--model_dir={tmp_path}"]
-    assert rpn_proposals.main(arguments) == 2
+    assert program.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message in line
     assert not (tmp_path / "made").exists()
