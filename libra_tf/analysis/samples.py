@@ -80,9 +80,9 @@ class Quota:
             number = min(number, self.max_negatives_per_positive * max(num_positives, 1))
         return number
 
-    def binning(self, bin_range: str) -> dict[str, Any]:
-        """Returns the arguments of `libra_tf.ops.sample_iou_balanced` that follow the number."""
-        return self.balancing.replace(bin_range=bin_range).binning(self.negative_iou)
+    def bins(self, bin_range: str) -> sampling.IoUBins:
+        """Returns the bins of IoU-balanced sampling, with another `bin_range`."""
+        return self.balancing.replace(bin_range=bin_range).bins(self.negative_iou)
 
 
 def pick(candidates: Candidates, quota: Quota, seed: int) -> dict[str, np.ndarray]:
@@ -104,7 +104,7 @@ def pick(candidates: Candidates, quota: Quota, seed: int) -> dict[str, np.ndarra
     hardest = np.zeros_like(negatives)
     hardest[np.argsort(-hardness, kind="stable")[:number]] = True
     paper, mmdet = (
-        ops.sample_iou_balanced(ious, row, number, **quota.binning(bin_range), seed=seed)
+        sampling.draw_iou_balanced(ious, row, number, quota.bins(bin_range), seed)
         for bin_range in ("candidates", "all")
     )
     return {
@@ -241,7 +241,7 @@ def fill_of_bins(candidates: Candidates, quota: Quota, bin_range: str) -> dict[s
         tf.constant(candidates.max_ious[None], tf.float32),
         tf.constant((candidates.kinds == NEGATIVE)[None]),
         number,
-        **quota.binning(bin_range),
+        quota.bins(bin_range),
     )
     groups = pool.groups.numpy()[0]
     held = np.bincount(groups, minlength=quota.balancing.num_bins + 1)[: quota.balancing.num_bins]

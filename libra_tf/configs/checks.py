@@ -9,7 +9,6 @@ from official.vision.configs import maskrcnn
 from libra_tf.configs import backbones
 from libra_tf.configs.components import ROISampler, RPNSampler
 from libra_tf.ops.balanced_l1 import validate_balanced_l1
-from libra_tf.ops.sampling import validate_iou_balanced
 
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 REFINE_TYPES = ("non_local", "conv", None)
@@ -216,7 +215,7 @@ def check_thresholds(thresholds: Mapping[str, float]) -> None:
 def _check_sampler(key: str, sampler: ROISampler | RPNSampler, negative_iou: float) -> None:
     check_choice(f"{key}.type", sampler.type, SAMPLERS)
     with _naming(key):
-        validate_iou_balanced(**sampler.binning(negative_iou))
+        sampler.bins(negative_iou)  # Building the bins checks them.
     if sampler.floor_fraction and sampler.floor_threshold < 0:
         raise ValueError(
             f"{key}.floor_fraction is {sampler.floor_fraction} without a floor to draw from; set "

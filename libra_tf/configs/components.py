@@ -12,6 +12,8 @@ from typing import Any
 from official.modeling import hyperparams
 from official.vision.configs import decoders, maskrcnn
 
+from libra_tf.ops.sampling import IoUBins
+
 
 @dataclasses.dataclass
 class LibraFPN(decoders.FPN):
@@ -64,19 +66,30 @@ class IoUBalancing(hyperparams.Config):
     bin_range: str = "candidates"
     instance_balanced: bool = True
 
+    def bins(self, negative_iou: float) -> IoUBins:
+        """Returns the IoU bins that the config describes.
+
+        Args:
+          negative_iou: the IoU below which a box is negative.
+
+        Raises:
+          ValueError: if a choice is outside its range.
+        """
+        return IoUBins(
+            self.num_bins,
+            self.floor_threshold,
+            self.floor_fraction,
+            self.bin_range,
+            iou_limit=negative_iou if self.bin_range == "candidates" else None,
+        )
+
     def binning(self, negative_iou: float) -> dict[str, Any]:
-        """Returns the arguments of `libra_tf.ops.sample_iou_balanced` that the config decides.
+        """Returns `bins` as arguments of `libra_tf.ops.sample_iou_balanced`.
 
         Args:
           negative_iou: the IoU below which a box is negative.
         """
-        return {
-            "num_bins": self.num_bins,
-            "floor_threshold": self.floor_threshold,
-            "floor_fraction": self.floor_fraction,
-            "bin_range": self.bin_range,
-            "iou_limit": negative_iou if self.bin_range == "candidates" else None,
-        }
+        return dataclasses.asdict(self.bins(negative_iou))
 
 
 @dataclasses.dataclass

@@ -10,7 +10,7 @@ from official.vision.ops import iou_similarity
 
 from libra_tf import ops
 from libra_tf.configs import components
-from libra_tf.ops import pools
+from libra_tf.ops import pools, sampling
 
 
 def is_model_gardens(config: components.RPNSampler) -> bool:
@@ -122,12 +122,12 @@ def _sample_balanced(score_targets, gt_boxes, anchors, config, parser, seed):
     else:
         is_sampled = _draw_at_random(positives, parser, seed)
     positives = positives[is_sampled]
-    negatives = ops.sample_iou_balanced(
+    negatives = sampling.draw_iou_balanced(
         tf.reduce_max(ious, axis=1)[tf.newaxis],
         tf.equal(score_targets, 0)[tf.newaxis],
         _num_negatives(tf.size(positives), config, parser),
-        **config.binning(parser.rpn_unmatched_threshold),
-        seed=seed,
+        config.bins(parser.rpn_unmatched_threshold),
+        seed,
     )
     return _keep(score_targets, positives, negatives[0])
 

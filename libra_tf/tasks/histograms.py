@@ -15,6 +15,7 @@ from tensorboard.plugins.histogram import metadata
 from libra_tf import ops
 from libra_tf.compat import keras
 from libra_tf.configs import components
+from libra_tf.ops import sampling
 
 NUM_BINS = 20
 _IOU_STEP = 1 / NUM_BINS
@@ -144,8 +145,8 @@ def of_samples(
     seed, row = tf.stack([0, step]), max_ious[tf.newaxis]
     picks = {"random": ops.sample_random(negatives, number, seed)}
     for name, bin_range in (("iou_balanced", "candidates"), ("mmdet_bins", "all")):
-        binning = sampler.replace(bin_range=bin_range).binning(negative_iou)
-        picks[name] = ops.sample_iou_balanced(row, negatives, number, **binning, seed=seed)
+        bins = sampler.replace(bin_range=bin_range).bins(negative_iou)
+        picks[name] = sampling.draw_iou_balanced(row, negatives, number, bins, seed)
     of_object = tf.math.unsorted_segment_sum(
         tf.cast(positives, tf.float32), tf.argmax(ious, axis=-1), tf.shape(ious)[1]
     )

@@ -93,7 +93,7 @@ def test_no_work_is_begun_that_cannot_be_finished(run, tmp_path, capsys):
     arguments = [str(tmp_path), f"--model_dir={model_dir}"]
     assert program.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{tmp_path / 'val'} is there already" in line
+    assert f"{tmp_path / 'val'} already exists" in line
     assert not (tmp_path / "train").exists()
 
 
