@@ -23,9 +23,9 @@ FINE, LOOK, ACT = "balanced", "worth a look", "unbalanced"
 NOUNS = {"proposals": "proposals", "rpn_anchors": "RPN anchors", "anchors": "anchors"}
 _SAMPLER_KEYS = {"proposals": "task.model.roi_sampler", "rpn_anchors": "task.model.rpn_sampler"}
 _SAMPLED = {
-    "random": "at random",
-    "iou_balanced": "IoU-balanced",
-    "mmdet": "IoU-balanced with MMDetection's bins",
+    "random": "random sampling",
+    "iou_balanced": "IoU-balanced sampling",
+    "mmdet": "IoU-balanced sampling with MMDetection's bins",
 }
 _BALANCED_PYRAMID = "task.model.decoder.type=libra_fpn"
 _REFINE_TYPE = "task.model.decoder.libra_fpn.refine_type"
@@ -130,7 +130,7 @@ def _hard_negatives(
         text += (
             f"Of what random sampling picks, {_percent(shares['random'])} are such hard negatives; "
             f"of what IoU-balanced sampling picks, {_percent(shares['iou_balanced'])}, or "
-            f"{_percent(shares['mmdet'])} with MMDetection's bins. This run samples "
+            f"{_percent(shares['mmdet'])} with MMDetection's bins. This run uses "
             f"{_SAMPLED[current]}."
         )
         advice = _sampling_advice(_SAMPLER_KEYS[kind], current, shares)
@@ -246,7 +246,7 @@ def _positives(
             (f"task.model.anchor.num_scales={more}",),
         )
     elif positives["per_image"] <= wanted:
-        text += f". Up to {wanted:.0f} are used, so nearly all are."
+        text += f". Up to {wanted:.0f} are used, so nearly all of them."
         advice = _Advice(FINE, "There is nothing to balance among them.")
     else:
         before, after = (
@@ -465,4 +465,4 @@ def _percent(share: float) -> str:
 
 
 def _more(gain: float) -> str:
-    return f"{100 * abs(gain):.0f} {'fewer' if gain < 0 else 'more'} in 100 picks"
+    return f"{100 * abs(gain):.0f} {'fewer' if gain < 0 else 'more'} picks in 100"
