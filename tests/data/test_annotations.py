@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from libra_tf.data import DatasetError, annotations
 
+pytestmark = pytest.mark.one_lane
+
 _OPENERS = {"python": open, "tensorflow": tf.io.gfile.GFile}
 _READERS = {
     "images": annotations.read_image_ids,

@@ -1,10 +1,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libra_tf.data import boxes
+
+pytestmark = pytest.mark.one_lane
 
 _COORDINATES = st.integers(-40, 60)
 _SIZES = st.integers(1, 20)

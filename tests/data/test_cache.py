@@ -9,6 +9,8 @@ import pytest
 
 from libra_tf.data import DatasetError, cache
 
+pytestmark = pytest.mark.one_lane
+
 # Forking would copy the locks of TensorFlow's threads without the threads.
 _PROCESSES = multiprocessing.get_context("spawn")
 

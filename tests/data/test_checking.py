@@ -22,6 +22,8 @@ from libra_tf.data import DatasetError, annotations, checking
 from libra_tf.data.problems import FindingLog
 from tests.data.folders import Coco, CocoFolder
 
+pytestmark = pytest.mark.one_lane
+
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

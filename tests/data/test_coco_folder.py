@@ -26,6 +26,8 @@ from libra_tf.data import (
 )
 from tests.data.folders import CocoFolder
 
+pytestmark = pytest.mark.one_lane
+
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

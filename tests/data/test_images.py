@@ -8,6 +8,8 @@ from PIL import Image
 
 from libra_tf.data import images
 
+pytestmark = pytest.mark.one_lane
+
 _READ_AS_THEY_ARE = [
     ("JPEG", "L"),
     ("JPEG", "RGB"),

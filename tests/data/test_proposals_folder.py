@@ -12,6 +12,8 @@ from pycocotools.coco import COCO
 
 from libra_tf.data import DatasetError, proposals
 
+pytestmark = pytest.mark.one_lane
+
 IMAGE_IDS = [7, 3, 12]
 RESULTS = [
     {"image_id": 3, "bbox": [1, 2, 10, 20], "score": 0.2},

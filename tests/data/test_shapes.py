@@ -9,6 +9,8 @@ import pytest
 
 from libra_tf.data import DatasetError, make_shapes, prepare_coco_folder, shapes
 
+pytestmark = pytest.mark.one_lane
+
 _PROCESSES = multiprocessing.get_context("spawn")
 
 

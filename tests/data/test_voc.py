@@ -13,6 +13,8 @@ import tensorflow as tf
 from libra_tf.data import DatasetError, Split, checking, prepare_coco_folder, voc
 from tests.data.folders import CocoFolder, to_voc, write_xml
 
+pytestmark = pytest.mark.one_lane
+
 VARIABLE = {
     f"image/object/{name}": tf.io.VarLenFeature(kind)
     for name, kind in {

@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from libra_tf.data import make_shapes
 
+pytestmark = pytest.mark.one_lane
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 150
 # Without what the tests set for themselves.
