@@ -5,6 +5,9 @@ Two lanes of versions work; no other pair of TensorFlow and Model Garden is supp
 * current (`pip install .`): TensorFlow 2.20, tf-models-official 2.20, tf_keras;
 * addons (`pip install .[addons]`): TensorFlow 2.15, tf-models-official 2.15,
   tensorflow-addons 0.23.
+
+Neither runs on Windows: the cache of converted data sets locks its folders with `fcntl`, which only
+POSIX systems have, and Model Garden needs tensorflow-text, which has no wheels for Windows.
 """
 
 import pathlib
@@ -23,8 +26,13 @@ setuptools.setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    classifiers=[
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+    ],
     python_requires=">=3.10",
     packages=setuptools.find_packages(include=["libra_tf", "libra_tf.*"]),
+    package_data={"libra_tf.analysis": ["templates/*"]},
     install_requires=[
         f"tensorflow>=2.15,<2.21,{BETWEEN_LANES}",
         f"tf-models-official>=2.15,<2.21,{BETWEEN_LANES}",
@@ -32,8 +40,14 @@ setuptools.setup(
         f"tensorflow-serving-api>=2.15,<2.21,{BETWEEN_LANES}",
         "pycocotools>=2.0.6",
         "numpy",
+        "scipy",
+        "keras",
+        "tensorboard",
+        "gin-config",
         "matplotlib",
         "pillow",
+        "jinja2>=3.1",
+        "grpcio",
         "requests",
         "urllib3>=2",
         "pyyaml",

@@ -1,1 +1,1 @@
-"""What is unbalanced in a training: measures, verdicts and a page that shows them."""
+"""What is unbalanced in a training run: measures, verdicts and a page that shows them."""

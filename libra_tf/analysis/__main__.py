@@ -1,34 +1,40 @@
-"""Shows what is unbalanced in the training of a detector.
+"""Reports what is unbalanced in the training of a detector.
 
     python -m libra_tf.analysis --model_dir=runs/cells
 
 runs the detector on some of its training images and writes runs/cells/analysis/report.html and
-report.json. docs/analysis.md says what is measured.
+report.json. docs/analysis.md defines what is measured.
 """
 
 import os
 
 from absl import app, flags
 
+from libra_tf import atomic
 from libra_tf.cli import program, quiet
 from libra_tf.cli.errors import UsageError
 
 _MODEL_DIR = flags.DEFINE_string(
-    "model_dir", None, "Folder of a run of run.py, trained or still training.", required=True
+    "model_dir",
+    None,
+    "Folder of a run of run.py, trained or still training; local or remote (gs://...).",
+    required=True,
 )
 _DATASET = flags.DEFINE_string(
     "dataset",
     None,
-    "A folder of images, as for run.py, to measure on. Default: the run's training images.",
+    "A local folder of images to measure on, as for run.py. Default: the run's training images.",
 )
 _COMPARE = flags.DEFINE_multi_string(
-    "compare", [], "Folder of a run to show beside it; may be given several times."
+    "compare", [], "Folder of another run to show beside it; may be repeated."
 )
 _BATCHES = flags.DEFINE_integer(
-    "batches", 8, "How many batches of at most 8 images to look at.", lower_bound=1
+    "batches", 8, "How many batches of at most 8 images to measure.", lower_bound=1
 )
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Where to write the report. Default: MODEL_DIR/analysis."
+    "output_dir",
+    None,
+    "Folder to write the report to, local or remote. Default: MODEL_DIR/analysis.",
 )
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A checkpoint of the run, such as ckpt-9000. Default: the newest."
@@ -36,16 +42,16 @@ _CHECKPOINT = flags.DEFINE_string(
 _POINT = flags.DEFINE_list(
     "point",
     None,
-    "Whose attention to show: Y,X in shares of the first image's height and width. Default: the "
-    "middle of its largest object.",
+    "The point whose attention to show: Y,X as fractions of the first image's height and width. "
+    "Default: the middle of its largest object.",
 )
 _CACHE_DIR = flags.DEFINE_string(
-    "cache_dir", None, "Where converted data sets are kept; as for run.py."
+    "cache_dir", None, "Where converted data sets are kept, as for run.py."
 )
 
 
 def main(_) -> None:
-    """Runs what the flags say; prints one clear error where that cannot be done."""
+    """Writes the report that the flags ask for, or prints one clear error."""
     program.leave(program.exit_status(_report))
 
 
@@ -54,13 +60,13 @@ def _report() -> None:
     runs = {"model_dir": [_MODEL_DIR.value], "compare": _COMPARE.value}
     for name, folders in runs.items():
         for folder in folders:
-            if "://" not in folder and not os.path.isdir(folder):
-                raise UsageError(f"--{name}={folder}: there is no such folder; name that of a run")
+            if not atomic.is_remote(folder) and not os.path.isdir(folder):
+                raise UsageError(f"--{name}={folder}: no such folder; name the folder of a run")
     if _DATASET.value is not None and not os.path.isdir(_DATASET.value):
-        raise UsageError(f"--dataset={_DATASET.value}: there is no such folder")
+        raise UsageError(f"--dataset={_DATASET.value}: no such folder; name a folder of images")
     print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
     quiet.silence_libraries()
-    # Imported here because it takes that long: --help and bad flags are answered at once.
+    # Imported here because it takes that long; --help and bad flags are answered at once.
     from libra_tf.analysis import report
 
     paths = report.write(
@@ -86,13 +92,13 @@ def _read_point() -> tuple[float, float] | None:
         y = x = -1.0
     if not (0 <= y <= 1 and 0 <= x <= 1):
         raise UsageError(
-            f"--point={','.join(_POINT.value)}: give two shares from 0 to 1, such as "
+            f"--point={','.join(_POINT.value)}: give two fractions from 0 to 1, such as "
             "--point=0.5,0.5"
         )
     return y, x
 
 
 if __name__ == "__main__":
-    # Read when TensorFlow is imported; what goes wrong is raised as a Python error as well.
+    # TensorFlow reads this when it is imported. Its errors also come as Python exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     app.run(main)

@@ -1,16 +1,166 @@
-"""Charts as SVG inside HTML: they need nothing from a network and follow the page's colours.
+"""Charts and tables as data: what to draw, and where. The page's templates draw them.
 
-Each chart comes with the table of its numbers. Sizes are in the pixels of a phone's width, so that
-the letters stay readable there.
+Positions and sizes are in the units of an SVG that is as wide as a phone's screen, so that text
+stays readable there.
 """
 
-import html
+import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
-_WIDTH, _HEIGHT = 360, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 10, 36
-_DASHES = ("", "6 3", "2 3", "8 3 2 3", "", "4 4")
+_WIDTH = 360
+_NUM_TICKS = 5
+_BAR, _BAR_CAPTION, _BAR_GAP = 11, 15, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+      kind: the macro in `templates/figures.html.j2` that draws it.
+      title: what it shows.
+      columns: the headings of the columns.
+      rows: the cells of each row.
+    """
+
+    kind: ClassVar[str] = "table"
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """A text at a position on an axis: of a tick, or of the mark across a chart.
+
+    Attributes:
+      position: where it is, along the axis.
+      text: what it says.
+    """
+
+    position: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of a chart.
+
+    Attributes:
+      name: what the legend calls it.
+      points: its corners, x and y.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LineChart:
+    """Lines in a frame of two axes; the vertical axis starts at 0.
+
+    Attributes:
+      kind: see `Table`.
+      width: of the drawing.
+      height: of the drawing.
+      left: left edge of the frame.
+      right: right edge of the frame.
+      top: upper edge of the frame.
+      bottom: lower edge of the frame.
+      title: what it shows.
+      x_label: what the horizontal axis shows.
+      y_label: what the vertical axis shows.
+      x_ticks: along the horizontal axis.
+      y_ticks: along the vertical axis.
+      lines: the lines, in the order of their colours.
+      mark: a position to mark on the horizontal axis; None for none.
+      numbers: the same data as a table.
+    """
+
+    kind: ClassVar[str] = "lines"
+    width: ClassVar[int] = _WIDTH
+    height: ClassVar[int] = 210
+    left: ClassVar[int] = 42
+    right: ClassVar[int] = 350
+    top: ClassVar[int] = 10
+    bottom: ClassVar[int] = 174
+    title: str
+    x_label: str
+    y_label: str
+    x_ticks: Sequence[Label]
+    y_ticks: Sequence[Label]
+    lines: Sequence[Line]
+    mark: Label | None
+    numbers: Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A horizontal bar, followed by its value.
+
+    Attributes:
+      name: what the legend calls it.
+      value: the value as text.
+      top: upper edge of the bar.
+      left: left edge of the bar.
+      width: of the bar; None for a missing value, which has no bar.
+      end: right edge of the bar, before the text.
+    """
+
+    name: str
+    value: str
+    top: int
+    left: float
+    width: float | None
+    end: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BarGroup:
+    """Bars under a heading.
+
+    Attributes:
+      name: the heading.
+      top: upper edge of the heading.
+      bars: the bars, in the order of their colours.
+    """
+
+    name: str
+    top: int
+    bars: Sequence[Bar]
+
+
+@dataclasses.dataclass(frozen=True)
+class BarChart:
+    """Groups of horizontal bars.
+
+    Attributes:
+      kind: see `Table`.
+      width: of the drawing.
+      left: left edge of the texts, and of the bars if no value is negative.
+      thickness: of a bar.
+      title: what it shows.
+      label: what the values are.
+      names: the names of the bars in each group.
+      groups: from top to bottom.
+      bottom: lower edge of the last group.
+      even: a horizontal position to mark across all groups; None for none.
+      numbers: the same data as a table.
+    """
+
+    kind: ClassVar[str] = "bars"
+    width: ClassVar[int] = _WIDTH
+    left: ClassVar[int] = 4
+    thickness: ClassVar[int] = _BAR - 2
+    title: str
+    label: str
+    names: Sequence[str]
+    groups: Sequence[BarGroup]
+    bottom: int
+    even: float | None
+    numbers: Table
 
 
 def histogram(
@@ -19,32 +169,26 @@ def histogram(
     series: Mapping[str, Sequence[float]],
     x_label: str,
     mark: tuple[float, str] | None = None,
-) -> str:
-    """Draws shares over bins, one outline for each series.
+) -> LineChart:
+    """Lays out shares over bins, one outline for each series.
 
     Args:
       title: what is shown.
-      edges: ascending, one more than there are bins.
-      series: name to the share of each bin.
-      x_label: what the bins are of.
-      mark: a place on the x axis to mark, and what it is.
-
-    Returns:
-      A `figure` element.
+      edges: of the bins, ascending, one more than there are bins.
+      series: by name, the share of each bin.
+      x_label: the quantity that is binned.
+      mark: a value on the horizontal axis to mark, and its label.
     """
-    top = _ceiling(max((max(shares) for shares in series.values()), default=0))
-    axes = _Axes(edges[0], edges[-1], top)
-    lines = []
-    for index, (name, shares) in enumerate(series.items()):
-        points = []
-        for left, right, share in zip(edges, edges[1:], shares, strict=False):
-            points += [(left, share), (right, share)]
-        lines.append(axes.line(points, index, name))
-    columns = [f"{a:.3g} to {b:.3g}" for a, b in itertools.pairwise(edges)]
-    rows = {name: [_share(s) for s in shares] for name, shares in series.items()}
-    drawing = axes.draw(lines, x_label, "share", _percent_label, mark)
-    cells = [list(row) for row in zip(columns, *rows.values(), strict=True)]
-    return _figure(title, drawing, list(series), _table([x_label, *rows], cells))
+    outlines = {}
+    for name, shares in series.items():
+        bins = zip(itertools.pairwise(edges), shares, strict=True)
+        outlines[name] = [(edge, share) for bin_edges, share in bins for edge in bin_edges]
+    rows = [
+        [f"{low:.3g} to {high:.3g}", *(percent(shares[i]) for shares in series.values())]
+        for i, (low, high) in enumerate(itertools.pairwise(edges))
+    ]
+    numbers = Table(title, [x_label, *series], rows)
+    return _line_chart(outlines, x_label, "share", lambda y: f"{100 * y:.3g} %", mark, numbers)
 
 
 def curves(
@@ -54,30 +198,23 @@ def curves(
     x_label: str,
     y_label: str,
     mark: tuple[float, str] | None = None,
-) -> str:
-    """Draws functions.
+) -> LineChart:
+    """Lays out functions of one variable.
 
     Args:
       title: what is shown.
-      x: ascending.
-      series: name to the values at `x`.
+      x: the values of the variable, ascending.
+      series: by name, the values of a function at `x`.
       x_label: what x is.
-      y_label: what the values are.
+      y_label: what the functions return.
       mark: as in `histogram`.
-
-    Returns:
-      A `figure` element.
     """
-    axes = _Axes(x[0], x[-1], _ceiling(max(max(values) for values in series.values())))
-    lines = [
-        axes.line(list(zip(x, values, strict=True)), index, name)
-        for index, (name, values) in enumerate(series.items())
-    ]
+    points = {name: list(zip(x, values, strict=True)) for name, values in series.items()}
     rows = [
-        [f"{at:.3g}", *(f"{values[i]:.3g}" for values in series.values())] for i, at in enumerate(x)
+        [number(at), *(number(values[i]) for values in series.values())] for i, at in enumerate(x)
     ]
-    drawing = axes.draw(lines, x_label, y_label, lambda value: f"{value:.2g}", mark)
-    return _figure(title, drawing, list(series), _table([x_label, *series], rows))
+    numbers = Table(title, [x_label, *series], rows)
+    return _line_chart(points, x_label, y_label, lambda y: f"{y:.2g}", mark, numbers)
 
 
 def bars(
@@ -86,115 +223,100 @@ def bars(
     label: str,
     is_share: bool = True,
     even: float | None = None,
-) -> str:
-    """Draws horizontal bars, a group for each row.
+) -> BarChart:
+    """Lays out groups of horizontal bars, one below the other.
 
     Args:
       title: what is shown.
-      groups: name of the group to its bars; all groups have the same bars. None for no value.
+      groups: by name of the group and of the bar, the value; None for a missing value. All groups
+        have the same bars.
       label: what the values are.
-      is_share: whether they are shares, written in per cent.
-      even: a value to mark, at which all would be alike.
-
-    Returns:
-      A `figure` element.
+      is_share: whether they are shares, to be written in percent.
+      even: a value to mark, the one that all would have if they were equal.
     """
     names = list(next(iter(groups.values())))
     values = [v for group in groups.values() for v in group.values() if v is not None]
     low, high = min([0.0, *values]), _ceiling(max([even or 0.0, *values]))
-    write = _share if is_share else (lambda value: "-" if value is None else f"{value:.3g}")
-    thickness, gap, caption = 11, 8, 15
-    height = len(groups) * (len(names) * thickness + gap + caption) + 26
-    right = _WIDTH - 54
-
-    def at(value):
-        return 4 + (value - low) / ((high - low) or 1) * (right - 4)
-
-    shapes, y = [], 2
+    # Leaves room for the text after the longest bar.
+    place = _scale((low, high), (BarChart.left, _WIDTH - 54))
+    write = percent if is_share else number
+    laid_out, top = [], 2
     for group, row in groups.items():
-        shapes.append(_text(4, y + 11, group, "start", "group"))
-        y += caption
-        for index, name in enumerate(names):
-            value = row[name]
-            if value is not None:
-                left, end = sorted((at(0), at(value)))
-                tip = html.escape(f"{group}, {name}: {write(value)}")
-                shapes.append(
-                    f'<rect class="b{index % 6}" x="{left:.1f}" y="{y}" '
-                    f'width="{max(end - left, 0.5):.1f}" height="{thickness - 2}">'
-                    f"<title>{tip}</title></rect>"
-                )
-            shapes.append(_text(max(at(value or 0), at(0)) + 4, y + 9, write(value), "start"))
-            y += thickness
-        y += gap
-    if even is not None:
-        shapes.append(
-            f'<line class="mark" x1="{at(even):.1f}" x2="{at(even):.1f}" y1="0" y2="{y}"/>'
+        first = top + _BAR_CAPTION
+        laid_out.append(
+            BarGroup(
+                group,
+                top,
+                [
+                    _bar(name, row[name], write(row[name]), first + _BAR * i, place)
+                    for i, name in enumerate(names)
+                ],
+            )
         )
-    shapes.append(_text(4, y + 12, label, "start"))
+        top = first + _BAR * len(names) + _BAR_GAP
     rows = [[group, *(write(row[name]) for name in names)] for group, row in groups.items()]
-    legend = names if len(names) > 1 else []
-    drawing = _svg(height, shapes, title)
-    return _figure(title, drawing, legend, _table(["", *names], rows), lines=False)
+    mark = None if even is None else place(even)
+    return BarChart(title, label, names, laid_out, top, mark, Table(title, ["", *names], rows))
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Writes a table that is to be seen at once."""
-    caption = f"<figcaption>{html.escape(title)}</figcaption>"
-    return f'<figure class="wide">{caption}{_table(columns, rows)}</figure>'
+def percent(share: float | None) -> str:
+    """Formats a share in percent, "-" for None."""
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
-class _Axes:
-    """The frame of a chart whose y axis starts at 0."""
-
-    def __init__(self, left, right, top):
-        self._left, self._right, self._top = left, right, top
-
-    def x(self, value):
-        span = (self._right - self._left) or 1
-        return _LEFT + (value - self._left) / span * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, value):
-        return _HEIGHT - _BOTTOM - value / self._top * (_HEIGHT - _TOP - _BOTTOM)
-
-    def line(self, points, index, name):
-        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
-        dash = _DASHES[index % len(_DASHES)]
-        dash = f' stroke-dasharray="{dash}"' if dash else ""
-        return (
-            f'<polyline class="s{index % 6}"{dash} points="{path}">'
-            f"<title>{html.escape(name)}</title></polyline>"
-        )
-
-    def draw(self, lines, x_label, y_label, write_y, mark):
-        shapes = []
-        for i in range(5):
-            y = self._top * i / 4
-            shapes.append(
-                f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" '
-                f'y1="{self.y(y):.1f}" y2="{self.y(y):.1f}"/>'
-            )
-            shapes.append(_text(_LEFT - 4, self.y(y) + 4, write_y(y), "end"))
-        for i in range(5):
-            x = self._left + (self._right - self._left) * i / 4
-            anchor = "middle" if i < 4 else "end"
-            shapes.append(_text(self.x(x), _HEIGHT - _BOTTOM + 14, f"{x:.3g}", anchor))
-        middle = (_LEFT + _WIDTH - _RIGHT) / 2
-        shapes.append(_text(middle, _HEIGHT - 6, x_label, "middle"))
-        shapes.append(_text(_WIDTH - _RIGHT, _TOP + 8, y_label, "end"))
-        if mark and self._left <= mark[0] <= self._right:
-            x = self.x(mark[0])
-            shapes.append(
-                f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" '
-                f'y2="{_HEIGHT - _BOTTOM}"><title>{html.escape(mark[1])}</title></line>'
-            )
-            anchor, shift = ("end", -3) if x > _WIDTH - 110 else ("start", 3)
-            shapes.append(_text(x + shift, _TOP + 20, mark[1], anchor))
-        return _svg(_HEIGHT, [*shapes, *lines], x_label)
+def number(value: float | None) -> str:
+    """Formats a number with three significant digits, "-" for None."""
+    return "-" if value is None else f"{value:.3g}"
 
 
-def _ceiling(value):
-    """The least of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten that is not below `value`."""
+def _line_chart(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x_label: str,
+    y_label: str,
+    write_y: Callable[[float], str],
+    mark: tuple[float, str] | None,
+    numbers: Table,
+) -> LineChart:
+    points = [point for line in series.values() for point in line]
+    first, last = min(x for x, _ in points), max(x for x, _ in points)
+    highest = _ceiling(max(y for _, y in points))
+    place_x = _scale((first, last), (LineChart.left, LineChart.right))
+    place_y = _scale((0.0, highest), (LineChart.bottom, LineChart.top))
+    shares = [i / (_NUM_TICKS - 1) for i in range(_NUM_TICKS)]
+    xs = [first + (last - first) * share for share in shares]
+    ys = [highest * share for share in shares]
+    return LineChart(
+        numbers.title,
+        x_label,
+        y_label,
+        [Label(place_x(x), f"{x:.3g}") for x in xs],
+        [Label(place_y(y), write_y(y)) for y in ys],
+        [
+            Line(name, [(place_x(x), place_y(y)) for x, y in points])
+            for name, points in series.items()
+        ],
+        Label(place_x(mark[0]), mark[1]) if mark and first <= mark[0] <= last else None,
+        numbers,
+    )
+
+
+def _bar(
+    name: str, value: float | None, written: str, top: int, place: Callable[[float], float]
+) -> Bar:
+    left, right = sorted((place(0.0), place(value or 0.0)))
+    # Even a value of 0 has a visible bar.
+    width = None if value is None else max(right - left, 0.5)
+    return Bar(name, written, top, left, width, right)
+
+
+def _scale(values: tuple[float, float], positions: tuple[float, float]) -> Callable[[float], float]:
+    """Returns the linear function that maps the two values to the two positions."""
+    (low, high), (start, end) = values, positions
+    return lambda value: start + (value - low) / ((high - low) or 1) * (end - start)
+
+
+def _ceiling(value: float) -> float:
+    """Returns the smallest of 1, 1.5, 2, 3, 4, 5, 6 and 8 times a power of ten from `value` on."""
     if value <= 0:
         return 1.0
     power = 1.0
@@ -203,56 +325,3 @@ def _ceiling(value):
     while power * 10 <= value:
         power *= 10
     return next(step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * power >= value)
-
-
-def _svg(height, shapes, label):
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{html.escape(label)}">'
-        f"{''.join(shapes)}</svg>"
-    )
-
-
-def _text(x, y, text, anchor, css=""):
-    css = f' class="{css}"' if css else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{css}>{html.escape(text)}</text>'
-
-
-def _figure(title, drawing, legend, table_html, lines=True):
-    entries = "".join(
-        f"<li>{_swatch(index, lines)}{html.escape(name)}</li>" for index, name in enumerate(legend)
-    )
-    legend_html = f'<ul class="legend">{entries}</ul>' if legend else ""
-    return (
-        f"<figure><figcaption>{html.escape(title)}</figcaption>{drawing}{legend_html}"
-        f"<details><summary>Numbers</summary>{table_html}</details></figure>"
-    )
-
-
-def _swatch(index, is_line):
-    if not is_line:
-        shape = f'<rect class="b{index % 6}" width="22" height="8" y="1"/>'
-    else:
-        dash = _DASHES[index % len(_DASHES)]
-        dash = f' stroke-dasharray="{dash}"' if dash else ""
-        shape = f'<line class="s{index % 6}"{dash} x1="0" x2="22" y1="5" y2="5"/>'
-    return f'<svg class="swatch" viewBox="0 0 22 10" aria-hidden="true">{shape}</svg>'
-
-
-def _table(columns, rows):
-    head = "".join(f"<th>{html.escape(str(column))}</th>" for column in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        "</div>"
-    )
-
-
-def _share(value):
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _percent_label(value):
-    return f"{100 * value:.3g} %"

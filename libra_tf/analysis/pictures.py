@@ -1,8 +1,10 @@
-"""Images with sampled boxes or attention drawn on them, as SVG inside HTML."""
+"""Images with sampled boxes or attention on them, as data. The page's templates draw them."""
 
 import base64
-import html
+import dataclasses
 import io
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -10,12 +12,90 @@ from PIL import Image
 from libra_tf.analysis.collect import Attention, Picture
 
 _LARGEST_SIDE = 512
-# So many boxes that they can still be told apart.
+# With more, the boxes could not be told apart.
 _MOST_BOXES = 64
 
 
-def sampled_boxes(picture: Picture, way: str, title: str) -> str:
-    """Draws the objects of an image and the negatives that one way of sampling takes.
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A box, in pixels of its image.
+
+    Attributes:
+      left: its left edge.
+      top: its upper edge.
+      width: its width.
+      height: its height.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledBox:
+    """A sampled negative.
+
+    Attributes:
+      box: where it is.
+      iou: its largest IoU with an object.
+      opacity: from 0 to 1.
+    """
+
+    box: Box
+    iou: float
+    opacity: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxPicture:
+    """An image with its objects and sampled negatives.
+
+    Attributes:
+      kind: the macro in `templates/figures.html.j2` that draws it.
+      title: what it shows.
+      width: of the image, in pixels.
+      height: of the image, in pixels.
+      background: the image as a `data:` URI.
+      negatives: in the order in which they are drawn.
+      objects: the boxes of the objects.
+    """
+
+    kind: ClassVar[str] = "boxes"
+    title: str
+    width: int
+    height: int
+    background: str
+    negatives: Sequence[SampledBox]
+    objects: Sequence[Box]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionPicture:
+    """An image that is darker where a point attends less.
+
+    Attributes:
+      kind: see `BoxPicture`.
+      title: what it shows.
+      width: of the image, in pixels.
+      height: of the image, in pixels.
+      background: the image as a `data:` URI.
+      veil: the darkness over it, as a `data:` URI.
+      point: x and y, in pixels.
+    """
+
+    kind: ClassVar[str] = "attention"
+    title: str
+    width: int
+    height: int
+    background: str
+    veil: str
+    point: tuple[float, float]
+
+
+def sampled_boxes(picture: Picture, way: str, title: str) -> BoxPicture:
+    """Shows the objects of an image and the negatives that one way of sampling takes.
 
     Args:
       picture: the image.
@@ -23,68 +103,49 @@ def sampled_boxes(picture: Picture, way: str, title: str) -> str:
       title: what is shown.
 
     Returns:
-      A `figure` element. Boxes with an IoU above a third are solid, the others fade with it.
+      A figure in which boxes with an IoU above a third are solid; the lower the IoU, the fainter
+      the others.
     """
     boxes, ious = picture.negatives[way]
     order = np.argsort(ious)[:: max(1, -(-len(ious) // _MOST_BOXES))]
-    shapes = [
-        _box(boxes[i], "taken", f"IoU {ious[i]:.2f}", 0.25 + 0.75 * min(ious[i] * 3, 1))
-        for i in order
+    negatives = [
+        SampledBox(_box(boxes[i]), ious[i], 0.25 + 0.75 * min(ious[i] * 3, 1)) for i in order
     ]
-    shapes += [_box(box, "object", "object") for box in picture.objects]
-    return _figure(picture.pixels, shapes, title)
+    height, width = picture.pixels.shape[:2]
+    background = _background(picture.pixels)
+    objects = [_box(box) for box in picture.objects]
+    return BoxPicture(title, width, height, background, negatives, objects)
 
 
-def attention(shown: Attention, title: str) -> str:
-    """Draws where a point looks: the brighter, the more.
+def attention(shown: Attention, title: str) -> AttentionPicture:
+    """Shows what a point attends to: the brighter, the more.
 
     Args:
-      shown: the image, the point and what it looks at.
+      shown: the image, the point and its attention.
       title: what is shown.
-
-    Returns:
-      A `figure` element.
     """
     height, width = shown.pixels.shape[:2]
     share = shown.weights / (shown.weights.max() or 1)
-    # Dark where nothing is looked at, see-through where most is.
+    # Transparent where the point attends most, dark where it does not.
     veil = np.zeros((*share.shape, 4), np.uint8)
     veil[..., 3] = np.round(205 * (1 - np.sqrt(share)))
     encoded = _data_uri(Image.fromarray(veil, "RGBA"), "PNG")
     y, x = shown.point
-    shapes = [
-        f'<image class="veil" href="{encoded}" width="{width}" height="{height}" '
-        'preserveAspectRatio="none"/>',
-        f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="{width / 50:.1f}"/>',
-    ]
-    return _figure(shown.pixels, shapes, title)
+    return AttentionPicture(title, width, height, _background(shown.pixels), encoded, (x, y))
 
 
-def _box(box, css, tip, opacity=1.0):
+def _box(box: np.ndarray) -> Box:
     ymin, xmin, ymax, xmax = box
-    return (
-        f'<rect class="{css}" x="{xmin:.1f}" y="{ymin:.1f}" width="{max(xmax - xmin, 0):.1f}" '
-        f'height="{max(ymax - ymin, 0):.1f}" stroke-opacity="{opacity:.2f}">'
-        f"<title>{html.escape(tip)}</title></rect>"
-    )
+    return Box(xmin, ymin, max(xmax - xmin, 0), max(ymax - ymin, 0))
 
 
-def _figure(pixels, shapes, title):
-    height, width = pixels.shape[:2]
+def _background(pixels: np.ndarray) -> str:
     image = Image.fromarray(pixels)
     image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-    background = (
-        f'<image href="{_data_uri(image, "JPEG")}" width="{width}" height="{height}" '
-        'preserveAspectRatio="none"/>'
-    )
-    return (
-        f"<figure><figcaption>{html.escape(title)}</figcaption>"
-        f'<svg class="picture" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{html.escape(title)}">{background}{"".join(shapes)}</svg></figure>'
-    )
+    return _data_uri(image, "JPEG")
 
 
-def _data_uri(image, image_format):
+def _data_uri(image: Image.Image, image_format: str) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format=image_format)
     encoded = base64.b64encode(buffer.getvalue()).decode()

@@ -11,6 +11,7 @@ from libra_tf.cli import outputs
 from libra_tf.cli.errors import UsageError
 from libra_tf.data import DetectionDataset, prepare_coco_folder
 from libra_tf.runs import trained_run
+from libra_tf.runs.folder import RunFolder
 
 _METRICS = ("AP", "AP50", "AP75")
 _FORMAT = 1
@@ -29,27 +30,30 @@ def write(
     """Measures runs and writes the report.
 
     Args:
-      model_dirs: folder of the run to report on, then those to compare it with.
-      output_dir: where to write; it is made.
-      dataset: a folder of images to measure on; None for the training images of the first run.
+      model_dirs: folders of the run to report on and of those to compare it with, local or remote
+        (`gs://...`).
+      output_dir: local or remote folder to write to; it is created.
+      dataset: a local folder of images to measure on; None for the training images of the first
+        run.
       cache_dir: where converted data sets are kept; None for the default.
       checkpoint: a checkpoint of the first run; None for the newest.
-      num_batches: how many batches to look at.
+      num_batches: how many batches to measure.
       point: see `libra_tf.analysis.collect.analyse`.
-      report: is given lines about the progress.
+      report: receives lines about the progress.
 
     Returns:
       The paths of the page and of the JSON file.
 
     Raises:
-      UsageError: if a run or its images cannot be read.
+      UsageError: if a run or its images cannot be read, or `output_dir` cannot be written.
       DatasetError: if the folder of images cannot be used.
     """
-    # All are looked for before the long work on the first.
+    # All runs are read before the long work on the first.
     runs = [
         trained_run.read(folder, checkpoint if index == 0 else None)
         for index, folder in enumerate(model_dirs)
     ]
+    metrics = [_read_metrics(run.folder) for run in runs]
     outputs.make_folder("--output_dir", output_dir)
     input_path, max_num_instances = runs[0].params.task.train_data.input_path, 0
     if dataset is None:
@@ -60,16 +64,18 @@ def write(
         input_path = prepared.train.input_path
         max_num_instances = prepared.train.max_boxes_per_image
     on_page = []
-    for run, name in zip(runs, _names(model_dirs), strict=True):
+    for run, name, (measured, step) in zip(runs, _names(model_dirs), metrics, strict=True):
         analysis = collect.analyse(run, input_path, num_batches, point, max_num_instances, report)
-        metrics, step = _read_metrics(run.model_dir)
-        on_page.append(page.Run(name, analysis, verdicts.judge(analysis.numbers), metrics, step))
+        on_page.append(page.Run(name, analysis, verdicts.judge(analysis.numbers), measured, step))
     return _write_files(output_dir, on_page)
 
 
-def _names(model_dirs):
-    """The shortest ends of the paths that tell the runs apart."""
-    paths = [os.path.abspath(folder) for folder in model_dirs]
+def _names(model_dirs: Sequence[str]) -> list[str]:
+    """Returns the shortest ends of the paths that tell the runs apart."""
+    paths = [
+        folder.rstrip("/") if atomic.is_remote(folder) else os.path.abspath(folder)
+        for folder in model_dirs
+    ]
     names = [os.path.basename(path) for path in paths]
     return names if len(set(names)) == len(names) else paths
 
@@ -77,7 +83,7 @@ def _names(model_dirs):
 def _check_classes(
     runs: Sequence[trained_run.TrainedRun], dataset: DetectionDataset | None
 ) -> None:
-    """Checks that a class is the same one in all detectors and in the images."""
+    """Checks that every class means the same in all detectors and in the images."""
     if dataset is None:
         wanted, owner = runs[0].read_class_names(), runs[0].model_dir
     else:
@@ -86,7 +92,7 @@ def _check_classes(
         names = run.read_class_names()
         for category, name in wanted.items():
             theirs = names.get(category)
-            # A class without a name is called by its number.
+            # A class without a name is called by its number, which fits any name.
             if theirs is None or (theirs != name and str(category) not in (theirs, name)):
                 raise UsageError(
                     f"class {category} is {name!r} in {owner} and {theirs!r} in {run.model_dir}; "
@@ -94,17 +100,13 @@ def _check_classes(
                 )
 
 
-def _read_metrics(model_dir):
-    """What the newest evaluation of a run has measured, nothing where there was none."""
-    try:
-        with open(os.path.join(model_dir, "results.json")) as file:
-            results = json.load(file)
-    except (OSError, ValueError):
-        return {}, None
+def _read_metrics(folder: RunFolder) -> tuple[dict[str, float], int | None]:
+    """Returns the metrics of a run's newest evaluation and its step; neither without one."""
+    results = folder.read_results() or {}
     return {name: results[name] for name in _METRICS if name in results}, results.get("step")
 
 
-def _write_files(output_dir, runs):
+def _write_files(output_dir: str, runs: Sequence[page.Run]) -> tuple[str, str]:
     content = {
         "format": _FORMAT,
         "runs": [
@@ -117,14 +119,12 @@ def _write_files(output_dir, runs):
             for run in runs
         ],
     }
+    # Both are made before either is written, so that a page never comes without its numbers.
     texts = {
         "report.html": page.render(runs),
         "report.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
     }
-    paths = []
+    paths = {name: os.path.join(output_dir, name) for name in texts}
     for name, text in texts.items():
-        path = os.path.join(output_dir, name)
-        # A page that is open is never half a page.
-        atomic.write_file(path, text)
-        paths.append(path)
-    return tuple(paths)
+        atomic.write_file(paths[name], text)
+    return paths["report.html"], paths["report.json"]
