@@ -14,6 +14,7 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.compat import tflite_interpreter
 from libra_tf.inference.client import errors
 from libra_tf.serving import tflite
+from libra_tf.serving.detection import list_class_names
 from libra_tf.serving.images import MAX_PIXELS
 
 
@@ -50,7 +51,7 @@ class TFLiteDetector:
                 f"--model={path} cannot be loaded ({reason}); name a file that export/tflite.py "
                 "wrote"
             ) from error
-        self._names = np.array([names.get(i, "") for i in range(max(names) + 1)])
+        self._names = np.array(list_class_names(names))
         self._lock = threading.Lock()
 
     def predict(self, encoded_images: Sequence[bytes]) -> dict[str, np.ndarray]:

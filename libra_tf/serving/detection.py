@@ -72,9 +72,7 @@ class DetectionModule(export_base.ExportModule):
         max_pixels: int = serving_images.MAX_PIXELS,
     ) -> None:
         super().__init__(params=params, model=_Network(model))
-        self._class_names = tf.constant(
-            [class_names.get(i, "") for i in range(max(class_names) + 1)]
-        )
+        self._class_names = tf.constant(list_class_names(class_names))
         self._normalized_boxes = normalized_boxes
         self._max_pixels = max_pixels
 
@@ -154,6 +152,11 @@ class DetectionModule(export_base.ExportModule):
             spec = tf.TensorSpec(spec.shape, spec.dtype, name=name)
             signatures[key] = tf.function(function).get_concrete_function(spec)
         return signatures
+
+
+def list_class_names(class_names: Mapping[int, str]) -> list[str]:
+    """Returns class names, given by category id, as a list: "" for the background and for gaps."""
+    return [class_names.get(i, "") for i in range(max(class_names) + 1)]
 
 
 def letterbox_kwargs(task: cfg.TaskConfig) -> dict[str, Any]:

@@ -22,7 +22,11 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras, tflite_interpreter
 from libra_tf.runs import trained_run
 from libra_tf.serving import images as serving_images
-from libra_tf.serving.detection import letterbox_kwargs, special_suppression
+from libra_tf.serving.detection import (
+    letterbox_kwargs,
+    list_class_names,
+    special_suppression,
+)
 
 FLOAT32, FLOAT16, INT8 = PRECISIONS = ("float32", "float16", "int8")
 SUFFIX = ".tflite"
@@ -296,9 +300,7 @@ def _describe(
 
 
 def _write(path: str, content: bytes, description: Mapping[str, Any]) -> None:
-    names = description["class_names"]
-    # A line for every category id up to the largest; 0 is the background.
-    labels = [names.get(i, "") for i in range(max(names) + 1)]
+    labels = list_class_names(description["class_names"])
     buffer = io.BytesIO(content)
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.writestr(LABELS, "\n".join(labels) + "\n")
