@@ -1,1 +1,1 @@
-"""Weights from elsewhere: PyTorch checkpoints of MMDetection and torchvision."""
+"""Imports PyTorch checkpoints of MMDetection and torchvision."""

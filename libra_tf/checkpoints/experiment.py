@@ -1,4 +1,4 @@
-"""The experiment of an imported detector: MMDetection's published recipe for its structure."""
+"""The experiment for an imported detector: MMDetection's published recipe for its structure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ EXPERIMENTS = {
     "retinanet": "libra_retinanet_resnetfpn_coco",
     "fasterrcnn": "libra_fasterrcnn_resnetfpn_coco",
 }
-# The published anchors. The ratios are widths over heights; theirs are heights over widths.
+# The published anchors. Ratios are width / height here, and height / width in MMDetection.
 _ANCHORS = {
     "retinanet": {"num_scales": 3, "aspect_ratios": [2.0, 1.0, 0.5], "anchor_size": 4.0},
     "fasterrcnn": {"num_scales": 1, "aspect_ratios": [2.0, 1.0, 0.5], "anchor_size": 8.0},
@@ -24,12 +24,12 @@ _ANCHORS = {
 
 
 def build(detector: Detector, changes: Mapping[str, Any], num_classes: int) -> cfg.ExperimentConfig:
-    """Builds the config of an experiment whose model computes what MMDetection's does.
+    """Builds the config of an experiment with a model that computes what MMDetection's does.
 
     Args:
-      detector: its structure.
-      changes: see `overrides`.
-      num_classes: of the model, the background included.
+      detector: the structure of the detector.
+      changes: the result of `overrides`.
+      num_classes: the number of classes, including the background.
     """
     config = exp_factory.get_exp_config(EXPERIMENTS[detector.kind])
     config.override(changes, is_strict=True)
@@ -43,20 +43,20 @@ def build(detector: Detector, changes: Mapping[str, Any], num_classes: int) -> c
 
 
 def overrides(path: str, detector: Detector, model_changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What an imported detector changes in the experiment of its kind.
+    """Returns the settings that an imported detector overrides in its experiment.
 
     Args:
-      path: of the checkpoint, for messages.
-      detector: its structure.
+      path: path of the checkpoint, for messages.
+      detector: the structure of the detector.
       model_changes: nested keys and values of `task.model` that its config sets.
 
     Returns:
-      Nested keys and values, as a config file has them. The data and the number of classes, which
-      follows from the data, are not among them.
+      Nested keys and values, as in a config file. They do not include the data, nor the number of
+      classes, which follows from the data.
 
     Raises:
-      UsageError: if the detector has another number of anchors than its config or, where that does
-        not say, than the published detectors.
+      UsageError: if the detector's number of anchors differs from its config's or, if that does not
+        set one, from the published detectors'.
     """
     model: dict[str, Any] = {
         "compatibility": "mmdetection",
@@ -78,7 +78,7 @@ def overrides(path: str, detector: Detector, model_changes: Mapping[str, Any]) -
         "model": model,
         "losses": {"l2_weight_decay": 1e-4},
         "train_data": {"dtype": "float32"},
-        # Images keep their shapes, so a batch holds one.
+        # Images keep their own shapes, so a batch can hold only one.
         "validation_data": {"dtype": "float32", "global_batch_size": 1},
     }
     if not detector.is_balanced:
@@ -95,6 +95,7 @@ def overrides(path: str, detector: Detector, model_changes: Mapping[str, Any]) -
 
 
 def _override_two_stages(detector: Detector, model: dict[str, Any]) -> None:
+    """Adds the settings of a two-stage detector to those of `task.model`."""
     model["rpn_head"] = {"num_convs": detector.num_convs, "num_filters": detector.head_channels}
     model["detection_head"] = {
         "num_convs": 0,
@@ -114,7 +115,7 @@ def _override_two_stages(detector: Detector, model: dict[str, Any]) -> None:
     model["rpn_sampler"] = {"type": "random", "max_negatives_per_positive": 5}
     model["roi_sampler"] = {"type": "random"}
     if detector.is_balanced:
-        # As their sampler is from its second call on: an IoU of 0 is outside of the bins.
+        # MMDetection's sampler behaves like this from its second call on: IoU 0 is in no bin.
         balancing = {"bin_range": "all", "floor_threshold": 0.0}
         model["roi_sampler"] = {"type": "iou_balanced", **balancing}
 
@@ -123,16 +124,16 @@ def _anchor(path: str, detector: Detector, changes: Mapping[str, Any]) -> dict[s
     anchor = {**_ANCHORS[detector.kind], **changes}
     count = anchor["num_scales"] * len(anchor["aspect_ratios"])
     if count != detector.num_anchors:
-        whose = "its config has" if changes else "the published detectors have"
+        expected = "its config has" if changes else "the published detectors have"
         raise UsageError(
-            f"{path} has {detector.num_anchors} anchors at a cell, and {whose} {count}; name the "
-            "complete config that it was trained with by --config=FILE"
+            f"{path} has {detector.num_anchors} anchors per cell, but {expected} {count}; give the "
+            "complete config that it was trained with as --config=FILE"
         )
     return anchor
 
 
 def backbone_config(backbone: Backbone) -> backbones.Backbone:
-    """Returns the config of a backbone, whose batch norms keep their statistics."""
+    """Returns the config of a backbone with frozen batch normalisation statistics."""
     kwargs = {"depth_multiplier": backbone.width, "bn_trainable": False}
     if backbone.base_width is None:
         resnet = model_garden.ResNet(model_id=backbone.depth, **kwargs)
@@ -157,6 +158,7 @@ def _decoder(detector: Detector) -> dict[str, Any]:
 
 
 def _merge(settings: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Overrides nested settings in place."""
     for key, value in changes.items():
         if isinstance(value, Mapping):
             _merge(settings.setdefault(key, {}), value)

@@ -1,4 +1,4 @@
-"""A detector of MMDetection as a Keras model with its weights, and as an experiment."""
+"""Imports a detector of MMDetection as a Keras model with its weights, and as an experiment."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from libra_tf.compat import keras
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """A detector of MMDetection in TensorFlow.
+    """A detector of MMDetection, imported into TensorFlow.
 
     Attributes:
       detector: its structure.
-      config_source: where MMDetection's config of it is from, for people.
-      overrides: what it changes in the config of its kind of experiment.
+      config_source: where its MMDetection config was found, for display.
+      overrides: the settings that it overrides in the config of its experiment.
       params: config of an experiment with this detector.
       model: the Keras model with the weights.
-      category_ids: the category ids of MMDetection's labels, in their order.
-      class_names: by category id; a class without a name is called by its number.
+      category_ids: the category ids of MMDetection's labels, in the order of the labels.
+      class_names: category id -> class name; a class without a name is called by its id.
     """
 
     detector: Detector
@@ -45,7 +45,7 @@ class Imported:
 
     @property
     def num_proposals(self) -> int | None:
-        """How many proposals are kept in tests; None for a detector of one stage."""
+        """The number of proposals that inference keeps; None for a one-stage detector."""
         model = self.params.task.model
         return model.roi_generator.test_num_proposals if "roi_generator" in model else None
 
@@ -54,30 +54,34 @@ def load(path: str, config: str | None = None) -> keras.Model:
     """Returns the detector of a checkpoint as a Keras model with its weights.
 
     Args:
-      path: checkpoint of MMDetection 2 or 3.
+      path: a checkpoint of MMDetection 2 or 3.
       config: path of its complete config; None for the one in the checkpoint or in
-        `NAME_config.txt` beside it. Without one, the test settings are the published models'.
+        `NAME_config.txt` beside it. If there is none, the published models' test settings are used.
 
     Returns:
-      A model that is called as Model Garden's: `model(images, image_shape=..., training=False)`,
-      with normalised RGB images `[B, height, width, 3]` of any size.
+      A model to call like Model Garden's: `model(images, image_shape=..., training=False)`, with
+      normalised RGB images `[B, height, width, 3]` of any size.
 
     Raises:
-      UsageError: if it cannot be imported.
+      UsageError: if the checkpoint cannot be imported.
     """
     return import_detector(path, config).model
 
 
 def import_detector(path: str, config: str | None = None) -> Imported:
-    """Imports a detector; see `load`.
+    """Imports a detector with its structure and config.
+
+    Args:
+      path: see `load`.
+      config: see `load`.
 
     Raises:
-      UsageError: if it cannot be imported.
+      UsageError: if the checkpoint cannot be imported.
     """
     file = torch_file.read(path)
     if structure.is_backbone(file.weights):
         raise UsageError(
-            f"{path} holds a backbone alone, not a detector; convert it with --model_dir=DIR and "
+            f"{path} holds only a backbone, not a detector; convert it with --model_dir=DIR and "
             "train with task.init_checkpoint=DIR"
         )
     return import_from(file, config)
@@ -86,23 +90,23 @@ def import_detector(path: str, config: str | None = None) -> Imported:
 def import_from(
     file: TorchFile, config_file: str | None, num_proposals: int | None = None
 ) -> Imported:
-    """Imports the detector in a file that was read already.
+    """Imports the detector in a file that has already been read.
 
     Args:
-      file: its weights and what it says about itself.
+      file: its weights and metadata.
       config_file: see `load`.
-      num_proposals: how many proposals a two-stage detector keeps in tests, where no config says;
-        None for the published 1000.
+      num_proposals: how many proposals a two-stage detector keeps in inference, unless a config
+        says so; None for the published 1000.
 
     Raises:
-      UsageError: if it cannot be imported.
+      UsageError: if the detector cannot be imported.
     """
     detector = structure.infer_detector(file.path, file.weights)
     names = categories.read_names(file.meta)
     if names and len(names) != detector.num_labels:
         raise UsageError(
-            f"{file.path} has weights of {detector.num_labels} classes, but the names of "
-            f"{len(names)}"
+            f"{file.path} has weights for {detector.num_labels} classes, but names for "
+            f"{len(names)}; save it with the names of all its classes, or without any"
         )
     category_ids = categories.assign_ids(names, detector.num_labels)
     config, source = mmdet_config.find(file.path, file.meta, config_file)

@@ -2,10 +2,10 @@
 
     python -m libra_tf.checkpoints.mmdet CHECKPOINT.pth --model_dir=runs/imported
 
-writes the folder of a run, on which run.py (evaluation, fine-tuning) and export/ work as on any
-other. With a ResNet or ResNeXt of torchvision it writes a checkpoint of the backbone for
-`task.init_checkpoint`. docs/mmdet.md says how to go on, and how the detectors differ from Model
-Garden's.
+writes the folder of a run, which run.py (evaluation, fine-tuning) and export/ take like any other.
+Given a ResNet or ResNeXt of torchvision, it writes a checkpoint of the backbone for
+`task.init_checkpoint`. docs/mmdet.md describes the next steps, and how the detectors differ from
+Model Garden's.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from libra_tf.cli.errors import UsageError
 
 
 def __getattr__(name: str) -> Any:
-    """Gives `load` and `import_detector` on first use, which takes importing TensorFlow."""
+    """Looks up the importing functions on first use, because they import TensorFlow."""
     if name in ("Imported", "import_detector", "load"):
         from libra_tf.checkpoints import importing
 
@@ -28,30 +28,36 @@ def __getattr__(name: str) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs what the command line says; returns the exit status."""
+    """Runs the command; returns its exit status.
+
+    Args:
+      arguments: the command line without the program's name; None for that of this process.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m libra_tf.checkpoints.mmdet",
         description=__doc__.split("\n\n")[0],
-        epilog="docs/mmdet.md says more.",
+        epilog="For details see docs/mmdet.md.",
     )
-    parser.add_argument("checkpoint", help="a .pth file of MMDetection 2 or 3, or of a backbone")
-    parser.add_argument("--model_dir", help="folder of the run to write; it must be new or empty")
+    parser.add_argument(
+        "checkpoint", help="a .pth file of MMDetection 2 or 3, or of a torchvision backbone"
+    )
+    parser.add_argument("--model_dir", help="folder of the run to write; must be new or empty")
     parser.add_argument(
         "--config",
-        help="complete config of MMDetection. Default: the one in the checkpoint, or in "
-        "NAME_config.txt beside it; without one, the published test settings",
+        help="complete config of MMDetection. Default: the one in the checkpoint or in "
+        "NAME_config.txt beside it; if there is none, the published test settings",
     )
     parser.add_argument(
         "--verify",
         nargs="+",
         default=[],
         metavar="FILE.npz",
-        help="compare every stage with MMDetection's numbers in these files; the exit status is 1 "
-        "if one is out of tolerance",
+        help="compare every stage with MMDetection's numbers in these files, and exit with status "
+        "1 if one is out of tolerance",
     )
     flags = parser.parse_args(arguments)
     if not flags.model_dir and not flags.verify:
-        parser.error("say what to do: --model_dir=DIR or --verify FILE.npz, or both")
+        parser.error("nothing to do: give --model_dir=DIR, --verify FILE.npz, or both")
     return program.exit_status(lambda: _run(flags))
 
 
@@ -64,14 +70,17 @@ def _run(flags: argparse.Namespace) -> int:
         outputs.require_new_folder("--model_dir", flags.model_dir)
     print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
     quiet.silence_libraries()
-    # Imported here because it takes that long: --help and bad flags are answered at once.
+    # Imported here, so that --help and flag errors do not take that long.
     from libra_tf.checkpoints import importing, run_folder, structure, torch_file, verify
 
     numbers = {path: verify.read(path) for path in flags.verify}
     file = torch_file.read(flags.checkpoint)
     if structure.is_backbone(file.weights):
         if not flags.model_dir:
-            raise UsageError(f"{file.path} holds a backbone alone, of which there is no --verify")
+            raise UsageError(
+                f"{file.path} holds only a backbone, and --verify needs a detector; give "
+                "--model_dir=DIR to convert the backbone"
+            )
         print(run_folder.write_backbone(flags.model_dir, file))
         return 0
     imported = importing.import_from(file, flags.config)
@@ -83,7 +92,7 @@ def _run(flags: argparse.Namespace) -> int:
         print(run_folder.write(flags.model_dir, imported))
     is_right = True
     for path, values in numbers.items():
-        # Where no config says how many proposals there were, those in the file do.
+        # If no config gives the number of proposals, use the number in the file.
         count = len(values.get("proposals", ()))
         if count and count != imported.num_proposals:
             imported = importing.import_from(file, flags.config, num_proposals=count)
@@ -94,6 +103,6 @@ def _run(flags: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    # Read when TensorFlow is imported; what goes wrong is raised as a Python error as well.
+    # TensorFlow reads this when it is imported. Its errors are raised in Python as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.exit(main())

@@ -1,8 +1,8 @@
-"""What MMDetection's config of a detector says that its weights do not.
+"""Reads from MMDetection's config of a detector what its weights do not show.
 
-A config is Python. It is not run: of its text only literals and calls of `dict` are understood,
-which is all that the complete configs consist of that MMDetection writes into its checkpoints and
-beside them.
+A config is Python code, but it is not run: only literals and calls of `dict` are evaluated. The
+complete configs that MMDetection writes into its checkpoints and beside them consist of nothing
+else.
 """
 
 import ast
@@ -16,11 +16,11 @@ from libra_tf.cli.errors import UsageError
 _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 _HEAD_STDS, _ROI_STDS = [1.0, 1.0, 1.0, 1.0], [0.1, 0.1, 0.2, 0.2]
 _INCOMPLETE = (
-    "is no complete config of MMDetection: it has no `model = dict(...)` with a backbone, or a "
-    "`_base_` in other files"
+    "is not a complete config of MMDetection: it has no `model = dict(...)` with a backbone, or it "
+    "inherits from other files by `_base_`"
 )
 
-# By key of the config, its value, None if it does not say, and the supported one.
+# Key of the config -> its value, None if the config does not set it, and the supported value.
 _Wanted = dict[str, tuple[Any, Any]]
 
 
@@ -31,17 +31,17 @@ def find(
 
     Args:
       checkpoint: path of the checkpoint.
-      meta: what it says about itself; MMDetection 3 has the config there as `cfg`, 2 as `config`.
-      config_file: path of a config that is to count instead; None for the checkpoint's own, or else
-        for that in `NAME_config.txt` beside a checkpoint `NAME.pth`.
+      meta: its metadata. MMDetection 3 stores the config there as `cfg`, MMDetection 2 as `config`.
+      config_file: path of a config to use instead; None for the checkpoint's own or, without one,
+        that in `NAME_config.txt` beside a checkpoint `NAME.pth`.
 
     Returns:
-      config: the detector's config and, if there is one, `test_pipeline`; empty without a config.
-      source: where it is from, for people.
+      config: the detector's config and, if there is one, `test_pipeline`; empty if none was found.
+      source: where the config was found, for display.
 
     Raises:
-      UsageError: if `config_file` cannot be read, or the checkpoint's own config cannot be
-        understood and there is none beside it.
+      UsageError: if `config_file` cannot be read, or if the checkpoint's own config cannot be
+        evaluated and there is none beside it.
     """
     if config_file:
         return _parse_file(config_file), config_file
@@ -55,10 +55,10 @@ def find(
         return _parse_file(beside), beside
     if embedded:
         raise UsageError(
-            f"{checkpoint}: the config in it ({', '.join(embedded)}) {_INCOMPLETE}; name the one "
-            "that it was trained with by --config=FILE"
+            f"{checkpoint}: the config in it ({', '.join(embedded)}) {_INCOMPLETE}; give the one "
+            "that it was trained with as --config=FILE"
         )
-    return {}, "none found, so that of the published models"
+    return {}, "none found, so the published models' config is used"
 
 
 def check_version(
@@ -66,27 +66,27 @@ def check_version(
 ) -> None:
     """Checks that a detector was not trained with MMDetection 1.x.
 
-    Its RetinaNets have the same names and shapes, but other anchors and another box coder. The
-    first models that were published for MMDetection 2 say that they are of 1.x as well; those have
-    a config with an `anchor_generator`, which MMDetection 1.x does not know.
+    RetinaNets of MMDetection 1.x have the same names and shapes, but other anchors and another box
+    coder. The first models published for MMDetection 2 also claim to be of 1.x. They are recognised
+    by an `anchor_generator` in their config, which MMDetection 1.x does not know.
 
     Args:
-      path: of the checkpoint, for messages.
-      meta: what it says about itself.
-      config: see `find`.
+      path: path of the checkpoint, for messages.
+      meta: the checkpoint's metadata.
+      config: the result of `find`.
       detector: the structure of the detector.
 
     Raises:
-      UsageError: if it was.
+      UsageError: if it was trained with MMDetection 1.x.
     """
     version = str(meta.get("mmdet_version", ""))
     if version.startswith(("0.", "1.")) and not _get(
         config, _head_name(detector), "anchor_generator"
     ):
         raise UsageError(
-            f"{path} says that it is of MMDetection {version}, whose anchors and box coder are not "
-            "supported; if it was published for MMDetection 2, name its complete config of "
-            "MMDetection 2 by --config=FILE"
+            f"{path} was saved by MMDetection {version}, and the anchors and box coder of 1.x are "
+            "not supported; if it was published for MMDetection 2, give its complete config of "
+            "MMDetection 2 as --config=FILE"
         )
 
 
@@ -94,15 +94,15 @@ def overrides(path: str, config: Mapping[str, Any], detector: Detector) -> dict[
     """Translates a config into keys of `task.model`.
 
     Args:
-      path: of the checkpoint, for messages.
-      config: see `find`.
+      path: path of the checkpoint, for messages.
+      config: the result of `find`.
       detector: the structure of the detector.
 
     Returns:
-      Nested keys and values; none for what the config does not say.
+      Nested keys and values; only those that the config sets.
 
     Raises:
-      UsageError: if the detector computes something that is not supported.
+      UsageError: if the config asks for something that is not supported.
     """
     _check_supported(path, config, detector)
     translated = {
@@ -133,33 +133,35 @@ def _parse_file(path: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as a config of MMDetection ({error})") from error
+        raise UsageError(
+            f"{path} cannot be read as a config of MMDetection ({error}); name another file"
+        ) from error
     config = _parse(text)
     if not config:
         raise UsageError(
-            f"{path} {_INCOMPLETE}; name the one that MMDetection has written beside the checkpoint"
+            f"{path} {_INCOMPLETE}; give the one that MMDetection wrote beside the checkpoint"
         )
     return config
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """Returns the model's config and the test pipeline of a text, empty if it has none."""
+    """Returns the model's config and the test pipeline in a text, empty without a config."""
     try:
         values = _values(ast.parse(text))
-    # Text that is no Python, or too deep for its parser.
+    # The text is not Python, or is nested too deeply for the parser.
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     model = values.get("model")
-    # What a config inherits is in other files.
+    # A config with `_base_` inherits settings from other files.
     if not isinstance(model, dict) or "backbone" not in model or "_base_" in values:
         return {}
-    # The test settings, too, are beside the model in MMDetection up to 2.7.
+    # Up to MMDetection 2.7 the test settings, too, are beside the model.
     beside = ("test_pipeline", "img_norm_cfg", "test_cfg")
     return {**{name: values[name] for name in beside if name in values}, **model}
 
 
 def _values(tree: ast.Module) -> dict[str, Any]:
-    """What is assigned by name; a single expression is the model."""
+    """Returns the assigned values by name; a single expression is taken as the model."""
     if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr):
         return {"model": _evaluate(tree.body[0].value)}
     return {
@@ -170,7 +172,7 @@ def _values(tree: ast.Module) -> dict[str, Any]:
 
 
 def _evaluate(node: ast.expr) -> Any:
-    """The value of a literal or a call of `dict`; None for anything else."""
+    """Evaluates a literal or a call of `dict`; returns None for anything else."""
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict" and not node.args:
         return {item.arg: _evaluate(item.value) for item in node.keywords if item.arg}
     if isinstance(node, ast.Dict):
@@ -196,14 +198,14 @@ def _check_supported(path: str, config: Mapping[str, Any], detector: Detector) -
     for key, (value, supported) in wanted.items():
         if value is not None and value != supported:
             raise UsageError(
-                f"{path}: its config has {value!r} for {key}; supported is {supported!r}"
+                f"{path}: its config has {value!r} for {key}; only {supported!r} is supported"
             )
 
 
 def _wanted_of_images(config: Mapping[str, Any]) -> _Wanted:
     preprocessor = _get(config, "data_preprocessor") or _get(config, "img_norm_cfg")
     takes_rgb = preprocessor.get("bgr_to_rgb", preprocessor.get("to_rgb"))
-    # What is not said is True in MMDetection 2, and False in 3, which has the preprocessor.
+    # The default is True in MMDetection 2, and False in 3, which has the preprocessor.
     default = "data_preprocessor" not in config
     keeps_ratio = all(
         step.get("keep_ratio", default)
@@ -237,7 +239,7 @@ def _wanted_of_boxes(config: Mapping[str, Any], detector: Detector) -> _Wanted:
     strides = [2**level for level in range(detector.min_level, detector.max_level + 1)]
     wanted = {
         f"{head}.anchor_generator.type": (generator.get("type"), "AnchorGenerator"),
-        # Several scales divide an octave evenly, which MMDetection has another key for.
+        # Scales that divide an octave evenly have another key in MMDetection.
         f"{head}.anchor_generator.scales": (scales, scales and scales[:1]),
         f"{head}.anchor_generator.strides": (generator.get("strides"), strides),
         f"{head}.anchor_generator.center_offset": (generator.get("center_offset"), 0),
@@ -265,11 +267,12 @@ def _wanted_of_suppression(config: Mapping[str, Any], detector: Detector) -> _Wa
 
 
 def _head_name(detector: Detector) -> str:
-    """The part of the config with the anchors."""
+    """Returns the key of the config that holds the anchors."""
     return "bbox_head" if detector.kind == "retinanet" else "rpn_head"
 
 
 def _necks(config: Mapping[str, Any], kind: str) -> Iterator[Mapping[str, Any]]:
+    """Yields the necks of a type."""
     necks = config.get("neck")
     for neck in necks if isinstance(necks, list) else [necks]:
         if isinstance(neck, Mapping) and neck.get("type") == kind:
@@ -282,6 +285,7 @@ def _iou_threshold(test: Mapping[str, Any]) -> float | None:
 
 
 def _anchor(generator: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates the settings of an anchor generator."""
     anchor = {}
     if generator.get("ratios"):
         anchor["aspect_ratios"] = [1 / ratio for ratio in generator["ratios"]]
@@ -295,7 +299,7 @@ def _anchor(generator: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input_size(pipeline: Any) -> list[int] | None:
-    """The sides that images are resized to, found wherever the pipeline has its resizing."""
+    """Returns the size that images are resized to, from whichever step of the pipeline sets it."""
     for step in _steps(pipeline):
         scale = step.get("scale") or step.get("img_scale")
         if isinstance(scale, list) and len(scale) == 2 and all(isinstance(x, int) for x in scale):
@@ -304,7 +308,7 @@ def _input_size(pipeline: Any) -> list[int] | None:
 
 
 def _steps(pipeline: Any) -> Iterator[Mapping[str, Any]]:
-    """The steps of a pipeline, each before those within it."""
+    """Yields the steps of a pipeline, each before those nested in it."""
     for step in pipeline if isinstance(pipeline, list) else []:
         if isinstance(step, Mapping):
             yield step
@@ -312,7 +316,7 @@ def _steps(pipeline: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _get(config: Any, *keys: str) -> Mapping[str, Any]:
-    """The dictionary at a path, empty if there is none."""
+    """Returns the dictionary under nested keys, empty if there is none."""
     for key in keys:
         config = config.get(key) if isinstance(config, Mapping) else None
     return config if isinstance(config, Mapping) else {}

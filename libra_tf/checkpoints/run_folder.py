@@ -1,4 +1,4 @@
-"""Writes an imported detector as the folder of a run, or a backbone as a checkpoint."""
+"""Writes an imported detector as the folder of a run, or an imported backbone as a checkpoint."""
 
 import pathlib
 
@@ -17,17 +17,17 @@ CONFIG_FILE = "mmdet.yaml"
 
 
 def write(model_dir: str, imported: Imported) -> str:
-    """Writes config, checkpoint and class names, all or nothing.
+    """Writes config, checkpoint and class names, completely or not at all.
 
-    Beside them, `mmdet.yaml` has what the detector changes in its experiment, to go on from with
-    `--config_file` and other data.
+    `mmdet.yaml` in the same folder holds the settings that the detector overrides in its
+    experiment. Pass it as `--config_file` to evaluate or train on other data.
 
     Args:
       model_dir: a folder that `libra_tf.cli.outputs.require_new_folder` accepts.
       imported: the detector.
 
     Returns:
-      What was written and how to go on, for people.
+      A text for display: what was written, and which commands to run next.
     """
     name = experiment.EXPERIMENTS[imported.detector.kind]
     target = pathlib.Path(model_dir).absolute()
@@ -48,17 +48,17 @@ def write(model_dir: str, imported: Imported) -> str:
 
 
 def write_backbone(model_dir: str, file: torch_file.TorchFile) -> str:
-    """Writes a checkpoint of a backbone alone, all or nothing.
+    """Writes a checkpoint of a backbone alone, completely or not at all.
 
     Args:
       model_dir: a folder that `libra_tf.cli.outputs.require_new_folder` accepts.
-      file: its weights, named as in torchvision.
+      file: the backbone's weights, named as in torchvision.
 
     Returns:
-      What was written and how to go on, for people.
+      A text for display: what was written, and how to train with it.
 
     Raises:
-      UsageError: if it is neither a ResNet nor a ResNeXt.
+      UsageError: if the backbone is neither a ResNet nor a ResNeXt.
     """
     backbone = structure.infer_backbone(file.path, file.weights)
     config = maskrcnn.LibraMaskRCNN(

@@ -1,8 +1,9 @@
-"""Finds out from the names and shapes of its weights what an MMDetection detector is."""
+"""Infers the structure of an MMDetection detector from the names and shapes of its weights."""
 
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from official.vision.modeling.backbones import resnet
@@ -11,7 +12,7 @@ from libra_tf.cli.errors import UsageError
 
 Weights = Mapping[str, np.ndarray]
 
-# A name that only this architecture has -> the architecture. The first one that is found counts.
+# Name pattern that only one architecture has -> that architecture. The first match counts.
 _OTHERS = (
     (r"(roi_head\.)?mask_head\.", "a detector with masks"),
     (r"roi_head\.bbox_head\.\d+\.", "Cascade R-CNN"),
@@ -35,10 +36,10 @@ class Backbone:
     """A ResNet or ResNeXt.
 
     Attributes:
-      depth: such as 50.
-      width: channels of the stem over 64.
-      groups: of the 3x3 convolutions.
-      base_width: channels of a group in the first stage of a network of width 1; None for ResNet.
+      depth: the number of layers, such as 50.
+      width: channels of the stem divided by 64.
+      groups: groups of the 3x3 convolutions.
+      base_width: channels of a group in the first stage, for a network of width 1; None for ResNet.
     """
 
     depth: int
@@ -60,18 +61,18 @@ class Detector:
       kind: `retinanet` or `fasterrcnn`.
       backbone: its backbone.
       min_level: finest level of the pyramid.
-      max_level: coarsest level.
-      channels: of the pyramid.
-      is_balanced: whether the balanced feature pyramid follows.
+      max_level: coarsest level of the pyramid.
+      channels: channels of the pyramid.
+      is_balanced: whether a balanced feature pyramid follows.
       refine_type: `non_local`, `conv` or None; see `libra_tf.layers.BalancedFeaturePyramid`.
-      num_labels: number of classes, the background not counted.
-      num_anchors: anchors at a cell.
-      num_convs: convolutions of the head (RetinaNet: of each branch; otherwise of the RPN).
-      head_channels: their channels.
-      num_fcs: fully connected layers of the second stage; None for RetinaNet.
-      fc_channels: their channels.
-      crop_size: height and width of the crops of RoIs.
-      is_class_agnostic: whether there is one box for all classes.
+      num_labels: number of classes, without the background.
+      num_anchors: anchors per cell.
+      num_convs: number of convolutions in each branch of RetinaNet's head, or in the RPN.
+      head_channels: channels of these convolutions.
+      num_fcs: number of fully connected layers in the second stage; None for RetinaNet.
+      fc_channels: channels of these layers; None for RetinaNet.
+      crop_size: height and width of the RoI crops; None for RetinaNet.
+      is_class_agnostic: whether one box is predicted for all classes.
     """
 
     kind: str
@@ -97,7 +98,7 @@ class Detector:
 
 
 def normalize_names(weights: Weights) -> dict[str, np.ndarray]:
-    """Returns the weights by the names that MMDetection 3 gives a detector with two necks."""
+    """Renames the weights as MMDetection 3 does for a detector with two necks."""
     renamed = {}
     for name, value in weights.items():
         name = re.sub(r"^neck\.(lateral_convs|fpn_convs)\.", r"neck.0.\1.", name)
@@ -109,16 +110,16 @@ def normalize_names(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def is_backbone(weights: Weights) -> bool:
-    """Says whether these are the weights of a backbone alone, named as in torchvision."""
+    """Returns whether these are the weights of a backbone alone, named as in torchvision."""
     return "layer1.0.conv1.weight" in weights
 
 
 def infer_backbone(path: str, weights: Weights) -> Backbone:
-    """Infers a backbone.
+    """Infers the structure of a backbone.
 
     Args:
-      path: of the file, for messages.
-      weights: by name, without the prefix `backbone.`.
+      path: path of the file, for messages.
+      weights: weights by name, without the prefix `backbone.`.
 
     Raises:
       UsageError: if it is neither a ResNet nor a ResNeXt.
@@ -134,8 +135,8 @@ def infer_backbone(path: str, weights: Weights) -> Backbone:
     ]
     if not depths:
         raise UsageError(
-            f"{path}: the backbone has {', '.join(map(str, repeats))} {kind} blocks in its stages, "
-            f"which is no ResNet known here ({', '.join(map(str, resnet.RESNET_SPECS))} layers)"
+            f"{path}: the backbone has {', '.join(map(str, repeats))} {kind} blocks in its stages; "
+            f"supported are ResNets of {', '.join(map(str, resnet.RESNET_SPECS))} layers"
         )
     filters = weights["conv1.weight"].shape[0]
     if not has_bottlenecks:
@@ -147,23 +148,23 @@ def infer_backbone(path: str, weights: Weights) -> Backbone:
     base_width, rest = divmod(inputs * 64, filters)
     if rest:
         raise UsageError(
-            f"{path}: the backbone's groups have {inputs} channels where its stem has {filters}, "
-            "which no ResNeXt known here has"
+            f"{path}: the backbone's groups have {inputs} channels and its stem {filters}; in a "
+            f"supported ResNeXt, {inputs} * 64 is divisible by the stem's channels"
         )
     return Backbone(depths[0], filters / 64, groups, base_width)
 
 
 def infer_detector(path: str, weights: Weights) -> Detector:
-    """Infers a detector.
+    """Infers the structure of a detector.
 
     Args:
-      path: of the file, for messages.
-      weights: by name.
+      path: path of the file, for messages.
+      weights: weights by name.
 
     Raises:
-      UsageError: if it is of another architecture; the message says what was recognised.
+      UsageError: if it has another architecture; the message says which was recognised.
     """
-    # A detector with one neck, FPN, does not number it.
+    # The names of a detector with only one neck, FPN, do not number it.
     has_two_necks = any(name.startswith("neck.0.") for name in weights)
     weights = normalize_names(weights)
     _refuse_others(path, weights)
@@ -175,7 +176,7 @@ def infer_detector(path: str, weights: Weights) -> Detector:
 
 
 def without_prefix(weights: Weights, prefix: str) -> dict[str, np.ndarray]:
-    """Returns the weights with a prefix, by their names without it."""
+    """Returns the weights that have a prefix, with the prefix removed from their names."""
     return {
         name.removeprefix(prefix): value
         for name, value in weights.items()
@@ -183,7 +184,8 @@ def without_prefix(weights: Weights, prefix: str) -> dict[str, np.ndarray]:
     }
 
 
-def _infer_pyramid(path: str, weights: Weights, has_two_necks: bool) -> dict:
+def _infer_pyramid(path: str, weights: Weights, has_two_necks: bool) -> dict[str, Any]:
+    """Returns the fields of `Detector` that describe the pyramid."""
     _check_names(path, weights, {"neck.0.lateral_convs.0.conv.weight": 4})
     refinement = without_prefix(weights, "neck.1.refine.")
     channels = weights["neck.0.lateral_convs.0.conv.weight"].shape[0]
@@ -195,9 +197,8 @@ def _infer_pyramid(path: str, weights: Weights, has_two_necks: bool) -> dict:
         expected = weights[f"neck.0.lateral_convs.{num_laterals - 1}.conv.weight"].shape[1]
         if inputs != expected:
             raise UsageError(
-                f"{path}: {name} takes {inputs} channels, so the coarser levels of the pyramid are "
-                f"made of its own and not of the backbone's ({expected} channels), which is not "
-                "supported"
+                f"{path}: {name} takes {inputs} channels; supported are only pyramids that compute "
+                f"their coarser levels from the backbone's last one ({expected} channels)"
             )
     refine_type = None
     if refinement:
@@ -217,25 +218,27 @@ def _check_non_local(path: str, refinement: Weights, channels: int) -> None:
     parts = sorted({name.split(".")[0] for name in refinement})
     if parts != ["conv_out", "g", "phi", "theta"]:
         raise UsageError(
-            f"{path}: the pyramid's non-local block has {', '.join(parts)}; supported is the "
-            "embedded Gaussian one with g, theta, phi and conv_out"
+            f"{path}: the pyramid's non-local block has {', '.join(parts)}; only the embedded "
+            "Gaussian one, with g, theta, phi and conv_out, is supported"
         )
     inner = refinement["theta.conv.weight"].shape[0]
     if inner != channels:
         raise UsageError(
             f"{path}: the pyramid's non-local block reduces {channels} channels to {inner}; "
-            "supported is a reduction of 1"
+            "only a reduction of 1 is supported"
         )
 
 
-def _infer_retinanet(path: str, weights: Weights, backbone: Backbone, pyramid: dict) -> Detector:
+def _infer_retinanet(
+    path: str, weights: Weights, backbone: Backbone, pyramid: Mapping[str, Any]
+) -> Detector:
     _check_names(
         path, weights, {"bbox_head.retina_reg.weight": 4, "bbox_head.cls_convs.0.conv.weight": 4}
     )
     num_anchors = weights["bbox_head.retina_reg.weight"].shape[0] // 4
     num_logits = weights["bbox_head.retina_cls.weight"].shape[0]
     if not 0 < num_anchors <= num_logits:
-        raise _other(path, f"{num_logits} logits for {num_anchors} anchors at a cell")
+        raise _other(path, f"{num_logits} logits for {num_anchors} anchors per cell")
     return Detector(
         kind="retinanet",
         backbone=backbone,
@@ -247,7 +250,9 @@ def _infer_retinanet(path: str, weights: Weights, backbone: Backbone, pyramid: d
     )
 
 
-def _infer_fasterrcnn(path: str, weights: Weights, backbone: Backbone, pyramid: dict) -> Detector:
+def _infer_fasterrcnn(
+    path: str, weights: Weights, backbone: Backbone, pyramid: Mapping[str, Any]
+) -> Detector:
     head = "roi_head.bbox_head."
     expected = {f"{head}{name}.weight": 2 for name in ("fc_cls", "fc_reg", "shared_fcs.0")}
     _check_names(
@@ -256,7 +261,7 @@ def _infer_fasterrcnn(path: str, weights: Weights, backbone: Backbone, pyramid: 
     fc_channels, inputs = weights[f"{head}shared_fcs.0.weight"].shape
     num_labels = weights[f"{head}fc_cls.weight"].shape[0] - 1
     if not num_labels:
-        raise _other(path, f"a weight {head}fc_cls.weight of no class but the background")
+        raise _other(path, f"a weight {head}fc_cls.weight with no class but the background")
     num_boxes = weights[f"{head}fc_reg.weight"].shape[0] // 4
     return Detector(
         kind="fasterrcnn",
@@ -274,6 +279,7 @@ def _infer_fasterrcnn(path: str, weights: Weights, backbone: Backbone, pyramid: 
 
 
 def _refuse_others(path: str, weights: Weights) -> None:
+    """Refuses other architectures by the names of their weights."""
     for pattern, architecture in _OTHERS:
         for name in weights:
             if re.match(pattern, name):
@@ -287,18 +293,19 @@ def _refuse_others(path: str, weights: Weights) -> None:
 def _other(path: str, what: str) -> UsageError:
     return UsageError(
         f"{path} holds {what}. Supported are RetinaNet and Faster R-CNN of MMDetection 2 and 3, "
-        "Libra or not, with FPN and a ResNet or ResNeXt, and such a backbone alone"
+        "Libra or not, with FPN and a ResNet or ResNeXt, and such a backbone on its own"
     )
 
 
 def _check_names(path: str, weights: Weights, ranks: Mapping[str, int]) -> None:
+    """Checks that weights exist, with the given ranks, and are not empty."""
     for name, rank in ranks.items():
         if name not in weights:
-            raise _other(path, f"no weight {name}, which such a detector has")
+            raise _other(path, f"no weight {name}, which such a detector needs")
         if weights[name].ndim != rank or 0 in weights[name].shape:
             raise _other(path, f"a weight {name} of shape {list(weights[name].shape)}")
 
 
 def _count(weights: Weights, pattern: str) -> int:
-    """The number of different numbers that a pattern finds at the start of names."""
+    """Counts the distinct numbers that a pattern captures at the start of the names."""
     return len({match.group(1) for name in weights if (match := re.match(pattern, name))})

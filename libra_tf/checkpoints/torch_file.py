@@ -1,4 +1,4 @@
-"""Reads PyTorch checkpoints without running anything that is in them."""
+"""Reads PyTorch checkpoints without running any code in them."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 
 from libra_tf.cli.errors import UsageError
 
-# MMEngine's trainer saves its logs beside the weights, in what these make.
+# MMEngine's trainer saves its logs along with the weights, in objects of these types.
 _LOGS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
@@ -25,19 +25,19 @@ _LOGS = (
         for name in ("_reconstruct", "scalar")
     ),
 )
-# What is said about a detector lies no deeper: the names in the classes in the data set.
+# Nesting depth of the metadata that is needed: dataset -> classes -> names.
 _META_DEPTH = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchFile:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-      path: of the file.
-      weights: float32 arrays by name, as PyTorch has them; without what wraps them.
-      meta: what the program that saved it says about it in texts, numbers, and lists and
-        dictionaries of them; empty if nothing.
+      path: path of the file.
+      weights: float32 arrays by name, in PyTorch's layout; without wrappers such as `state_dict`.
+      meta: the metadata that the program wrote when saving it: strings, numbers, and lists and
+        dictionaries of these; empty if there is none.
     """
 
     path: str
@@ -48,14 +48,14 @@ class TorchFile:
 def read(path: str) -> TorchFile:
     """Reads a checkpoint.
 
-    PyTorch's restricted reader is used, which makes tensors and plain values only and calls no
-    function that the file names but PyTorch's own for them.
+    It uses PyTorch's restricted reader, which creates only tensors and plain values. Of the
+    functions that a file names, it calls only PyTorch's own for creating them.
 
     Args:
       path: a file of `torch.save`: a dictionary of tensors, or one with such a `state_dict`.
 
     Returns:
-      What it holds.
+      The content of the file.
 
     Raises:
       UsageError: if PyTorch is not installed, or the file cannot be read, holds anything but data,
@@ -80,24 +80,25 @@ def read(path: str) -> TorchFile:
 
 
 def _as_array(path: str, name: Any, tensor: Any) -> np.ndarray:
+    """Converts a tensor to a float32 array; refuses anything else."""
     import torch
 
     if not isinstance(tensor, torch.Tensor):
-        kind = "left-out object" if isinstance(tensor, _LeftOut) else type(tensor).__name__
-        raise _not_a_checkpoint(path, f"{name!r} in it is a {kind}, no tensor")
+        kind = "skipped object" if isinstance(tensor, _LeftOut) else type(tensor).__name__
+        raise _not_a_checkpoint(path, f"{name!r} in it is a {kind}, not a tensor")
     is_dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
     dtype = str(tensor.dtype).removeprefix("torch.")
     if not is_dense or not re.fullmatch(r"b?float\d+|u?int\d+", dtype):
         kind = f"{dtype} tensor" if is_dense else "tensor that does not hold all its values"
         raise UsageError(
-            f"{path}: {name!r} in it is a {kind}; supported are dense ones of floating point "
-            "numbers or integers, so convert it in PyTorch and save it again"
+            f"{path}: {name!r} in it is a {kind}; only dense tensors of floating-point numbers or "
+            "integers are supported, so convert it in PyTorch and save it again"
         )
     return tensor.detach().float().numpy()
 
 
 def _plain(value: Any, depth: int = _META_DEPTH) -> Any:
-    """Texts, numbers, and lists and dictionaries of them; None for what is anything else."""
+    """Keeps strings, numbers, and lists and dictionaries of these; anything else becomes None."""
     if isinstance(value, (str, int, float)):
         return value
     if depth and isinstance(value, (list, tuple)):
@@ -127,33 +128,36 @@ def _load(path: str) -> Any:
         code = re.search(r"nsupported (?:global: )?(?:GLOBAL|class) ([\w.]+)", str(error))
         if code:
             raise UsageError(
-                f"{path} is refused: it does not hold weights alone, but names the code "
-                f"{code.group(1)}, which reading it would run. Ask whom you have it from for the "
-                "state_dict alone"
+                f"{path} is refused: besides weights it refers to the code {code.group(1)}, which "
+                "would run when the file is read. Ask its author for a file with only the "
+                "state_dict"
             ) from error
         raise _damaged(path, error) from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror or error})") from error
-    # What a damaged file makes PyTorch raise depends on where it is damaged.
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror or error}); check the file and its permissions"
+        ) from error
+    # What PyTorch raises depends on where the file is damaged.
     except Exception as error:
         raise _damaged(path, error) from error
 
 
 class _LeftOut:
-    """Stands where a checkpoint has an object of MMEngine's or NumPy's."""
+    """Replaces an object of MMEngine or NumPy in a checkpoint."""
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         pass
 
 
 @contextlib.contextmanager
 def _logs_left_out(torch: Any) -> Iterator[None]:
-    """Lets PyTorch read past MMEngine's logs, which are made into empty objects.
+    """Lets PyTorch read past MMEngine's logs, which become empty objects.
 
-    NumPy's functions are left out too: with arguments of the file's choice they reach into memory.
+    NumPy's functions are replaced too: called with arguments from the file, they can access
+    arbitrary memory.
     """
     with torch.serialization.safe_globals([(_LeftOut, name) for name in _LOGS]):
         yield
@@ -164,13 +168,15 @@ def _check_finite(path: str, weights: Mapping[str, np.ndarray]) -> None:
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise UsageError(
-            f"{path}: the weight {bad[0]}{more} has values that are NaN or infinite, so the "
-            "training it is from has failed; name an earlier checkpoint"
+            f"{path}: the weight {bad[0]}{more} has NaN or infinite values, so the training that "
+            "saved it had failed; name an earlier checkpoint"
         )
 
 
 def _not_a_checkpoint(path: str, why: str) -> UsageError:
-    return UsageError(f"{path} is not a checkpoint with a detector's weights: {why}")
+    return UsageError(
+        f"{path} is not a checkpoint with a detector's weights: {why}; name another file"
+    )
 
 
 def _damaged(path: str, error: Exception) -> UsageError:

@@ -1,10 +1,11 @@
-"""Compares every stage of an imported detector with what MMDetection has computed.
+"""Compares every stage of an imported detector with MMDetection's own numbers.
 
-The file of MMDetection's numbers is an `.npz` with its network's input, `input` (NCHW, normalised),
-and any of its stages by the names below, those of a pyramid with the index of the level behind
-them: `backbone`, `fpn`, `bfp`; RetinaNet: `cls`, `reg`; Faster R-CNN: `rpn_cls`, `rpn_reg`,
-`proposals`, `proposal_scores`, `roi_levels`, `roi_feats_first32`, `roi_cls`, `roi_reg`;
-`det_boxes`, `det_scores` and `det_labels`. Boxes are `x1, y1, x2, y2` in pixels of the input.
+The numbers are in an `.npz` file with the network's input, `input` (NCHW, normalised), and any of
+the stages below; a stage with a pyramid has an array per level, with the level's index appended to
+the name. All detectors: `backbone`, `fpn`, `bfp` (pyramids), `det_boxes`, `det_scores` and
+`det_labels`. RetinaNet: `cls`, `reg` (pyramids). Faster R-CNN: `rpn_cls`, `rpn_reg` (pyramids),
+`proposals`, `proposal_scores`, `roi_levels`, `roi_feats_first32`, `roi_cls`, `roi_reg`. Boxes are
+`x1, y1, x2, y2` in pixels of the input.
 """
 
 import dataclasses
@@ -22,30 +23,30 @@ from libra_tf.modeling.mmdetection import rois
 from libra_tf.modeling.mmdetection.boxes import swap_xy
 from libra_tf.modeling.mmdetection.pyramid import MMDetectionFPN
 
-# Of the largest activation, in pixels, of scores.
+# Relative to the largest activation; in pixels; absolute.
 STAGE_TOLERANCE = 1e-3
 BOX_TOLERANCE = 0.05
 SCORE_TOLERANCE = 1e-4
-# Scores that float32 does not tell apart behind so many layers: their order is chance.
+# After so many layers, float32 cannot tell scores this close apart: their order is chance.
 TIE = 2e-4
 _NUM_CROPS = 32
-# What belongs together row by row, the boxes first.
+# Arrays that belong together row by row, the boxes first.
 _ROWS = (("proposals", "proposal_scores"), ("det_boxes", "det_scores", "det_labels"))
 _OF_ROIS = ("roi_levels", f"roi_feats_first{_NUM_CROPS}", "roi_cls", "roi_reg")
-_HELP = "see libra_tf/checkpoints/verify.py for what such a file holds"
+_HELP = "see libra_tf/checkpoints/verify.py for what the file must hold"
 
 Numbers = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How far one stage deviates.
+    """How far one stage deviates from MMDetection.
 
     Attributes:
-      stage: its name in the file.
-      deviation: the largest one.
-      tolerance: the most that it may be.
-      unit: what both are in.
+      stage: the name of the stage in the file.
+      deviation: its largest deviation.
+      tolerance: the largest allowed deviation.
+      unit: the unit of both.
     """
 
     stage: str
@@ -55,22 +56,28 @@ class Comparison:
 
     @property
     def is_within(self) -> bool:
-        """Whether it deviates by no more than it may."""
+        """Whether the deviation is within the tolerance."""
         return bool(self.deviation <= self.tolerance)
 
 
 def read(path: str) -> Numbers:
     """Reads a file of MMDetection's numbers.
 
+    Args:
+      path: path of the `.npz` file.
+
+    Returns:
+      Its arrays by name.
+
     Raises:
-      UsageError: if it is not one.
+      UsageError: if it is not such a file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             numbers = {name: file[name] for name in file.files}
     except FileNotFoundError:
-        raise UsageError(f"--verify={path}: there is no such file") from None
-    # An .npy file is one array, which cannot be entered.
+        raise UsageError(f"--verify={path}: there is no such file; {_HELP}") from None
+    # An .npy file loads as an array, which is no context manager.
     except (
         OSError,
         EOFError,
@@ -80,35 +87,37 @@ def read(path: str) -> Numbers:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise UsageError(f"--verify={path} is not an .npz file of arrays ({error})") from error
+        raise UsageError(
+            f"--verify={path} is not an .npz file of arrays ({error}); {_HELP}"
+        ) from error
     if "input" not in numbers or numbers["input"].ndim != 4 or numbers["input"].shape[1] != 3:
         raise UsageError(
             f"--verify={path} has no `input` of shape [batch, 3, height, width]; {_HELP}"
         )
     if len(numbers) == 1:
-        raise UsageError(f"--verify={path} has nothing but `input` to compare; {_HELP}")
+        raise UsageError(f"--verify={path} has only `input` and nothing to compare; {_HELP}")
     _check_companions(path, numbers)
     _check_rows(path, numbers)
     return numbers
 
 
 def check(path: str, numbers: Numbers, model: keras.Model) -> None:
-    """Checks that all numbers are of stages that a detector has.
+    """Checks that the numbers belong to stages that the detector has.
 
     Args:
-      path: of their file, for messages.
-      numbers: see `read`.
+      path: path of their file, for messages.
+      numbers: the result of `read`.
       model: the detector.
 
     Raises:
-      UsageError: if some are not, as those of another kind of detector.
+      UsageError: if some do not, such as those of another kind of detector.
     """
     unknown = sorted(set(numbers) - _known_names(model))
     if unknown:
         kind = "RetinaNet" if _is_retinanet(model) else "Faster R-CNN"
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         names = ", ".join(unknown[:3]) + more
-        raise UsageError(f"--verify={path} has {names}, which this {kind} has not; {_HELP}")
+        raise UsageError(f"--verify={path} has {names}, which this {kind} does not have; {_HELP}")
 
 
 def compare(
@@ -116,16 +125,16 @@ def compare(
 ) -> Iterator[Comparison]:
     """Compares a detector with MMDetection's numbers for one image.
 
-    The second stage is given MMDetection's own proposals, so that its rows belong together; the
-    proposals and the detections are those of the whole detector, from the image on.
+    The second stage runs on MMDetection's own proposals, so that its rows correspond. Proposals and
+    detections are compared end to end, from the image on.
 
     Args:
       model: the detector.
-      numbers: see `read`.
-      category_ids: the category ids of MMDetection's labels, in their order.
+      numbers: the result of `read`.
+      category_ids: the category ids of MMDetection's labels, in the order of the labels.
 
     Yields:
-      A comparison for every stage that the file holds.
+      A comparison for every stage in the file.
     """
     images = tf.constant(numbers["input"].transpose(0, 2, 3, 1))
     image_shape = tf.cast([images.shape[1:3]], tf.float32)
@@ -159,7 +168,7 @@ def compare(
 
 
 def table(path: str, comparisons: Sequence[Comparison]) -> str:
-    """Returns the comparisons with one file as a table for people."""
+    """Returns the comparisons with one file as a table for display."""
     width = max(len(comparison.stage) for comparison in comparisons)
     lines = [path]
     for comparison in comparisons:
@@ -172,18 +181,19 @@ def table(path: str, comparisons: Sequence[Comparison]) -> str:
 
 
 def _check_companions(path: str, numbers: Numbers) -> None:
-    """Checks that what cannot be compared alone is not alone."""
+    """Checks that every array comes with those needed to compare it."""
     needed = {name: names for names in _ROWS for name in names}
     needed.update(dict.fromkeys(_OF_ROIS, ("proposals",)))
     for name in numbers:
         for other in needed.get(name, ()):
             if other not in numbers:
                 raise UsageError(
-                    f"--verify={path} has {name} without {other}, which belongs to it; {_HELP}"
+                    f"--verify={path} has {name} without {other}, which it needs; {_HELP}"
                 )
 
 
 def _check_rows(path: str, numbers: Numbers) -> None:
+    """Checks the shapes of the arrays that belong together row by row."""
     for names in _ROWS:
         if names[0] not in numbers:
             continue
@@ -191,13 +201,13 @@ def _check_rows(path: str, numbers: Numbers) -> None:
         if boxes[1:] != (4,) or set(others) != {boxes[:1]}:
             shapes = ", ".join(str(list(shape)) for shape in (boxes, *others))
             raise UsageError(
-                f"--verify={path} has {', '.join(names)} of the shapes {shapes}; supported are "
-                "[N, 4] for the boxes and [N] for what belongs to them"
+                f"--verify={path} has {', '.join(names)} of shapes {shapes}; the first must be "
+                "[N, 4] and the others [N]"
             )
 
 
 def _known_names(model: keras.Model) -> set[str]:
-    """Names of all that can be compared with a detector."""
+    """Returns the names of all arrays that can be compared with a detector."""
     pyramid, single = ["fpn", "bfp", "rpn_cls", "rpn_reg"], ["input", *_ROWS[1]]
     if _is_retinanet(model):
         pyramid[2:] = ["cls", "reg"]
@@ -213,11 +223,12 @@ def _is_retinanet(model: keras.Model) -> bool:
 
 
 def _levels(levels: Mapping[str, tf.Tensor]) -> list[np.ndarray]:
+    """Returns the levels of a pyramid, the finest first."""
     return [levels[level].numpy() for level in sorted(levels, key=int)]
 
 
 def _plain_pyramid(decoder: keras.Model) -> keras.Model:
-    """The FPN, without the balanced pyramid that may follow it."""
+    """Returns the FPN, without the balanced feature pyramid that may follow it."""
     pyramids = [layer for layer in decoder.layers if isinstance(layer, MMDetectionFPN)]
     return pyramids[0] if pyramids else decoder
 
@@ -225,7 +236,7 @@ def _plain_pyramid(decoder: keras.Model) -> keras.Model:
 def _labels_only(
     outputs: np.ndarray, num_classes: int, category_ids: Sequence[int], size: int = 1
 ) -> np.ndarray:
-    """Picks the classes of the checkpoint on the last axis, `size` values each."""
+    """Picks the checkpoint's classes from the last axis, which has `size` values for each class."""
     groups = outputs.reshape(*outputs.shape[:-1], -1, num_classes, size)
     return groups[..., category_ids, :].reshape(*outputs.shape[:-1], -1)
 
@@ -266,7 +277,7 @@ def _compare_second_stage(
     yield from _compare_stage(numbers, f"roi_feats_first{_NUM_CROPS}", first)
     scores, deltas = (output[0].numpy() for output in model.detection_head[0](crops))
     num_classes = scores.shape[-1]
-    # Their background is the class behind all others.
+    # MMDetection's background is the last class.
     scores = _labels_only(scores, num_classes, [*category_ids, 0])
     yield from _compare_stage(numbers, "roi_cls", scores)
     if deltas.shape[-1] > 4:
@@ -296,10 +307,19 @@ def _compare_rows(
     expected: tuple[np.ndarray, np.ndarray],
     labels: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Iterator[Comparison]:
-    """Compares boxes and scores as sets, then their order.
+    """Compares boxes and scores as sets, and then their order.
 
-    Each row is paired with the nearest one of the same label. A pair's places differ only if the
-    scores between them are ties.
+    Each row is paired with the nearest one of the same label. Paired rows may be in different
+    places only if their scores are ties.
+
+    Args:
+      names: the names of boxes and scores in the file.
+      found: boxes `[N, 4]` and scores `[N]` of the model.
+      expected: boxes `[M, 4]` and scores `[M]` of MMDetection.
+      labels: labels `[N]` and `[M]` of both; None without labels.
+
+    Yields:
+      A comparison of the boxes, the scores, the labels if there are any, and the order.
     """
     (boxes, scores), (expected_boxes, expected_scores) = found, expected
     if labels is None:
@@ -318,10 +338,11 @@ def _compare_rows(
     wrong = float(np.sum(labels[0][ours] != labels[1][theirs]))
     if labels[0].any() or labels[1].any():
         yield Comparison(names[0].replace("boxes", "labels"), wrong, 0, "wrong")
-    # A row may stand elsewhere only among scores that are its own up to rounding.
+    # A row may be in another place only if the score expected there is its own up to rounding.
     out_of_order = np.abs(expected[1][ours] - expected_scores)
     yield Comparison(f"{names[0]} order", _largest(out_of_order), TIE, "in score")
 
 
 def _largest(differences: np.ndarray) -> float:
+    """Returns the largest absolute difference, 0 if there are none."""
     return float(np.abs(differences).max(initial=0.0))

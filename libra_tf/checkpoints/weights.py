@@ -1,8 +1,8 @@
-"""Puts the weights of a PyTorch checkpoint into a Keras model.
+"""Loads the weights of a PyTorch checkpoint into a Keras model.
 
-PyTorch's convolutions are [out, in, height, width] and Keras' [height, width, in, out].
-MMDetection's boxes are x, y, width, height and Model Garden's y, x, height, width; its background
-is the last class of a softmax and Model Garden's the first.
+PyTorch's convolution kernels are `[out, in, height, width]` and Keras' `[height, width, in, out]`.
+MMDetection's boxes are x, y, width, height and Model Garden's y, x, height, width. The background
+is the last class of MMDetection's softmax and the first of Model Garden's.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.modeling.mmdetection import boxes
 
-# The logit of a class that the checkpoint does not have. No probability is left; finite in float16.
+# The logit of a class that the checkpoint does not have: probability 0, and finite in float16.
 IMPOSSIBLE_LOGIT = -1e4
 
 _CLASSIFIER = ("fc.weight", "fc.bias")
@@ -28,12 +28,12 @@ Convert = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """One weight of the checkpoint and where it goes.
+    """A weight of the checkpoint and the variable that it goes to.
 
     Attributes:
-      name: of the weight in the checkpoint.
-      variable: of the model.
-      convert: from the one's layout to the other's.
+      name: name of the weight in the checkpoint.
+      variable: variable of the model.
+      convert: converts the weight to the layout of the variable.
     """
 
     name: str
@@ -48,17 +48,17 @@ def load_detector(
     model: keras.Model,
     category_ids: Sequence[int],
 ) -> None:
-    """Puts the weights of a detector into its model, all of them.
+    """Loads all weights of a detector into its model.
 
     Args:
-      path: of the file, for messages.
-      weights: by name.
-      detector: what it is.
+      path: path of the file, for messages.
+      weights: weights by name.
+      detector: the structure of the detector.
       model: Model Garden's detector of the same structure, changed in place.
-      category_ids: the category ids of the checkpoint's classes, in their order.
+      category_ids: the category ids of the checkpoint's classes, in the checkpoint's order.
 
     Raises:
-      UsageError: if a weight of either side is left over, or has another shape.
+      UsageError: if a weight on either side is left over, or shapes differ.
     """
     assignments = list(_backbone(model.backbone, "backbone."))
     assignments += _decoder(model.decoder, detector)
@@ -70,15 +70,15 @@ def load_detector(
 
 
 def load_backbone(path: str, weights: Weights, backbone: keras.Model) -> None:
-    """Puts the weights of a backbone into its model, all but those of its classifier.
+    """Loads all weights of a backbone, except its classifier's, into its model.
 
     Args:
-      path: of the file, for messages.
-      weights: by name, as in torchvision.
+      path: path of the file, for messages.
+      weights: weights by name, as in torchvision.
       backbone: a ResNet or ResNeXt of the same structure, changed in place.
 
     Raises:
-      UsageError: if a weight of either side is left over, or has another shape.
+      UsageError: if a weight on either side is left over, or shapes differ.
     """
     weights = {name: value for name, value in weights.items() if name not in _CLASSIFIER}
     _assign(path, normalize_names(weights), list(_backbone(backbone, "")), backbone.variables)
@@ -90,7 +90,7 @@ def _assign(
     assignments: Sequence[Assignment],
     variables: Sequence[tf.Variable],
 ) -> None:
-    """Assigns all at once, or nothing."""
+    """Assigns all weights, or none."""
     by_name = {assignment.name: assignment for assignment in assignments}
     assigned = {id(assignment.variable) for assignment in assignments}
     missing = [name for name in by_name if name not in weights]
@@ -99,11 +99,14 @@ def _assign(
     problems = {
         "the checkpoint lacks": missing,
         "the model has no place for": unused,
-        "the checkpoint sets no": unset,
+        "the checkpoint does not set": unset,
     }
     lines = [f"{what} {_listed(names)}" for what, names in problems.items() if names]
     if lines:
-        raise UsageError(f"{path} does not fit the detector that it looks like: {'; '.join(lines)}")
+        raise UsageError(
+            f"{path} does not fit the detector that its weights suggest: {'; '.join(lines)}; name "
+            "another checkpoint"
+        )
     values = {
         name: _converted(path, weights[name], assignment) for name, assignment in by_name.items()
     }
@@ -112,15 +115,16 @@ def _assign(
 
 
 def _converted(path: str, weight: np.ndarray, assignment: Assignment) -> np.ndarray:
+    """Returns a weight in the layout of its variable; refuses one with another shape."""
     try:
         value = assignment.convert(weight)
-    # A shape that cannot even be rearranged.
+    # The shape is so different that the weight cannot even be rearranged.
     except (ValueError, IndexError):
         value = None
     if value is None or value.shape != tuple(assignment.variable.shape):
         raise UsageError(
             f"{path}: {assignment.name} has the shape {list(weight.shape)}, which does not fit the "
-            "rest of the detector"
+            "rest of the detector; name another checkpoint"
         )
     return value
 
@@ -164,7 +168,7 @@ def _decoder(decoder: keras.Model, detector: Detector) -> Iterator[Assignment]:
         yield from _convolution(layers[f"lateral_{level}"], prefix)
     for index, level in enumerate(range(detector.min_level, detector.max_level + 1)):
         layer = layers.get(f"post_hoc_{level}", layers.get(f"coarser_{level}"))
-        # The levels of Faster R-CNN beyond the backbone's have no weights.
+        # Faster R-CNN's levels beyond the backbone's have no weights.
         if layer:
             yield from _convolution(layer, f"neck.0.fpn_convs.{index}.conv")
     if detector.refine_type == "conv":
@@ -214,7 +218,7 @@ def _fasterrcnn_heads(
         yield Assignment(f"{name}.weight", layer.kernel, convert)
         yield Assignment(f"{name}.bias", layer.bias, _as_is)
     num_classes = max(category_ids) + 1
-    # Their background is the class behind all others.
+    # MMDetection's background is the last class.
     class_ids = [*category_ids, 0]
     yield from _predictor(
         head._classifier,
@@ -223,7 +227,7 @@ def _fasterrcnn_heads(
         lambda outputs, fill: _spread(outputs, class_ids, num_classes, 1, fill),
     )
 
-    def spread_boxes(outputs, fill):
+    def spread_boxes(outputs: np.ndarray, fill: float) -> np.ndarray:
         outputs = _yx_from_xy(outputs, fill)
         if detector.is_class_agnostic:
             return outputs
@@ -254,7 +258,15 @@ def _predictor(
     layout: Convert,
     arrange: Callable[..., np.ndarray],
 ) -> Iterator[Assignment]:
-    """A layer whose outputs, on the first axis, `arrange(outputs, fill)` puts in order."""
+    """Yields the weights of a layer whose outputs have to be rearranged.
+
+    Args:
+      layer: the layer.
+      name: its name in the checkpoint.
+      layout: converts its kernel to Keras' layout.
+      arrange: `arrange(outputs, fill)` rearranges the outputs, on the first axis, and sets to
+        `fill` those that the checkpoint lacks.
+    """
     yield Assignment(f"{name}.weight", layer.kernel, lambda w: layout(arrange(w, 0.0)))
     yield Assignment(f"{name}.bias", layer.bias, lambda b: arrange(b, IMPOSSIBLE_LOGIT))
 
@@ -268,15 +280,15 @@ def _to_kernel(weight: np.ndarray) -> np.ndarray:
 
 
 def _to_matrix(weight: np.ndarray) -> np.ndarray:
-    """The kernel of a 1x1 convolution as a matrix [in, out]."""
+    """Converts the kernel of a 1x1 convolution to a matrix `[in, out]`."""
     return weight[:, :, 0, 0].T
 
 
 def _to_flattened_last(detector: Detector) -> Convert:
-    """For a layer behind crops that are flattened with the channels last instead of first."""
+    """Returns the conversion for a layer on flattened crops: from channels first to last."""
     size, channels = detector.crop_size, detector.channels
 
-    def convert(weight):
+    def convert(weight: np.ndarray) -> np.ndarray:
         crops = weight.reshape(-1, channels, size, size)
         return crops.transpose(2, 3, 1, 0).reshape(size * size * channels, -1)
 
@@ -284,7 +296,7 @@ def _to_flattened_last(detector: Detector) -> Convert:
 
 
 def _yx_from_xy(outputs: np.ndarray, fill: float) -> np.ndarray:
-    """For a layer whose outputs are boxes, which are all in the checkpoint: nothing is filled."""
+    """Reorders outputs that are boxes; the checkpoint has all of them, so nothing is filled."""
     del fill
     return boxes.swap_xy(outputs, axis=0)
 
@@ -292,17 +304,17 @@ def _yx_from_xy(outputs: np.ndarray, fill: float) -> np.ndarray:
 def _spread(
     outputs: np.ndarray, class_ids: Sequence[int], num_classes: int, num_groups: int, fill: float
 ) -> np.ndarray:
-    """Puts classes where Model Garden has them, `fill` where the checkpoint has none.
+    """Moves classes to their places in Model Garden's model; fills those that are not there.
 
     Args:
-      outputs: `[groups * len(class_ids), ...]`.
-      class_ids: where each goes.
-      num_classes: how many there are to be.
-      num_groups: how many times all classes follow each other.
-      fill: for the others.
+      outputs: `[num_groups * len(class_ids), ...]`.
+      class_ids: the new place of each class.
+      num_classes: the number of classes of the model.
+      num_groups: how many times the classes are repeated, such as once per anchor.
+      fill: the value for classes that the checkpoint does not have.
 
     Returns:
-      `[groups * num_classes, ...]`.
+      `[num_groups * num_classes, ...]`.
     """
     rest = outputs.shape[1:]
     spread = np.full([num_groups, num_classes, *rest], fill, outputs.dtype)

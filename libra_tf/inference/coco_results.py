@@ -1,4 +1,4 @@
-"""Detections in COCO's results format, and their average precision.
+"""Converts detections to COCO's results format and measures their average precision.
 
 https://cocodataset.org/#format-results
 """
@@ -22,16 +22,16 @@ METRICS = ("AP", "AP50", "AP75")
 
 
 def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, Any]]:
-    """Writes the detections of an image in COCO's format.
+    """Converts the detections of an image to COCO's results format.
 
     Args:
       answer: the detections.
-      image_id: id of the image.
-      file_name: name of its file, which COCO's tools ignore.
+      image_id: the image's id.
+      file_name: the name of its file, which COCO's tools ignore.
 
     Returns:
       For each detection `image_id`, `file_name`, `category_id`, `bbox` (`[x, y, width, height]` in
-      pixels), `score`, and `segmentation` (run-length encoded) where there are masks.
+      pixels), `score`, and `segmentation` (run-length encoded) if there are masks.
     """
     ymin, xmin, ymax, xmax = answer.boxes.astype(float).T
     boxes = np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=-1)
@@ -56,10 +56,10 @@ def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, 
 
 
 def read_annotations(path: str) -> annotations.AnnotationFile:
-    """Reads the images and the ground truth of a COCO annotation file.
+    """Reads the images and ground truth of a COCO annotation file.
 
     Raises:
-      DatasetError: if it cannot be read or has mistakes.
+      DatasetError: if the file cannot be read or contains mistakes.
     """
     found = problems.FindingLog()
     annotation_file = annotations.read_annotation_file(pathlib.Path(path), found)
@@ -75,12 +75,12 @@ def evaluate(
     """Measures the average precision of boxes with pycocotools.
 
     Args:
-      annotation_file: the ground truth; boxes are clipped to their images as before a training.
-      results: detections in COCO's format.
-      image_ids: the images that count.
+      annotation_file: the ground truth; boxes are clipped to their images, as for training.
+      results: detections in COCO's results format.
+      image_ids: the images to evaluate on.
 
     Returns:
-      `AP`, `AP50` and `AP75`, in 0..1; -1 where there are no objects.
+      `AP`, `AP50` and `AP75`, in 0..1; -1 if there are no objects.
     """
     truth = {
         "images": annotation_file.images,
@@ -89,7 +89,7 @@ def evaluate(
             {"id": category, "name": name} for category, name in annotation_file.class_names.items()
         ],
     }
-    # pycocotools prints its progress, and adds to what it is given.
+    # pycocotools prints its progress, and modifies its arguments.
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = coco.COCO()
         ground_truth.dataset = copy.deepcopy(truth)

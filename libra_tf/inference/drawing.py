@@ -1,4 +1,4 @@
-"""Pictures of detections. Needs no TensorFlow, so that a client on another machine can draw."""
+"""Draws detections. It needs no TensorFlow, so a client on another machine can draw too."""
 
 import colorsys
 import functools
@@ -28,18 +28,18 @@ def draw_detections(
 ) -> Image.Image:
     """Draws boxes with label and score; a label has the same colour in every picture.
 
-    Lines and letters grow with the picture. Labels stay inside it, even for boxes that reach beyond
-    its border; the best detections are drawn on top.
+    Lines and letters scale with the picture. Labels stay inside it, even for boxes that extend
+    beyond its border; the best detections are drawn on top.
 
     Args:
       image: any mode; it is not changed.
       boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of `image` as it is stored, ignoring any
-        EXIF orientation. Rows that are not finite are left out.
+        EXIF orientation. Rows that are not finite are skipped.
       labels: `N` names.
       scores: `N` numbers in 0..1.
-      masks: `[N, h, w]`, the probability of each cell of an evenly divided box, or None. Cells of
-        0.5 and more are tinted.
-      truth: `[M, 4]`, like `boxes`, the ground truth, drawn in dashed white on black; None for
+      masks: `[N, h, w]`, the probability in each cell of a regular grid over the box; None if there
+        are no masks. Where it is 0.5 or more, the picture is tinted.
+      truth: ground truth boxes `[M, 4]`, like `boxes`, drawn in dashed white on black; None to draw
         none.
 
     Returns:
@@ -63,20 +63,21 @@ def draw_detections(
         _draw_dashed_box(canvas, box, line_width)
     for box, label, _, _ in rows:
         _draw_box(canvas, box, _color(label), line_width)
-    # After all boxes, so that no line crosses a name.
+    # Labels come after all boxes, so that no line crosses a name.
     for box, label, score, _ in rows:
         _draw_label(canvas, box, f"{label} {score:.2f}", _color(label))
     return picture
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scales 16-bit grey, in which Pillow would turn everything above 255 white."""
+    """Scales 16-bit grey to 8 bits; Pillow's own conversion turns everything above 255 white."""
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
 
 
 def _color(label: str) -> Color:
+    """Chooses a colour by a checksum of the label."""
     digest = zlib.crc32(label.encode(errors="replace"))
     hue, shade = (digest & 0xFFFF) / 0x10000, (digest >> 16) % 3
     rgb = colorsys.hsv_to_rgb(hue, (0.95, 0.75, 0.6)[shade], (0.95, 0.75, 1.0)[shade])
@@ -87,7 +88,7 @@ def _draw_box(
     canvas: ImageDraw.ImageDraw, box: np.ndarray, color: Color | str, line_width: int
 ) -> None:
     width, height = canvas.im.size
-    # An edge far outside need not be exact, and Pillow cannot draw very large coordinates.
+    # Pillow cannot draw very large coordinates, and an edge far outside need not be exact.
     low, high = -2 * line_width, max(width, height) + 2 * line_width
     ymin, xmin, ymax, xmax = np.clip(np.rint(box), low, high).astype(int).tolist()
     if xmin <= xmax and ymin <= ymax:
@@ -107,7 +108,7 @@ def _draw_dashed_box(canvas: ImageDraw.ImageDraw, box: np.ndarray, line_width: i
 
 
 def _draw_label(canvas: ImageDraw.ImageDraw, box: np.ndarray, text: str, color: Color) -> None:
-    """Writes above the box, or inside it where there is no room above."""
+    """Writes a label above the box, or inside it if there is no room above."""
     width, height = canvas.im.size
     font = load_font(max(_SMALLEST_FONT, round(max(width, height) / 50)))
     text = _shorten(" ".join(text.split()), font, width)
@@ -126,6 +127,7 @@ def _draw_label(canvas: ImageDraw.ImageDraw, box: np.ndarray, text: str, color: 
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Cuts a text to a width in pixels, with an ellipsis if it is too long."""
     if font.getlength(text) <= width:
         return text
     return next(
@@ -140,8 +142,8 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 @functools.lru_cache(maxsize=32)
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """Loads the font of all pictures in a size in pixels."""
-    # Pillow's own font has Latin letters only.
+    """Loads the font that all pictures use, in a size in pixels."""
+    # Pillow's built-in font has Latin letters only.
     path = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     return ImageFont.truetype(path, size)
 
@@ -149,7 +151,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
 def _tint(picture: Image.Image, box: np.ndarray, mask: np.ndarray, color: Color) -> None:
     """Colours the part of the picture that a mask covers."""
     ymin, xmin, ymax, xmax = box
-    # Whole pixels of the part of the box that is inside the picture.
+    # The whole pixels that cover the part of the box inside the picture.
     left, top = (max(0, int(np.floor(low))) for low in np.minimum((xmin, ymin), picture.size))
     right, bottom = (int(np.ceil(high)) for high in np.clip((xmax, ymax), 0, picture.size))
     if left >= right or top >= bottom or ymin >= ymax or xmin >= xmax:
@@ -163,7 +165,7 @@ def _tint(picture: Image.Image, box: np.ndarray, mask: np.ndarray, color: Color)
 
 
 def _interpolate(mask: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Bilinear values of `mask` at the crossings of the rows `y` and the columns `x`."""
+    """Interpolates `mask` bilinearly on the grid of rows `y` and columns `x`."""
 
     def along(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
         positions = np.clip(positions, 0, len(values) - 1)

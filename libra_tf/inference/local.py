@@ -1,4 +1,4 @@
-"""A detector in this process, asked for detections as a server is."""
+"""Runs a detector in this process, behind the same interface as a server."""
 
 import json
 import os
@@ -21,13 +21,13 @@ _GRAPH = "saved_model.pb"
 
 
 class LocalDetector:
-    """Detects with a function of TensorFlow; may be used by several threads.
+    """Detects objects with a TensorFlow function; several threads may use it at once.
 
     Args:
-      function: takes image files, string `[B]`, and gives the outputs of
+      function: takes image files, string `[B]`, and returns the outputs of
         `libra_tf.serving.detection.DetectionModule`.
-      source: what it was made from.
-      normalized_boxes: whether its boxes are shares of the image's height and width.
+      source: the path of the checkpoint or SavedModel behind the function.
+      normalized_boxes: whether boxes are fractions of the image's height and width.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class LocalDetector:
         function: Callable[..., dict[str, tf.Tensor]],
         source: str,
         normalized_boxes: bool = False,
-    ):
+    ) -> None:
         self._function = function
         self.source = source
         self.normalized_boxes = normalized_boxes
@@ -43,8 +43,11 @@ class LocalDetector:
     def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Returns the outputs for image files.
 
+        Args:
+          images: the content of each file.
+
         Raises:
-          RefusedError: if one of them is damaged, too large, or neither a JPEG nor a PNG file.
+          RefusedError: if a file is damaged, too large, or neither JPEG nor PNG.
         """
         try:
             outputs = self._function(tf.constant(images))
@@ -59,25 +62,25 @@ class LocalDetector:
 def open_detector(
     path: str, checkpoint: str | None = None, max_pixels: int | None = None
 ) -> LocalDetector | tflite_detector.TFLiteDetector:
-    """Makes a detector of a run or of what was exported of it.
+    """Opens the detector of a run or of an export.
 
     Args:
-      path: folder of a run of `run.py`, of a SavedModel, or of its versions (the newest is taken),
-        or a TensorFlow Lite file.
+      path: the folder of a run of `run.py`, of a SavedModel, or of its versions (the newest is
+        used), or a TensorFlow Lite file.
       checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
-      max_pixels: images with more pixels are refused; None for `images.MAX_PIXELS`, or for what
-        a SavedModel was exported with.
+      max_pixels: images with more pixels are refused; None for `images.MAX_PIXELS`, or for the
+        limit that a SavedModel was exported with.
 
     Raises:
-      UsageError: if it is none of these, or cannot be loaded, or a SavedModel is to have another
-        limit than its own.
+      UsageError: if the path is none of these or cannot be loaded, or if `max_pixels` is given for
+        a SavedModel, which has its own limit.
     """
     if os.path.exists(os.path.join(path, PARAMS)):
         return _of_run(path, checkpoint, max_pixels or serving_images.MAX_PIXELS)
     if checkpoint:
         raise UsageError(
-            f"--checkpoint={checkpoint} chooses among those of a run, and --model={path} is none; "
-            "leave it out"
+            f"--checkpoint={checkpoint} selects a checkpoint of a run, but --model={path} is not "
+            "the folder of a run; leave --checkpoint out"
         )
     if os.path.isfile(path):
         return tflite_detector.TFLiteDetector(path, max_pixels or serving_images.MAX_PIXELS)
@@ -85,12 +88,12 @@ def open_detector(
     if not folder:
         raise UsageError(
             f"--model={path} is neither the folder of a run (with {PARAMS}) nor of a SavedModel "
-            f"(with {_GRAPH}) nor a {tflite.SUFFIX} file"
+            f"(with {_GRAPH}) nor a {tflite.SUFFIX} file; name one of these"
         )
     if max_pixels:
         raise UsageError(
-            f"--max_pixels={max_pixels}: the limit of --model={path} is in its graph; leave the "
-            "flag out, or export again with it"
+            f"--max_pixels={max_pixels}: the limit of --model={path} is fixed in its graph; leave "
+            "the flag out, or export again with it"
         )
     return _of_saved_model(folder)
 
@@ -104,6 +107,7 @@ def _of_run(model_dir: str, checkpoint: str | None, max_pixels: int) -> LocalDet
 
 
 def _saved_model_in(path: str) -> str | None:
+    """Returns the folder itself or its newest version, whichever holds a SavedModel."""
     if os.path.exists(os.path.join(path, _GRAPH)):
         return path
     versions = [version for version in os.listdir(path) if version.isdecimal()]
@@ -116,7 +120,7 @@ def _of_saved_model(folder: str) -> LocalDetector:
         signature = tf.saved_model.load(folder).signatures[SIGNATURE]
         thresholds = pathlib.Path(folder, "assets", saved_model.THRESHOLDS)
         normalized_boxes = json.loads(thresholds.read_text())["normalized_boxes"]
-    # Loading a damaged or foreign folder raises all sorts of things.
+    # What a damaged or foreign folder makes TensorFlow raise varies.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(

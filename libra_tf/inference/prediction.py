@@ -1,9 +1,11 @@
-"""Detection in files on disk: pictures, COCO results and a summary."""
+"""Detects objects in files on disk: pictures, COCO results and a summary."""
 
 import collections
 import json
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import rich.console
 
@@ -13,7 +15,7 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.cli.image_files import ImageFile
 from libra_tf.cli.progress import Progress
 from libra_tf.data.annotations import AnnotationFile
-from libra_tf.inference import coco_results, local
+from libra_tf.inference import coco_results, local, tflite_detector
 from libra_tf.inference.client import run
 
 RESULTS = "detections.json"
@@ -32,32 +34,32 @@ def predict(
     max_pixels: int | None = None,
     report: Callable[[str], None] = print,
 ) -> int:
-    """Detects objects in images, draws them and writes them down.
+    """Detects objects in images, and writes and draws the detections.
 
-    `output_dir/detections.json` has all detections (see `coco_results.to_results`), and replaces
-    that of an earlier time when the work ends, also by an interruption. `output_dir/pictures` has
-    the images with the detections drawn.
+    `output_dir/detections.json` holds all detections (see `coco_results.to_results`). It replaces
+    an earlier file when detection ends, even if it is interrupted. `output_dir/pictures` holds the
+    images with the detections drawn.
 
     Args:
       model: folder of a run or of a SavedModel; see `local.open_detector`.
       images: the files.
-      output_dir: it is made if it is not there.
+      output_dir: folder for the results; created if it does not exist.
       checkpoint: a checkpoint of the run; None for the newest.
-      annotations: COCO annotation file. The images that it lists are taken, their ids are used,
-        and the average precision is measured. None to take all and number them from 1.
-      draw: whether to draw.
+      annotations: COCO annotation file. Only the images that it lists are used, with its ids, and
+        the average precision is measured. None to use all images and number them from 1.
+      draw: whether to draw the detections.
       draw_threshold: detections with a lower score are neither drawn nor counted in the summary.
-      batch_size: images at once.
+      batch_size: images in one batch.
       max_pixels: images with more pixels are refused; None for the default of `open_detector`.
-      report: is given lines about the progress, and in the end a summary.
+      report: receives progress lines and, at the end, a summary.
 
     Returns:
       How many images could not be read or drawn. The summary names them.
 
     Raises:
-      UsageError: if the model cannot be loaded or has another limit than `max_pixels`, the folder
-        cannot be written, or the annotations list none of the images.
-      DatasetError: if the annotations have mistakes.
+      UsageError: if the model cannot be loaded or does not take `max_pixels`, the folder cannot be
+        written, or the annotations list none of the images.
+      DatasetError: if the annotations contain mistakes.
     """
     outputs.require_local("--output_dir", output_dir)
     truth = coco_results.read_annotations(annotations) if annotations else None
@@ -70,7 +72,7 @@ def predict(
         image_files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
     )
     detector = local.open_detector(model, checkpoint, max_pixels)
-    # Not before: a model that cannot be loaded leaves no folder.
+    # Only now, so that a model that cannot be loaded leaves no folder behind.
     outputs.make_folder("--output_dir", output_dir)
     report(f"detecting with {detector.source}")
     summary, detections, answered = _Summary(draw_threshold), [], []
@@ -101,14 +103,14 @@ def predict(
 def _listed_in(
     truth: AnnotationFile, images: Sequence[ImageFile], report: Callable[[str], None]
 ) -> dict[ImageFile, int]:
-    """Returns the ids of the images that the annotations list."""
+    """Returns the images that the annotations list, with their ids."""
     listed = {image["file_name"]: image["id"] for image in truth.images}
     found = {
         image: listed[image.name.as_posix()] for image in images if image.name.as_posix() in listed
     }
     if len(set(found.values())) < len(found):
         raise UsageError(
-            "several of the images have the same name in different folders; name one folder only"
+            "several images have the same name in different folders; name only one folder"
         )
     if not found:
         raise UsageError(
@@ -116,11 +118,17 @@ def _listed_in(
             "the folder that its file names are relative to"
         )
     if len(found) < len(images):
-        report(f"{len(images) - len(found)} images are not listed in {truth.path} and left out")
+        report(f"{len(images) - len(found)} images are not listed in {truth.path} and are skipped")
     return found
 
 
-def _detect(detector, images, pictures, batch_size, draw_threshold) -> Iterator[run.Result]:
+def _detect(
+    detector: local.LocalDetector | tflite_detector.TFLiteDetector,
+    images: Sequence[ImageFile],
+    pictures: Sequence[pathlib.Path] | None,
+    batch_size: int,
+    draw_threshold: float,
+) -> Iterator[run.Result]:
     """Yields the results as they come, and shows the progress."""
     progress = Progress(rich.console.Console())
     progress.start("detecting", len(images), unit="image")
@@ -129,7 +137,7 @@ def _detect(detector, images, pictures, batch_size, draw_threshold) -> Iterator[
         images,
         pictures,
         batch_size,
-        # One draws while the other detects.
+        # One thread draws while the other detects.
         concurrency=2,
         is_normalized=detector.normalized_boxes,
         draw_threshold=draw_threshold,
@@ -143,23 +151,23 @@ def _detect(detector, images, pictures, batch_size, draw_threshold) -> Iterator[
 
 
 class _Summary:
-    """Counts what is detected; the detections themselves, with masks, would fill the memory.
+    """Counts detections; keeping them all, with their masks, would fill the memory.
 
     Args:
       threshold: detections with a lower score are not counted.
 
     Attributes:
-      problems: a line for each image that had one.
+      problems: a line for each image with a problem.
     """
 
-    def __init__(self, threshold: float):
-        self.problems = []
+    def __init__(self, threshold: float) -> None:
+        self.problems: list[str] = []
         self._threshold = threshold
         self._num_images = 0
         self._detections, self._images = collections.Counter(), collections.Counter()
 
     def add(self, result: run.Result) -> None:
-        """Counts an image."""
+        """Counts the detections of an image."""
         self._num_images += 1
         if result.problem:
             self.problems.append(f"{result.file.path}: {result.problem}")
@@ -170,7 +178,7 @@ class _Summary:
             self._images.update(set(names))
 
     def lines(self) -> Iterator[str]:
-        """Yields how many there are of each class, the most frequent first."""
+        """Yields a total and then a line for each class, the most frequent first."""
         yield (
             f"{self._num_images} images, {sum(self._detections.values())} detections with a score "
             f"of {self._threshold:g} or more"
@@ -180,7 +188,10 @@ class _Summary:
             yield f"  {name:<{width}}  {number} in {self._images[name]} images"
 
 
-def _precision(truth: AnnotationFile, detections, image_ids: Sequence[int]) -> str:
+def _precision(
+    truth: AnnotationFile, detections: Sequence[dict[str, Any]], image_ids: Sequence[int]
+) -> str:
+    """Returns a line with the average precision."""
     metrics = coco_results.evaluate(truth, detections, image_ids)
     values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     return f"{values} on {len(image_ids)} of the {len(truth.images)} images of {truth.path}"

@@ -1,7 +1,8 @@
-"""What the RPN of a trained detector proposes, for a detector without an RPN to train on."""
+"""Writes the proposals of a trained detector's RPN, to train a detector without an RPN on."""
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,19 +18,19 @@ from libra_tf.tasks import maskrcnn
 def write_proposals(
     model_dir: str, folder: str, num_proposals: int = 2000, report: Callable[[str], None] = print
 ) -> None:
-    """Makes the folders of proposals of a run's training and validation images.
+    """Writes the proposals for a run's training and validation images.
 
     Args:
       model_dir: folder of a run of Libra Faster, Mask or Cascade R-CNN: its `params.yaml` and its
         newest checkpoint are read.
-      folder: where `train` and `val` are made; see `libra_tf.data.proposals`.
-      num_proposals: the most proposals of an image, and the most of a level before suppression.
-      report: is given lines about the progress.
+      folder: where the folders `train` and `val` are created; see `libra_tf.data.proposals`.
+      num_proposals: the most proposals per image, and the most per pyramid level before NMS.
+      report: receives progress lines.
 
     Raises:
-      UsageError: if there is no such run, it has no RPN, its images are gone, or there are to be
-        no proposals.
-      DatasetError: if a folder is there already or cannot be written.
+      UsageError: if there is no such run, it has no RPN, its images cannot be read, or
+        `num_proposals` is less than 1.
+      DatasetError: if a folder already exists or cannot be written.
     """
     if num_proposals < 1:
         raise UsageError(f"--num_proposals={num_proposals} must be at least 1")
@@ -47,28 +48,28 @@ def write_proposals(
     generator.test_num_proposals = generator.test_pre_nms_top_k = num_proposals
     task = run.build_task()
     model = run.load_model()
-    report(f"the proposals are those of {run.checkpoint}")
+    report(f"writing the proposals of {run.checkpoint}")
     splits = {"train": config.train_data, "val": config.validation_data}
-    # Both are looked for before the long work on the first.
+    # Both are opened before the long work on the first, so that a missing one is reported at once.
     images = {name: _read_images(task, data, model_dir) for name, data in splits.items()}
     for name, path in folders.items():
         write_folder(path, propose(model, images[name]), report=report)
 
 
 def propose(model: keras.Model, images: tf.data.Dataset) -> Iterator[tuple[int, np.ndarray]]:
-    """Gives the proposals of a detector's RPN in the pixels of the original images.
+    """Yields the proposals of a detector's RPN in pixels of the original images.
 
     Args:
       model: Model Garden's `MaskRCNNModel`.
-      images: batches as its task gives them for evaluation.
+      images: batches from its task's evaluation input.
 
     Yields:
-      The source id of an image and its boxes, `[N, 4]` float32, `[ymin, xmin, ymax, xmax]` in
+      The source id of an image and its boxes, float32 `[N, 4]`, `[ymin, xmin, ymax, xmax]` in
       pixels of the original image, best first.
     """
 
     @tf.function
-    def rois_of(pixels, labels):
+    def propose_rois(pixels: tf.Tensor, labels: dict[str, Any]) -> tf.Tensor:
         features = model.decoder(model.backbone(pixels, training=False), training=False)
         scores, boxes = model.rpn_head(features)
         image_shape = labels["image_info"][:, 1]
@@ -77,7 +78,7 @@ def propose(model: keras.Model, images: tf.data.Dataset) -> Iterator[tuple[int, 
 
     for pixels, labels in images:
         ids, info = labels["groundtruths"]["source_id"].numpy(), labels["image_info"].numpy()
-        rois = rois_of(pixels, labels).numpy()
+        rois = propose_rois(pixels, labels).numpy()
         for source_id, boxes, (_, _, scale, offset) in zip(ids, rois, info, strict=True):
             # Model Garden pads with empty boxes.
             boxes = boxes[np.all(boxes[:, 2:] > boxes[:, :2], axis=-1)]
@@ -87,7 +88,7 @@ def propose(model: keras.Model, images: tf.data.Dataset) -> Iterator[tuple[int, 
 def _read_images(
     task: maskrcnn.LibraMaskRCNNTask, data: model_garden.DataConfig, model_dir: str
 ) -> tf.data.Dataset:
-    """Gives every image once, in batches as for evaluation."""
+    """Returns a dataset with every image once, batched as for evaluation."""
     batch_size = task.task_config.validation_data.global_batch_size
     data = data.replace(
         is_training=False, drop_remainder=False, dtype="float32", global_batch_size=batch_size
@@ -96,6 +97,6 @@ def _read_images(
         return task.build_inputs(data)
     except ValueError as error:
         raise UsageError(
-            f"the images of --model_dir={model_dir} cannot be read: {error} Give that "
-            "run's command again with --mode=eval, which converts them anew"
+            f"the images of --model_dir={model_dir} cannot be read: {error} Rerun the command of "
+            "that run with --mode=eval, which converts them again"
         ) from error

@@ -1,4 +1,4 @@
-"""Detection with a TensorFlow Lite file that `export/tflite.py` wrote."""
+"""Runs a TensorFlow Lite file that `export/tflite.py` wrote."""
 
 import json
 import os
@@ -14,23 +14,24 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.compat import tflite_interpreter
 from libra_tf.inference.client import errors
 from libra_tf.serving import tflite
+from libra_tf.serving.detection import list_class_names
 from libra_tf.serving.images import MAX_PIXELS
 
 
 class TFLiteDetector:
-    """Detects with a converted detector; may be used by several threads, which take turns.
+    """Detects objects with a converted detector; several threads may use it, and take turns.
 
     Args:
       path: the file.
       max_pixels: images with more pixels are refused.
 
     Raises:
-      UsageError: if `export` did not write it.
+      UsageError: if `export/tflite.py` did not write the file.
     """
 
     normalized_boxes = False
 
-    def __init__(self, path: str, max_pixels: int = MAX_PIXELS):
+    def __init__(self, path: str, max_pixels: int = MAX_PIXELS) -> None:
         self.source = path
         self._max_pixels = max_pixels
         try:
@@ -40,24 +41,27 @@ class TFLiteDetector:
             self._letterbox = description["letterbox"]
             interpreter = tflite_interpreter(pathlib.Path(path).read_bytes(), os.cpu_count())
             self._run = interpreter.get_signature_runner()
-            # The first run says which delegate it found.
+            # The first run logs which delegate it uses.
             with quiet.stderr_closed():
                 self._run(image=np.zeros([1, *self._letterbox["padded_size"], 3], np.float32))
-        # A foreign or damaged file raises all sorts of things.
+        # What a damaged or foreign file makes the interpreter raise varies.
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(
                 f"--model={path} cannot be loaded ({reason}); name a file that export/tflite.py "
                 "wrote"
             ) from error
-        self._names = np.array([names.get(i, "") for i in range(max(names) + 1)])
+        self._names = np.array(list_class_names(names))
         self._lock = threading.Lock()
 
     def predict(self, encoded_images: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Returns the outputs that a SavedModel gives for image files.
+        """Returns the same outputs for image files as a SavedModel.
+
+        Args:
+          encoded_images: the content of each file.
 
         Raises:
-          RefusedError: if one of them is damaged, too large, or neither a JPEG nor a PNG file.
+          RefusedError: if a file is damaged, too large, or neither JPEG nor PNG.
         """
         answers, problems = [], {}
         for place, encoded in enumerate(encoded_images):
@@ -70,6 +74,7 @@ class TFLiteDetector:
         return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
 
     def _detect(self, encoded: bytes) -> dict[str, np.ndarray]:
+        """Returns the outputs for one image, without the batch axis."""
         pixels, image_info, problem = tflite.to_input(encoded, self._max_pixels, self._letterbox)
         if problem:
             raise errors.RefusedError({0: problem})

@@ -1,1 +1,1 @@
-"""The weights that a training starts from: those of another detector, as far as they fit."""
+"""The weights that training starts from: those of another detector, as far as they fit."""

@@ -1,4 +1,4 @@
-"""Checkpoint files: which one a path means, and whether it can be read."""
+"""Finds and checks checkpoint files."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,14 +13,17 @@ class CheckpointError(ValueError):
 
 
 def find(path: str) -> str:
-    """Returns the checkpoint that a path means.
+    """Returns the checkpoint that a path stands for.
 
     Args:
-      path: a folder of checkpoints, such as the model folder of a run, of which the newest is
-        meant; or the common start of a checkpoint's files, such as `runs/coco/ckpt-9000`.
+      path: a folder of checkpoints, such as the model folder of a run, for the newest of them; or
+        the common start of a checkpoint's files, such as `runs/coco/ckpt-9000`.
+
+    Returns:
+      The common start of the checkpoint's files.
 
     Raises:
-      CheckpointError: if there is none.
+      CheckpointError: if there is no such checkpoint.
     """
     try:
         is_folder = tf.io.gfile.isdir(path)
@@ -34,7 +37,7 @@ def find(path: str) -> str:
             "or null to start without one"
         ) from error
     if is_folder:
-        what = "is a folder in which no checkpoint is listed"
+        what = "is a folder that lists no checkpoint"
     else:
         what = "is not a checkpoint" if is_file else "does not exist"
     raise CheckpointError(
@@ -44,13 +47,13 @@ def find(path: str) -> str:
 
 
 def check(path: str) -> None:
-    """Checks that a path means a checkpoint of which everything can be read.
+    """Checks that a path stands for a checkpoint that can be read completely.
 
     Args:
       path: see `find`.
 
     Raises:
-      CheckpointError: if it does not.
+      CheckpointError: if there is no such checkpoint, or a tensor cannot be read.
     """
     checkpoint = find(path)
     with reading(checkpoint):
@@ -58,7 +61,7 @@ def check(path: str) -> None:
 
 
 def damage(checkpoint: str) -> str:
-    """What is wrong with a checkpoint, nothing if all its tensors can be read.
+    """Returns what is wrong with a checkpoint, empty if all its tensors can be read.
 
     Args:
       checkpoint: the common start of its files.
@@ -72,7 +75,7 @@ def damage(checkpoint: str) -> str:
 
 @contextlib.contextmanager
 def reading(checkpoint: str) -> Iterator[None]:
-    """Raises what goes wrong in reading a checkpoint as a `CheckpointError` that names it."""
+    """Turns errors of reading a checkpoint into a `CheckpointError` that names it."""
     try:
         yield
     except _READING_ERRORS as error:

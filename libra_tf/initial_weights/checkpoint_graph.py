@@ -1,4 +1,4 @@
-"""The weights of a detector and of a checkpoint, each by its path in the graph of objects."""
+"""The weights of a detector and of a checkpoint, each by its path in the object graph."""
 
 import collections
 import dataclasses
@@ -14,7 +14,7 @@ from libra_tf.initial_weights import checkpoint_files
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-# What Model Garden's trainer saves beside the parts of the model.
+# What Model Garden's trainer saves along with the parts of the model.
 _TRAINING_STATE = ("optimizer", "global_step", "save_counter")
 
 
@@ -25,7 +25,7 @@ class Weight:
     Attributes:
       name: Keras' name of the variable, such as `retina_net_head/scores/kernel`.
       shape: its shape.
-      handle: the variable, or the key of the tensor in the checkpoint.
+      handle: the model's variable, or the key of the checkpoint's tensor.
     """
 
     name: str
@@ -34,25 +34,25 @@ class Weight:
 
     @property
     def tail(self) -> str:
-        """The name of its layer and its own, such as `scores/kernel`."""
+        """The last two parts of the name, layer and weight, such as `scores/kernel`."""
         return "/".join(self.name.split("/")[-2:])
 
 
-# By path below the part, such as `("layer_with_weights-3", "kernel")`.
+# Path below a part of the detector, such as `("layer_with_weights-3", "kernel")` -> the weight.
 Weights = dict[tuple[str, ...], Weight]
 
 
 class Checkpoint:
-    """The weights of the detector, or of the backbone, that a checkpoint holds.
+    """The weights of a detector, or of a backbone alone, in a checkpoint.
 
     Args:
       path: the common start of its files.
 
     Raises:
-      CheckpointError: if it cannot be read or does not say what its tensors are.
+      CheckpointError: if the checkpoint cannot be read or has no object graph.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str) -> None:
         self.path = path
         graph = trackable_object_graph_pb2.TrackableObjectGraph()
         with checkpoint_files.reading(path):
@@ -62,8 +62,8 @@ class Checkpoint:
                 graph.ParseFromString(self._reader.get_tensor(_OBJECT_GRAPH))
         if not graph.nodes:
             raise CheckpointError(
-                f"{path} does not say which layers its tensors belong to, as checkpoints of "
-                "TensorFlow 1 do not; name one that tf.train.Checkpoint has written"
+                f"{path} does not record which layers its tensors belong to, as is usual for "
+                "checkpoints of TensorFlow 1; name one that tf.train.Checkpoint wrote"
             )
         self._nodes = list(graph.nodes)
         self._root = self._nodes[0]
@@ -72,7 +72,11 @@ class Checkpoint:
             self._root = children["model"]
 
     def weights(self, path: tuple[str, ...]) -> Weights:
-        """Returns the weights of a part, none if the checkpoint does not have it."""
+        """Returns the weights of a part; none if the checkpoint does not have it.
+
+        Args:
+          path: names that lead to the part in the object graph, such as `("head",)`.
+        """
         node = self._root
         for name in path:
             children = self._children(node)
@@ -83,9 +87,14 @@ class Checkpoint:
         return _collect(node, self._children, self._weight)
 
     def unused(self, used: set[str], modules: str | Iterable[str]) -> tuple[str, ...]:
-        """Returns the names of the weights whose keys are not in `used`."""
+        """Returns the readable names of the weights that were not used.
+
+        Args:
+          used: the keys of the used weights.
+          modules: the parts to look in; see `is_wanted`.
+        """
         names = {}
-        # The parts come before the model as a whole, of which they are parts again.
+        # The parts first: the model as a whole contains them a second time.
         for name in sorted(self._children(self._root), key=lambda name: name == "model"):
             if name not in _TRAINING_STATE and is_wanted(name.lstrip("_"), modules):
                 weights = self.weights((name,))
@@ -94,7 +103,7 @@ class Checkpoint:
         return tuple(name for key, name in names.items() if key not in used)
 
     def read(self, keys: Iterable[str]) -> list[Any]:
-        """Returns the tensors of the keys."""
+        """Returns the tensors that belong to the keys."""
         with checkpoint_files.reading(self.path):
             return [self._reader.get_tensor(key) for key in keys]
 
@@ -110,7 +119,7 @@ class Checkpoint:
 
 
 def is_wanted(part: str, modules: str | Iterable[str]) -> bool:
-    """Returns whether `all` or the name of a part is among some modules."""
+    """Returns whether a part belongs to the modules, which may be or contain `all`."""
     names = [modules] if isinstance(modules, str) else modules
     return "all" in names or part in names
 
@@ -136,10 +145,10 @@ def _collect(
     Args:
       root: the node, of a model or of a checkpoint.
       children: returns the nodes that a node refers to, by name.
-      weight: returns the weight that a node is, if it is one.
+      weight: returns the weight at a node; None if there is none.
     """
     weights = {}
-    # Keeps the nodes as well: some are made when asked for, and an id is used again.
+    # Keeps the nodes themselves, too: some are created on access, and ids can be reused.
     seen = {id(root): root}
     queue = collections.deque([((), root)])
     while queue:
@@ -149,7 +158,7 @@ def _collect(
             weights[path] = found
             continue
         for name, child in children(node).items():
-            # Another name of a layer that has weights, or of one that has none.
+            # `layer-N` is a second name of a layer with weights, or the name of one without.
             if re.fullmatch(r"layer-\d+", name) or id(child) in seen:
                 continue
             seen[id(child)] = child
@@ -158,7 +167,17 @@ def _collect(
 
 
 def readable_names(part: str, weights: Weights) -> dict[tuple[str, ...], str]:
-    """Returns the part and Keras' names without the layers that hold all others, or the paths."""
+    """Returns names for display: the part, and Keras' names without their common outer layers.
+
+    If these names are not unique, the paths are used instead.
+
+    Args:
+      part: the name of the part.
+      weights: its weights.
+
+    Returns:
+      Path of a weight -> its name, such as `head/classnet-conv_0/kernel`.
+    """
     names = {path: tuple(weight.name.split("/")) for path, weight in weights.items()}
     while len({name[0] for name in names.values()}) == 1 and min(map(len, names.values())) > 2:
         names = {path: name[1:] for path, name in names.items()}

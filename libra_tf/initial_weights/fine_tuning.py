@@ -1,11 +1,11 @@
-"""Starts a detector from the weights of another one, as far as they fit.
+"""Initialises a detector with the weights of another one, as far as they fit.
 
-Model Garden restores a checkpoint only into a model that is built like the one in it. Here each
-part of a detector (`backbone`, `decoder`, `head`, ...) is matched by itself, so that a detector may
-have other classes, another decoder or more heads; `weight_matching` says how.
+Model Garden restores a checkpoint only into a model with the same structure. Here each part of a
+detector (`backbone`, `decoder`, `head`, ...) is matched separately, so that a detector may have
+other classes, another decoder or more heads; see `weight_matching`.
 
-What is loaded are the weights themselves. The averages of them that Model Garden's `ema` and
-`swa` and `moving_average` of TensorFlow Addons keep beside the weights are left alone.
+Only the weights themselves are loaded, not the averages of them that Model Garden's `ema` and `swa`
+and TensorFlow Addons' `moving_average` store.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ _MAX_LISTED = 6
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of each weight, by names such as `head/classnet-conv_0/kernel`.
+    """What happened to each weight, by names such as `head/classnet-conv_0/kernel`.
 
     Attributes:
       checkpoint: the checkpoint that was read.
       loaded: weights of the model that were loaded.
-      kept: weights of the model that keep their initial values, each with the reason.
+      kept: weights of the model that keep their initial values -> the reason.
       unused: weights of the checkpoint that have no place in the model.
     """
 
@@ -49,14 +49,14 @@ class Report:
         return line
 
     def details(self) -> str:
-        """Returns the summary and a line for every weight that was not loaded or not used."""
+        """Returns the summary and a line for every weight that was not loaded or used."""
         lines = [self.summary()]
         lines += [f"  keeps its initial value: {name}: {why}" for name, why in self.kept.items()]
         lines += [f"  has no place in the model: {name}" for name in self.unused]
         return "\n".join(lines)
 
     def _kept_layers(self) -> list[str]:
-        """The layers of the kept weights, or their part if nothing of it was loaded."""
+        """Returns the layers of the kept weights, or the whole part if none of it was loaded."""
         loaded_parts = {_part_of(name) for name in self.loaded}
         layers = (
             os.path.dirname(name) if _part_of(name) in loaded_parts else _part_of(name)
@@ -75,14 +75,14 @@ def _listed(names: list[str]) -> str:
 
 
 def initialize(model: keras.Model, task: cfg.TaskConfig) -> Report | None:
-    """Loads a task's `init_checkpoint` and logs what became of each weight.
+    """Loads a task's `init_checkpoint` and logs what happened to each weight.
 
     Args:
       model: the detector, changed in place.
       task: config with `init_checkpoint` and `init_checkpoint_modules`.
 
     Returns:
-      What became of each weight, or None if the task names no checkpoint.
+      What happened to each weight; None if the task names no checkpoint.
 
     Raises:
       CheckpointError: if the checkpoint cannot be read or nothing in it fits.
@@ -95,24 +95,24 @@ def initialize(model: keras.Model, task: cfg.TaskConfig) -> Report | None:
 
 
 def load(model: keras.Model, path: str, modules: str | Iterable[str] = "all") -> Report:
-    """Loads what fits of a checkpoint into a detector.
+    """Loads the weights of a checkpoint that fit into a detector.
 
-    The checkpoint is that of a Libra or Model Garden run, or has a backbone alone. A weight is
-    loaded if the checkpoint has its counterpart in the same shape. With another number of classes
-    all but the class layers are: the classifiers, and what predicts boxes or masks per class. With
-    the same number they are loaded as well, whatever the classes.
+    The checkpoint is one of a Libra or Model Garden run, or holds a backbone alone. A weight is
+    loaded if the checkpoint has a counterpart of the same shape. If the number of classes differs,
+    that is all but the class layers: the classifiers, and the layers that predict boxes or masks
+    per class. If it is the same, these are loaded too, even if the classes are others.
 
     Args:
-      model: a detector of Model Garden's, built, changed in place.
+      model: a detector of Model Garden, already built, changed in place.
       path: a folder of checkpoints or one of them; see `checkpoint_files.find`.
       modules: `all`, or which of the parts `backbone` and `decoder` to load.
 
     Returns:
-      What became of each weight.
+      What happened to each weight.
 
     Raises:
-      CheckpointError: if the checkpoint cannot be read or nothing in it fits. The model is left as
-        it was.
+      CheckpointError: if the checkpoint cannot be read or nothing in it fits. The model is left
+        unchanged.
     """
     checkpoint = checkpoint_graph.Checkpoint(checkpoint_files.find(path))
     matches = {}
@@ -127,7 +127,7 @@ def load(model: keras.Model, path: str, modules: str | Iterable[str] = "all") ->
         raise CheckpointError(
             f"nothing in {checkpoint.path} fits {', '.join(dict.fromkeys(map(_part_of, kept)))} of "
             f"this model; for example, {' is '.join(next(iter(kept.items())))}. Name a checkpoint "
-            "of a detector built alike, or null to start without one"
+            "of a detector with a similar structure, or null to start without one"
         )
     values = checkpoint.read([match.saved.handle for match in fitting.values()])
     for match, value in zip(fitting.values(), values, strict=True):
@@ -143,7 +143,7 @@ def load(model: keras.Model, path: str, modules: str | Iterable[str] = "all") ->
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """A part of a detector: its name for people, its path in a checkpoint, and the layer."""
+    """A part of a detector: its name for display, its path in a checkpoint, and the layer."""
 
     name: str
     path: tuple[str, ...]

@@ -1,10 +1,10 @@
-"""Which weight of a checkpoint belongs to which weight of a detector.
+"""Matches the weights of a checkpoint with those of a detector.
 
-Weights are matched by the names of their layers, such as `lateral_4` or `classnet-conv-norm_3_0`,
-which say what a layer is. A part with layers that only have the numbers that Keras gives them, as a
-backbone has, is matched by the order of its layers, and only if they agree in all names and shapes:
-a layer more or less shifts all that follow, and a weight in the wrong place often has the right
-shape. So is a pyramid that an older Model Garden has saved.
+Weights are matched by the names of their layers if these say what a layer is, such as `lateral_4`
+or `classnet-conv-norm_3_0`. The layers of some parts, such as backbones, only have the numbers that
+Keras gives them. Such a part is matched by the order of its layers, and only if all names and
+shapes agree: one layer more or less shifts all that follow, and a weight in the wrong place often
+has the right shape. Pyramids saved by older Model Gardens are matched by order, too.
 """
 
 import collections
@@ -20,7 +20,13 @@ _NOT_IN_CHECKPOINT = "not in the checkpoint"
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A weight of the model, its counterpart, and why that cannot be loaded, if it cannot."""
+    """A weight of the model and its counterpart in the checkpoint.
+
+    Attributes:
+      weight: the weight of the model.
+      saved: its counterpart; None if there is none.
+      reason: why it cannot be loaded; None if it can.
+    """
 
     weight: Weight
     saved: Weight | None
@@ -31,12 +37,12 @@ def match_part(name: str, layer: keras.layers.Layer, saved: Weights) -> dict[str
     """Matches the weights of a part of a detector.
 
     Args:
-      name: the part, for people.
+      name: name of the part, for display.
       layer: the part.
-      saved: what the checkpoint has of it.
+      saved: the checkpoint's weights of the part.
 
     Returns:
-      The match of each weight by its readable name, such as `head/classnet-conv_0/kernel`.
+      Readable name of each weight, such as `head/classnet-conv_0/kernel` -> its match.
     """
     weights = model_weights(layer)
     difference = None
@@ -62,12 +68,13 @@ def _match(weight: Weight, saved: Weight | None, difference: str | None) -> Matc
 
 
 def _compare(weight: Weight | None, saved: Weight | None) -> str:
+    """Describes how the shapes differ."""
     ours, theirs = (list(item.shape) if item else "missing" for item in (weight, saved))
     return f"{theirs} in the checkpoint, {ours} in the model"
 
 
 def _are_named(layer: keras.layers.Layer, weights: Weights, saved: Weights) -> bool:
-    """Whether all layers have names of their own, and the checkpoint has some of these names."""
+    """Returns whether all layers have telling names, and the checkpoint has some of these."""
     tails = [weight.tail for weight in weights.values()]
     classes = {type(sublayer).__name__.lower() for sublayer in (layer, *layer.submodules)}
     is_numbered = any(_class_name(os.path.dirname(tail)) in classes for tail in tails)
@@ -76,7 +83,7 @@ def _are_named(layer: keras.layers.Layer, weights: Weights, saved: Weights) -> b
 
 
 def _class_name(layer_name: str) -> str:
-    """The class, in lower case, of a layer that Keras has named: `conv2d_12`, `re_lu`."""
+    """Returns the lower-case class in a name that Keras chose: `conv2d_12`, `re_lu`."""
     return re.sub(r"_\d+$", "", layer_name).replace("_", "")
 
 
@@ -96,7 +103,7 @@ def _match_by_order(weights: Weights, saved: Weights) -> Weights:
 
 
 def _first_difference(weights: Weights, saved: Weights) -> str | None:
-    """Describes the first weight that differs in the layers that both have, if there is one."""
+    """Describes the first difference within the layers that both have; None without one."""
     ours, theirs = _places(weights), _places(saved)
     num_layers = min(len({layer for layer, _ in places}) for places in (ours, theirs))
     for place in sorted({*ours, *theirs}):
@@ -108,14 +115,14 @@ def _first_difference(weights: Weights, saved: Weights) -> str | None:
 
 
 def _places(weights: Weights) -> dict[tuple[int, tuple[str, ...]], tuple[str, ...]]:
-    """Returns the paths by number of the layer and path below it; nested models are unrolled."""
+    """Returns the paths by layer number and path below the layer; nested models are flattened."""
     split = {path: _split(path) for path in weights}
     numbers = {index: number for number, index in enumerate(sorted({i for i, _ in split.values()}))}
     return {(numbers[index], below): path for path, (index, below) in split.items()}
 
 
 def _split(path: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Splits a path into the indices of the layer in its nested models and the path below it."""
+    """Splits a path into the layer's indices in its nested models and the path below it."""
     index = []
     for name in path:
         if not name.startswith("layer_with_weights-"):

@@ -1,1 +1,1 @@
-"""A trained detector as a SavedModel: what is served, and what its clients share."""
+"""Export of a trained detector: the served graph, as a SavedModel or a TensorFlow Lite file."""

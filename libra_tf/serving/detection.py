@@ -1,4 +1,4 @@
-"""The graph that is served: images in, detections in the pixels of the original images out."""
+"""The served graph: images in, detections in pixels of the original images out."""
 
 import functools
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from official.vision.ops import box_ops, preprocess_ops
 from libra_tf.compat import keras
 from libra_tf.serving import images as serving_images
 
-# Signature -> name of its only input.
+# Signature -> the name of its only input.
 SIGNATURES = {
     tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: "image_bytes",
     "serving_image_tensor": "image_tensor",
@@ -22,44 +22,45 @@ SIGNATURES = {
 
 
 class _Network(tf.Module):
-    """A detector as its variables and its call.
+    """A detector reduced to its variables and its call.
 
-    Of a Keras model a SavedModel holds the training graph of every layer as well, which nothing
-    that is served needs, and which a Mask R-CNN does not have without the masks of a training.
+    A SavedModel of the Keras model itself would also hold the training graph of every layer.
+    Serving does not need it, and for a Mask R-CNN it cannot be traced without training masks.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model) -> None:
         super().__init__()
         self._weights = model.variables
-        # Not the model itself, which would be saved.
+        # An attribute that is the model itself would be tracked and saved.
         self._call = functools.partial(model, training=False)
 
-    def __call__(self, images: tf.Tensor, **kwargs) -> Mapping[str, tf.Tensor]:
+    def __call__(self, images: tf.Tensor, **kwargs: Any) -> Mapping[str, tf.Tensor]:
         return self._call(images, **kwargs)
 
 
 class DetectionModule(export_base.ExportModule):
-    """A detector with its preprocessing and the names of its classes.
+    """A detector with its preprocessing and class names.
 
-    Every signature gives, for a batch of `B` images with up to `N` detections each:
+    For a batch of `B` images with up to `N` detections each, every signature returns:
 
     * `detection_boxes`: float32 `[B, N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of the original
-      image, or as shares of its height and width (`normalized_boxes`). They are those of an
-      evaluation, which may reach a little beyond an image that is not as square as the input;
-    * `detection_scores`: float32 `[B, N]`, in falling order;
+      image, or as fractions of its height and width (`normalized_boxes`). They are the boxes of an
+      evaluation, so they may extend slightly beyond an image whose aspect ratio differs from the
+      network input's;
+    * `detection_scores`: float32 `[B, N]`, in descending order;
     * `detection_classes`: int32 `[B, N]`, category ids;
     * `detection_class_names`: string `[B, N]`;
-    * `num_detections`: int32 `[B]`; behind that many, rows are zero or empty;
+    * `num_detections`: int32 `[B]`; rows after that many are zero or empty;
     * `image_size`: int32 `[B, 2]`, height and width of the original image;
-    * `detection_masks`, where the detector has masks: float32 `[B, N, h, w]`, the probability of
-      each cell of an evenly divided box.
+    * `detection_masks`, if the detector predicts masks: float32 `[B, N, h, w]`, the probability in
+      each cell of a regular grid over the box.
 
     Args:
       params: config of the run.
       model: the detector.
-      class_names: by category id, all that the detector can give.
-      normalized_boxes: whether boxes are in shares of the image.
-      max_pixels: the most that an image file may declare; see `libra_tf.serving.images`.
+      class_names: the names of all classes that the detector can return, by category id.
+      normalized_boxes: whether boxes are fractions of the image's height and width.
+      max_pixels: the most pixels an image file may declare; see `libra_tf.serving.images`.
     """
 
     def __init__(
@@ -69,11 +70,9 @@ class DetectionModule(export_base.ExportModule):
         class_names: Mapping[int, str],
         normalized_boxes: bool = False,
         max_pixels: int = serving_images.MAX_PIXELS,
-    ):
+    ) -> None:
         super().__init__(params=params, model=_Network(model))
-        self._class_names = tf.constant(
-            [class_names.get(i, "") for i in range(max(class_names) + 1)]
-        )
+        self._class_names = tf.constant(list_class_names(class_names))
         self._normalized_boxes = normalized_boxes
         self._max_pixels = max_pixels
 
@@ -85,7 +84,7 @@ class DetectionModule(export_base.ExportModule):
           image_info: float32 `[B, 4, 2]`; see `libra_tf.serving.images.letterbox`.
 
         Returns:
-          The outputs; see the class.
+          The outputs that the class lists.
         """
         outputs = self.model(images, image_shape=image_info[:, 1])
         num_detections = outputs["num_detections"]
@@ -101,13 +100,14 @@ class DetectionModule(export_base.ExportModule):
         return served
 
     def _in_original(self, boxes: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
+        """Converts boxes `[B, N, 4]` from network input to original image coordinates."""
         boxes /= tf.tile(image_info[:, 2:3], [1, 1, 2])
         if self._normalized_boxes:
             boxes = box_ops.normalize_boxes(boxes, image_info[:, 0:1])
         return boxes
 
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Detects objects in JPEG and PNG files of any sizes, string `[B]`."""
+        """Detects objects in JPEG and PNG files of any size, string `[B]`."""
         return self.serve(
             *serving_images.decode_and_letterbox(
                 image_bytes, max_pixels=self._max_pixels, **letterbox_kwargs(self.params.task)
@@ -133,13 +133,13 @@ class DetectionModule(export_base.ExportModule):
     def get_inference_signatures(
         self, function_keys: Mapping[str, str]
     ) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        """Traces the functions that are served.
+        """Traces the served functions.
 
         Args:
-          function_keys: name of an input (see `SIGNATURES`) -> signature.
+          function_keys: the name of an input (see `SIGNATURES`) -> its signature.
 
         Returns:
-          Signature -> its function.
+          Signature -> the function that serves it.
         """
         inputs = {
             "image_bytes": (self.serve_bytes, tf.TensorSpec([None], tf.string)),
@@ -154,31 +154,36 @@ class DetectionModule(export_base.ExportModule):
         return signatures
 
 
+def list_class_names(class_names: Mapping[int, str]) -> list[str]:
+    """Returns class names, given by category id, as a list: "" for the background and for gaps."""
+    return [class_names.get(i, "") for i in range(max(class_names) + 1)]
+
+
 def letterbox_kwargs(task: cfg.TaskConfig) -> dict[str, Any]:
-    """Returns the arguments of `libra_tf.serving.images.letterbox` with the sizes of evaluation."""
+    """Returns the arguments of `libra_tf.serving.images.letterbox` that evaluation uses."""
     size, parser = list(task.model.input_size[:2]), task.validation_data.parser
     padded_size = size
     if parser.pad:
         padded_size = preprocess_ops.compute_padded_size(size, 2**task.model.max_level)
     kwargs = {"output_size": size, "padded_size": [int(length) for length in padded_size]}
-    # Not every Model Garden has the choice.
+    # Older Model Garden releases do not offer the choice.
     if not getattr(parser, "keep_aspect_ratio", True):
         kwargs["keep_aspect_ratio"] = False
     return kwargs
 
 
 def special_suppression(generator: hyperparams.Config) -> str:
-    """Returns the key of a `DetectionGenerator` that makes it keep other boxes, empty if none."""
+    """Returns the config key that makes NMS keep other boxes than TensorFlow's, "" if none does."""
     if generator.nms_version == "v1" and generator.soft_nms_sigma:
         return "soft_nms_sigma"
-    # Two-stage detectors do not have the choice.
+    # Two-stage detectors do not offer the choice.
     if generator.nms_version == "v2" and getattr(generator, "use_class_agnostic_nms", False):
         return "use_class_agnostic_nms"
     return ""
 
 
 def _only_where(is_detection: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Empties the rows of `[B, N, ...]` behind the detections."""
+    """Zeroes the rows of `[B, N, ...]` that hold no detection."""
     ones = [1] * (rows.shape.rank - 2)
     mask = tf.reshape(is_detection, tf.concat([tf.shape(is_detection), ones], axis=0))
     return tf.where(mask, rows, tf.zeros([], rows.dtype))

@@ -1,6 +1,6 @@
-"""Decoding of images of any size inside a served graph, with errors that name the image.
+"""Decodes images of any size inside the served graph, with errors that name the image.
 
-Everything is TensorFlow operations, so it runs wherever a SavedModel does.
+It is built from TensorFlow operations only, so it runs wherever a SavedModel does.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 from official.vision.ops import preprocess_ops
 
-# 25 megapixels: 75 MB as pixels, more than any phone's ordinary picture. What a file declares costs
-# its sender nothing; a PNG of a few kilobytes can declare gigabytes.
+# 25 megapixels, 75 MB once decoded: more than an ordinary phone photo. A sender can declare any
+# size for free; a PNG of a few kilobytes can declare gigabytes.
 MAX_PIXELS = 25_000_000
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -23,44 +23,44 @@ def decode_and_letterbox(
     max_pixels: int = MAX_PIXELS,
     keep_aspect_ratio: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes a batch of JPEG and PNG files and brings them to the size of the network's input.
+    """Decodes a batch of JPEG and PNG files and letterboxes them to the network's input size.
 
     Args:
       encoded: string `[B]`, the bytes of the files.
       output_size: see `letterbox`.
       padded_size: see `letterbox`.
-      max_pixels: the most that height times width of an image may be.
+      max_pixels: the largest accepted height times width of an image.
       keep_aspect_ratio: see `letterbox`.
 
     Returns:
-      What `letterbox` does, stacked.
+      The outputs of `letterbox`, stacked.
 
     Raises:
-      tf.errors.InvalidArgumentError: when run, if any of them is not an image, is damaged, or has
-        too many pixels; the message names each by its place in the batch and says why.
+      tf.errors.InvalidArgumentError: when run, if any file is not an image, is damaged, or has too
+        many pixels; the message gives the position in the batch and the reason for each.
     """
 
-    def one(file):
+    def decode_one(file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         image, problem = decode(file, max_pixels)
         image, image_info = letterbox(image, output_size, padded_size, keep_aspect_ratio)
         return image, image_info, problem
 
     specs = (*letterbox_specs(padded_size), tf.TensorSpec([], tf.string))
-    images, image_info, problems = tf.map_fn(one, encoded, fn_output_signature=specs)
+    images, image_info, problems = tf.map_fn(decode_one, encoded, fn_output_signature=specs)
     with tf.control_dependencies([assert_no_problems(problems)]):
         return tf.identity(images), image_info
 
 
 def decode(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes a JPEG or PNG file, as Model Garden's input does, or says why it cannot be.
+    """Decodes a JPEG or PNG file as Model Garden's input does, or reports why it cannot.
 
     Args:
       encoded: string scalar, the bytes of the file.
-      max_pixels: the most that height times width may be; nothing larger is decoded.
+      max_pixels: the largest accepted height times width; nothing larger is decoded.
 
     Returns:
-      image: uint8 `[height, width, 3]`, a black pixel if there is a problem.
-      problem: string scalar, empty if there is none.
+      image: uint8 `[height, width, 3]`, a single black pixel if there is a problem.
+      problem: string scalar, empty if the file was decoded.
     """
     is_png = _starts_with(encoded, _PNG_MAGIC)
     has_known_format = is_png | _starts_with(encoded, _JPEG_MAGIC)
@@ -84,22 +84,23 @@ def letterbox(
     padded_size: Sequence[int],
     keep_aspect_ratio: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Brings an image to the size of the network's input, as Model Garden's parsers do.
+    """Resizes, normalises and pads an image to the network's input, as Model Garden's parsers do.
 
-    They normalise first, in float32 and in the size of the photograph. Resizing first gives the
-    same up to rounding, in less time and memory. They fail on an image so thin that its shorter
-    side is rounded to nothing; here it becomes one pixel.
+    The parsers normalise first, in float32 and at the full size of the photograph. Resizing first
+    gives the same result up to rounding, in less time and memory. The parsers fail on an image so
+    thin that its shorter side rounds to zero; here that side becomes one pixel.
 
     Args:
       image: uint8 `[height, width, 3]`.
-      output_size: the image fits into these `[height, width]`.
+      output_size: `[height, width]` that the image is resized to fit into.
       padded_size: `[height, width]` of the result, which is padded at the bottom and on the right.
-      keep_aspect_ratio: whether it is not stretched to fill them.
+      keep_aspect_ratio: whether to keep the aspect ratio; otherwise the image is stretched to
+        `output_size`.
 
     Returns:
       image: float32 `[*padded_size, 3]`, normalised.
-      image_info: float32 `[4, 2]`: height and width of the original, of `output_size`, the scale
-        between original and resized, and the offset; see `resize_and_crop_image`.
+      image_info: float32 `[4, 2]`: height and width of the original, `output_size`, the scale from
+        original to resized, and the offset; see `resize_and_crop_image`.
     """
     resized, image_info = resize_to_fit(image, output_size, keep_aspect_ratio)
     normalized = preprocess_ops.normalize_image(
@@ -131,23 +132,23 @@ def resize_to_fit(
 
 
 def letterbox_specs(padded_size: Sequence[int]) -> tuple[tf.TensorSpec, tf.TensorSpec]:
-    """Returns the shapes and types of what `letterbox` gives."""
+    """Returns the specs of the outputs of `letterbox`."""
     return tf.TensorSpec([*padded_size, 3], tf.float32), tf.TensorSpec([4, 2], tf.float32)
 
 
 def _starts_with(encoded: tf.Tensor, magic: bytes) -> tf.Tensor:
-    # A file that is shorter gives fewer bytes.
+    # substr returns fewer bytes for a shorter file, and does not fail.
     return tf.strings.substr(encoded, 0, len(magic)) == magic
 
 
 def _declared_size(encoded: tf.Tensor, is_png: tf.Tensor) -> tf.Tensor:
-    """Reads height and width from the head of a file; fails where it has none."""
+    """Reads `[height, width]` from the header of a file; fails if there is none."""
 
-    def of_png():
+    def size_of_png() -> tf.Tensor:
         width_and_height = tf.strings.substr(encoded, 16, 8)
         return tf.io.decode_raw(width_and_height, tf.int32, little_endian=False)[1::-1]
 
-    return tf.cond(is_png, of_png, lambda: tf.image.extract_jpeg_shape(encoded)[:2])
+    return tf.cond(is_png, size_of_png, lambda: tf.image.extract_jpeg_shape(encoded)[:2])
 
 
 def _decode(encoded: tf.Tensor) -> tf.Tensor:
@@ -157,9 +158,9 @@ def _decode(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _or_else(make: Callable[[], tf.Tensor], fallback: tf.Tensor) -> tf.Tensor:
-    """Gives what `make` gives, and `fallback` if one of its operations fails.
+    """Returns the result of `make`, or `fallback` if one of its operations fails.
 
-    A graph has no exceptions; a data set that ignores errors is the nearest to it.
+    A graph cannot catch exceptions; a dataset that ignores errors is the closest equivalent.
     """
     attempt = tf.data.Dataset.from_tensors(0).map(lambda _: make()).ignore_errors()
     otherwise = tf.data.Dataset.from_tensors(fallback)
@@ -167,7 +168,7 @@ def _or_else(make: Callable[[], tf.Tensor], fallback: tf.Tensor) -> tf.Tensor:
 
 
 def assert_no_problems(problems: tf.Tensor) -> tf.Operation:
-    """Fails, when run, if any of the problems `[B]` that `decode` has found is not empty."""
+    """Fails, when run, if any of the problems `[B]` that `decode` reported is not empty."""
     where = tf.squeeze(tf.where(problems != ""), axis=-1)
     places = tf.strings.as_string(where)
     lines = tf.strings.join(["image ", places, " of the batch ", tf.gather(problems, where)])

@@ -1,4 +1,4 @@
-"""The graph that is served of a detector with `task.model.compatibility: mmdetection`."""
+"""The served graph of a detector with `task.model.compatibility: mmdetection`."""
 
 import tensorflow as tf
 
@@ -10,19 +10,19 @@ from libra_tf.serving.detection import DetectionModule
 class MMDetectionModule(DetectionModule):
     """A detector with MMDetection's preprocessing; see `DetectionModule`.
 
-    The images of a batch get different shapes and are detected in one after the other, as with
-    MMDetection's batch size of 1: padding them to a common shape would change what is found.
+    The images of a batch have different shapes and are processed one after the other, as with a
+    batch size of 1 in MMDetection: padding them to a common shape would change the detections.
     """
 
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Detects objects in JPEG and PNG files of any sizes, string `[B]`."""
+        """Detects objects in JPEG and PNG files of any size, string `[B]`."""
 
-        def one(file):
+        def detect_one(file: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
             image, problem = serving_images.decode(file, self._max_pixels)
             return self._serve_one(image), problem
 
         signature = (self._output_specs(), tf.TensorSpec([], tf.string))
-        outputs, problems = tf.map_fn(one, image_bytes, fn_output_signature=signature)
+        outputs, problems = tf.map_fn(detect_one, image_bytes, fn_output_signature=signature)
         with tf.control_dependencies([serving_images.assert_no_problems(problems)]):
             return {name: tf.identity(output) for name, output in outputs.items()}
 
@@ -31,12 +31,14 @@ class MMDetectionModule(DetectionModule):
         return tf.map_fn(self._serve_one, image_tensor, fn_output_signature=self._output_specs())
 
     def _serve_one(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Detects objects in one decoded image, uint8 `[height, width, 3]`."""
         sides = sorted(self.params.task.model.input_size[:2])
         prepared, image_info = mmdetection_images.prepare(image, *sides)
         outputs = self.serve(prepared[tf.newaxis], image_info[tf.newaxis])
         return {name: output[0] for name, output in outputs.items()}
 
     def _output_specs(self) -> dict[str, tf.TensorSpec]:
+        """Returns the specs of the outputs for one image."""
         count = self.params.task.model.detection_generator.max_num_detections
         return {
             "detection_boxes": tf.TensorSpec([count, 4], tf.float32),

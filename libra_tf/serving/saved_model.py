@@ -1,4 +1,4 @@
-"""From the folder of a run to a SavedModel that TensorFlow Serving loads as it is."""
+"""Exports the detector of a run as a SavedModel that TensorFlow Serving loads as it is."""
 
 import json
 import math
@@ -35,18 +35,18 @@ def export(
 ) -> str:
     """Writes the next version of a model: `export_dir/1`, then `export_dir/2` and so on.
 
-    The folder appears when it is complete. Beside the graph (see `DetectionModule`) and its
+    The folder appears once it is complete. Besides the graph (see `DetectionModule`) and its
     weights it holds `assets/class_names.json` (category id -> name), `assets/thresholds.json`, and
     warm-up requests for every signature.
 
     Args:
       model_dir: folder of a run; experiment, config, classes and weights are read from it.
-      export_dir: folder of the model's versions; it is made if it is not there.
+      export_dir: folder of the model's versions; created if it does not exist.
       checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
-      normalized_boxes: whether boxes are in shares of the image instead of pixels.
-      score_threshold: detections below it are dropped; None for the run's own.
+      normalized_boxes: whether boxes are fractions of the image's size instead of pixels.
+      score_threshold: detections with a lower score are dropped; None for the run's own threshold.
       max_pixels: images with more pixels are refused.
-      report: is given lines about the progress.
+      report: receives progress lines.
 
     Returns:
       The path of the version's folder.
@@ -79,10 +79,15 @@ def build_module(
     normalized_boxes: bool = False,
     max_pixels: int = images.MAX_PIXELS,
 ) -> DetectionModule:
-    """Builds what is served of a run, in float32 and with TensorFlow's own suppression.
+    """Builds the module to serve for a run, in float32 and with TensorFlow's own NMS.
 
-    Model Garden's suppression (`nms_version` `v1` and `v2`), made for TPUs, keeps the same boxes
-    and takes several times as long on a CPU. It stays where TensorFlow's own would keep others.
+    Model Garden's NMS (`nms_version` `v1` and `v2`), designed for TPUs, keeps the same boxes but
+    takes several times as long on a CPU. It is left in place if TensorFlow's own would keep others.
+
+    Args:
+      run: the run; its config is changed in place.
+      normalized_boxes: see `export`.
+      max_pixels: see `export`.
     """
     generator = run.params.task.model.detection_generator
     if generator.nms_version in ("v1", "v2") and not special_suppression(generator):
@@ -98,7 +103,7 @@ def check_servable(run: trained_run.TrainedRun) -> None:
     """Refuses a run whose detector cannot be served.
 
     Raises:
-      UsageError: if it needs more than images, has no detections, or suppresses softly.
+      UsageError: if the detector needs more than images, returns no detections, or uses soft NMS.
     """
     task = run.params.task
     if task.takes_proposals:
@@ -114,19 +119,19 @@ def check_servable(run: trained_run.TrainedRun) -> None:
     if special_suppression(task.model.detection_generator) == "soft_nms_sigma":
         raise UsageError(
             f"--model_dir={run.folder}: task.model.detection_generator.soft_nms_sigma is set, "
-            "and Model Garden's soft suppression takes batches of one size only, so that it cannot "
-            "be served; set it to null in params.yaml for the ordinary one"
+            "and Model Garden's soft NMS works with one fixed batch size only, so it cannot be "
+            "served; set it to null in params.yaml to use ordinary NMS"
         )
 
 
 def _publish(folder: pathlib.Path, parent: pathlib.Path) -> pathlib.Path:
-    """Gives a complete folder the next version's name."""
+    """Renames a complete folder to the next version and returns its path."""
     while True:
         version = parent / str(_next_version(parent))
         try:
             atomic.rename_durably(folder, version)
         except OSError:
-            # Another export may have taken the number in between.
+            # Another export may have taken the number in the meantime.
             if not atomic.is_occupied(version):
                 raise
         else:
@@ -160,8 +165,8 @@ def _write_assets(
 def _warmup_requests(
     params: cfg.ExperimentConfig, max_pixels: int
 ) -> dict[str, dict[str, tf.Tensor]]:
-    """One grey image for every signature."""
-    # A server does not make a version available whose warm-up is refused.
+    """Returns a request with one grey image for every signature."""
+    # If a warm-up request is refused, the server does not make the version available.
     longest = math.isqrt(max_pixels)
     size = [min(side, longest) for side in params.task.model.input_size[:2]]
     pixels = tf.fill([*size, 3], tf.constant(128, tf.uint8))

@@ -1,15 +1,15 @@
-"""One-stage detectors as TensorFlow Lite files, for phones and small computers.
+"""Exports one-stage detectors as TensorFlow Lite files, for phones and small computers.
 
-A file takes one image of the network's input size and gives what the SavedModel gives, in pixels of
-that input. `labels.txt` and `detector.json` are attached to it as a zip archive, as TensorFlow
-Lite's metadata are (https://ai.google.dev/edge/litert/models/metadata): `unzip cells.tflite
-labels.txt` reads them.
+A file takes one image of the network's input size and returns what the SavedModel returns, in
+pixels of that input. `labels.txt` and `detector.json` are appended to it as a zip archive, as is
+usual for TensorFlow Lite metadata (https://ai.google.dev/edge/litert/models/metadata): `unzip
+cells.tflite labels.txt` extracts them.
 """
 
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,18 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras, tflite_interpreter
 from libra_tf.runs import trained_run
 from libra_tf.serving import images as serving_images
-from libra_tf.serving.detection import letterbox_kwargs, special_suppression
+from libra_tf.serving.detection import (
+    letterbox_kwargs,
+    list_class_names,
+    special_suppression,
+)
 
 FLOAT32, FLOAT16, INT8 = PRECISIONS = ("float32", "float16", "int8")
 SUFFIX = ".tflite"
-# More change the ranges of the activations little and take long.
+# More images hardly change the activation ranges, and take long.
 MOST_CALIBRATION_IMAGES = 200
 
-# Pairs of a box and a class that are looked at, the best ones; Model Garden's default for
+# The number of best (box, class) pairs that NMS considers: Model Garden's default for
 # `pre_nms_top_k`.
 _NUM_CANDIDATES = 5000
 LABELS = "labels.txt"
@@ -51,36 +55,36 @@ def export(
 
     Args:
       model_dir: folder of a run; experiment, config, classes and weights are read from it.
-      path: file to make.
+      path: the file to write.
       precision: `float32`; `float16` for weights of half the size; `int8` for convolutions with
-        8-bit weights and activations. Boxes and scores are computed in float32 in any case.
-      calibration_images: for `int8`, images like those of later; the ranges of activations are
-        measured on them.
+        8-bit weights and activations. Boxes and scores are always computed in float32.
+      calibration_images: for `int8`, images like those the detector will be used on; the activation
+        ranges are measured on them.
       checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
-      score_threshold: detections below it are dropped; None for the run's own.
-      report: is given lines about the progress.
+      score_threshold: detections with a lower score are dropped; None for the run's own threshold.
+      report: receives progress lines.
 
     Raises:
       UsageError: if the run cannot be converted, a calibration image cannot be read, or the file
-        is there already or cannot be written.
+        already exists or cannot be written.
     """
     outputs.require_new_file("--output", path, SUFFIX)
     run = trained_run.read(model_dir, checkpoint)
     _check_convertible(run)
     if precision == INT8 and not calibration_images:
         raise UsageError(
-            "--precision=int8 needs images to measure the ranges of activations on; name files or "
-            f"folders, {MOST_CALIBRATION_IMAGES} images at the most are used"
+            "--precision=int8 needs images to measure the activation ranges on; name files or "
+            f"folders (at most {MOST_CALIBRATION_IMAGES} images are used)"
         )
     if precision != INT8 and calibration_images:
-        raise UsageError(f"--precision={precision} needs no images; leave them out")
+        raise UsageError(f"--precision={precision} uses no images; leave them out")
     generator = run.params.task.model.detection_generator
     if score_threshold is not None:
         generator.pre_nms_score_threshold = score_threshold
     kwargs = letterbox_kwargs(run.params.task)
     samples = _read_samples(calibration_images[:MOST_CALIBRATION_IMAGES], kwargs)
     function, model = _build_function(run, kwargs["padded_size"])
-    report(f"converting {run.checkpoint} to {precision} (a minute or so) ...")
+    report(f"converting {run.checkpoint} to {precision} (about a minute) ...")
     content = _convert(function, model, precision, samples)
     _write(path, content, _describe(run, precision, kwargs))
 
@@ -89,20 +93,20 @@ def _check_convertible(run: trained_run.TrainedRun) -> None:
     if not run.params.task.is_one_stage:
         raise UsageError(
             f"--model_dir={run.folder} holds a two-stage detector, and only one-stage detectors "
-            "(Libra RetinaNet) can be converted: TensorFlow Lite has no operations for the "
-            "suppression between the stages; use export/saved_model.py"
+            "(Libra RetinaNet) can be converted: TensorFlow Lite has no operations for the NMS "
+            "between the stages; use export/saved_model.py"
         )
     if run.params.task.model.compatibility:
         raise UsageError(
-            f"--model_dir={run.folder} holds a detector of MMDetection, for which every image "
-            "keeps its shape, and a TensorFlow Lite file takes images of one size; use "
+            f"--model_dir={run.folder} holds a detector of MMDetection, which takes images in "
+            "their own shapes, but a TensorFlow Lite file takes images of one size; use "
             "export/saved_model.py"
         )
     key = special_suppression(run.params.task.model.detection_generator)
     if key:
         raise UsageError(
-            f"--model_dir={run.folder}: task.model.detection_generator.{key} is set, and a "
-            "TensorFlow Lite file suppresses per class and not softly; set it to null in "
+            f"--model_dir={run.folder}: task.model.detection_generator.{key} is set, but a "
+            "TensorFlow Lite file can only use ordinary per-class NMS; set it to null in "
             "params.yaml if that will do"
         )
 
@@ -123,8 +127,10 @@ def _read_samples(
     return samples
 
 
-def _build_function(run: trained_run.TrainedRun, size: Sequence[int]):
-    """Returns the function that is converted, and the model that owns its weights."""
+def _build_function(
+    run: trained_run.TrainedRun, size: Sequence[int]
+) -> tuple[tf.types.experimental.ConcreteFunction, keras.Model]:
+    """Returns the function to convert, and the model that owns its weights."""
     task = run.params.task.model
     generator = task.detection_generator
     limits = {
@@ -145,12 +151,12 @@ def _build_function(run: trained_run.TrainedRun, size: Sequence[int]):
     ).multilevel_boxes
 
     @tf.function(input_signature=[tf.TensorSpec([1, *size, 3], tf.float32, name=_INPUT)])
-    def detect(image):
+    def detect(image: tf.Tensor) -> dict[str, tf.Tensor]:
         normalized = preprocess_ops.normalize_image(
             image, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB
         )
         scores, boxes, _ = model.head(model.decoder(model.backbone(normalized)))
-        # By this name its operations are found again, and left in float32.
+        # The int8 conversion finds these operations by this name, and leaves them in float32.
         with tf.name_scope(_SCOPE):
             decoded = model.detection_generator(
                 boxes,
@@ -172,18 +178,18 @@ def select_detections(
     score_threshold: float,
     iou_threshold: float,
 ) -> dict[str, tf.Tensor]:
-    """Suppresses per class, with operations that TensorFlow Lite has.
+    """Applies NMS per class, with operations that TensorFlow Lite has.
 
     Args:
       boxes: float32 `[N, 4]`, `[ymin, xmin, ymax, xmax]`.
       scores: float32 `[N, C]`, without the background.
-      num_detections: detections at the most.
-      score_threshold: lower scores are dropped.
+      num_detections: the most detections to return.
+      score_threshold: detections with a lower score are dropped.
       iou_threshold: a box is dropped if it overlaps a better one of its class by more.
 
     Returns:
       `detection_boxes` `[1, num_detections, 4]`, `detection_scores` and `detection_classes` (int32)
-      `[1, num_detections]`, zero behind the detections, and `num_detections` int32 `[1]`.
+      `[1, num_detections]`, all zero after the last detection, and `num_detections` int32 `[1]`.
     """
     num_boxes, num_classes = scores.shape
     candidates, index = tf.math.top_k(
@@ -193,7 +199,7 @@ def select_detections(
     apart = _with_empty_boxes_apart(boxes)
     kept, kept_scores = [], []
     for number in range(num_classes):
-        # The one suppression that TensorFlow Lite has as an operation.
+        # The only NMS that TensorFlow Lite has as an operation.
         indices, num_kept = tf.raw_ops.NonMaxSuppressionV4(
             boxes=apart,
             scores=tf.where(classes == number, candidates, 0.0),
@@ -217,9 +223,9 @@ def select_detections(
 
 
 def _with_empty_boxes_apart(boxes: tf.Tensor) -> tf.Tensor:
-    """Puts a square where nothing else is in place of every box without an area.
+    """Replaces each box that has no area by a square that overlaps nothing.
 
-    Such boxes overlap nothing. TensorFlow Lite's suppression gives one of them again and again.
+    A box without area overlaps nothing either, but TensorFlow Lite's NMS returns it repeatedly.
     """
     places = tf.reduce_max(boxes) + 2.0 * tf.range(1.0, boxes.shape[0] + 1.0)
     squares = places[:, tf.newaxis] + [0.0, 0.0, 1.0, 1.0]
@@ -227,7 +233,12 @@ def _with_empty_boxes_apart(boxes: tf.Tensor) -> tf.Tensor:
     return tf.where(is_empty, squares, boxes)
 
 
-def _convert(function, model, precision: str, samples: Sequence[np.ndarray]) -> bytes:
+def _convert(
+    function: tf.types.experimental.ConcreteFunction,
+    model: keras.Model,
+    precision: str,
+    samples: Sequence[np.ndarray],
+) -> bytes:
     with quiet.stderr_closed():
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
         if precision == FLOAT16:
@@ -236,26 +247,28 @@ def _convert(function, model, precision: str, samples: Sequence[np.ndarray]) -> 
         content = converter.convert()
         if precision == INT8:
             names = _names_of_selection(content)
-            # A converter can be used once.
+            # A converter can be used only once.
             converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
             content = _convert_to_int8(converter, samples, names)
     return content
 
 
 def _names_of_selection(content: bytes) -> list[str]:
-    """Lists the operations that come after the heads, by the names of what they compute."""
+    """Lists the operations after the heads, by the names of their output tensors."""
     tensors = tflite_interpreter(content, num_threads=1).get_tensor_details()
     return sorted({tensor["name"] for tensor in tensors if _SCOPE in tensor["name"]})
 
 
-def _convert_to_int8(converter, samples: Sequence[np.ndarray], float_names: Sequence[str]) -> bytes:
-    """Converts all but the operations of these names.
+def _convert_to_int8(
+    converter: tf.lite.TFLiteConverter, samples: Sequence[np.ndarray], float_names: Sequence[str]
+) -> bytes:
+    """Converts all operations except those named in `float_names`.
 
-    One 8-bit scale for all coordinates would round boxes to whole pixels of a 256-pixel image. The
-    public way to leave operations out is the quantization debugger's list of names.
+    A single 8-bit scale for all coordinates would round boxes to whole pixels of a 256-pixel image.
+    The only public way to exclude operations is the quantization debugger's list of names.
     """
 
-    def representative_dataset():
+    def representative_dataset() -> Iterator[list[np.ndarray]]:
         for sample in samples:
             yield [sample[np.newaxis]]
 
@@ -271,7 +284,10 @@ def _convert_to_int8(converter, samples: Sequence[np.ndarray], float_names: Sequ
     return debugger.get_nondebug_quantized_model()
 
 
-def _describe(run: trained_run.TrainedRun, precision: str, kwargs: Mapping[str, Any]) -> dict:
+def _describe(
+    run: trained_run.TrainedRun, precision: str, kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the content of `detector.json`."""
     generator = run.params.task.model.detection_generator
     return {
         "class_names": run.read_class_names(),
@@ -284,9 +300,7 @@ def _describe(run: trained_run.TrainedRun, precision: str, kwargs: Mapping[str, 
 
 
 def _write(path: str, content: bytes, description: Mapping[str, Any]) -> None:
-    names = description["class_names"]
-    # A line for every number that a class can have; 0 is the background.
-    labels = [names.get(i, "") for i in range(max(names) + 1)]
+    labels = list_class_names(description["class_names"])
     buffer = io.BytesIO(content)
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.writestr(LABELS, "\n".join(labels) + "\n")
@@ -297,7 +311,7 @@ def _write(path: str, content: bytes, description: Mapping[str, Any]) -> None:
 def to_input(
     encoded: bytes, max_pixels: int, letterbox: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Makes the input of a converted detector from an image file.
+    """Prepares an image file as the input of a converted detector.
 
     Args:
       encoded: the bytes of a JPEG or PNG file.
@@ -306,9 +320,9 @@ def to_input(
 
     Returns:
       pixels: float32 `[height, width, 3]`, RGB in 0..255. The image is at the top left; the rest
-        has the mean colour, which normalising turns into zeros.
+        is filled with the mean colour, which normalisation turns into zeros.
       image_info: float32 `[4, 2]`; see `libra_tf.serving.images.letterbox`.
-      problem: what is wrong with the file, empty if nothing.
+      problem: what is wrong with the file, empty if nothing is.
     """
     image, problem = serving_images.decode(tf.constant(encoded), max_pixels)
     resized, image_info = serving_images.resize_to_fit(

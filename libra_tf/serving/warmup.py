@@ -1,4 +1,4 @@
-"""Warm-up requests, which TensorFlow Serving runs before it says that a model is available.
+"""Warm-up requests, which TensorFlow Serving runs before it makes a model available.
 
 https://www.tensorflow.org/tfx/serving/saved_model_warmup
 """
@@ -13,10 +13,10 @@ PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 
 def write_requests(folder: str, requests: Mapping[str, Mapping[str, tf.Tensor]]) -> None:
-    """Writes requests to be run once a model is loaded.
+    """Writes the requests that a server runs after loading a model.
 
     Args:
-      folder: a version's folder of a SavedModel.
+      folder: the SavedModel's version folder.
       requests: signature -> its inputs by name.
     """
     path = os.path.join(folder, PATH)

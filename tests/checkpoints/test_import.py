@@ -243,12 +243,12 @@ BAD_FILES = {
         lambda path, state: save(path, Code(), _use_new_zipfile_serialization=False),
         "is refused.*system",
     ),
-    "pointer": (lambda path, state: save(path, {**state, "x": Pointer()}), "'x'.* is a left-out"),
+    "pointer": (lambda path, state: save(path, {**state, "x": Pointer()}), "'x'.* is a skipped"),
     "nan": (
         lambda path, state: save(
             path, {**state, "bbox_head.retina_cls.bias": torch.full([45], np.nan)}
         ),
-        r"bbox_head\.retina_cls\.bias has values that are NaN",
+        r"bbox_head\.retina_cls\.bias has NaN or infinite values",
     ),
 }
 
@@ -364,7 +364,7 @@ def test_a_config_that_is_not_understood_is_not_ignored(golden_models, tmp_path,
         mmdet_config.find(str(path), {"config": text}, None)
     beside = tmp_path / "a_config.txt"
     beside.write_text("model = 1")
-    with pytest.raises(UsageError, match=r"a_config\.txt is no complete config"):
+    with pytest.raises(UsageError, match=r"a_config\.txt is not a complete config"):
         mmdet_config.find(str(path), {"config": text}, None)
     beside.write_text((golden_models / "libra_retinanet_r50_config.txt").read_text())
     config, source = mmdet_config.find(str(path), {"config": text}, None)
@@ -376,7 +376,7 @@ def test_says_which_config_counts():
     assert mmdet_config.find("a.pth", {"cfg": text}, None)[1] == "the checkpoint's own (cfg)"
     assert mmdet_config.find("a.pth", {}, None) == (
         {},
-        "none found, so that of the published models",
+        "none found, so the published models' config is used",
     )
 
 
@@ -384,7 +384,7 @@ def test_says_which_config_counts():
 def test_mmdetection_1_is_refused(golden_models, tmp_path, retinanet, version):
     meta = {"mmdet_version": version, "config": "model = dict(backbone=dict(), bbox_head=dict())"}
     path = save(tmp_path / "a.pth", {"state_dict": as_tensors(retinanet.weights), "meta": meta})
-    with pytest.raises(UsageError, match=f"a.pth says that it is of MMDetection {version[:3]}"):
+    with pytest.raises(UsageError, match=f"a.pth was saved by MMDetection {version[:3]}"):
         mmdet.import_detector(path)
     # The first ones that were published for MMDetection 2.
     detector = structure.infer_detector(path, retinanet.weights)
@@ -428,7 +428,8 @@ def test_unsupported_configs_are_refused_with_the_key(
     for parent in parents:
         part = part[int(parent) if parent.isdigit() else parent]
     part[last] = value
-    with pytest.raises(UsageError, match=rf"^a\.pth: its config has .* for .*{last}; supported is"):
+    message = rf"^a\.pth: its config has .* for .*{last}; only .* is supported"
+    with pytest.raises(UsageError, match=message):
         mmdet_config.overrides("a.pth", config, detector)
 
 
@@ -449,9 +450,9 @@ def test_config_of_early_mmdetection_2(retinanet):
 def test_other_anchors_need_a_config(faster_rcnn):
     detector = structure.infer_detector("a.pth", faster_rcnn.weights)
     detector = dataclasses.replace(detector, num_anchors=9)
-    with pytest.raises(UsageError, match=r"9 anchors at a cell, and the published .* have 3; name"):
+    with pytest.raises(UsageError, match=r"9 anchors per cell, but the published .* have 3; give"):
         experiment.overrides("a.pth", detector, {})
-    with pytest.raises(UsageError, match="9 anchors at a cell, and its config has 6"):
+    with pytest.raises(UsageError, match="9 anchors per cell, but its config has 6"):
         experiment.overrides("a.pth", detector, {"anchor": {"num_scales": 2}})
     changes = {"anchor": {"num_scales": 3}}
     model = experiment.overrides("a.pth", detector, changes)["task"]["model"]
@@ -488,7 +489,7 @@ def test_folder_in_use(golden_models, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     path = str(golden_models / "libra_retinanet_r50.pth")
     assert mmdet.main([path, f"--model_dir={tmp_path}"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 class Block(torch.nn.Module):

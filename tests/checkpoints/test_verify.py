@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from libra_tf.checkpoints import mmdet, verify
+from libra_tf.checkpoints import importing, mmdet, verify
 from libra_tf.cli.errors import UsageError
 
 from .conftest import MODELS
@@ -101,13 +101,13 @@ INPUT, BOXES, ROWS = np.zeros([1, 3, 32, 32]), np.zeros([2, 4]), np.zeros(2)
     ("arrays", "message"),
     [
         ({"x": ROWS}, "has no `input`"),
-        ({"input": INPUT}, "has nothing but `input`"),
+        ({"input": INPUT}, "has only `input`"),
         ({"input": INPUT, "proposals": BOXES}, "has proposals without proposal_scores"),
         ({"input": INPUT, "det_boxes": BOXES, "det_scores": ROWS}, "without det_labels"),
         ({"input": INPUT, "roi_cls": ROWS}, "has roi_cls without proposals"),
         (
             {"input": INPUT, "proposals": BOXES, "proposal_scores": BOXES},
-            r"proposals, proposal_scores of the shapes \[2, 4\], \[2, 4\]; supported",
+            r"proposals, proposal_scores of shapes \[2, 4\], \[2, 4\]; the first must be",
         ),
     ],
 )
@@ -136,7 +136,7 @@ def test_files_that_are_not_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["bfp0", "bpf1"], "has bpf1, which this RetinaNet has not"),
+        (["bfp0", "bpf1"], "has bpf1, which this RetinaNet does not have"),
         (["backbone3", "backbone4", "bfp5"], "has backbone4, bfp5, which"),
         (
             ["rpn_cls0", "proposals", "proposal_scores", "roi_cls"],
@@ -154,10 +154,10 @@ def test_numbers_of_another_detector_end_the_command(
     imported, golden_models, tmp_path, capsys, monkeypatch
 ):
     detector = imported["libra_retinanet_r50"]
-    monkeypatch.setattr(mmdet, "_import_detector", lambda file, config: detector)
+    monkeypatch.setattr(importing, "import_from", lambda file, config: detector)
     checkpoint = str(golden_models / "libra_retinanet_r50.pth")
     numbers = str(golden_models / "libra_faster_rcnn_r50_96x320.npz")
     folder = tmp_path / "run"
     assert mmdet.main([checkpoint, f"--model_dir={folder}", "--verify", numbers]) == 2
-    assert "which this RetinaNet has not" in capsys.readouterr().err
+    assert "which this RetinaNet does not have" in capsys.readouterr().err
     assert not folder.exists()

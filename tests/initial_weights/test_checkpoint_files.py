@@ -42,7 +42,7 @@ def test_what_is_no_checkpoint(run_folder, tmp_path):
     (tmp_path / "weights.h5").write_bytes(b"HDF")
     assert_refused(tmp_path / "weights.h5", " is not a checkpoint")
     (tmp_path / "empty").mkdir()
-    assert_refused(tmp_path / "empty", " is a folder in which no checkpoint is listed")
+    assert_refused(tmp_path / "empty", " is a folder that lists no checkpoint")
 
 
 @pytest.mark.parametrize("suffix", [".data-00000-of-00001", ".index"])

@@ -252,7 +252,7 @@ def test_a_server_that_recovers_is_asked_again(exported, server, protocol, error
     [
         (tf.errors.UnavailableError, 2, 3, ServerError, "cannot be reached .in a test.; check"),
         (tf.errors.UnavailableError, 0, 1, ServerError, "cannot be reached"),
-        (tf.errors.ResourceExhaustedError, 2, 3, RequestError, "no room .* lower --concurrency"),
+        (tf.errors.ResourceExhaustedError, 2, 3, RequestError, "overloaded .* lower --concurrency"),
         (tf.errors.InternalError, 2, 1, RequestError, "answered .*(INTERNAL|500): in a test"),
         (tf.errors.DeadlineExceededError, 2, 1, RequestError, "within --timeout=30 seconds"),
     ],
@@ -275,7 +275,7 @@ def test_a_full_queue_fails_one_image_only(exported, server, protocol, tmp_path)
     images = write_files(tmp_path, {"a.jpg": encode(20, 20), "b.jpg": encode(20, 20)})
     with connected(server, protocol, retries=1) as transport:
         first, second = run.detect(transport, images, concurrency=1)
-    assert first.problem == f"the server had no room for it ({message}); lower --concurrency"
+    assert first.problem == f"the server is overloaded ({message}); lower --concurrency"
     assert second.problem == ""
 
 
@@ -419,7 +419,8 @@ def test_waiting_until_the_model_is_loaded(exported, server, protocol):
     server.models["shapes"].states[1] = LOADING
     target = Target("", "shapes")
     with connected(server, protocol) as transport:
-        with pytest.raises(UsageError, match=r"not available yet \(version 1 LOADING\); --wait"):
+        message = r"not available yet \(version 1 LOADING\); use --wait"
+        with pytest.raises(UsageError, match=message):
             run.wait_until_available(transport, target, 0, report=str)
         said = []
         timer = threading.Timer(0.3, lambda: server.models["shapes"].states.update({1: AVAILABLE}))
@@ -575,7 +576,7 @@ def test_the_program(exported, server, protocol, tmp_path):
         (["nowhere"], "nowhere does not exist"),
         ([CLIENT, "--server=localhost:8500"], "--server=localhost:8500: write grpc://HOST:PORT"),
         ([CLIENT, "--model_version=1", "--model_label=a"], "exclude each other"),
-        ([CLIENT, "--pictures=/proc/drawn"], "--pictures=/proc/drawn cannot be made"),
+        ([CLIENT, "--pictures=/proc/drawn"], "--pictures=/proc/drawn cannot be created"),
         ([CLIENT, "--pictures=gs://drawn"], "--pictures=gs://drawn is not on this machine"),
     ],
 )

@@ -219,7 +219,7 @@ def test_class_agnostic_suppression_is_that_of_the_evaluation(exported, tmp_path
 def test_soft_suppression_is_refused(exported, tmp_path):
     suppression = {"nms_version": "v1", "soft_nms_sigma": 0.5}
     model_dir = copy_run(exported.model_dir, tmp_path / "run", **suppression)
-    with pytest.raises(UsageError, match="soft_nms_sigma is set, and Model Garden's soft supp"):
+    with pytest.raises(UsageError, match="soft_nms_sigma is set, and Model Garden's soft NMS"):
         saved_model.export(model_dir, str(tmp_path / "served"), report=str)
     assert not (tmp_path / "served").exists()
 
@@ -248,7 +248,7 @@ def test_exports_at_once_take_different_numbers(tmp_path, monkeypatch):
     [
         ({"checkpoint": "ckpt-9"}, r"--checkpoint=ckpt-9: .*ckpt-9 does not exist"),
         ({"model_dir": "nowhere"}, r"--model_dir=nowhere holds no params\.yaml"),
-        ({"export_dir": "/proc/served"}, r"--export_dir=/proc/served cannot be made"),
+        ({"export_dir": "/proc/served"}, r"--export_dir=/proc/served cannot be created"),
         ({"export_dir": "gs://served"}, r"--export_dir=gs://served is not on this machine"),
     ],
 )

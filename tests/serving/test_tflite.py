@@ -130,7 +130,7 @@ def test_two_stage_detectors_are_refused(exported, tmp_path):
 def test_other_suppressions_are_refused(exported, suppression, tmp_path):
     model_dir = copy_run(exported.model_dir, tmp_path / "run", **suppression)
     key = list(suppression)[1]
-    with pytest.raises(UsageError, match=f"{key} is set, and a TensorFlow Lite file suppresses"):
+    with pytest.raises(UsageError, match=f"{key} is set, but a TensorFlow Lite file can only use"):
         tflite.export(model_dir, str(tmp_path / "detector.tflite"), report=str)
 
 
@@ -139,11 +139,11 @@ def test_other_suppressions_are_refused(exported, suppression, tmp_path):
     ("arguments", "message"),
     [
         ({"precision": "int8"}, "--precision=int8 needs images"),
-        ({"calibration_images": "GOOD"}, "--precision=float32 needs no images"),
+        ({"calibration_images": "GOOD"}, "--precision=float32 uses no images"),
         ({"precision": "int8", "calibration_images": "BAD"}, r"bad\.jpg is not a JPEG or PNG file"),
         ({"path": "detector.bin"}, r"--output=detector\.bin must end in \.tflite"),
-        ({"path": "/nowhere/d.tflite"}, "the folder /nowhere is not there"),
-        ({"path": "THERE"}, r"there\.tflite is there already"),
+        ({"path": "/nowhere/d.tflite"}, "the folder /nowhere does not exist"),
+        ({"path": "THERE"}, r"there\.tflite already exists"),
         ({"path": "gs://cells/d.tflite"}, "--output=gs://cells/d.tflite is not on this machine"),
         ({"model_dir": "nowhere"}, r"--model_dir=nowhere holds no params\.yaml"),
     ],

@@ -1,5 +1,5 @@
-"""A client of TensorFlow Serving for what `export/saved_model.py` writes.
+"""A TensorFlow Serving client for the models that `export/saved_model.py` writes.
 
-`target` says what is asked for, `rest` and `grpc_api` ask for it, `answers` holds what comes back,
-`files` finds the images and `run` sends them all. Only `grpc_api` imports TensorFlow.
+`target` says which model to ask, `rest` and `grpc_api` send the requests, `answers` holds the
+detections, and `run` sends all images. Only `grpc_api` imports TensorFlow.
 """

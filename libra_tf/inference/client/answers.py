@@ -1,4 +1,4 @@
-"""The detections of one image, as lines of JSON and as pictures."""
+"""The detections in one image, as a line of JSON or a picture."""
 
 import dataclasses
 import io
@@ -23,16 +23,17 @@ _NEEDED = (
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What was detected in an image, best first.
+    """The detections in an image, best first.
 
     Attributes:
-      height: of the image, in pixels.
-      width: of the image, in pixels.
+      height: height of the image in pixels.
+      width: width of the image in pixels.
       boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
       scores: `[N]`.
       category_ids: `[N]`.
-      names: `[N]`, of the categories.
-      masks: `[N, h, w]`, the probability of each cell of an evenly divided box, or None.
+      names: `[N]`, the category names.
+      masks: `[N, h, w]`, the probability in each cell of a regular grid over the box; None if the
+        detector predicts no masks.
     """
 
     height: int
@@ -44,7 +45,11 @@ class Answer:
     masks: np.ndarray | None = None
 
     def to_json(self, file: str) -> str:
-        """Returns a line that says what was detected in `file`."""
+        """Returns the detections as a line of JSON.
+
+        Args:
+          file: the name of the image file to write into it.
+        """
         detections = [
             {
                 "box": _rounded(box),
@@ -64,7 +69,12 @@ class Answer:
         )
 
     def draw(self, encoded: bytes, threshold: float) -> Image.Image:
-        """Draws the detections with at least this score on the image they were found in."""
+        """Draws the detections on their image.
+
+        Args:
+          encoded: the content of the image file.
+          threshold: detections with a lower score are not drawn.
+        """
         is_drawn = self.scores >= threshold
         return draw_detections(
             Image.open(io.BytesIO(encoded)),
@@ -76,27 +86,27 @@ class Answer:
 
 
 def with_text(array: np.ndarray) -> np.ndarray:
-    """Returns an array of byte strings as text, and any other as it is."""
+    """Decodes an array of UTF-8 byte strings; returns any other array unchanged."""
     return np.char.decode(array.astype(bytes), "utf-8") if array.dtype == object else array
 
 
 def from_outputs(outputs: Mapping[str, np.ndarray], is_normalized: bool) -> list[Answer]:
-    """Takes the outputs of a batch apart.
+    """Splits the outputs for a batch into one answer per image.
 
     Args:
-      outputs: of the model; see `libra_tf.serving.detection.DetectionModule`.
-      is_normalized: whether boxes come as shares of the image's height and width.
+      outputs: the model's outputs; see `libra_tf.serving.detection.DetectionModule`.
+      is_normalized: whether boxes are fractions of the image's height and width.
 
     Returns:
       An answer for each image.
 
     Raises:
-      ServerError: if they are not those of an exported detector.
+      ServerError: if they are not the outputs of an exported detector.
     """
     missing = [name for name in _NEEDED if name not in outputs]
     if missing:
         raise ServerError(
-            f"the model gives no {missing[0]}; serve a folder that export/saved_model.py wrote"
+            f"the model returns no {missing[0]}; serve a folder that export/saved_model.py wrote"
         )
     answers = []
     for i, num in enumerate(outputs["num_detections"]):
@@ -119,8 +129,8 @@ def from_outputs(outputs: Mapping[str, np.ndarray], is_normalized: bool) -> list
     return answers
 
 
-def _rounded(values: np.ndarray):
-    """As many digits as float32 has; more would be noise."""
+def _rounded(values: np.ndarray) -> float | list[float]:
+    """Rounds to the digits that float32 has; more would be noise."""
     if np.ndim(values):
         return [_rounded(value) for value in values]
     return float(f"{values:.7g}")

@@ -1,43 +1,43 @@
-"""What can go wrong between client and server, said in one line, whichever the protocol."""
+"""What can go wrong between client and server, as one-line errors, the same for both protocols."""
 
 import re
 
 from libra_tf.inference.client.target import INPUT, SIGNATURE, Target
 
-# What the served graph says of an image that it cannot decode; see `libra_tf.serving.images`.
+# The served graph's message for an image that it cannot decode; see `libra_tf.serving.images`.
 _BAD_IMAGES = re.compile(r"\[(image \d+ of the batch .*)\]")
 _BAD_IMAGE = re.compile(r"image (\d+) of the batch (.*)")
-# What a server with batching says then, as UNAVAILABLE, though it can be reached.
+# A server with batching reports a full queue as UNAVAILABLE, although it can be reached.
 _FULL_QUEUE = re.compile(r"batch scheduling queue .*full", re.DOTALL)
 
 
 class ServerError(Exception):
-    """No request will be answered: the server is gone, or does not serve what is asked for."""
+    """No request will be answered: the server is gone, or does not serve the model."""
 
 
 class RequestError(Exception):
-    """This request was not answered; another one may be."""
+    """This request was not answered, but others may be."""
 
 
 class RefusedError(RequestError):
-    """The server refuses images of the request.
+    """The detector refuses images of the request.
 
     Attributes:
-      problems: place in the request -> what is wrong with that image.
+      problems: position in the request -> what is wrong with that image.
     """
 
-    def __init__(self, problems: dict[int, str]):
+    def __init__(self, problems: dict[int, str]) -> None:
         super().__init__("; ".join(problems.values()))
         self.problems = problems
 
 
-def from_status(code: str, message: str, target: Target) -> Exception:
-    """Makes the exception for a status of the server.
+def from_status(code: str, message: str, target: Target) -> ServerError | RequestError:
+    """Returns the exception for an error status of the server.
 
     Args:
       code: name of a gRPC status, such as `NOT_FOUND`.
-      message: what the server says.
-      target: what was asked for.
+      message: the server's message.
+      target: the model that was asked.
 
     Returns:
       `ServerError`, `RequestError` or `RefusedError`.
@@ -66,12 +66,12 @@ def from_status(code: str, message: str, target: Target) -> Exception:
     if code == "DEADLINE_EXCEEDED":
         return RequestError(f"no answer within --timeout={target.timeout:g} seconds")
     if code == "RESOURCE_EXHAUSTED":
-        return RequestError(f"the server had no room for it ({said}); lower --concurrency")
+        return RequestError(f"the server is overloaded ({said}); lower --concurrency")
     return RequestError(f"the server answered {code}: {said}")
 
 
 def find_refusal(message: str) -> RefusedError | None:
-    """Returns what an error of the served graph says of images, None if it is another error."""
+    """Returns the refused images that a served graph's error names, None for any other error."""
     refused = _BAD_IMAGES.search(message)
     if not refused:
         return None

@@ -4,6 +4,7 @@ import base64
 import time
 import urllib.parse
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import requests
@@ -22,19 +23,18 @@ _CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 
-
 _REPEATED_STATUSES = (429, 503)
 _BROKEN = (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
 
 class RestTransport:
-    """Asks one model over HTTP; may be used by several threads.
+    """Asks one model over HTTP; several threads may use it at once.
 
     Args:
-      target: what is asked; its server begins with `http://` or `https://`.
+      target: the model to ask; its server begins with `http://` or `https://`.
     """
 
-    def __init__(self, target: Target):
+    def __init__(self, target: Target) -> None:
         self._target = target
         self._url = f"{target.server}/v1/models/{urllib.parse.quote(target.model, safe='')}"
         if target.version is not None:
@@ -46,22 +46,25 @@ class RestTransport:
         self._session.mount(target.server, adapter)
 
     def states(self) -> dict[int, str]:
-        """Returns the state of every version that is asked for, such as `AVAILABLE`.
+        """Returns the state, such as `AVAILABLE`, of each version that the target selects.
 
         Raises:
-          ServerError: if the server is not there or does not know the model.
-          RequestError: if it does not say.
+          ServerError: if the server cannot be reached or does not know the model.
+          RequestError: if the server does not answer.
         """
-        # Asked once: whoever waits for it asks again.
+        # No retries here: a caller that waits for the model asks again anyway.
         document = self._send("GET", self._url, "model_version_status", retries=0)
         return {int(status["version"]): status["state"] for status in document}
 
     def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Returns the outputs of the model for image files.
 
+        Args:
+          images: the content of each file.
+
         Raises:
           ServerError: if no request will be answered.
-          RequestError: if this one is not; `RefusedError` if because of an image.
+          RequestError: if this one is not answered; `RefusedError` if an image is the reason.
         """
         encoded = [{"b64": base64.b64encode(image).decode()} for image in images]
         request = {"signature_name": SIGNATURE, "inputs": {INPUT: encoded}}
@@ -70,7 +73,7 @@ class RestTransport:
         )
         if not isinstance(outputs, dict):
             raise errors.ServerError(
-                f"{self._target} on {self._target.server} gives one output only; serve a folder "
+                f"{self._target} on {self._target.server} returns only one output; serve a folder "
                 "that export/saved_model.py wrote"
             )
         return {name: np.array(value) for name, value in outputs.items()}
@@ -79,12 +82,12 @@ class RestTransport:
         """Closes the connections."""
         self._session.close()
 
-    def _send(self, method, url, key, retries, **kwargs):
-        """Returns what the answer has under `key`.
+    def _send(self, method: str, url: str, key: str, retries: int, **kwargs: Any) -> Any:
+        """Returns the value under `key` in the JSON answer to a request.
 
-        Sends again what was cut off, wherever in the answer, but not what took too long, which
-        would load a slow server. urllib3's own repetitions end before the answer's body, and wait
-        for as long as a `Retry-After` says.
+        A request is sent again if the connection breaks, even in the middle of the answer, but not
+        if it timed out, which would load a slow server further. urllib3's own retries do not cover
+        the body of the answer, and wait for as long as `Retry-After` says.
         """
         for wait in [*retrying.waits(retries), None]:
             try:
@@ -101,8 +104,8 @@ class RestTransport:
                     return self._take(response, key)
             time.sleep(wait)
 
-    def _take(self, response, key):
-        """Returns what an answer has under `key`."""
+    def _take(self, response: requests.Response, key: str) -> Any:
+        """Returns the value under `key` in an answer, or raises the error that it reports."""
         try:
             document = response.json() if response.content else None
         except requests.exceptions.JSONDecodeError:
@@ -119,15 +122,15 @@ class RestTransport:
 
 
 def _is_read_timeout(error: requests.exceptions.RequestException) -> bool:
-    """Says whether the server was silent for too long, before its answer or within it."""
-    is_in_body = error.args and isinstance(error.args[0], urllib3.exceptions.ReadTimeoutError)
+    """Returns whether the server was silent for too long, before or within its answer."""
+    is_in_body = bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ReadTimeoutError)
     return is_in_body or isinstance(error, requests.exceptions.ReadTimeout)
 
 
 def _reason(error: requests.exceptions.RequestException) -> str:
-    """Returns the system's words out of the exceptions around them."""
+    """Returns the system's own message from within the nested exceptions."""
     while error.__context__ is not None:
         error = error.__context__
     words = getattr(error, "strerror", None) or str(error)
-    # What another protocol sends is not for reading.
+    # A server that speaks another protocol puts binary data into the message.
     return words if words.isprintable() and words else type(error).__name__

@@ -1,4 +1,4 @@
-"""Sends images to a server, several requests at once, and passes on what comes back."""
+"""Sends images to a detector, several requests at once, and yields the results."""
 
 import concurrent.futures
 import contextlib
@@ -20,26 +20,29 @@ from libra_tf.inference.client.errors import RefusedError, RequestError, ServerE
 from libra_tf.inference.client.target import Target
 
 _SECONDS_BETWEEN_LOOKS = 1.0
-# More often than that, images of other clients do not fail an image by chance.
+# Other clients' images are unlikely to fail the same image more often than this by chance.
 _MOST_TRIES_ALONE = 5
 
 
 class Detector(Protocol):
-    """What detects: a server, or a model in this process (`libra_tf.inference.local`)."""
+    """A detector: on a server, or in this process (`libra_tf.inference.local`)."""
 
     def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Returns the outputs of the model for image files.
 
+        Args:
+          images: the content of each file.
+
         Raises:
-          RefusedError: if one of them is not an image that the model takes.
+          RefusedError: if the model does not take one of the images.
         """
 
 
 class Transport(Detector, Protocol):
-    """How a model on a server is asked; see `rest` and `grpc_api`."""
+    """A detector on a server; see `rest` and `grpc_api`."""
 
     def states(self) -> dict[int, str]:
-        """Returns the state of every version that is asked for."""
+        """Returns the state of each version that the target selects."""
 
     def close(self) -> None:
         """Closes the connections."""
@@ -47,11 +50,11 @@ class Transport(Detector, Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of an image.
+    """The result for one image.
 
     Attributes:
       file: the image.
-      answer: what was detected, None if that failed.
+      answer: the detections; None if detection failed.
       problem: why there is no answer or no picture; empty if all went well.
     """
 
@@ -61,22 +64,22 @@ class Result:
 
     @property
     def line(self) -> str:
-        """JSON, with the detections or the error."""
+        """A line of JSON with the detections or the error."""
         if self.answer:
             return self.answer.to_json(str(self.file.path))
         return json.dumps({"file": str(self.file.path), "error": self.problem})
 
     @property
     def num_detections(self) -> int:
-        """How many objects were detected."""
+        """The number of detected objects."""
         return len(self.answer.scores) if self.answer else 0
 
 
 def connect(target: Target) -> Transport:
-    """Makes the transport for the server's protocol.
+    """Returns the transport for the server's protocol.
 
     Raises:
-      UsageError: if there is none.
+      UsageError: if the server's address names no supported protocol.
     """
     scheme, separator, address = target.server.partition("://")
     if not separator or not address or scheme not in ("grpc", "http", "https"):
@@ -84,7 +87,7 @@ def connect(target: Target) -> Transport:
             f"--server={target.server}: write grpc://HOST:PORT, http://HOST:PORT or "
             "https://HOST:PORT"
         )
-    # Imported here because TensorFlow takes seconds, and is not needed for REST.
+    # Imported here because importing TensorFlow takes seconds, and REST does not need it.
     if scheme == "grpc":
         from libra_tf.inference.client import grpc_api
 
@@ -97,21 +100,21 @@ def connect(target: Target) -> Transport:
 def wait_until_available(
     transport: Transport, target: Target, seconds: float, report: Callable[[str], None]
 ) -> None:
-    """Returns once the server says that it serves the model.
+    """Waits until the server reports that it serves the model.
 
     Args:
-      transport: how to ask.
-      target: what is asked for.
-      seconds: how long to wait for it; 0 to ask once.
-      report: is given a line if there is something to wait for.
+      transport: connection to the server.
+      target: the model to ask.
+      seconds: how long to wait; 0 to ask only once.
+      report: receives a line if it is necessary to wait.
 
     Raises:
-      UsageError: if it does not in that time; the message says why.
+      UsageError: if the model does not become available in that time; the message says why.
     """
     end = time.monotonic() + seconds
     problem = _why_not_available(transport, target)
     if problem and seconds:
-        report(f"waiting for {seconds:g} seconds at the most: {problem}")
+        report(f"waiting up to {seconds:g} seconds: {problem}")
     while problem and time.monotonic() < end:
         time.sleep(min(_SECONDS_BETWEEN_LOOKS, max(0.0, end - time.monotonic())))
         problem = _why_not_available(transport, target)
@@ -120,6 +123,7 @@ def wait_until_available(
 
 
 def _why_not_available(transport: Transport, target: Target) -> str:
+    """Returns why the model is not available, empty if it is."""
     try:
         states = transport.states()
     except (ServerError, RequestError) as error:
@@ -127,7 +131,7 @@ def _why_not_available(transport: Transport, target: Target) -> str:
     if "AVAILABLE" in states.values():
         return ""
     listed = ", ".join(f"version {number} {state}" for number, state in states.items())
-    return f"{target} on {target.server} is not available yet ({listed}); --wait waits for it"
+    return f"{target} on {target.server} is not available yet ({listed}); use --wait to wait for it"
 
 
 def detect(
@@ -139,22 +143,22 @@ def detect(
     is_normalized: bool = False,
     draw_threshold: float = 0.0,
 ) -> Iterator[Result]:
-    """Sends images and gives what became of each, in their order.
+    """Sends images and yields a result for each, in their order.
 
-    A file that cannot be read or that the server refuses is one of the results. Where an image of
-    a request is refused, each is sent again alone; see `_Asker`.
+    A file that cannot be read or that the detector refuses also yields a result. If a request is
+    refused because of one image, each of its images is sent again alone; see `_Asker`.
 
     Args:
-      detector: what detects.
+      detector: the detector.
       files: the images.
       pictures: where to draw the detections of each; None for no pictures.
       batch_size: images in one request.
       concurrency: requests at once.
-      is_normalized: whether the model gives boxes as shares of height and width.
+      is_normalized: whether the model returns boxes as fractions of the image's height and width.
       draw_threshold: detections with a lower score are not drawn.
 
     Yields:
-      Results.
+      A result for each image.
 
     Raises:
       ServerError: if the server is gone or does not serve the model.
@@ -169,7 +173,12 @@ def detect(
             yield from results
 
 
-def _detect_batch(asker, draw_threshold, jobs) -> list[Result]:
+def _detect_batch(
+    asker: "_Asker",
+    draw_threshold: float,
+    jobs: Sequence[tuple[ImageFile, pathlib.Path | None]],
+) -> list[Result]:
+    """Reads the images of a batch, detects in them and draws; returns a result for each."""
     results, readable = {}, []
     for file, picture in jobs:
         try:
@@ -189,29 +198,30 @@ def _detect_batch(asker, draw_threshold, jobs) -> list[Result]:
 class _Asker:
     """Asks for detections, and finds out which images of a refused request are to blame.
 
-    A server that puts requests together into batches fails all of them for one bad image, and the
-    places that it names count through all of them. So after a refusal each image is sent again
-    while no other request is on its way; only then is a problem at its own place believed.
+    A server that combines requests into batches fails all of them for one bad image, and the
+    positions that it reports count through all of them. So after a refusal each image is sent again
+    while no other request is in flight, and a problem is attributed to it only if the server
+    reports position 0 alone.
 
     Args:
-      detector: what detects.
-      is_normalized: whether the model gives boxes as shares of height and width.
+      detector: the detector.
+      is_normalized: whether the model returns boxes as fractions of the image's height and width.
       concurrency: requests at once.
     """
 
-    def __init__(self, detector: Detector, is_normalized: bool, concurrency: int):
+    def __init__(self, detector: Detector, is_normalized: bool, concurrency: int) -> None:
         self._detector = detector
         self._is_normalized = is_normalized
         self._concurrency = concurrency
-        self._places = threading.Semaphore(concurrency)
-        self._taking_all_places = threading.Lock()
+        self._slots = threading.Semaphore(concurrency)
+        self._taking_all_slots = threading.Lock()
 
     def ask(self, images: Sequence[bytes]) -> list[answers.Answer | str]:
         """Returns for each image its answer, or what is wrong with it."""
         if not images:
             return []
         try:
-            with self._places:
+            with self._slots:
                 return self._predict(images)
         except RefusedError:
             return [self._ask_alone(image) for image in images]
@@ -221,7 +231,7 @@ class _Asker:
     def _ask_alone(self, image: bytes) -> answers.Answer | str:
         for _ in range(_MOST_TRIES_ALONE):
             try:
-                with self._all_places():
+                with self._all_slots():
                     return self._predict([image])[0]
             except RefusedError as error:
                 if set(error.problems) == {0}:
@@ -229,32 +239,32 @@ class _Asker:
             except RequestError as error:
                 return str(error)
         return (
-            f"not answered: the server put it into one batch with images of other clients, "
-            f"{_MOST_TRIES_ALONE} times, and refused one of those; send it again"
+            f"not answered: {_MOST_TRIES_ALONE} times, the server put it into a batch with images "
+            "of other clients and refused one of those; send it again"
         )
 
     def _predict(self, images: Sequence[bytes]) -> list[answers.Answer]:
         return answers.from_outputs(self._detector.predict(images), self._is_normalized)
 
     @contextlib.contextmanager
-    def _all_places(self) -> Iterator[None]:
-        # One at a time: two that had some of the places each would wait for ever.
-        with self._taking_all_places:
+    def _all_slots(self) -> Iterator[None]:
+        # Only one thread at a time: two that held some of the slots each would wait forever.
+        with self._taking_all_slots:
             for _ in range(self._concurrency):
-                self._places.acquire()
+                self._slots.acquire()
         try:
             yield
         finally:
-            self._places.release(self._concurrency)
+            self._slots.release(self._concurrency)
 
 
-def _draw(answer, encoded, path, threshold) -> str:
-    """Writes a picture; returns what prevented it."""
+def _draw(answer: answers.Answer, encoded: bytes, path: pathlib.Path, threshold: float) -> str:
+    """Writes a picture; returns what went wrong, empty if nothing did."""
     try:
         picture = answer.draw(encoded, threshold)
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
-    # Pillow's decoders raise all sorts of things.
+    # What a damaged file makes Pillow raise varies.
     except Exception as error:
-        return f"answered, but its picture {path} cannot be written ({error})"
+        return f"detection succeeded, but the picture {path} cannot be written ({error})"
     return ""

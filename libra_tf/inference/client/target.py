@@ -1,4 +1,4 @@
-"""Which model on which server, and how patiently it is asked."""
+"""Which model on which server to ask, and with how much patience."""
 
 import dataclasses
 
@@ -8,15 +8,15 @@ INPUT = "image_bytes"
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What requests go to.
+    """The model that requests are sent to.
 
     Attributes:
       server: `grpc://host:port` or `http://host:port`.
-      model: name of the model.
-      version: number of its version; None for the newest, or for `label`.
-      label: label of a version in the server's config.
+      model: the name of the model.
+      version: a version number; None for the newest, or if `label` is given.
+      label: the label of a version in the server's config.
       timeout: seconds that one request may take.
-      retries: how often a request is sent again when the server cannot be reached or is overloaded.
+      retries: how often a request is sent again if the server cannot be reached or is overloaded.
       concurrency: how many requests are sent at once.
     """
 
