@@ -58,7 +58,7 @@ def test_a_folder_that_is_not_set(params, mode, key):
 def test_a_folder_that_is_not_there(complete, tmp_path):
     complete.task.train_data.proposals = str(tmp_path / "none")
     proposals.check_folders(complete, "eval")
-    with pytest.raises(UsageError, match=r"^task\.train_data\.proposals is '.*none', and there is"):
+    with pytest.raises(UsageError, match=r"^task\.train_data\.proposals is '.*none', but there is"):
         proposals.check_folders(complete, "train")
 
 
