@@ -10,7 +10,7 @@ from official.common import flags as tfm_flags
 from libra_tf.cli.errors import UsageError
 from libra_tf.configs import names
 
-# The modules whose flags `--help` lists.
+# `--help` lists the flags of these modules.
 FLAG_MODULES = (tfm_flags, sys.modules[__name__])
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_eval")
 
