@@ -138,8 +138,8 @@ def libra_maskrcnn_resnetfpn_coco() -> cfg.ExperimentConfig:
 def libra_cascadercnn_resnetfpn_coco() -> cfg.ExperimentConfig:
     """Libra Cascade R-CNN R-50-FPN on COCO: the recipe of Libra Faster R-CNN, in three stages.
 
-    The first stage samples RoIs evenly; the later stages use the same RoIs. All stages have the
-    balanced loss. Neither the paper nor MMDetection publishes an AP for it.
+    The first stage samples RoIs evenly; the later stages refine these without sampling again. All
+    stages have the balanced loss. Neither the paper nor MMDetection publishes an AP for it.
     """
     head = _two_fully_connected(class_agnostic_bbox_pred=True, cascade_class_ensemble=True)
     sampler = components.ROISampler(cascade_iou_thresholds=[0.6, 0.7])
