@@ -16,7 +16,7 @@ from libra_tf.cli import program, quiet
 from libra_tf.runner import flags as runner_flags
 
 
-def main(_) -> None:
+def main(_: list[str]) -> None:
     """Runs the experiment that the flags select, or prints one clear error."""
     console = rich.console.Console(file=sys.stdout)
     program.leave(program.exit_status(lambda: _run(console)))

@@ -18,6 +18,8 @@ import pathlib
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -83,7 +85,7 @@ _RUNS = flags.DEFINE_string("runs", str(ROOT / "runs/ablation"), "Folder of the 
 _REPORT = flags.DEFINE_bool("report", False, "Only print the tables of the recorded trainings.")
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Runs the missing trainings and prints a table per detector."""
     if not _REPORT.value:
         if _DATASET.value is None:
@@ -99,7 +101,7 @@ def main(_):
             print("\n".join(table(name, of_setting)), end="\n\n")
 
 
-def _train_once(name, row, seed):
+def _train_once(name: str, row: str, seed: int) -> None:
     setting = {
         "dataset": os.path.basename(os.path.abspath(_DATASET.value)),
         "steps": _STEPS.value,
@@ -119,7 +121,7 @@ def _train_once(name, row, seed):
         file.write(json.dumps(record) + "\n")
 
 
-def _command(detector, row, seed, model_dir):
+def _command(detector: Detector, row: str, seed: int, model_dir: pathlib.Path) -> list[str]:
     size, steps = _INPUT_SIZE.value, _STEPS.value
     overrides = [
         *detector.rows[row],
@@ -140,18 +142,18 @@ def _command(detector, row, seed, model_dir):
     ]
 
 
-def _read(path):
+def _read(path: str) -> list[dict[str, Any]]:
     if not os.path.exists(path):
         return []
     with open(path) as file:
         return [json.loads(line) for line in file]
 
 
-def _setting(record):
+def _setting(record: Mapping[str, Any]) -> tuple[str, int, int]:
     return record["dataset"], record["input_size"], record["steps"]
 
 
-def table(name, records):
+def table(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns a Markdown table with the mean and spread of each row, and its gain on the baseline.
 
     Args:
@@ -181,7 +183,7 @@ def table(name, records):
     return lines
 
 
-def _mean_and_spread(values, sign=".3f"):
+def _mean_and_spread(values: Sequence[float], sign: str = ".3f") -> str:
     if not values:
         return "-"
     mean = format(statistics.mean(values), sign)

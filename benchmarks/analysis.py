@@ -16,6 +16,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags
@@ -39,7 +41,7 @@ ANALYSIS = {
 }
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Prints one line per step and detector."""
     quiet.silence_libraries()
     for detector in _DETECTORS.value:
@@ -59,7 +61,7 @@ def main(_):
             print(f"{detector}, {name}: {1e3 * median:.1f} ms, {median / plain - 1:+.1%}")
 
 
-def _training_step(detector, analysis):
+def _training_step(detector: str, analysis: Mapping[str, Any]) -> Callable[[], float]:
     params = exp_factory.get_exp_config(f"libra_{detector}_demo")
     with tempfile.TemporaryDirectory() as folder:
         shapes = make_shapes(f"{folder}/shapes", 16, 4, 128, report=str)

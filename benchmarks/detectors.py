@@ -17,12 +17,16 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import measuring  # isort: skip, sets what TensorFlow reads at import
 
+import numpy as np
 import tensorflow as tf
 from absl import flags
-from official.core import exp_factory, task_factory
+from official.core import base_task, exp_factory, task_factory
+from official.core import config_definitions as cfg
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from comparison import Comparison
@@ -57,14 +61,14 @@ _MMDET_PYTHON = flags.DEFINE_string(
 @flags.validator(
     "mmdet_python", "It must be a Python with mmdet; mmdetection.py explains how to install it."
 )
-def _has_mmdet(python):
+def _has_mmdet(python: str | None) -> bool:
     if python is None:
         return True
     find = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('mmdet'))"
     return bool(shutil.which(python)) and not subprocess.run([python, "-c", find]).returncode
 
 
-def comparisons(detector):
+def comparisons(detector: str) -> Iterator[Comparison]:
     """Yields the comparisons of the training step and of inference."""
     switches = {"ours": {}, "Model Garden": SWITCHES_OFF[detector]}
     if detector == "fasterrcnn":
@@ -82,7 +86,9 @@ def comparisons(detector):
     yield Comparison("inference, batch 1", inference, other_processes={"MMDetection"})
 
 
-def _build(detector, switches, is_training, batch_size):
+def _build(
+    detector: str, switches: Mapping[str, Any], is_training: bool, batch_size: int
+) -> tuple[base_task.Task, keras.Model, cfg.ExperimentConfig, tuple[tf.Tensor, dict[str, Any]]]:
     """Returns the task, the model, the experiment's config and one batch."""
     params = exp_factory.get_exp_config(f"libra_{detector}_resnetfpn_coco")
     with tempfile.TemporaryDirectory() as folder:
@@ -101,14 +107,14 @@ def _build(detector, switches, is_training, batch_size):
     return task, task.build_model(), params, batch
 
 
-def _training_step(detector, switches):
+def _training_step(detector: str, switches: Mapping[str, Any]) -> Callable[[], float]:
     task, model, params, batch = _build(detector, switches, True, TRAINING_BATCH)
     optimizer = task.create_optimizer(params.trainer.optimizer_config)
     step = tf.function(lambda inputs: task.train_step(inputs, model, optimizer))
     return lambda: float(step(batch)[task.loss])
 
 
-def _inference(detector, model_switches):
+def _inference(detector: str, model_switches: Mapping[str, Any]) -> Callable[[], np.ndarray]:
     suppression = {"detection_generator": {"nms_version": _NMS_VERSION.value}}
     switches = {"model": {**model_switches, **suppression}}
     _, model, _, (images, labels) = _build(detector, switches, False, 1)
@@ -121,7 +127,7 @@ def _inference(detector, model_switches):
     return lambda: infer(images).numpy()
 
 
-def _mmdetection(detector):
+def _mmdetection(detector: str) -> Callable[[], None]:
     # MMDetection's Faster R-CNN adds the background class itself.
     num_classes = NUM_CLASSES if detector == "retinanet" else NUM_CLASSES - 1
     program = pathlib.Path(__file__).with_name("mmdetection.py")
@@ -133,7 +139,7 @@ def _mmdetection(detector):
         text=True,
     )
 
-    def infer():
+    def infer() -> None:
         print(file=process.stdin, flush=True)
         if not process.stdout.readline():
             raise RuntimeError(f"{program} has ended; run it alone to see why.")

@@ -1,6 +1,8 @@
 """Exports of runs with random weights."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 from official.core import exp_factory, task_factory, train_utils
@@ -11,7 +13,13 @@ from libra_tf.runs import trained_run
 from libra_tf.serving import images, saved_model
 
 
-def export_run(folder, experiment, overrides, with_detections=False, max_pixels=None):
+def export_run(
+    folder: str,
+    experiment: str,
+    overrides: Mapping[str, Any],
+    with_detections: bool = False,
+    max_pixels: int | None = None,
+) -> str:
     """Writes the folder of a run with one checkpoint of random weights, and exports it.
 
     Args:

@@ -1,7 +1,9 @@
 """Balanced L1 compared with Keras' Huber: the loss and its gradient."""
 
 import functools
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import tensorflow as tf
 
 from comparison import Comparison
@@ -16,7 +18,7 @@ except ImportError:
 SHAPE = (100_000, 4)
 
 
-def comparisons():
+def comparisons() -> Iterator[Comparison]:
     """Yields the comparison in graph mode and with XLA."""
     for jit_compile in (False, True):
         contestants = {
@@ -35,12 +37,14 @@ def comparisons():
         )
 
 
-def _value_and_gradient(loss_class, jit_compile):
+def _value_and_gradient(
+    loss_class: type[keras.losses.Loss], jit_compile: bool
+) -> Callable[[], np.ndarray]:
     loss = loss_class()
     y_true, y_pred = (tf.random.stateless_normal(SHAPE, [0, seed]) for seed in range(2))
 
     @tf.function(jit_compile=jit_compile)
-    def compute(y_true, y_pred):
+    def compute(y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(y_pred)
             value = loss(y_true, y_pred)

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import rich.console
@@ -44,7 +44,7 @@ def run(groups: Mapping[str, Callable[[], Iterable[Comparison]]], default: list[
     """
     chosen = flags.DEFINE_multi_enum("groups", default, list(groups), "What to measure.")
 
-    def main(_):
+    def main(_: list[str]) -> None:
         if _CONTESTANT.value:
             group, title, name = _CONTESTANT.value.split("|")
             print(_peak_memory(groups[group], title, name))
@@ -59,7 +59,7 @@ def run(groups: Mapping[str, Callable[[], Iterable[Comparison]]], default: list[
     app.run(main)
 
 
-def _measure(group, comparison):
+def _measure(group: str, comparison: Comparison) -> rich.table.Table:
     table = rich.table.Table(title=f"{group}: {comparison.title}", title_justify="left")
     table.add_column("contestant")
     for column in ("median ms", "p99 ms", "x ours", "peak MB"):
@@ -70,7 +70,7 @@ def _measure(group, comparison):
     return table
 
 
-def _rows(group, comparison):
+def _rows(group: str, comparison: Comparison) -> Iterator[tuple[str, ...]]:
     """Yields rows of the table: contestant, median, 99th percentile, ratio, memory, note."""
     seconds = _time_in_turn(comparison)
     ours = statistics.median(next(iter(seconds.values())))
@@ -86,7 +86,7 @@ def _rows(group, comparison):
         yield name, f"{milliseconds:.2f}", "", ratio, "", "another machine"
 
 
-def _time_in_turn(comparison: Comparison):
+def _time_in_turn(comparison: Comparison) -> dict[str, list[float]]:
     calls = {name: build() for name, build in comparison.contestants.items()}
     seconds = {name: [] for name in calls}
     warm_up = 0 if comparison.slow else _WARM_UP.value
@@ -102,13 +102,15 @@ def _time_in_turn(comparison: Comparison):
     return seconds
 
 
-def _memory_in_fresh_process(group, comparison, name):
+def _memory_in_fresh_process(group: str, comparison: Comparison, name: str) -> str:
     contestant = f"{group}|{comparison.title}|{name}"
     command = [sys.executable, *sys.argv, f"--contestant={contestant}"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def _peak_memory(make_comparisons, title, name):
+def _peak_memory(
+    make_comparisons: Callable[[], Iterable[Comparison]], title: str, name: str
+) -> int:
     """Returns by how many MB building and calling a contestant raises peak resident memory."""
     (comparison,) = (c for c in make_comparisons() if c.title == title)
     tf.zeros([1])  # So that the memory TensorFlow takes at its start is not counted.
@@ -120,11 +122,11 @@ def _peak_memory(make_comparisons, title, name):
     return round((_resident_kilobytes("VmHWM") - before) / 1024)
 
 
-def _reset_peak():
+def _reset_peak() -> None:
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 
 
-def _resident_kilobytes(key):
+def _resident_kilobytes(key: str) -> int:
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(key))

@@ -16,6 +16,7 @@ import contextlib
 import os
 import pathlib
 import sys
+from collections.abc import Callable
 
 # Otherwise its threads keep spinning while the other contestants run.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -31,7 +32,7 @@ CONFIGS = pathlib.Path(mmdet.__file__).parent / ".mim/configs/libra_rcnn"
 NAMES = {"retinanet": "libra-retinanet", "fasterrcnn": "libra-faster-rcnn"}
 
 
-def build(detector: str, size: int, num_classes: int):
+def build(detector: str, size: int, num_classes: int) -> Callable[[], int]:
     """Returns a function that infers on one image of `size` x `size` pixels."""
     torch.set_num_threads(2)
     register_all_modules()
@@ -54,14 +55,14 @@ def build(detector: str, size: int, num_classes: int):
     )
     image = torch.rand(1, 3, *shape)
 
-    def infer():
+    def infer() -> int:
         with torch.inference_mode():
             return len(model.predict(image, [sample])[0].pred_instances)
 
     return infer
 
 
-def main(detector, size, num_classes):
+def main(detector: str, size: str, num_classes: str) -> None:
     """Infers once for every line on standard input."""
     with contextlib.redirect_stdout(sys.stderr):
         infer = build(detector, int(size), int(num_classes))

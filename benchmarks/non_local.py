@@ -1,7 +1,9 @@
 """The non-local block compared with a direct implementation of its formula."""
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from comparison import Comparison
@@ -13,7 +15,7 @@ CHANNELS = 256
 HUGE_MAP = (1, 200, 336, CHANNELS)
 
 
-def comparisons():
+def comparisons() -> Iterator[Comparison]:
     """Yields each mode, forward and backward, on a map at stride 8 of a 640x640 image."""
     shape = (1, 80, 80, CHANNELS)
     for mode in MODES:
@@ -23,7 +25,7 @@ def comparisons():
         yield Comparison(f"{mode} forward+backward, 80x80x{CHANNELS}", contestants)
 
 
-def huge_map_comparisons():
+def huge_map_comparisons() -> Iterator[Comparison]:
     """Yields one training step of each mode on the huge map; the formula would need 18 GB."""
     for mode in MODES:
         yield Comparison(
@@ -40,7 +42,7 @@ class PlainNonLocal(tf.Module):
       mode: "embedded_gaussian", "gaussian" or "dot_product".
     """
 
-    def __init__(self, mode):
+    def __init__(self, mode: str):
         super().__init__()
         self._mode = mode
         scales = {"g": 0.01, "theta": 0.01, "phi": 0.01, "out": 0.0}
@@ -49,8 +51,8 @@ class PlainNonLocal(tf.Module):
             for index, (name, scale) in enumerate(scales.items())
         }
 
-    def __call__(self, x):
-        """Applies the block to [B, H, W, C]."""
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Applies the block to `[B, H, W, C]`."""
         shape = tf.shape(x)
         flat = tf.reshape(x, [shape[0], -1, CHANNELS])
         theta = phi = flat
@@ -66,13 +68,13 @@ class PlainNonLocal(tf.Module):
         )
 
 
-def train(layer, shape):
+def train(layer: tf.Module, shape: Sequence[int]) -> Callable[[], np.ndarray]:
     """Returns a call that computes the gradients of all weights and of the input."""
     x = tf.random.stateless_normal(shape, [0, 1])
     layer(x[:, :4, :4])
 
     @tf.function
-    def gradients(x):
+    def gradients(x: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(x)
             value = tf.reduce_sum(layer(x) ** 2)

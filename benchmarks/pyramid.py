@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +23,7 @@ PASSES = {False: "forward", True: "forward+backward"}
 MMDETECTION = {(2, 640): (142, 307), (1, 1024): (303, 665)}
 
 
-def comparisons():
+def comparisons() -> Iterator[Comparison]:
     """Yields forward, and forward with backward, for each image size."""
     rate = _matrix_product_rate()
     for (batch, size), milliseconds in MMDETECTION.items():
@@ -35,11 +36,13 @@ def comparisons():
             )
 
 
-def _shapes(batch, size):
+def _shapes(batch: int, size: int) -> dict[str, tuple[int, int, int, int]]:
     return {key: (batch, size // s, size // s, CHANNELS) for key, s in STRIDES.items()}
 
 
-def _contestants(shapes, with_gradient):
+def _contestants(
+    shapes: Mapping[str, tuple[int, ...]], with_gradient: bool
+) -> dict[str, Callable[[], Callable[[], object]]]:
     contestants = {
         "BalancedFeaturePyramid": functools.partial(
             _build, lambda: BalancedFeaturePyramid(REFINE_LEVEL), shapes, with_gradient
@@ -60,8 +63,8 @@ class PlainPyramid(tf.Module):
         super().__init__()
         self._refine = PlainNonLocal("embedded_gaussian")
 
-    def __call__(self, levels):
-        """Balances a dict of levels."""
+    def __call__(self, levels: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Balances the levels, `[B, H, W, C]`."""
         size = tf.shape(levels[REFINE_LEVEL])[1:3]
         gathered = [
             tf.nn.max_pool2d(level, ratio, ratio, "VALID")
@@ -81,18 +84,22 @@ class PlainPyramid(tf.Module):
         }
 
 
-def _build(make_layer, shapes, with_gradient):
+def _build(
+    make_layer: Callable[[], tf.Module],
+    shapes: Mapping[str, tuple[int, ...]],
+    with_gradient: bool,
+) -> Callable[[], np.ndarray]:
     layer = make_layer()
     levels = {key: tf.random.stateless_normal(shape, [0, 1]) for key, shape in shapes.items()}
     layer(levels)
     cotangents = {key: tf.ones_like(level) for key, level in levels.items()}
 
     @tf.function
-    def forward(levels):
+    def forward(levels: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return layer(levels)
 
     @tf.function
-    def forward_and_backward(levels):
+    def forward_and_backward(levels: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(levels)
             outputs = layer(levels)
@@ -102,7 +109,7 @@ def _build(make_layer, shapes, with_gradient):
     return lambda: compute(levels)[REFINE_LEVEL].numpy()
 
 
-def _matrix_product_rate():
+def _matrix_product_rate() -> float:
     """Returns the floating point operations per second of a large float32 matrix product."""
     size = 2048
     a, b = (tf.random.stateless_normal([size, size], [0, seed]) for seed in range(2))
@@ -114,7 +121,9 @@ def _matrix_product_rate():
     return 2 * size**3 / np.median(seconds)
 
 
-def _share_of_rate(rate, batch, size, with_gradient, name, seconds):
+def _share_of_rate(
+    rate: float, batch: int, size: int, with_gradient: bool, name: str, seconds: float
+) -> str:
     del name
     positions = (size // STRIDES[REFINE_LEVEL]) ** 2
     products = 4 * positions * CHANNELS**2 + 2 * positions**2 * CHANNELS

@@ -6,6 +6,7 @@ This needs `pip install torch`; without it, the tables leave out these rows.
 
 import math
 import os
+from collections.abc import Callable, Mapping, Sequence
 
 # Otherwise its threads keep spinning while the other contestants run.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -21,14 +22,14 @@ class NonLocal(torch.nn.Module):
       channels: number of channels.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         for name in ("g", "theta", "phi", "out"):
             setattr(self, name, torch.nn.Conv2d(channels, channels, 1))
         torch.nn.init.zeros_(self.out.weight)
 
-    def forward(self, x):
-        """Applies the block to [B, C, H, W]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the block to `[B, C, H, W]`."""
         g, theta = (f(x).flatten(2).transpose(1, 2) for f in (self.g, self.theta))
         affinities = torch.matmul(theta, self.phi(x).flatten(2)).softmax(dim=-1)
         y = torch.matmul(affinities, g).transpose(1, 2).reshape(x.shape)
@@ -43,24 +44,26 @@ class Pyramid(torch.nn.Module):
       refine_level: index of the level to refine, counted from the finest.
     """
 
-    def __init__(self, channels, refine_level):
+    def __init__(self, channels: int, refine_level: int):
         super().__init__()
         self.refine = NonLocal(channels)
         self.refine_level = refine_level
 
-    def forward(self, levels):
-        """Balances a list of levels [B, C, H, W], from fine to coarse."""
+    def forward(self, levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Balances levels `[B, C, H, W]`, from fine to coarse."""
         size = levels[self.refine_level].shape[2:]
         gathered = [_resize(level, size) for level in levels]
         balanced = self.refine(sum(gathered) / len(gathered))
         return [level + _resize(balanced, level.shape[2:]) for level in levels]
 
 
-def build_pyramid(shapes, refine_level, with_gradient):
+def build_pyramid(
+    shapes: Mapping[str, tuple[int, ...]], refine_level: str, with_gradient: bool
+) -> Callable[[], object]:
     """Returns a call that balances random levels.
 
     Args:
-      shapes: by level, (batch, height, width, channels).
+      shapes: by level, `[B, H, W, C]`.
       refine_level: key of the level to refine.
       with_gradient: whether the call includes the backward pass.
     """
@@ -71,11 +74,11 @@ def build_pyramid(shapes, refine_level, with_gradient):
     ]
     pyramid = Pyramid(levels[0].shape[1], list(shapes).index(refine_level))
 
-    def forward():
+    def forward() -> list[torch.Tensor]:
         with torch.no_grad():
             return pyramid(levels)
 
-    def forward_and_backward():
+    def forward_and_backward() -> None:
         for tensor in (*levels, *pyramid.parameters()):
             tensor.grad = None
         outputs = pyramid(levels)
@@ -84,13 +87,15 @@ def build_pyramid(shapes, refine_level, with_gradient):
     return forward_and_backward if with_gradient else forward
 
 
-def build_balanced_l1(shape, alpha=0.5, gamma=1.5):
+def build_balanced_l1(
+    shape: Sequence[int], alpha: float = 0.5, gamma: float = 1.5
+) -> Callable[[], None]:
     """Returns a call that computes the mean loss and its gradient."""
     torch.set_num_threads(2)
     prediction, target = torch.randn(shape, requires_grad=True), torch.randn(shape)
     b = math.expm1(gamma / alpha)
 
-    def compute():
+    def compute() -> None:
         prediction.grad = None
         error = torch.abs(prediction - target)
         inlier = alpha / b * (b * error + 1) * torch.log(b * error + 1) - alpha * error
@@ -100,7 +105,7 @@ def build_balanced_l1(shape, alpha=0.5, gamma=1.5):
     return compute
 
 
-def _resize(x, size):
+def _resize(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     if x.shape[2] > size[0]:
         return F.adaptive_max_pool2d(x, size)
     return F.interpolate(x, size=size, mode="nearest")

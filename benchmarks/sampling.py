@@ -1,12 +1,14 @@
 """IoU-balanced sampling compared with Model Garden's random sampling of RoIs."""
 
 import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 from official.vision.modeling.layers import box_sampler, roi_sampler
 
 from comparison import Comparison
+from libra_tf.compat import keras
 from libra_tf.layers import IoUBalancedROISampler
 
 NUM_SAMPLES = 512
@@ -16,7 +18,7 @@ SIZES = ((2, 1000), (8, 1000), (8, 2000))
 MMDETECTION_PER_IMAGE = 1.05
 
 
-def comparisons():
+def comparisons() -> Iterator[Comparison]:
     """Yields the whole layer, the choice of indices alone, and how that scales."""
     for batch, num_proposals in SIZES:
         for jit_compile in (False, True):
@@ -52,12 +54,12 @@ def comparisons():
         )
 
 
-def _per_box(num_boxes, name, seconds):
+def _per_box(num_boxes: int, name: str, seconds: float) -> str:
     del name
     return f"{1e9 * seconds / (num_boxes * np.log2(num_boxes)):.1f} ns per N log2 N"
 
 
-def _scene(batch, num_proposals):
+def _scene(batch: int, num_proposals: int) -> list[tf.Tensor]:
     """Returns proposals near and far from 20 instances per image, padded to MAX_INSTANCES."""
     rng = np.random.default_rng(0)
     num_instances = 20
@@ -75,14 +77,16 @@ def _scene(batch, num_proposals):
     return [tf.constant(x, tf.float32) for x in (proposals, gt_boxes, classes)]
 
 
-def _layer(layer_class, batch, num_proposals, jit_compile):
+def _layer(
+    layer_class: type[keras.layers.Layer], batch: int, num_proposals: int, jit_compile: bool
+) -> Callable[[], np.ndarray]:
     layer = layer_class(num_sampled_rois=NUM_SAMPLES)
     inputs = _scene(batch, num_proposals)
     sample = tf.function(layer, jit_compile=jit_compile)
     return lambda: sample(*inputs)[0].numpy()
 
 
-def _matches(batch, num_proposals):
+def _matches(batch: int, num_proposals: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns IoUs, matched instances and indicators of all boxes, as in both layers."""
     layer = roi_sampler.ROISampler()
     boxes, gt_boxes, _ = _scene(batch, num_proposals)
@@ -92,20 +96,25 @@ def _matches(batch, num_proposals):
     return ious, *layer._box_matcher(ious)
 
 
-def _choice(make_choice, batch, num_proposals, jit_compile):
+def _choice(
+    make_choice: Callable[[], Callable[..., tf.Tensor]],
+    batch: int,
+    num_proposals: int,
+    jit_compile: bool,
+) -> Callable[[], np.ndarray]:
     inputs = _matches(batch, num_proposals)
     choose = tf.function(make_choice(), jit_compile=jit_compile)
     return lambda: choose(*inputs).numpy()
 
 
-def _our_choice():
+def _our_choice() -> Callable[..., tf.Tensor]:
     return IoUBalancedROISampler(num_sampled_rois=NUM_SAMPLES).choose
 
 
-def _model_gardens_choice():
+def _model_gardens_choice() -> Callable[..., tf.Tensor]:
     sampler = box_sampler.BoxSampler(NUM_SAMPLES, 0.25)
 
-    def choose(ious, instances, indicators):
+    def choose(ious: tf.Tensor, instances: tf.Tensor, indicators: tf.Tensor) -> tf.Tensor:
         del ious, instances
         return sampler(indicators >= 0, tf.equal(indicators, -1), tf.equal(indicators, -2))
 

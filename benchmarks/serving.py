@@ -15,6 +15,8 @@ kept in --folder for the next call.
 import functools
 import io
 import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import measuring  # isort: skip, sets what TensorFlow reads at import
 
@@ -37,7 +39,7 @@ MODEL_GARDEN = {"retinanet": {}, "fasterrcnn": {"detection_head": {"num_convs": 
 MODEL = {"num_classes": NUM_CLASSES, "input_size": [INPUT_SIZE, INPUT_SIZE, 3]}
 
 
-def comparisons(detector):
+def comparisons(detector: str) -> Iterator[Comparison]:
     """Yields one comparison per batch size."""
     contestants = {
         "ours": functools.partial(_ours, detector, {}),
@@ -53,7 +55,7 @@ def comparisons(detector):
         yield Comparison(f"batch {size}", calls, note=rate)
 
 
-def slow_comparisons(detector):
+def slow_comparisons(detector: str) -> Iterator[Comparison]:
     """Yields the comparison with the TPU suppression, which takes most of the time on a CPU."""
     contestants = {
         "ours": functools.partial(_ours, detector, {}),
@@ -64,12 +66,12 @@ def slow_comparisons(detector):
     yield Comparison("batch 1", calls, note=functools.partial(_images_per_second, 1))
 
 
-def _images_per_second(size, name, seconds):
+def _images_per_second(size: int, name: str, seconds: float) -> str:
     del name
     return f"{size / seconds:.2f} images/s"
 
 
-def _load(export, images):
+def _load(export: Callable[[], str], images: tf.Tensor) -> Callable[[], np.ndarray]:
     """Returns a call of the default signature of an export."""
     module = tf.saved_model.load(export())
     (argument,) = module.signatures["serving_default"].structured_input_signature[1]
@@ -79,7 +81,7 @@ def _load(export, images):
     ].numpy()
 
 
-def _ours(detector, switches):
+def _ours(detector: str, switches: Mapping[str, Any]) -> str:
     name = "switched_off" if switches else "libra"
     model = {**switches.get("model", {}), **MODEL}
     return export_run(
@@ -89,7 +91,7 @@ def _ours(detector, switches):
     )
 
 
-def _model_garden(detector, nms_version):
+def _model_garden(detector: str, nms_version: str) -> str:
     folder = os.path.join(_FOLDER.value, detector, f"model_garden_{nms_version}")
     if os.path.exists(folder):
         return folder
@@ -108,7 +110,7 @@ def _model_garden(detector, nms_version):
     return folder
 
 
-def _jpeg(seed):
+def _jpeg(seed: int) -> bytes:
     noise = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((640, 480)).save(buffer, format="JPEG", quality=90)

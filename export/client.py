@@ -10,6 +10,8 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterable
+from typing import IO, TYPE_CHECKING
 
 from absl import app, flags
 
@@ -18,6 +20,9 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.inference.client import retrying
 from libra_tf.inference.client.errors import ServerError
 from libra_tf.inference.client.target import Target
+
+if TYPE_CHECKING:
+    from libra_tf.inference.client.run import Result
 
 _SERVER = flags.DEFINE_string(
     "server", "grpc://localhost:8500", "grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT."
@@ -100,7 +105,7 @@ def _detect(arguments: list[str]) -> int:
         return _write(results, len(images))
 
 
-def _write(results, total: int) -> int:
+def _write(results: Iterable["Result"], total: int) -> int:
     """Writes lines as they arrive and lists the failures at the end. Returns the exit status."""
     import rich.console
 
@@ -135,7 +140,7 @@ def _write(results, total: int) -> int:
     return 1 if failures or lost else 0
 
 
-def _open_output():
+def _open_output() -> contextlib.AbstractContextManager[IO[str]]:
     if _OUTPUT.value == "-":
         return contextlib.nullcontext(sys.stdout)
     return outputs.open_text("--output", _OUTPUT.value)

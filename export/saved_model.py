@@ -37,7 +37,7 @@ _MAX_PIXELS = flags.DEFINE_integer(
 )
 
 
-def main(_) -> None:
+def main(_: list[str]) -> None:
     """Runs the export, or prints one clear error."""
     sys.exit(program.exit_status(_export))
 

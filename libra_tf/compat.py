@@ -5,9 +5,9 @@ Two lanes are supported:
 * current: TensorFlow 2.20 with tf-models-official 2.20, which is built on `tf_keras`;
 * addons: TensorFlow 2.15 with tf-models-official 2.15 and TensorFlow Addons, built on `tf.keras`.
 
-The two Keras packages can be installed side by side, but their classes are different, so everything
-that subclasses Keras takes `keras` from here. What Model Garden offers no argument for is replaced
-here, too: see `substituted`.
+The two Keras packages can be installed side by side, but their classes are different, so all code
+that subclasses Keras imports `keras` from here. `substituted` replaces names that Model Garden
+hardcodes.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 _TF_VERSION = tuple(int(part) for part in tf.__version__.split(".")[:2])
 
-# From 2.16 on `tf.keras` is Keras 3, which Model Garden is not built on.
+# Since TensorFlow 2.16, `tf.keras` is Keras 3, which Model Garden does not use.
 IS_ADDONS_LANE = _TF_VERSION < (2, 16)
 
 if IS_ADDONS_LANE:
@@ -32,15 +32,15 @@ def tflite_interpreter(model: bytes, num_threads: int) -> Any:
     """Loads a TensorFlow Lite model.
 
     Args:
-      model: the content of its file.
-      num_threads: how many threads may work on one image.
+      model: content of the model file.
+      num_threads: maximum number of threads to use for one image.
 
     Returns:
-      An interpreter: `ai_edge_litert.interpreter.Interpreter`, which tf-models-official brings
-      along, or in the addons lane its predecessor `tf.lite.Interpreter`.
+      An `ai_edge_litert.interpreter.Interpreter`, which tf-models-official installs, or in the
+      addons lane its predecessor, a `tf.lite.Interpreter`.
 
     Raises:
-      ValueError: if it is not a model.
+      ValueError: if the content is not a model.
     """
     if IS_ADDONS_LANE:
         return tf.lite.Interpreter(model_content=model, num_threads=num_threads)
@@ -53,8 +53,8 @@ def tflite_interpreter(model: bytes, num_threads: int) -> Any:
 def substituted(owner: types.ModuleType, name: str, replacement: Any) -> Iterator[None]:
     """Replaces a name in a module of Model Garden while the block runs.
 
-    This is only for places where Model Garden names a class or function in the middle of a method
-    and takes no argument for it. These are, in tf-models-official 2.15 and 2.20:
+    This is only for places where a Model Garden method hardcodes a class or function and has no
+    argument for it. In tf-models-official 2.15 and 2.20, these are:
 
     * `official/vision/tasks/retinanet.py`, `build_inputs`: `retinanet_input.Parser`;
     * `official/vision/tasks/maskrcnn.py`, `build_inputs`: `maskrcnn_input.Parser`;
@@ -62,12 +62,12 @@ def substituted(owner: types.ModuleType, name: str, replacement: Any) -> Iterato
     * both tasks, `build_model`: `factory.build_retinanet` and `factory.build_maskrcnn`;
     * both parsers: `anchor.build_anchor_generator`.
 
-    It is not safe with several threads that build different tasks at once.
+    Do not build different tasks in several threads at once: this is not thread-safe.
 
     Args:
-      owner: the module that the name is looked up in.
-      name: what to replace.
-      replacement: what to use in its place.
+      owner: the module in which Model Garden looks up the name.
+      name: the name to replace.
+      replacement: what the name refers to while the block runs.
     """
     original = getattr(owner, name)
     setattr(owner, name, replacement)

@@ -1,1 +1,1 @@
-"""Model Garden configs and experiments of the Libra detectors."""
+"""Configs and experiments of the Libra detectors, built on Model Garden's."""

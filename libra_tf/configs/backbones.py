@@ -1,4 +1,4 @@
-"""Backbone configs: Model Garden's and ResNeXt."""
+"""Backbone configs: Model Garden's, and ResNeXt."""
 
 import dataclasses
 
@@ -12,12 +12,12 @@ from official.vision.modeling.backbones import (
     spinenet_mobile,
 )
 
-# A ResNeXt is one of Model Garden's ResNets with bottlenecks.
+# A ResNeXt is built from one of Model Garden's ResNets with bottlenecks.
 RESNEXT_DEPTHS = tuple(
     depth for depth, groups in resnet.RESNET_SPECS.items() if groups[0][0] == "bottleneck"
 )
-# What `model_id` may be, by the type of the backbone. Model Garden looks it up in these when it
-# builds the model.
+# Valid values of `model_id`, by backbone type. Model Garden does not check them before it builds
+# the model.
 MODEL_IDS = {
     "resnet": tuple(resnet.RESNET_SPECS),
     "resnext": RESNEXT_DEPTHS,
@@ -31,11 +31,13 @@ MODEL_IDS = {
 
 @dataclasses.dataclass
 class ResNeXt(backbones.ResNet):
-    """ResNeXt; see `libra_tf.modeling.resnext.ResNeXt`. The published 101-64x4d is 101, 64, 4.
+    """ResNeXt; see `libra_tf.modeling.resnext.ResNeXt`.
+
+    The published 101-64x4d has `model_id` 101, `groups` 64 and `base_width` 4.
 
     Attributes:
-      groups: number of groups of the 3x3 convolutions (the cardinality).
-      base_width: channels of a group in the first stage.
+      groups: number of groups in the 3x3 convolutions (the cardinality).
+      base_width: channels per group in the first stage.
     """
 
     groups: int = 32
@@ -44,7 +46,7 @@ class ResNeXt(backbones.ResNet):
 
 @dataclasses.dataclass
 class Backbone(backbones.Backbone):
-    """Model Garden's backbones and one more: `resnext`."""
+    """Model Garden's backbones, and `resnext`."""
 
     type: str | None = "resnet"
     resnext: ResNeXt = dataclasses.field(default_factory=ResNeXt)

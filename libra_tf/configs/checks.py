@@ -1,4 +1,7 @@
-"""Checks of a config's values before any work; errors name the key and the possible values."""
+"""Checks the values of a config before any work starts.
+
+Errors name the key and its valid values.
+"""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,41 +20,50 @@ BOX_LOSSES = ("balanced_l1", "huber")
 INIT_CHECKPOINT_MODULES = ("all", "backbone", "decoder")
 COMPATIBILITIES = (None, "mmdetection")
 NUM_RESNET_STAGES = 4
-# Model Garden has loss weights for three stages.
+# Model Garden has loss weights for three stages only.
 MAX_CASCADE_THRESHOLDS = 2
 
 
 def check_choice(name: str, value: str | int | None, choices: tuple[str | int | None, ...]) -> None:
-    """Raises a ValueError that names the key when `value` is not one of `choices`."""
+    """Checks that a value is one of several.
+
+    Args:
+      name: key of the value, for the message.
+      value: the value.
+      choices: the valid values.
+
+    Raises:
+      ValueError: if it is not; the message names the key and the valid values.
+    """
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
 
 
 def check_task(task: hyperparams.Config) -> None:
-    """Checks what every Libra task has.
+    """Checks the keys that all Libra tasks share.
 
     Args:
-      task: a config with `init_checkpoint_modules`, `model.decoder`, `losses.box_loss`,
-        `losses.balanced_l1` and `analysis`.
+      task: config of a Libra task.
 
     Raises:
-      ValueError: if a choice is unknown or a number is outside its range; it names the key.
+      ValueError: if a choice is unknown or a number is outside its range; the message names the
+        key.
     """
     model, losses, modules = task.model, task.losses, task.init_checkpoint_modules
     if task.analysis.interval < 1:
         raise ValueError(f"task.analysis.interval is {task.analysis.interval}; it must be positive")
     for module in modules if isinstance(modules, (list, tuple)) else [modules]:
         check_choice("task.init_checkpoint_modules", module, INIT_CHECKPOINT_MODULES)
-    # The small experiments have 0 until they are given a data set.
+    # It is 0 in the small experiments until their data set is known.
     if model.num_classes < 0 or model.num_classes == 1:
         raise ValueError(
-            f"task.model.num_classes is {model.num_classes}; it must be at least 2, the background "
+            f"task.model.num_classes is {model.num_classes}; it must be at least 2: the background "
             "and one class"
         )
     if not 1 <= model.min_level <= model.max_level:
         raise ValueError(
-            f"task.model.min_level and max_level are {model.min_level} and {model.max_level}; the "
-            "first must be at least 1, and not above the second"
+            f"task.model.min_level and max_level are {model.min_level} and {model.max_level}; "
+            "min_level must be at least 1, and at most max_level"
         )
     _check_input_size(model.input_size)
     if model.backbone.type in backbones.MODEL_IDS:
@@ -90,28 +102,28 @@ def _check_frozen_stages(task: hyperparams.Config) -> None:
         return
     if backbone not in ("resnet", "resnext"):
         raise ValueError(
-            f"task.frozen_stages is {frozen} and the backbone {backbone}; it is for resnet and "
-            "resnext. Set it to null; task.freeze_backbone freezes any backbone as a whole"
+            f"task.frozen_stages is {frozen} and the backbone is {backbone}, but this key is for "
+            "resnet and resnext. Set it to null; task.freeze_backbone freezes a whole backbone of "
+            "any kind"
         )
     if not 0 <= frozen <= NUM_RESNET_STAGES:
         raise ValueError(
-            f"task.frozen_stages is {frozen}; it must be from 0 (the stem alone) to "
-            f"{NUM_RESNET_STAGES}, or null for none"
+            f"task.frozen_stages is {frozen}; it must be from 0 (stem only) to "
+            f"{NUM_RESNET_STAGES}, or null to freeze nothing"
         )
 
 
 def _check_compatible(task: hyperparams.Config) -> None:
-    """Checks that a task has nothing that MMDetection's detectors do not have."""
+    """Checks that a task uses nothing that MMDetection's detectors lack."""
     model = task.model
-    why = f"with task.model.compatibility={model.compatibility}"
-    with _naming(why):
+    with _naming(f"with task.model.compatibility={model.compatibility}"):
         check_choice("task.model.backbone.type", model.backbone.type, ("resnet", "resnext"))
         check_choice("task.model.decoder.type", model.decoder.type, ("libra_fpn", "fpn"))
         backbone = model.backbone.get()
         check_choice(
             f"task.model.backbone.{model.backbone.type}.stem_type", backbone.stem_type, ("v0",)
         )
-        # Evaluation images keep their shapes.
+        # Evaluation images keep their shapes, so they cannot be batched.
         batch_size = task.validation_data.global_batch_size
         check_choice("task.validation_data.global_batch_size", batch_size, (0, 1))
         if "include_mask" in model:
@@ -123,16 +135,17 @@ def _check_compatible(task: hyperparams.Config) -> None:
 def check_roi_sampler(
     sampler: ROISampler, num_proposals: int, max_num_instances: int, proposals_key: str
 ) -> None:
-    """Checks a RoI sampler.
+    """Checks the config of a RoI sampler.
 
     Args:
-      sampler: its config.
-      num_proposals: how many proposals it is given in training.
-      max_num_instances: how many ground-truth boxes.
+      sampler: the config.
+      num_proposals: number of proposals per training image.
+      max_num_instances: maximum number of ground-truth boxes per training image.
       proposals_key: the key that sets `num_proposals`, for the message.
 
     Raises:
-      ValueError: if a choice is unknown or a number is outside its range; it names the key.
+      ValueError: if a choice is unknown or a number is outside its range; the message names the
+        key.
     """
     key = "task.model.roi_sampler"
     _check_sampler(key, sampler, sampler.background_iou_high_threshold)
@@ -150,27 +163,28 @@ def check_roi_sampler(
     cascade = list(sampler.cascade_iou_thresholds or ())
     if len(cascade) > MAX_CASCADE_THRESHOLDS or not all(0 < t <= 1 for t in cascade):
         raise ValueError(
-            f"{key}.cascade_iou_thresholds is {cascade}; it must be at most "
+            f"{key}.cascade_iou_thresholds is {cascade}; it must be a list of at most "
             f"{MAX_CASCADE_THRESHOLDS} IoUs, one for each stage after the first"
         )
     num_boxes = num_proposals + (max_num_instances if sampler.mix_gt_boxes else 0)
     if not 1 <= sampler.num_sampled_rois <= num_boxes:
         raise ValueError(
             f"{key}.num_sampled_rois is {sampler.num_sampled_rois}; it must be from 1 to "
-            f"{num_boxes}, the number of boxes to sample from ({proposals_key} and the ground "
-            "truth)"
+            f"{num_boxes}, the number of boxes to sample from (see {proposals_key} and "
+            "task.train_data.parser.max_num_instances)"
         )
 
 
 def check_rpn_sampler(sampler: RPNSampler, parser: maskrcnn.Parser) -> None:
-    """Checks a sampler of anchors.
+    """Checks the config of an anchor sampler.
 
     Args:
-      sampler: its config.
-      parser: Model Garden's config of the anchors' labels and of how many are sampled.
+      sampler: the config.
+      parser: Model Garden's config of how anchors are labelled and how many are sampled.
 
     Raises:
-      ValueError: if a choice is unknown or a number is outside its range; it names the key.
+      ValueError: if a choice is unknown or a number is outside its range; the message names the
+        key.
     """
     key = "task.model.rpn_sampler"
     _check_sampler(key, sampler, parser.rpn_unmatched_threshold)
@@ -198,18 +212,18 @@ def check_rpn_sampler(sampler: RPNSampler, parser: maskrcnn.Parser) -> None:
 
 
 def check_thresholds(thresholds: Mapping[str, float]) -> None:
-    """Checks IoUs that must not fall.
+    """Checks that IoU thresholds are in ascending order.
 
     Args:
-      thresholds: by key of the config, in the order in which they are to rise.
+      thresholds: the thresholds by config key, lowest first.
 
     Raises:
-      ValueError: if one is outside of [0, 1] or below the one before; it names the keys.
+      ValueError: if one is outside [0, 1] or below the one before; the message names the keys.
     """
     values = list(thresholds.values())
     if values != sorted(values) or not all(0 <= value <= 1 for value in values):
         listed = ", ".join(f"{key} is {value}" for key, value in thresholds.items())
-        raise ValueError(f"{listed}; they must be IoUs from 0 to 1, none below the one before")
+        raise ValueError(f"{listed}; they must be IoUs from 0 to 1, in ascending order")
 
 
 def _check_sampler(key: str, sampler: ROISampler | RPNSampler, negative_iou: float) -> None:
@@ -218,14 +232,14 @@ def _check_sampler(key: str, sampler: ROISampler | RPNSampler, negative_iou: flo
         sampler.bins(negative_iou)  # Building the bins checks them.
     if sampler.floor_fraction and sampler.floor_threshold < 0:
         raise ValueError(
-            f"{key}.floor_fraction is {sampler.floor_fraction} without a floor to draw from; set "
-            f"{key}.floor_threshold to 0 or above, too"
+            f"{key}.floor_fraction is {sampler.floor_fraction} without a floor to draw from; also "
+            f"set {key}.floor_threshold to 0 or above"
         )
 
 
 @contextlib.contextmanager
 def _naming(key: str) -> Iterator[None]:
-    """Says in which part of the config a ValueError comes up."""
+    """Prefixes ValueErrors of the block with a key of the config."""
     try:
         yield
     except ValueError as error:

@@ -1,9 +1,12 @@
-"""Config of each Libra component: the balanced pyramid, sampling and loss.
+"""Configs of the Libra components: balanced pyramid, sampling and loss.
 
-Every component is a switch. With `decoder.type` `fpn`, `roi_sampler.type` `random`,
-`rpn_sampler.type` `random` and `rpn_sampler.max_negatives_per_positive` 0, or `losses.box_loss`
-`huber`, Model Garden's own part takes its place, unchanged. RetinaNet's two box losses differ in
-size: Model Garden gives its own a `losses.box_loss_weight` of 50, the balanced one has 4.
+Each component can be switched off, and Model Garden's own part is then used unchanged:
+
+* the pyramid with `decoder.type` `fpn`;
+* RoI sampling with `roi_sampler.type` `random`;
+* RPN sampling with `rpn_sampler.type` `random` and `rpn_sampler.max_negatives_per_positive` 0;
+* the loss with `losses.box_loss` `huber`. RetinaNet's two box losses have different scales: Model
+  Garden's own has a `losses.box_loss_weight` of 50, the balanced one a weight of 4.
 """
 
 import dataclasses
@@ -31,7 +34,7 @@ class LibraFPN(decoders.FPN):
 
 @dataclasses.dataclass
 class Decoder(decoders.Decoder):
-    """Model Garden's decoders and one more: `libra_fpn`."""
+    """Model Garden's decoders, and `libra_fpn`."""
 
     type: str | None = "libra_fpn"
     libra_fpn: LibraFPN = dataclasses.field(default_factory=LibraFPN)
@@ -49,15 +52,15 @@ class BalancedL1(hyperparams.Config):
 
 @dataclasses.dataclass
 class IoUBalancing(hyperparams.Config):
-    """The choices of IoU-balanced sampling (paper section 3.1).
+    """Options of IoU-balanced sampling (paper section 3.1).
 
     Attributes:
-      num_bins: number of IoU bins that share the negatives evenly (K in the paper).
+      num_bins: number of IoU bins from which the negatives are drawn evenly (K in the paper).
       floor_threshold: negatives below this IoU form the floor set; -1 for no floor set.
-      floor_fraction: share of the negatives that is drawn from the floor set.
-      bin_range: `candidates` for the paper's bins over the negatives' own range, `all` for
-        MMDetection's bins, which reach up to the largest IoU of all candidates.
-      instance_balanced: whether an excess of positives is thinned evenly over the objects.
+      floor_fraction: share of the negatives to draw from the floor set.
+      bin_range: `candidates` for the paper's bins, which cover the range of the negatives, or
+        `all` for MMDetection's, which reach up to the largest IoU of all boxes.
+      instance_balanced: whether to draw positives evenly over the objects if there are too many.
     """
 
     num_bins: int = 3
@@ -94,7 +97,7 @@ class IoUBalancing(hyperparams.Config):
 
 @dataclasses.dataclass
 class ROISampler(IoUBalancing, maskrcnn.ROISampler):
-    """Model Garden's RoI sampler and the choices of IoU-balanced sampling.
+    """Model Garden's RoI sampler with the options of IoU-balanced sampling.
 
     Attributes:
       type: `iou_balanced`, or `random` for Model Garden's own sampler.
@@ -105,18 +108,17 @@ class ROISampler(IoUBalancing, maskrcnn.ROISampler):
 
 @dataclasses.dataclass
 class RPNSampler(IoUBalancing):
-    """Sampling of the anchors that the RPN learns to score; see
-    `libra_tf.dataloaders.rpn_sampling`.
+    """Sampling of anchors for the RPN's scores; see `libra_tf.dataloaders.rpn_sampling`.
 
-    How many anchors, and which share of them may be positive, are Model Garden's
-    `train_data.parser.rpn_batch_size_per_im` and `rpn_fg_fraction`; the bins of
-    `bin_range: candidates` end at `train_data.parser.rpn_unmatched_threshold`.
+    Model Garden's `train_data.parser.rpn_batch_size_per_im` and `rpn_fg_fraction` set how many
+    anchors are sampled, and the largest share of positives. With `bin_range: candidates`, the bins
+    end at `train_data.parser.rpn_unmatched_threshold`.
 
     Attributes:
       type: `random`, or `iou_balanced` ("Libra RPN" in the paper).
-      max_negatives_per_positive: most negatives that are sampled for every positive of an image,
-        which counts as having one where it has none. 5 in the published configs, whose `type` is
-        `random`; 0 for no limit, which with `random` is Model Garden's own sampler.
+      max_negatives_per_positive: maximum number of negatives per positive in an image; an image
+        without positives counts as having one. 0 for no limit, which with `random` means Model
+        Garden's own sampler. The published configs have 5, and `random`.
     """
 
     type: str = "random"
@@ -125,11 +127,11 @@ class RPNSampler(IoUBalancing):
 
 @dataclasses.dataclass
 class Analysis(hyperparams.Config):
-    """Histograms of samples and box errors in TensorBoard; see `libra_tf.tasks.histograms`.
+    """Histograms of samples and box errors for TensorBoard; see `libra_tf.tasks.histograms`.
 
     Attributes:
-      enabled: whether a training writes them.
-      interval: every how many steps one image of each replica is counted.
+      enabled: whether training writes them.
+      interval: number of steps after which one image of each replica is counted.
     """
 
     enabled: bool = False

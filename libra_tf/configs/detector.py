@@ -1,4 +1,4 @@
-"""What the configs of all Libra detectors and their tasks share."""
+"""The keys that the configs of all Libra detectors and tasks share."""
 
 import dataclasses
 from typing import ClassVar
@@ -10,14 +10,14 @@ from libra_tf.configs import backbones, checks, components
 
 @dataclasses.dataclass
 class LibraDetector(hyperparams.Config):
-    """Config of a detector; it comes in front of Model Garden's own config of the detector.
+    """Config of a detector; list it before Model Garden's config among the base classes.
 
     Attributes:
-      backbone: Model Garden's backbones and `resnext`.
-      decoder: Model Garden's decoders and `libra_fpn`, the balanced feature pyramid.
-      compatibility: None, or `mmdetection` to compute what MMDetection's detector does with the
-        same weights; see docs/mmdet.md. `input_size` is then [800, 1333, 3] for images that are
-        resized to a shorter side of 800 pixels and a longer side of at most 1333 pixels.
+      backbone: Model Garden's backbones, and `resnext`.
+      decoder: Model Garden's decoders, and `libra_fpn`, the balanced feature pyramid.
+      compatibility: None, or `mmdetection` to compute the same as MMDetection's detector with the
+        same weights; see docs/mmdet.md. An `input_size` of [800, 1333, 3] then means that images
+        are resized to a shorter side of 800 pixels and a longer side of at most 1333 pixels.
     """
 
     backbone: backbones.Backbone = dataclasses.field(default_factory=backbones.Backbone)
@@ -27,17 +27,17 @@ class LibraDetector(hyperparams.Config):
 
 @dataclasses.dataclass
 class LibraTask(hyperparams.Config):
-    """Config of a task; it comes in front of Model Garden's own config of the task.
+    """Config of a task; list it before Model Garden's config among the base classes.
 
-    The class attributes say what a task's detector can do; the commands that need it ask these and
-    not for a certain task.
+    The class attributes describe the task's detector, so that commands can check for an ability
+    rather than for a certain task.
 
     Attributes:
-      frozen_stages: how many stages of a ResNet or ResNeXt are frozen with the stem: 0 for the stem
-        alone, 1 in the published recipe, None for nothing.
-      analysis: what a training writes to TensorBoard about its balance.
+      frozen_stages: number of stages of a ResNet or ResNeXt to freeze together with the stem: 0
+        for the stem alone, 1 in the published recipe, None to freeze nothing.
+      analysis: histograms that training writes to TensorBoard.
       is_one_stage: whether the detector predicts boxes in one stage, as RetinaNet does.
-      has_rpn: whether a region proposal network makes the detector's proposals.
+      has_rpn: whether the detector has a region proposal network.
       takes_proposals: whether every image needs a file of proposals.
     """
 
@@ -49,10 +49,10 @@ class LibraTask(hyperparams.Config):
     takes_proposals: ClassVar[bool] = False
 
     def validate(self) -> None:
-        """Checks what all tasks have.
+        """Checks the keys that all tasks share.
 
         Raises:
-          ValueError: if a value cannot be used; it names the key.
+          ValueError: if a value is invalid; the message names the key.
         """
         checks.check_task(self)
         super().validate()

@@ -1,6 +1,6 @@
-"""The Libra experiments, registered with Model Garden by the names of their functions.
+"""The Libra experiments, registered with Model Garden under the names of their functions.
 
-A new experiment is a function here, and a line in `names`.
+To add an experiment, write a function here and add a line to `names`.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,17 @@ Factory = Callable[[], cfg.ExperimentConfig]
 
 
 def experiment(factory: Factory) -> Factory:
-    """Registers an experiment by the name of its function.
+    """Registers an experiment under the name of its function.
+
+    Args:
+      factory: returns the config of the experiment.
+
+    Returns:
+      The same function.
 
     Raises:
-      LookupError: if `names`, which commands read without importing Model Garden, lacks it.
+      LookupError: if `names` lacks it. Commands read the names from there, without importing Model
+        Garden.
     """
     if factory.__name__ not in names.EXPERIMENTS:
         raise LookupError(f"add {factory.__name__} to libra_tf/configs/names.py")
@@ -56,7 +63,7 @@ def libra_retinanet_resnetfpn_coco() -> cfg.ExperimentConfig:
     )
     parser = config.task.train_data.parser
     parser.aug_scale_min = parser.aug_scale_max = 1.0
-    # MMDetection's; anchors from here to `match_threshold` are ignored.
+    # As in MMDetection. Anchors with an IoU from here to `match_threshold` are ignored.
     parser.unmatched_threshold = 0.4
     config.task.validation_data.drop_remainder = False
     recipes.use_published_schedule(config, learning_rate=0.01)
@@ -75,7 +82,7 @@ def libra_retinanet_demo() -> cfg.ExperimentConfig:
 
 @experiment
 def libra_retinanet_small() -> cfg.ExperimentConfig:
-    """Libra RetinaNet for a folder of one's own: minutes on two CPU cores."""
+    """Libra RetinaNet for a folder of your own images: minutes on two CPU cores."""
     config = _small_retinanet()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_small_schedule(config, train_steps=600, learning_rate=0.003)
@@ -109,7 +116,7 @@ def libra_fasterrcnn_resnextfpn_coco() -> cfg.ExperimentConfig:
     """Libra Faster R-CNN X-101-64x4d-FPN on COCO, the published schedule.
 
     Published box AP: 43.0 on test-dev (paper), 42.7 on val2017 (MMDetection). There is no
-    pretrained ResNeXt for Model Garden: name one as `task.init_checkpoint`.
+    pretrained ResNeXt for Model Garden, so set `task.init_checkpoint` to one of your own.
     """
     resnext = backbones.ResNeXt(model_id=101, groups=64, base_width=4)
     backbone = backbones.Backbone(type="resnext", resnext=resnext)
@@ -122,17 +129,17 @@ def libra_fasterrcnn_resnextfpn_coco() -> cfg.ExperimentConfig:
 def libra_maskrcnn_resnetfpn_coco() -> cfg.ExperimentConfig:
     """Libra Mask R-CNN R-50-FPN on COCO: the recipe of Libra Faster R-CNN, with masks.
 
-    Neither the paper nor MMDetection has a figure for it.
+    Neither the paper nor MMDetection publishes an AP for it.
     """
     return _two_stage_on_coco(maskrcnn.LibraMaskRCNN(detection_head=_two_fully_connected()))
 
 
 @experiment
 def libra_cascadercnn_resnetfpn_coco() -> cfg.ExperimentConfig:
-    """Libra Cascade R-CNN R-50-FPN on COCO: the recipe of Libra Faster R-CNN, three stages.
+    """Libra Cascade R-CNN R-50-FPN on COCO: the recipe of Libra Faster R-CNN, in three stages.
 
-    The first stage samples evenly; the others take its RoIs as they are. All have the balanced
-    loss. Neither the paper nor MMDetection has a figure for it.
+    The first stage samples RoIs evenly; the later stages refine these without sampling again. All
+    stages have the balanced loss. Neither the paper nor MMDetection publishes an AP for it.
     """
     head = _two_fully_connected(class_agnostic_bbox_pred=True, cascade_class_ensemble=True)
     sampler = components.ROISampler(cascade_iou_thresholds=[0.6, 0.7])
@@ -140,7 +147,10 @@ def libra_cascadercnn_resnetfpn_coco() -> cfg.ExperimentConfig:
 
 
 def _two_fully_connected(**kwargs) -> model_garden_maskrcnn.DetectionHead:
-    """The published head; Model Garden's default has four convolutions and one of them."""
+    """Returns the published head, with two fully connected layers.
+
+    Model Garden's default has four convolutions and one fully connected layer.
+    """
     return model_garden_maskrcnn.DetectionHead(num_convs=0, num_fcs=2, fc_dims=1024, **kwargs)
 
 
@@ -155,7 +165,7 @@ def _without_masks(**kwargs) -> maskrcnn.LibraMaskRCNN:
 
 
 def _two_stage_on_coco(model: maskrcnn.LibraMaskRCNN) -> cfg.ExperimentConfig:
-    """The published recipe on COCO, for one of the two-stage models."""
+    """Returns an experiment that trains a two-stage model on COCO with the published recipe."""
     config = exp_factory.get_exp_config("fasterrcnn_resnetfpn_coco")
     task = config.task
     model.num_classes = 91
@@ -189,7 +199,7 @@ def libra_fasterrcnn_demo() -> cfg.ExperimentConfig:
 
 @experiment
 def libra_fasterrcnn_small() -> cfg.ExperimentConfig:
-    """Libra Faster R-CNN for a folder of one's own: a quarter of an hour on two CPU cores."""
+    """Libra Faster R-CNN for a folder of your own images: 15 minutes on two CPU cores."""
     config = _small_fasterrcnn()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_small_schedule(config, train_steps=1000, learning_rate=0.003)
@@ -219,10 +229,11 @@ def _small_fasterrcnn() -> cfg.ExperimentConfig:
 
 @experiment
 def libra_fastrcnn_resnetfpn_coco() -> cfg.ExperimentConfig:
-    """Libra Fast R-CNN R-50-FPN on COCO: the recipe of Libra Faster R-CNN, 2000 given proposals.
+    """Libra Fast R-CNN R-50-FPN on COCO: the recipe of Libra Faster R-CNN on given proposals.
 
-    Published box AP on val2017: 38.5 (original repository, with the proposals of an RPN
-    R-50-FPN). `task.train_data.proposals` and `task.validation_data.proposals` must be set.
+    It uses 2000 proposals per image, so set `task.train_data.proposals` and
+    `task.validation_data.proposals`. Published box AP on val2017: 38.5 (original repository, with
+    the proposals of an RPN R-50-FPN).
     """
     config = libra_fasterrcnn_resnetfpn_coco()
     config.task = fastrcnn.LibraFastRCNNTask(config.task.as_dict())

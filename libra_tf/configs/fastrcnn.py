@@ -1,4 +1,4 @@
-"""Configs of Libra Fast R-CNN, whose proposals come from files."""
+"""Configs of Libra Fast R-CNN, which reads its proposals from files."""
 
 import dataclasses
 from typing import ClassVar
@@ -10,12 +10,12 @@ from libra_tf.configs import checks, maskrcnn
 
 @dataclasses.dataclass
 class DataConfig(model_garden.DataConfig):
-    """Model Garden's input config with the proposals of the images.
+    """Model Garden's input config, and where to find proposals.
 
     Attributes:
       proposals: folder with a file `<source_id>.npy` for each image: float32 `[N, 4]`,
         `[ymin, xmin, ymax, xmax]` in pixels of the original image, best first.
-      num_proposals: how many of them are used.
+      num_proposals: number of proposals to use per image.
     """
 
     proposals: str = ""
@@ -26,8 +26,8 @@ class DataConfig(model_garden.DataConfig):
 class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
     """The task of Libra Faster R-CNN with given proposals.
 
-    There is no RPN: the keys of `model.rpn_head`, `model.rpn_sampler`, `model.anchor` and
-    `model.roi_generator`, and the `rpn_` keys of the losses and of the parsers, have no effect.
+    There is no RPN, so the keys under `model.rpn_head`, `model.rpn_sampler`, `model.anchor` and
+    `model.roi_generator`, and the `rpn_` keys of the losses and parsers, have no effect.
     """
 
     train_data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(is_training=True))
@@ -40,13 +40,14 @@ class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
         """Checks the values.
 
         Raises:
-          ValueError: if a value cannot be used, or not without an RPN; it names the key.
+          ValueError: if a value is invalid, or does not work without an RPN; the message names
+            the key.
         """
         super().validate()
         checks.check_choice("task.model.compatibility", self.model.compatibility, (None,))
         if self.model.include_mask:
             raise ValueError(
-                "task.model.include_mask is true, but Fast R-CNN has no masks; set it to false"
+                "task.model.include_mask is true, but Fast R-CNN predicts no masks; set it to false"
             )
         for name in ("train_data", "validation_data"):
             data = getattr(self, name)

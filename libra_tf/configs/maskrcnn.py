@@ -21,15 +21,15 @@ class LibraMaskRCNN(LibraDetector, maskrcnn.MaskRCNN):
 
 @dataclasses.dataclass
 class Losses(maskrcnn.Losses):
-    """Mask R-CNN's losses with a choice of the RoI head's box loss.
+    """Mask R-CNN's losses with a choice of box loss for the RoI head.
 
     Attributes:
       box_loss: `balanced_l1`, or `huber` for Model Garden's own.
-      box_loss_normalizer: what the balanced L1 loss, summed over the positive RoIs and their
-        coordinates, is divided by: `positives` (four times their number, Model Garden's way) or
-        `sampled_rois` (the number of sampled RoIs, MMDetection's and the paper's way). The two
-        are equal when a quarter of the RoIs are positive.
-      balanced_l1: its constants.
+      box_loss_normalizer: what to divide the balanced L1 loss by, after summing it over the
+        positive RoIs and their coordinates: `positives` for four times the number of positive RoIs
+        (as in Model Garden), or `sampled_rois` for the number of sampled RoIs (as in MMDetection
+        and the paper). The two are equal when a quarter of the RoIs are positive.
+      balanced_l1: constants of the balanced L1 loss.
     """
 
     box_loss: str = "balanced_l1"
@@ -50,15 +50,15 @@ class LibraMaskRCNNTask(LibraTask, maskrcnn.MaskRCNNTask):
         """Checks the values.
 
         Raises:
-          ValueError: if a value cannot be used; it names the key.
+          ValueError: if a value is invalid; the message names the key.
         """
         super().validate()
         cascade = self.model.roi_sampler.cascade_iou_thresholds
         if cascade and not self.model.detection_head.class_agnostic_bbox_pred:
             raise ValueError(
                 "task.model.roi_sampler.cascade_iou_thresholds needs "
-                "task.model.detection_head.class_agnostic_bbox_pred=true: a stage passes one box "
-                "of each RoI on to the next"
+                "task.model.detection_head.class_agnostic_bbox_pred=true: each stage passes a "
+                "single box per RoI to the next"
             )
         self.check_samplers()
         checks.check_choice(
@@ -69,7 +69,7 @@ class LibraMaskRCNNTask(LibraTask, maskrcnn.MaskRCNNTask):
         """Checks the samplers.
 
         Raises:
-          ValueError: if a sampler cannot be used; it names the key.
+          ValueError: if a value is invalid; the message names the key.
         """
         checks.check_roi_sampler(
             self.model.roi_sampler,

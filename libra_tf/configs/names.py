@@ -1,6 +1,6 @@
-"""The names of the Libra experiments. Imports nothing, so that commands know them at once."""
+"""The names of the Libra experiments. Imports nothing, so that commands can read them quickly."""
 
-# Name -> what it is for. The functions are in `experiments`.
+# Descriptions by name. The functions are in `experiments`.
 EXPERIMENTS = {
     "libra_retinanet_demo": "the built-in shapes, minutes on two CPU cores",
     "libra_fasterrcnn_demo": "the built-in shapes, minutes on two CPU cores",

@@ -1,7 +1,7 @@
 """Optimizer configs: Model Garden's, and those of TensorFlow Addons.
 
-The Addons optimizers work in the addons lane only. They are in the config of every lane, so that
-the same file is understood everywhere and the answer elsewhere can say what to use instead.
+The Addons optimizers work in the addons lane only. Their configs exist in both lanes, so that the
+current lane can read the same config files and report what to use instead.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class NovoGradConfig(optimizer_config.AdamConfig):
 
 @dataclasses.dataclass
 class BaseOptimizer(optimization.OptimizerConfig):
-    """Model Garden's optimizers, and those of TensorFlow Addons that stand alone."""
+    """Model Garden's optimizers, and those of TensorFlow Addons that do not wrap another one."""
 
     lazy_adam: LazyAdamConfig = dataclasses.field(default_factory=LazyAdamConfig)
     rectified_adam: RectifiedAdamConfig = dataclasses.field(default_factory=RectifiedAdamConfig)
@@ -62,10 +62,10 @@ def _default_wrapped() -> BaseOptimizer:
 
 @dataclasses.dataclass
 class WrapperConfig(optimizer_config.BaseOptimizerConfig):
-    """An optimizer around another one.
+    """An optimizer that wraps another one.
 
     Attributes:
-      optimizer: the one that is wrapped; gradients are clipped by the wrapper's keys, not by its.
+      optimizer: the wrapped optimizer. Set gradient clipping on the wrapper, not here.
     """
 
     optimizer: BaseOptimizer = dataclasses.field(default_factory=_default_wrapped)
@@ -84,7 +84,7 @@ class LookaheadConfig(WrapperConfig):
 class SWAConfig(WrapperConfig):
     """Stochastic weight averaging; see `tfa.optimizers.SWA` for the attributes.
 
-    Evaluation uses the averages once there are any.
+    Evaluation uses the averages as soon as there are any.
     """
 
     name: str = "SWA"
@@ -107,7 +107,7 @@ class MovingAverageConfig(WrapperConfig):
 
 @dataclasses.dataclass
 class Optimizer(BaseOptimizer):
-    """Every optimizer: Model Garden's and those of TensorFlow Addons."""
+    """All optimizers: Model Garden's, and those of TensorFlow Addons."""
 
     lookahead: LookaheadConfig = dataclasses.field(default_factory=LookaheadConfig)
     swa: SWAConfig = dataclasses.field(default_factory=SWAConfig)
@@ -116,26 +116,26 @@ class Optimizer(BaseOptimizer):
 
 @dataclasses.dataclass
 class OptimizationConfig(optimization.OptimizationConfig):
-    """Model Garden's optimization config with the larger choice of optimizers."""
+    """Model Garden's optimization config with the optimizers of TensorFlow Addons added."""
 
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
 
 
 def check_optimizer(optimizer: hyperparams.OneOfConfig, key: str) -> None:
-    """Checks that an optimizer can be built here.
+    """Checks that the chosen optimizer works in the installed lane.
 
     Args:
-      optimizer: the choice of an optimizer.
-      key: where it stands in the config, for the message.
+      optimizer: config of the optimizer.
+      key: its key, for the message.
 
     Raises:
-      ValueError: if it is one of TensorFlow Addons and these cannot be imported, or if a wrapped
-        optimizer is to clip gradients, which it never gets to do.
+      ValueError: if it is an optimizer of TensorFlow Addons and these cannot be imported, or if a
+        wrapped optimizer sets gradient clipping, which would have no effect.
     """
     if optimizer.type in ADDONS_OPTIMIZERS and not compat.IS_ADDONS_LANE:
         raise ValueError(
-            f"{key}.type is {optimizer.type!r}, an optimizer of TensorFlow Addons, which is at its "
-            "end of life and cannot be imported beside TensorFlow 2.16 or later. Use "
+            f"{key}.type is {optimizer.type!r}, an optimizer of TensorFlow Addons, which has "
+            "reached its end of life and does not work with TensorFlow 2.16 or later. Use "
             f"{ADDONS_OPTIMIZERS[optimizer.type]}, or install the addons lane: "
             "pip install '.[addons]'"
         )
@@ -147,7 +147,7 @@ def check_optimizer(optimizer: hyperparams.OneOfConfig, key: str) -> None:
         ]
         if clips:
             raise ValueError(
-                f"{key}.optimizer.{chosen.optimizer.type}.{clips[0]} would have no effect: set "
-                f"{key}.{clips[0]}"
+                f"{key}.optimizer.{chosen.optimizer.type}.{clips[0]} would have no effect; instead "
+                f"set {key}.{clips[0]}"
             )
         check_optimizer(chosen.optimizer, f"{key}.optimizer")

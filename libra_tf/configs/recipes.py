@@ -1,4 +1,4 @@
-"""Training recipes shared by the experiments: the published one and a small one."""
+"""Training recipes that experiments share: the published one, and a small one."""
 
 from official.core import config_definitions as cfg
 
@@ -11,13 +11,15 @@ PUBLISHED_EPOCHS = 12
 
 
 def use_published_schedule(config: cfg.ExperimentConfig, learning_rate: float) -> None:
-    """Sets the schedule of the published models (the "1x schedule") on a COCO experiment.
+    """Applies the schedule of the published models (the "1x schedule") to a COCO experiment.
 
-    SGD with momentum 0.9 and 16 images a step for 12 epochs; linear warm-up over 500 steps from a
-    third of the learning rate, which drops tenfold after epochs 8 and 11; gradients clipped to a
-    global norm of 35; the backbone's batch-norm statistics and scales frozen, and its stem and
-    first stage as a whole. It scales linearly with the batch size: for k times the images, k times
-    the learning rates and a k-th of the steps.
+    SGD with momentum 0.9, 16 images per step, 12 epochs. The learning rate warms up linearly over
+    500 steps, starting at a third, and drops tenfold after epochs 8 and 11. Gradients are clipped
+    to a global norm of 35. In the backbone, all batch norms are frozen, and so are the stem and the
+    first stage.
+
+    The schedule scales linearly with the batch size: for k times as many images per step, multiply
+    the learning rates by k and divide the steps by k.
 
     Args:
       config: the experiment, changed in place.
@@ -61,14 +63,16 @@ def use_published_schedule(config: cfg.ExperimentConfig, learning_rate: float) -
 
 
 def use_small_scale(config: cfg.ExperimentConfig, input_size: int, max_level: int) -> None:
-    """Sets what makes a detector train on a CPU: half a ResNet-18, float32, 8 images a step.
+    """Makes a detector small enough to train on a CPU.
 
-    The pyramid starts at level 2, because a small input makes small objects.
+    It uses ResNet-18 with half the channels, float32 and 8 images per step. The pyramid starts at
+    level 2, because objects are small in a small input.
 
     Args:
       config: the experiment, changed in place.
-      input_size: height and width of the input in pixels.
-      max_level: coarsest pyramid level; the anchors there are as large as 4 * 2**max_level pixels.
+      input_size: height and width of the input, in pixels.
+      max_level: coarsest pyramid level; its smallest square anchor has sides of 4 * 2**max_level
+        pixels.
     """
     config.runtime.mixed_precision_dtype = "float32"
     model = config.task.model
@@ -78,13 +82,13 @@ def use_small_scale(config: cfg.ExperimentConfig, input_size: int, max_level: in
     model.anchor.anchor_size = 4.0
     model.backbone.resnet.model_id = 18
     model.backbone.resnet.depth_multiplier = 0.5
-    # Of both, so that `decoder.type` switches the balanced pyramid and nothing else.
+    # The same for both, so that `decoder.type` switches the balanced pyramid and nothing else.
     model.decoder.libra_fpn.num_filters = model.decoder.fpn.num_filters = 64
-    # Statistics that follow 0.997 of the past are not ready within a few hundred steps.
+    # With Model Garden's momentum of 0.997, statistics do not settle within a few hundred steps.
     model.norm_activation.norm_momentum = 0.9
     model.norm_activation.norm_epsilon = 1e-3
     model.norm_activation.use_sync_bn = False
-    # Model Garden's own suppression takes ten times as long on a CPU as TensorFlow's.
+    # On a CPU, Model Garden's own suppression takes ten times as long as TensorFlow's.
     model.detection_generator.nms_version = "batched"
     model.detection_generator.pre_nms_top_k = 500
     config.task.losses.l2_weight_decay = 1e-4
@@ -100,12 +104,12 @@ def use_small_scale(config: cfg.ExperimentConfig, input_size: int, max_level: in
 def use_small_schedule(
     config: cfg.ExperimentConfig, train_steps: int, learning_rate: float
 ) -> None:
-    """Sets Adam with a short warm-up, then cosine decay to zero; one evaluation half-way.
+    """Applies Adam with a short warm-up and cosine decay to zero, and an evaluation halfway.
 
     Args:
       config: the experiment, changed in place.
       train_steps: number of steps.
-      learning_rate: at the end of the warm-up.
+      learning_rate: learning rate at the end of the warm-up.
     """
     config.trainer = cfg.TrainerConfig(
         train_steps=train_steps,

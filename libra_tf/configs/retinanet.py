@@ -11,21 +11,21 @@ from libra_tf.configs.detector import LibraDetector, LibraTask
 
 @dataclasses.dataclass
 class LibraRetinaNet(LibraDetector, retinanet.RetinaNet):
-    """RetinaNet whose decoder may be the balanced feature pyramid."""
+    """RetinaNet with the balanced feature pyramid."""
 
 
 @dataclasses.dataclass
 class Losses(retinanet.Losses):
-    """RetinaNet's losses with a choice of the box loss.
+    """RetinaNet's losses with a choice of box loss.
 
-    Either box loss is the mean over the four coordinates, summed over the positive anchors and
-    divided by their number plus one (over the batch), times `box_loss_weight`. MMDetection sums
-    over the coordinates, so its weight of 1 is 4 here.
+    Both box losses are averaged over the four coordinates, summed over the positive anchors of the
+    batch, divided by the number of positive anchors plus one, and multiplied by `box_loss_weight`.
+    MMDetection sums over the coordinates, so its weight of 1 corresponds to 4 here.
 
     Attributes:
-      box_loss: `balanced_l1`, or `huber` for Model Garden's own; that needs another
-        `box_loss_weight`: Model Garden's is 50, for a knee (`huber_loss_delta`) at 0.1.
-      balanced_l1: its constants.
+      box_loss: `balanced_l1`, or `huber` for Model Garden's own. Huber needs a different
+        `box_loss_weight`: Model Garden uses 50, with `huber_loss_delta` 0.1.
+      balanced_l1: constants of the balanced L1 loss.
     """
 
     box_loss: str = "balanced_l1"
@@ -45,7 +45,7 @@ class LibraRetinaNetTask(LibraTask, retinanet.RetinaNetTask):
         """Checks the values.
 
         Raises:
-          ValueError: if a value cannot be used; it names the key.
+          ValueError: if a value is invalid; the message names the key.
         """
         super().validate()
         key, parser = "task.train_data.parser", self.train_data.parser

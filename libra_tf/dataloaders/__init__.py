@@ -1,1 +1,1 @@
-"""What the input pipelines read beyond Model Garden's records, with TensorFlow operations only."""
+"""Additions to Model Garden's input pipelines, written with TensorFlow operations only."""

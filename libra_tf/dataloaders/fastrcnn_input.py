@@ -1,4 +1,4 @@
-"""Data parser and processing for Fast R-CNN: Mask R-CNN's, and the proposals of each image."""
+"""Input parser of Fast R-CNN: Mask R-CNN's parser, plus the proposals of each image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,24 +9,24 @@ from official.vision.ops import box_ops, preprocess_ops
 
 from libra_tf.dataloaders.proposals import read_proposals
 
-# Class of a proposal among the instances; theirs are positive, and padding is -1.
+# Class that marks a proposal among the instances. Real classes are positive, and padding is -1.
 _PROPOSAL = -2
 
 
 class Parser(maskrcnn_input.Parser):
-    """Model Garden's parser of images and boxes that also gives the proposals of each image.
+    """Model Garden's parser of images and boxes that also returns the proposals of each image.
 
-    In training the proposals go through the base class as if they were instances, and so through
-    the very flip, scale and crop that it draws for the image. There are no anchors in the labels,
-    and no targets for them.
+    In training, proposals pass through the base class as if they were instances, so they get the
+    same random flip, scale and crop as the image. The labels contain neither anchors nor their
+    targets.
 
     Args:
-      folder: where the proposals are; see `libra_tf.dataloaders.proposals`.
-      num_proposals: the number of proposals of an image: of more, the first are used; fewer are
-        padded with boxes of -1, as Model Garden pads instances.
+      folder: folder of proposals; see `libra_tf.dataloaders.proposals`.
+      num_proposals: number of proposals per image. Surplus ones are cut off at the end, and missing
+        ones are padded with boxes of -1, as Model Garden pads instances.
       max_level: coarsest level of the pyramid.
-      max_num_instances: the number of instances of an image, cut and padded likewise.
-      **kwargs: arguments of Model Garden's parser; those of the anchors have no effect.
+      max_num_instances: number of instances per image, cut and padded in the same way.
+      **kwargs: arguments of Model Garden's parser; those for anchors have no effect.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Parser(maskrcnn_input.Parser):
         max_num_instances: int = 100,
         **kwargs,
     ):
-        # The base class labels anchors in any case: with so few of them that costs nothing.
+        # The base class always labels anchors. With this few of them, that costs nothing.
         few_anchors = {
             "min_level": max_level,
             "max_level": max_level,
@@ -57,7 +57,7 @@ class Parser(maskrcnn_input.Parser):
         """Parses an image for training.
 
         Args:
-          data: what Model Garden's decoder gives.
+          data: a decoded example from Model Garden's decoder.
 
         Returns:
           image: `[height, width, 3]`, normalised.
@@ -82,7 +82,7 @@ class Parser(maskrcnn_input.Parser):
         """Parses an image for evaluation.
 
         Args:
-          data: what Model Garden's decoder gives.
+          data: a decoded example from Model Garden's decoder.
 
         Returns:
           image: `[height, width, 3]`, normalised.
@@ -103,7 +103,7 @@ class Parser(maskrcnn_input.Parser):
 
 
 def _with_instances(data: Mapping[str, tf.Tensor], boxes: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Adds boxes in pixels behind the instances that the decoder has found."""
+    """Appends boxes, in pixels, to the instances of a decoded example."""
     num_boxes = tf.shape(boxes)[:1]
     classes, is_crowd = data["groundtruth_classes"], data["groundtruth_is_crowd"]
     added = {

@@ -4,7 +4,7 @@ import tensorflow as tf
 from official.vision.ops import preprocess_ops
 
 PAD_MULTIPLE = 32
-# OpenCV's weights of a bilinear sample are multiples of 1 / 2048, in two steps.
+# OpenCV rounds the weights of bilinear sampling to multiples of 1 / 2048 along each axis.
 _WEIGHT_BITS = 11
 
 
@@ -13,14 +13,15 @@ def prepare(image: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:
 
     Args:
       image: uint8 `[height, width, 3]`, RGB.
-      shorter: the most pixels that the shorter side may get.
-      longer: the most that the longer side may get.
+      shorter: maximum length of the shorter side, in pixels.
+      longer: maximum length of the longer side, in pixels.
 
     Returns:
-      image: float32 `[H, W, 3]`, normalised, with zeros at the bottom and on the right, so that
-        both sides are multiples of 32.
-      image_info: float32 `[4, 2]`: height and width of the original, of the resized image without
-        padding, the scale between the two, and zeros; see Model Garden's `resize_and_crop_image`.
+      image: float32 `[H, W, 3]`, normalised, padded with zeros at the bottom and on the right to
+        make both sides multiples of 32.
+      image_info: float32 `[4, 2]`, rows with height and width of the original, height and width of
+        the resized image without padding, the scale between the two, and zeros; see Model Garden's
+        `resize_and_crop_image`.
     """
     original = tf.shape(image)[:2]
     size = resized_size(original, shorter, longer)
@@ -36,17 +37,18 @@ def prepare(image: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:
 
 
 def resized_size(size: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:
-    """The largest size of the same aspect ratio that fits, at least one pixel high and wide.
+    """Returns the largest size with the same aspect ratio that fits.
 
-    MMDetection fails on an image so thin that a side is rounded to nothing.
+    It is at least one pixel high and wide. MMDetection, in contrast, fails on images so thin that a
+    side is rounded to zero.
 
     Args:
-      size: int32 `[2]`.
+      size: int32 `[2]`, height and width.
       shorter: see `prepare`.
       longer: see `prepare`.
 
     Returns:
-      int32 `[2]`.
+      int32 `[2]`, height and width.
     """
     size = tf.cast(size, tf.float64)
     scale = tf.minimum(longer / tf.reduce_max(size), shorter / tf.reduce_min(size))
@@ -54,9 +56,9 @@ def resized_size(size: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:
 
 
 def resize(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Resizes as OpenCV's bilinear `resize` of 8-bit images does, to the last bit.
+    """Resizes exactly as OpenCV's bilinear `resize` of 8-bit images, to the last bit.
 
-    OpenCV computes in integers: it rounds the weights, and the sums between the two directions.
+    OpenCV computes with integers: it rounds the weights, and the sums after the first axis.
 
     Args:
       image: uint8 `[height, width, channels]`.
@@ -83,10 +85,17 @@ def resize(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 def _samples(
     length: tf.Tensor, new_length: tf.Tensor, whole_at_borders: bool
 ) -> tuple[tf.Tensor, ...]:
-    """The two pixels that each sample of an axis lies between, and their weights, int32.
+    """Returns which pixels to interpolate along one axis, and their weights.
 
-    Beyond the outermost pixels both are the same one; `whole_at_borders` says whether the first of
-    the two weights is then all, which makes a difference in what is rounded.
+    Args:
+      length: int32 scalar, number of pixels before resizing.
+      new_length: int32 scalar, number of pixels after resizing.
+      whole_at_borders: whether samples beyond the outermost pixels put all weight on the first of
+        the two pixels, which are then the same. This affects only the rounding.
+
+    Returns:
+      Four int32 tensors `[new_length]`: indices of the pixels before and after each sample, and
+      their weights, in units of 1 / 2048.
     """
     scale = tf.cast(length, tf.float64) / tf.cast(new_length, tf.float64)
     position = (tf.cast(tf.range(new_length), tf.float64) + 0.5) * scale - 0.5
@@ -98,7 +107,7 @@ def _samples(
         is_inside = (before >= 0) & (before < length - 1)
         fraction = tf.where(is_inside, fraction, 0.0)
     before, after = (tf.clip_by_value(x, 0, length - 1) for x in (before, before + 1))
-    # Rounded half to even, as both do.
+    # TensorFlow and OpenCV both round half to even.
     weights = (
         tf.cast(tf.round(weight * 2**_WEIGHT_BITS), tf.int32) for weight in (1 - fraction, fraction)
     )

@@ -1,6 +1,7 @@
-"""Evaluation input as MMDetection prepares it: every image keeps its shape."""
+"""Evaluation input prepared as in MMDetection: every image keeps its shape."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 from official.vision.dataloaders import maskrcnn_input
@@ -10,13 +11,13 @@ from libra_tf.modeling.mmdetection.anchors import AnchorGenerator
 
 
 class KeepsShapeMixin:
-    """For one of Model Garden's parsers: prepares evaluation images as MMDetection does.
+    """Makes a Model Garden parser prepare evaluation images as MMDetection does.
 
-    `output_size` has the two sides that images are resized to, in either order. Images get shapes
-    of their own, so a batch holds one. There are no targets of anchors, so no losses.
+    `output_size` has the maximum lengths of the two sides, in either order. Images differ in shape,
+    so a batch holds only one. Anchors get no targets, so there are no losses.
     """
 
-    def _parse_eval_data(self, data: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, dict]:
+    def _parse_eval_data(self, data: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, Any]]:
         _, labels = super()._parse_eval_data(data)
         image, image_info = mmdetection_images.prepare(data["image"], *sorted(self._output_size))
         generator = AnchorGenerator(

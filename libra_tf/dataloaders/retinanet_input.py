@@ -1,4 +1,7 @@
-"""Parsers of RetinaNet's input: Model Garden's, with what the Libra task needs besides."""
+"""RetinaNet's input parsers: Model Garden's, with additions for the Libra task."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 from official.vision.dataloaders import retinanet_input
@@ -10,21 +13,29 @@ from libra_tf.dataloaders import mmdetection_input
 class Parser(retinanet_input.Parser):
     """Model Garden's parser with a graph that TensorFlow can make deterministic.
 
-    The parser has control dependencies on its arguments, which get lost where op determinism
-    splits it into a random and a parallel part ("input[0] == '^args_3', is not found"). On the
-    results of operations they do not.
+    Model Garden's graph has control dependencies on its arguments. These get lost when op
+    determinism splits the graph into a random and a parallel part ("input[0] == '^args_3', is not
+    found"). Dependencies on the results of operations do not, so each argument passes through an
+    identity first.
     """
 
-    def parse_fn(self, is_training):
-        """Returns the function that parses one decoded example."""
+    def parse_fn(
+        self, is_training: bool
+    ) -> Callable[[Mapping[str, tf.Tensor]], tuple[tf.Tensor, dict[str, Any]]]:
+        """Returns the function that parses a decoded example."""
         parse = super().parse_fn(is_training)
         return lambda example: parse(tf.nest.map_structure(tf.identity, example))
 
 
 class ParserWithBoxes(Parser):
-    """Also gives the objects' boxes, `gt_boxes`, which the losses have no use for."""
+    """Also returns `gt_boxes`, the boxes of the objects, for use beyond the losses."""
 
-    def _parse_train_data(self, data, anchor_labeler=None, input_anchor=None):
+    def _parse_train_data(
+        self,
+        data: Mapping[str, tf.Tensor],
+        anchor_labeler: anchor.AnchorLabeler | None = None,
+        input_anchor: Any = None,
+    ) -> tuple[tf.Tensor, dict[str, Any]]:
         labeler = _RememberingLabeler(
             self._match_threshold, self._unmatched_threshold, self._box_coder_weights
         )
@@ -36,9 +47,11 @@ class ParserWithBoxes(Parser):
 
 
 class _RememberingLabeler(anchor.AnchorLabeler):
-    """The parser hands the augmented boxes to nobody but its labeler."""
+    """Keeps the augmented boxes, which the parser passes only to its labeler."""
 
-    def label_anchors(self, anchor_boxes, gt_boxes, *args, **kwargs):
+    def label_anchors(
+        self, anchor_boxes: Mapping[str, tf.Tensor], gt_boxes: tf.Tensor, *args, **kwargs
+    ) -> tuple[Any, ...]:
         """See base class."""
         self.gt_boxes = gt_boxes
         return super().label_anchors(anchor_boxes, gt_boxes, *args, **kwargs)

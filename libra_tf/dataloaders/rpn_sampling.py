@@ -1,8 +1,10 @@
-"""Sampling of the anchors that Model Garden's RPN learns to score: balanced, or as published.
+"""Samples anchors for the scores of Model Garden's RPN: balanced, or as in the published configs.
 
-Model Garden's parser labels the anchors of an image and samples among them at once. Here it is
-asked for the labels of all anchors, and its batches are sampled from afterwards.
+Model Garden's parser labels and samples the anchors of an image in one go. Here the parser keeps
+the labels of all anchors, and sampling happens afterwards, on its batches.
 """
+
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 from official.vision.configs import maskrcnn
@@ -14,13 +16,13 @@ from libra_tf.ops import pools, sampling
 
 
 def is_model_gardens(config: components.RPNSampler) -> bool:
-    """Returns whether Model Garden's own sampler draws what a config says."""
+    """Returns whether Model Garden's own sampler does what a config asks for."""
     return config.type == "random" and not config.max_negatives_per_positive
 
 
 def label_all_anchors(data: maskrcnn.DataConfig) -> maskrcnn.DataConfig:
-    """Returns a copy of a data config with which Model Garden's parser samples every anchor."""
-    # More anchors than that cannot be sampled from, and what they number is not known here.
+    """Returns a copy of a data config that makes Model Garden's parser sample every anchor."""
+    # The number of anchors is not known here, but the samplers accept no more than this.
     every = {"rpn_batch_size_per_im": pools.MAX_CANDIDATES, "rpn_fg_fraction": 1.0}
     return data.replace(parser=every)
 
@@ -31,26 +33,26 @@ def sample_dataset(
     parser: maskrcnn.Parser,
     seed: int,
 ) -> tf.data.Dataset:
-    """Samples among the anchors of every image of a training set.
+    """Samples anchors of every image of a training set.
 
-    Only the scores learn from the sample: Model Garden's box loss takes all positive anchors, with
-    its own sampler, too.
+    The sample affects only the score loss. Model Garden's box loss uses all positive anchors, also
+    with Model Garden's own sampler.
 
     Args:
-      dataset: batches (images, labels) of Model Garden's parser for `label_all_anchors`.
+      dataset: batches (images, labels) from Model Garden's parser with `label_all_anchors`.
       config: how to sample.
       parser: Model Garden's config of how many anchors to sample and which are negative.
-      seed: fixes, with the position of an image in the dataset, what is sampled.
+      seed: determines the sample, together with the position of the image in the dataset.
 
     Returns:
-      The same batches, with `rpn_score_targets` -1 for the anchors that are not sampled.
+      The same batches, with `rpn_score_targets` -1 for anchors that are not sampled.
     """
 
-    def sample_batch(index, batch):
+    def sample_batch(index: tf.Tensor, batch: tuple[tf.Tensor, Mapping]) -> tuple[tf.Tensor, dict]:
         images, labels = batch
         targets = labels["rpn_score_targets"]
         flat = tf.concat([_flatten(targets[level]) for level in targets], axis=1)
-        # All images have one size, and therefore the same anchors.
+        # All images have the same size, and therefore the same anchors.
         anchors = [tf.reshape(labels["anchor_boxes"][level][0], [-1, 4]) for level in targets]
         anchors = tf.concat(anchors, axis=0)
         batch_size = tf.shape(flat)[0]
@@ -74,25 +76,26 @@ def sample_anchors(
     anchors: tf.Tensor,
     config: components.RPNSampler,
     parser: maskrcnn.Parser,
-    seed: tf.Tensor | tuple[int, int],
+    seed: tf.Tensor | Sequence[int],
 ) -> tf.Tensor:
-    """Samples among the labelled anchors of one image.
+    """Samples labelled anchors of one image.
 
-    Of `rpn_batch_size_per_im` anchors, at most the share `rpn_fg_fraction` are positives and the
-    rest negatives, of which there may be a limit. With `type: iou_balanced`, positives are drawn
-    evenly over the objects of largest IoU, negatives evenly over the range of their IoUs with the
-    nearest object.
+    Of the `rpn_batch_size_per_im` sampled anchors, at most a share of `rpn_fg_fraction` are
+    positives. The rest are negatives, up to the limit in the config. With `type: iou_balanced`,
+    positives are drawn evenly over the objects they overlap most, and negatives evenly over the
+    range of their largest IoUs with any object.
 
     Args:
       score_targets: int32 `[N]`: 1 for positive, 0 for negative and -1 for ignored anchors.
-      gt_boxes: float `[M, 4]`, `[ymin, xmin, ymax, xmax]` in pixels; boxes of -1 pad at the end.
-      anchors: float `[N, 4]`, likewise.
+      gt_boxes: float `[M, 4]`, `[ymin, xmin, ymax, xmax]` in pixels, padded at the end with boxes
+        of -1.
+      anchors: float `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
       config: as in `sample_dataset`.
       parser: as in `sample_dataset`.
-      seed: two ints, which fix what is sampled.
+      seed: two ints that determine the sample.
 
     Returns:
-      int32 `[N]`: `score_targets`, or -1 where an anchor is not sampled.
+      int32 `[N]`: `score_targets`, but -1 for anchors that are not sampled.
     """
     seed = tf.stack(seed)
     if config.type == "random":
@@ -100,7 +103,12 @@ def sample_anchors(
     return _sample_balanced(score_targets, gt_boxes, anchors, config, parser, seed)
 
 
-def _sample_at_random(score_targets, config, parser, seed):
+def _sample_at_random(
+    score_targets: tf.Tensor,
+    config: components.RPNSampler,
+    parser: maskrcnn.Parser,
+    seed: tf.Tensor,
+) -> tf.Tensor:
     positives = _indices_of_positives(score_targets)
     positives = positives[_draw_at_random(positives, parser, seed)]
     negatives = ops.sample_random(
@@ -111,7 +119,14 @@ def _sample_at_random(score_targets, config, parser, seed):
     return _keep(score_targets, positives, negatives[0])
 
 
-def _sample_balanced(score_targets, gt_boxes, anchors, config, parser, seed):
+def _sample_balanced(
+    score_targets: tf.Tensor,
+    gt_boxes: tf.Tensor,
+    anchors: tf.Tensor,
+    config: components.RPNSampler,
+    parser: maskrcnn.Parser,
+    seed: tf.Tensor,
+) -> tf.Tensor:
     # One padding box stays where there is no object: its IoU with every anchor is 0.
     num_objects = tf.math.count_nonzero(tf.reduce_max(gt_boxes, axis=1) >= 0, dtype=tf.int32)
     gt_boxes = gt_boxes[: tf.maximum(num_objects, 1)]
@@ -132,19 +147,28 @@ def _sample_balanced(score_targets, gt_boxes, anchors, config, parser, seed):
     return _keep(score_targets, positives, negatives[0])
 
 
-def _indices_of_positives(score_targets):
-    """Indices `[P, 1]`: there are few positives, and a draw takes as long as sorting them."""
+def _indices_of_positives(score_targets: tf.Tensor) -> tf.Tensor:
+    """Returns the indices of positives, int64 `[P, 1]`.
+
+    Drawing from these alone is fast: it takes as long as sorting them, and there are few.
+    """
     return tf.where(tf.equal(score_targets, 1))
 
 
-def _draw_at_random(positives, parser, seed):
-    """Bool `[P]`."""
+def _draw_at_random(positives: tf.Tensor, parser: maskrcnn.Parser, seed: tf.Tensor) -> tf.Tensor:
+    """Returns which positives to sample, bool `[P]`, drawn at random."""
     candidates = tf.ones_like(positives[:, 0], tf.bool)[tf.newaxis]
     return ops.sample_random(candidates, _max_positives(parser), seed)[0]
 
 
-def _draw_evenly(ious, parser, seed):
-    """Bool `[P]`, drawn evenly over the objects, from IoUs `[P, M]`."""
+def _draw_evenly(ious: tf.Tensor, parser: maskrcnn.Parser, seed: tf.Tensor) -> tf.Tensor:
+    """Returns which positives to sample, bool `[P]`, drawn evenly over the objects.
+
+    Args:
+      ious: `[P, M]`, IoUs of the positives with the objects.
+      parser: as in `sample_dataset`.
+      seed: as in `sample_anchors`.
+    """
     instances = tf.argmax(ious, axis=1, output_type=tf.int32)[tf.newaxis]
     candidates = tf.ones_like(instances, tf.bool)
     return ops.sample_instance_balanced(
@@ -152,17 +176,25 @@ def _draw_evenly(ious, parser, seed):
     )[0]
 
 
-def _keep(score_targets, positives, is_negative):
-    """`score_targets` of the sampled anchors, -1 for all others."""
+def _keep(score_targets: tf.Tensor, positives: tf.Tensor, is_negative: tf.Tensor) -> tf.Tensor:
+    """Returns `score_targets` with -1 for anchors that are not sampled.
+
+    Args:
+      score_targets: int32 `[N]`.
+      positives: int64 `[P, 1]`, indices of the sampled positives.
+      is_negative: bool `[N]`, which anchors are sampled negatives.
+    """
     sampled = tf.where(is_negative, score_targets, -1)
     return tf.tensor_scatter_nd_update(sampled, positives, tf.ones_like(positives[:, 0], tf.int32))
 
 
-def _max_positives(parser):
+def _max_positives(parser: maskrcnn.Parser) -> int:
     return int(parser.rpn_batch_size_per_im * parser.rpn_fg_fraction)
 
 
-def _num_negatives(num_positives, config, parser):
+def _num_negatives(
+    num_positives: tf.Tensor, config: components.RPNSampler, parser: maskrcnn.Parser
+) -> tf.Tensor:
     num_negatives = parser.rpn_batch_size_per_im - num_positives
     limit = config.max_negatives_per_positive
     if not limit:
@@ -170,13 +202,13 @@ def _num_negatives(num_positives, config, parser):
     return tf.minimum(num_negatives, limit * tf.maximum(num_positives, 1))
 
 
-def _flatten(targets):
-    """Targets `[batch, height, width, anchors]` of one level as `[batch, N]`."""
+def _flatten(targets: tf.Tensor) -> tf.Tensor:
+    """Reshapes targets of one level from `[B, height, width, anchors]` to `[B, N]`."""
     return tf.reshape(targets, [tf.shape(targets)[0], targets.shape[1:].num_elements()])
 
 
-def _unflatten(flat, targets):
-    """Splits `[batch, N]` into levels of the shapes of `targets`."""
+def _unflatten(flat: tf.Tensor, targets: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Splits `[B, N]` into levels with the shapes of `targets`."""
     shapes = {level: target.shape[1:] for level, target in targets.items()}
     parts = tf.split(flat, [shape.num_elements() for shape in shapes.values()], axis=1)
     return {

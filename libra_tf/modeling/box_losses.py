@@ -1,4 +1,6 @@
-"""The balanced L1 loss in the shape in which Model Garden's detectors use a box loss."""
+"""Balanced L1 as the box loss of Model Garden's detectors."""
+
+from collections.abc import Mapping
 
 import tensorflow as tf
 from official.vision.losses import loss_utils, maskrcnn_losses
@@ -20,21 +22,21 @@ def _summed_balanced_l1(config: components.BalancedL1) -> BalancedL1Loss:
 
 def retinanet_box_loss(
     config: components.BalancedL1,
-    box_targets: dict[str, tf.Tensor],
-    box_outputs: dict[str, tf.Tensor],
+    box_targets: Mapping[str, tf.Tensor],
+    box_outputs: Mapping[str, tf.Tensor],
     box_weights: tf.Tensor,
 ) -> tf.Tensor:
-    """Balanced L1 loss over all anchors, normalised as Model Garden's RetinaNet does.
+    """Returns the balanced L1 loss over all anchors, normalised as in Model Garden's RetinaNet.
 
     Args:
       config: constants of the loss.
-      box_targets: `{level: [batch, height, width, anchors * 4]}` encoded boxes.
-      box_outputs: the same shapes, predicted.
-      box_weights: `[batch, total_anchors]`, 1 for positive anchors and 0 for all others.
+      box_targets: by level, `[B, height, width, anchors * 4]`, encoded boxes.
+      box_outputs: by level, predicted boxes of the same shapes.
+      box_weights: `[B, total_anchors]`, 1 for positive anchors and 0 for all others.
 
     Returns:
-      A scalar: the mean over the coordinates, summed over the positive anchors and divided by
-      their number plus one.
+      A scalar: the mean over the four coordinates, summed over the positive anchors and divided
+      by the number of positive anchors plus one.
     """
     return _summed_balanced_l1(config)(
         y_true=loss_utils.multi_level_flatten(box_targets, last_dim=4),
@@ -44,14 +46,15 @@ def retinanet_box_loss(
 
 
 def positives_over_share(box_weights: tf.Tensor) -> tf.Tensor:
-    """How many times its share of the positive anchors of all replicas a replica has.
+    """Returns the ratio of this replica's positive anchors to the mean over all replicas.
 
-    Model Garden's RetinaNet divides a replica's losses by the replica's own positive anchors plus
-    one, so that the same images give other gradients on two devices than on one. Multiplied by this
-    ratio, the losses of all replicas have one divisor, the one that a single device has.
+    Model Garden's RetinaNet divides a replica's losses by that replica's own number of positive
+    anchors plus one, so the same images produce different gradients on two devices than on one.
+    Multiplying by this ratio gives all replicas the same divisor, the one a single device would
+    use.
 
     Args:
-      box_weights: `[batch, total_anchors]`, 1 for positive anchors and 0 for all others.
+      box_weights: `[B, total_anchors]`, 1 for positive anchors and 0 for all others.
 
     Returns:
       A scalar: (positives of this replica + 1) / ((positives of all + 1) / replicas).
@@ -64,11 +67,11 @@ def positives_over_share(box_weights: tf.Tensor) -> tf.Tensor:
 
 
 class BalancedFastrcnnBoxLoss(maskrcnn_losses.FastrcnnBoxLoss):
-    """Model Garden's RoI box loss with balanced L1 in place of Huber.
+    """Model Garden's RoI box loss with balanced L1 instead of Huber.
 
     Args:
       config: constants of the loss.
-      class_agnostic_bbox_pred: whether one box is predicted for all classes.
+      class_agnostic_bbox_pred: whether all classes share one predicted box.
       normalizer: `positives` or `sampled_rois`; see `libra_tf.configs.maskrcnn.Losses`.
     """
 
@@ -82,11 +85,17 @@ class BalancedFastrcnnBoxLoss(maskrcnn_losses.FastrcnnBoxLoss):
         self._huber_loss = _summed_balanced_l1(config)
         self._normalizer = normalizer
 
-    def _fast_rcnn_box_loss(self, box_outputs, box_targets, class_targets, normalizer=1.0):
+    def _fast_rcnn_box_loss(
+        self,
+        box_outputs: tf.Tensor,
+        box_targets: tf.Tensor,
+        class_targets: tf.Tensor,
+        normalizer: float = 1.0,
+    ) -> tf.Tensor:
         if self._normalizer == "positives":
             return super()._fast_rcnn_box_loss(box_outputs, box_targets, class_targets, normalizer)
         is_positive = tf.cast(class_targets > 0, box_outputs.dtype)
-        # One coordinate in the last axis, over which the Keras loss would average.
+        # The Keras loss averages over the last axis, so that axis holds a single coordinate.
         summed = self._huber_loss(
             box_targets[..., tf.newaxis],
             box_outputs[..., tf.newaxis],

@@ -1,33 +1,34 @@
-"""Fast R-CNN: Model Garden's Mask R-CNN with given proposals in place of its RPN."""
+"""Fast R-CNN: Model Garden's Mask R-CNN with precomputed proposals instead of an RPN."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 from official.vision.modeling import maskrcnn_model
 from official.vision.modeling.layers import detection_generator
 
-# Large enough that no probability is left, and finite in float16.
+# Low enough for a probability of zero, and finite in float16.
 _IMPOSSIBLE_LOGIT = -1e4
 
 
 class FastRCNNModel(maskrcnn_model.MaskRCNNModel):
-    """A detector that refines and classifies proposals from elsewhere.
+    """A detector that refines and classifies precomputed proposals.
 
-    Everything behind the proposals is Model Garden's `MaskRCNNModel`. It has no RPN: neither
-    weights nor outputs of one.
+    Everything after the proposals is Model Garden's `MaskRCNNModel`. There is no RPN: the model
+    has neither its weights nor its outputs.
 
-    Made with `from_maskrcnn`.
+    Create it with `from_maskrcnn`.
     """
 
     @classmethod
     def from_maskrcnn(cls, model: maskrcnn_model.MaskRCNNModel) -> "FastRCNNModel":
-        """Takes the parts of a detector, all but its RPN.
+        """Builds the detector from all parts of another one except the RPN.
 
         Args:
-          model: Model Garden's detector, without masks. It shares its layers from then on.
+          model: Model Garden's detector, without masks. The two detectors share their layers.
 
         Returns:
-          The detector without RPN.
+          The detector without an RPN.
         """
         generator = model.detection_generator.get_config()
         return cls(
@@ -35,7 +36,7 @@ class FastRCNNModel(maskrcnn_model.MaskRCNNModel):
                 **model.get_config(),
                 "rpn_head": _score_nothing,
                 "roi_generator": _use_as_rois,
-                # As it is now, which is not always what the model was made with.
+                # The current sampler; the config has the one the model was built with.
                 "roi_sampler": list(model.roi_sampler),
                 "detection_generator": DetectionGenerator.from_config(generator),
             }
@@ -51,18 +52,18 @@ class FastRCNNModel(maskrcnn_model.MaskRCNNModel):
         training: bool | None = None,
         anchor_boxes: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """Detects objects, or gives what the losses need in training.
+        """Detects objects, or in training returns what the losses need.
 
         Args:
           images: `[B, height, width, 3]`, normalised.
-          image_shape: `[B, 2]`, height and width of the part that is no padding, in pixels.
+          image_shape: `[B, 2]`, height and width without padding, in pixels.
           proposals: `[B, N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of `images`. Boxes of -1 are
             padding: they are neither positives nor negatives, and nothing is detected in them.
-          gt_boxes: `[B, M, 4]`, the instances' boxes, likewise; in training only.
-          gt_classes: `[B, M]`, their classes, -1 for padding; in training only.
-          training: whether to sample RoIs and assign targets, or to detect.
-          anchor_boxes: `proposals` by the name under which Model Garden's task hands a model the
-            boxes that its RoIs come from.
+          gt_boxes: `[B, M, 4]`, boxes of the instances in the same format; training only.
+          gt_classes: `[B, M]`, classes of the instances, -1 for padding; training only.
+          training: True to sample RoIs and assign targets, False to detect.
+          anchor_boxes: another name for `proposals`, the one Model Garden's task uses to pass the
+            boxes.
 
         Returns:
           Model Garden's outputs by name, without those of the RPN.
@@ -72,8 +73,8 @@ class FastRCNNModel(maskrcnn_model.MaskRCNNModel):
         """
         proposals = anchor_boxes if proposals is None else proposals
         if proposals is None:
-            raise ValueError("Fast R-CNN needs `proposals`: it has no RPN to make its own.")
-        # The base class hands them to the RoI generator as they are.
+            raise ValueError("Fast R-CNN needs `proposals`: it has no RPN to generate them.")
+        # The base class passes them to the RoI generator unchanged.
         outputs = super().call(
             images,
             image_shape,
@@ -92,17 +93,24 @@ class FastRCNNModel(maskrcnn_model.MaskRCNNModel):
 
 
 class DetectionGenerator(detection_generator.DetectionGenerator):
-    """Model Garden's detection generator that never detects anything in an empty RoI.
+    """Model Garden's detection generator, except that it detects nothing in an empty RoI.
 
-    Padding that the network scores as an object would otherwise become a detection of no area.
+    Otherwise, padding that the network scores as an object would become a detection with no area.
     """
 
-    def __call__(self, raw_boxes, raw_scores, anchor_boxes, *args, **kwargs):
+    def __call__(
+        self,
+        raw_boxes: tf.Tensor,
+        raw_scores: tf.Tensor,
+        anchor_boxes: tf.Tensor,
+        *args,
+        **kwargs,
+    ) -> dict[str, Any]:
         """Generates detections; see Model Garden's `DetectionGenerator`.
 
         Args:
           raw_boxes: `[B, K, num_classes * 4]`, encoded.
-          raw_scores: `[B, K, num_classes]`, logits, that of the background first.
+          raw_scores: `[B, K, num_classes]`, logits, background first.
           anchor_boxes: `[B, K, 4]`, the RoIs, `[ymin, xmin, ymax, xmax]`.
           *args: as in Model Garden.
           **kwargs: as in Model Garden.
@@ -117,13 +125,19 @@ class DetectionGenerator(detection_generator.DetectionGenerator):
         return super().__call__(raw_boxes, raw_scores, anchor_boxes, *args, **kwargs)
 
 
-def _score_nothing(features):
-    """Stands where the RPN head was."""
+def _score_nothing(features: Mapping[str, tf.Tensor]) -> tuple[dict, dict]:
+    """Takes the place of the RPN head."""
     del features
     return {}, {}
 
 
-def _use_as_rois(rpn_boxes, rpn_scores, proposals, image_shape, training):
-    """Stands where the RoI generator was."""
+def _use_as_rois(
+    rpn_boxes: dict,
+    rpn_scores: dict,
+    proposals: tf.Tensor,
+    image_shape: tf.Tensor,
+    training: bool | None,
+) -> tuple[tf.Tensor, None]:
+    """Takes the place of the RoI generator."""
     del rpn_boxes, rpn_scores, image_shape, training
     return proposals, None

@@ -1,4 +1,4 @@
-"""The decoder `libra_fpn`: Model Garden's FPN followed by the balanced feature pyramid."""
+"""The `libra_fpn` decoder: Model Garden's FPN followed by the balanced feature pyramid."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,17 @@ from libra_tf.layers import BalancedFeaturePyramid
 
 
 class FunctionalDecoder(keras.Model):
-    """What Model Garden asks of a decoder; a subclass's constructor sets the two attributes."""
+    """The interface Model Garden expects of a decoder.
+
+    The constructor of a subclass sets `_output_specs` and `_init_args`.
+    """
 
     _output_specs: Mapping[str, tf.TensorShape]
     _init_args: Mapping[str, Any]
 
     @property
     def output_specs(self) -> Mapping[str, tf.TensorShape]:
-        """Output shapes, `{level: TensorShape([batch, height, width, filters])}`."""
+        """Output shapes by level, `[B, height, width, filters]`."""
         return self._output_specs
 
     def get_config(self) -> Mapping[str, Any]:
@@ -27,22 +30,25 @@ class FunctionalDecoder(keras.Model):
         return {**self._init_args, "name": self.name}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Builds the decoder from `get_config`'s result."""
+    def from_config(
+        cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> "FunctionalDecoder":
+        """Builds the decoder from what `get_config` returned."""
         del custom_objects
         return cls(**config)
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class LibraFPN(FunctionalDecoder):
-    """FPN whose output levels are balanced (Libra R-CNN, section 3.2).
+    """An FPN with balanced output levels (Libra R-CNN, section 3.2).
 
     Args:
-      input_specs: backbone output shapes, `{level: TensorShape([batch, height, width, channels])}`.
+      input_specs: backbone output shapes by level, `[B, height, width, channels]`.
       refine_level: level at which the maps are gathered and refined; within
         `[min_level, max_level]`.
       refine_type: `non_local`, `conv` or None; see `libra_tf.layers.BalancedFeaturePyramid`.
-      kernel_regularizer: regularizer of all convolution kernels.
+      kernel_regularizer: regularizer for all convolution kernels.
+      name: name of the Keras model.
       **fpn_kwargs: arguments of Model Garden's `FPN`.
 
     Raises:
@@ -66,9 +72,9 @@ class LibraFPN(FunctionalDecoder):
         levels = pyramid.output_specs
         if str(refine_level) not in levels:
             raise ValueError(
-                f"refine_level is {refine_level}, but the pyramid has the levels "
-                f"{', '.join(sorted(levels, key=int))}; choose one of them "
-                "(task.model.decoder.libra_fpn.refine_level)"
+                f"refine_level is {refine_level}, but the pyramid has levels "
+                f"{', '.join(sorted(levels, key=int))}; set "
+                "task.model.decoder.libra_fpn.refine_level to one of them"
             )
         inputs = {level: keras.Input(spec[1:]) for level, spec in input_specs.items()}
         balanced = BalancedFeaturePyramid(
@@ -94,7 +100,7 @@ def build_libra_fpn(
     model_config: hyperparams.Config,
     l2_regularizer: keras.regularizers.Regularizer | None = None,
 ) -> LibraFPN:
-    """Builds the decoder from a model config whose `decoder.type` is `libra_fpn`."""
+    """Builds the decoder from a model config with `decoder.type` `libra_fpn`."""
     decoder = model_config.decoder.get()
     norm = model_config.norm_activation
     return LibraFPN(

@@ -1,6 +1,8 @@
-"""TensorFlow Addons' optimizers in Model Garden's optimizer factory (addons lane only)."""
+"""Registers TensorFlow Addons' optimizers with Model Garden's factory (addons lane only)."""
 
 import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 from official.modeling.optimization import optimizer_factory
@@ -12,26 +14,28 @@ if compat.IS_ADDONS_LANE:
 
 
 def has_averages(optimizer: tf.Module) -> bool:
-    """Returns whether an optimizer keeps averages of the weights beside them."""
+    """Returns whether an optimizer also keeps averages of the weights."""
     return compat.IS_ADDONS_LANE and isinstance(optimizer, (addons.MovingAverage, addons.SWA))
 
 
-def create_weights(optimizer: tf.Module, variables: list[tf.Variable]) -> None:
-    """Makes the weights of an optimizer, which otherwise makes them in its first step.
+def create_weights(optimizer: tf.Module, variables: Sequence[tf.Variable]) -> None:
+    """Creates an optimizer's weights now instead of in its first step.
 
     Args:
-      optimizer: of Keras' old or new kind.
+      optimizer: a legacy or a new Keras optimizer.
       variables: the trainable variables.
     """
     is_old = hasattr(optimizer, "_create_all_weights")
     (optimizer._create_all_weights if is_old else optimizer.build)(variables)
 
 
-def swap_averages(optimizer: tf.Module, variables: list[tf.Variable]) -> None:
-    """Exchanges weights and averages, for an optimizer that has any yet; twice is nothing.
+def swap_averages(optimizer: tf.Module, variables: Sequence[tf.Variable]) -> None:
+    """Swaps the weights with their averages; a second call swaps them back.
+
+    Does nothing as long as there are no averages yet.
 
     Args:
-      optimizer: one for which `has_averages` is true.
+      optimizer: an optimizer for which `has_averages` returns True.
       variables: the trainable variables.
     """
     if isinstance(optimizer, addons.SWA):
@@ -45,8 +49,23 @@ def swap_averages(optimizer: tf.Module, variables: list[tf.Variable]) -> None:
         average.assign(weight)
 
 
-def _build_wrapper(wrapper_class, optimizer, learning_rate, **kwargs):
-    """Builds a wrapper from the dict of its config; the learning rate is the wrapped one's."""
+def _build_wrapper(
+    wrapper_class: type[tf.Module],
+    optimizer: Mapping[str, Any],
+    learning_rate: Any,
+    **kwargs,
+) -> tf.Module:
+    """Builds a wrapping optimizer.
+
+    Args:
+      wrapper_class: one of the wrapping optimizers of TensorFlow Addons.
+      optimizer: config of the wrapped optimizer, as a dict.
+      learning_rate: learning rate or schedule of the wrapped optimizer.
+      **kwargs: arguments of the wrapper.
+
+    Returns:
+      The wrapping optimizer.
+    """
     wrapped_type = optimizer["type"]
     wrapped_kwargs = {k: v for k, v in optimizer[wrapped_type].items() if "clip" not in k}
     wrapped_class = optimizer_factory.LEGACY_OPTIMIZERS_CLS[wrapped_type]

@@ -15,14 +15,14 @@ from libra_tf.configs.backbones import RESNEXT_DEPTHS
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class GroupedConv2D(keras.layers.Conv2D):
-    """Keras' `Conv2D` whose groups are computed by TensorFlow's own convolution.
+    """Keras' `Conv2D` that computes groups with TensorFlow's own convolution.
 
     Keras compiles a grouped convolution with XLA, which on a CPU takes hundreds of times longer
-    than TensorFlow's operation. That one has a gradient on GPU and TPU, and on a CPU with oneDNN;
-    without oneDNN the groups are convolved one after the other.
+    than TensorFlow's operation. TensorFlow's has a gradient on GPU and TPU, and on a CPU only with
+    oneDNN; without oneDNN, the groups are convolved one by one.
     """
 
-    def _jit_compiled_convolution_op(self, inputs, kernel):
+    def _jit_compiled_convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         if _has_grouped_gradient():
             return self.convolution_op(inputs, kernel)
         convolved = [
@@ -38,7 +38,7 @@ class GroupedConv2D(keras.layers.Conv2D):
 
 @functools.cache
 def _has_grouped_gradient() -> bool:
-    """Whether the device that trains can differentiate a grouped convolution."""
+    """Returns whether the training device can differentiate a grouped convolution."""
     if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):
         return True
     with tf.init_scope():
@@ -57,13 +57,13 @@ def _has_grouped_gradient() -> bool:
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class ResNeXtBlock(nn_blocks.BottleneckBlock):
-    """Model Garden's bottleneck block with another inner width and a grouped 3x3 convolution.
+    """Model Garden's bottleneck block with a different inner width and a grouped 3x3 convolution.
 
     Args:
       filters: as in `BottleneckBlock`: a quarter of the block's output channels.
       strides: as in `BottleneckBlock`.
-      groups: number of groups of the 3x3 convolution.
-      base_width: channels of a group where `filters` is 64; it grows with `filters`.
+      groups: number of groups in the 3x3 convolution.
+      base_width: channels per group when `filters` is 64; they grow in proportion to `filters`.
       **kwargs: arguments of `BottleneckBlock`.
     """
 
@@ -72,7 +72,7 @@ class ResNeXtBlock(nn_blocks.BottleneckBlock):
         self._groups = groups
         self._base_width = base_width
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the layers."""
         super().build(input_shape)
         width = int(self._filters * self._base_width / 64) * self._groups
@@ -84,8 +84,19 @@ class ResNeXtBlock(nn_blocks.BottleneckBlock):
         return {**super().get_config(), "groups": self._groups, "base_width": self._base_width}
 
 
-def like(layer: keras.layers.Layer, layer_class: type, **changes) -> keras.layers.Layer:
-    """Makes a layer that is not built yet again, with some arguments changed."""
+def like(
+    layer: keras.layers.Layer, layer_class: type[keras.layers.Layer], **changes
+) -> keras.layers.Layer:
+    """Returns a new layer with the arguments of another one.
+
+    Args:
+      layer: the layer to take the arguments from.
+      layer_class: class of the new layer.
+      **changes: arguments that differ.
+
+    Returns:
+      The new layer, not built yet.
+    """
     return layer_class.from_config({**layer.get_config(), **changes})
 
 
@@ -94,13 +105,14 @@ class ResNeXt(resnet.ResNet):
     """ResNeXt of any depth, groups and width, with the options of Model Garden's ResNet.
 
     Args:
-      model_id: depth: 50, 101 or another of Model Garden's ResNets with bottlenecks.
-      groups: number of groups of the 3x3 convolutions: 32 or 64 in the published models.
-      base_width: channels of a group in the first stage: 4 in the published models.
+      model_id: depth, such as 50 or 101: that of any ResNet with bottlenecks in Model Garden.
+      groups: number of groups in the 3x3 convolutions; 32 or 64 in the published models.
+      base_width: channels per group in the first stage; 4 in the published models.
       **kwargs: arguments of Model Garden's `ResNet`.
 
     Raises:
-      ValueError: if the depth has no bottlenecks or a number is not positive.
+      ValueError: if there is no ResNet with bottlenecks of this depth, or if `groups` or
+        `base_width` is not positive.
     """
 
     _block_class: type[ResNeXtBlock] = ResNeXtBlock
@@ -108,18 +120,18 @@ class ResNeXt(resnet.ResNet):
     def __init__(self, model_id: int, groups: int = 32, base_width: int = 4, **kwargs):
         if model_id not in RESNEXT_DEPTHS:
             raise ValueError(
-                f"`model_id` of a ResNeXt must be one of {list(RESNEXT_DEPTHS)}, got {model_id}."
+                f"`model_id` of ResNeXt must be one of {list(RESNEXT_DEPTHS)}, got {model_id}."
             )
         if groups < 1 or base_width < 1:
             raise ValueError(
-                "`groups` and `base_width` of a ResNeXt must be positive, got "
+                "`groups` and `base_width` of ResNeXt must be positive, got "
                 f"{groups} and {base_width}."
             )
         self._groups = groups
         self._base_width = base_width
         super().__init__(model_id, **kwargs)
 
-    def _block_group(self, *args, block_fn, **kwargs):
+    def _block_group(self, *args, block_fn: type[keras.layers.Layer], **kwargs) -> tf.Tensor:
         del block_fn
         block_fn = functools.partial(
             self._block_class, groups=self._groups, base_width=self._base_width
@@ -138,7 +150,7 @@ def build_resnext(
     norm_activation_config: hyperparams.Config,
     l2_regularizer: keras.regularizers.Regularizer | None = None,
 ) -> ResNeXt:
-    """Builds the backbone from a config whose `type` is `resnext`."""
+    """Builds the backbone from a config with `type` `resnext`."""
     config = backbone_config.get()
     return ResNeXt(
         model_id=config.model_id,

@@ -1,4 +1,4 @@
-"""Puts IoU-balanced sampling into a Mask R-CNN that Model Garden has built."""
+"""Puts IoU-balanced sampling into a Mask R-CNN built by Model Garden."""
 
 import random
 
@@ -10,11 +10,13 @@ from libra_tf.configs import components
 
 
 def use_iou_balanced_sampler(model: keras.Model, config: components.ROISampler) -> None:
-    """Replaces the sampler of the first stage; cascade stages keep theirs, which do not sample.
+    """Replaces the sampler of the first stage.
+
+    Later cascade stages keep theirs, because they do not sample.
 
     Args:
       model: Model Garden's `MaskRCNNModel`, changed in place.
-      config: what to build the sampler with.
+      config: config of the sampler.
     """
     sampler = layers.IoUBalancedROISampler(
         mix_gt_boxes=config.mix_gt_boxes,
@@ -28,18 +30,18 @@ def use_iou_balanced_sampler(model: keras.Model, config: components.ROISampler) 
         floor_fraction=config.floor_fraction,
         bin_range=config.bin_range,
         instance_balanced=config.instance_balanced,
-        # Another one in every run, and the same again after `keras.utils.set_random_seed`.
+        # Different in every run, but repeatable with `keras.utils.set_random_seed`.
         seed=random.randrange(2**31),
     )
-    # Assigning an item of the tracked list would make the model impossible to checkpoint.
+    # Replacing an item of the tracked list would make it impossible to checkpoint the model.
     model.roi_sampler = [sampler, *model.roi_sampler[1:]]
 
 
 def set_step(model: keras.Model, step: tf.Variable) -> None:
-    """Tells the balanced sampler of a model, if it has one, which training step it is.
+    """Connects the balanced sampler of a model, if it has one, to the training step.
 
     Args:
-      model: Model Garden's `MaskRCNNModel`.
+      model: Model Garden's `MaskRCNNModel`, changed in place.
       step: the training step.
     """
     sampler = model.roi_sampler[0]

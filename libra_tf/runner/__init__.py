@@ -1,1 +1,1 @@
-"""What `run.py` does: flags, config, data, training with progress, results and pictures."""
+"""The work of `run.py`: flags, config, data, training with progress, results and pictures."""

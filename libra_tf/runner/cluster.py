@@ -1,4 +1,4 @@
-"""The devices and processes that a training is distributed over."""
+"""Distribution of training over devices and processes."""
 
 import contextlib
 import os
@@ -16,17 +16,21 @@ STRATEGIES = ("mirrored", "multi_worker_mirrored", "one_device", "tpu", "off")
 
 
 def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Strategy:
-    """Builds the strategy that `runtime` asks for; call it before TensorFlow computes anything.
+    """Builds the strategy set in `runtime`. Call it before TensorFlow computes anything.
 
-    For `multi_worker_mirrored`, `runtime.worker_hosts` and `runtime.task_index`, or the environment
-    variable `TF_CONFIG`, name the processes. The call waits for all of them.
+    For `multi_worker_mirrored`, the processes are listed in `runtime.worker_hosts` and
+    `runtime.task_index`, or in the environment variable `TF_CONFIG`. The call waits for all of
+    them.
 
     Args:
-      params: the experiment; if its `runtime.num_gpus` is 0, all visible GPUs are used.
+      params: config of the run. If `runtime.num_gpus` is 0, `mirrored` uses all visible GPUs.
       mode: one of `libra_tf.runner.flags.MODES`.
 
+    Returns:
+      The strategy.
+
     Raises:
-      UsageError: if there is no such strategy, or several processes are not named or would
+      UsageError: if there is no such strategy, or if several processes are not listed or would
         evaluate.
     """
     runtime = params.runtime
@@ -53,8 +57,8 @@ def _configure_workers(runtime: cfg.RuntimeConfig, mode: str) -> None:
         # Each process would see only the detections in its own share of the images.
         raise UsageError(
             f"--mode={mode} does not work with runtime.distribution_strategy="
-            "multi_worker_mirrored: train with --mode=train, and evaluate in one process, "
-            "afterwards with --mode=eval or beside it with --mode=continuous_eval"
+            "multi_worker_mirrored: train with --mode=train, and evaluate in a single process, "
+            "either afterwards with --mode=eval or during training with --mode=continuous_eval"
         )
     if "TF_CONFIG" not in os.environ:
         hosts = (runtime.worker_hosts or "").split(",")
@@ -62,27 +66,30 @@ def _configure_workers(runtime: cfg.RuntimeConfig, mode: str) -> None:
             raise UsageError(
                 "runtime.distribution_strategy=multi_worker_mirrored needs runtime.worker_hosts "
                 "(HOST:PORT,HOST:PORT,..., the same in every process; here "
-                f"{runtime.worker_hosts!r}) and runtime.task_index (this process's place in it, "
-                f"from 0; here {runtime.task_index}), or the environment variable TF_CONFIG"
+                f"{runtime.worker_hosts!r}) and runtime.task_index (position of this process in "
+                f"the list, from 0; here {runtime.task_index}), or the environment variable "
+                "TF_CONFIG"
             )
     distribute_utils.configure_cluster(runtime.worker_hosts, runtime.task_index)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether this process is the one that writes to the folder of the run."""
+    """Returns whether this is the process that writes to the run folder."""
     return strategy.extended.should_checkpoint
 
 
 @contextlib.contextmanager
 def own_folder(strategy: tf.distribute.Strategy, folder: RunFolder) -> Iterator[RunFolder]:
-    """Where this process writes. Saving needs all processes; what the chief saves is kept.
+    """Provides the folder that this process writes to.
+
+    All processes must take part in saving, but only what the chief saves is kept.
 
     Args:
-      strategy: of the training.
-      folder: of the run.
+      strategy: strategy of the training.
+      folder: the run folder.
 
     Yields:
-      `folder` for the chief; for the others a temporary folder with a copy of the newest
+      `folder` in the chief; in other processes, a temporary folder with a copy of the newest
       checkpoint.
     """
     if is_chief(strategy):
@@ -95,17 +102,17 @@ def own_folder(strategy: tf.distribute.Strategy, folder: RunFolder) -> Iterator[
 
 
 def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Returns whether `flag` is true in any of the processes; all of them must call this.
+    """Returns whether `flag` is True in any process. All processes must call this.
 
     Args:
-      strategy: of the training.
-      flag: this process's.
+      strategy: strategy of the training.
+      flag: the flag of this process.
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return flag
 
     @tf.function
-    def count():
+    def count() -> tf.Tensor:
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(float(flag)))
 
@@ -114,5 +121,5 @@ def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
 
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
-    """Returns once all processes have called it."""
+    """Blocks until all processes have called it."""
     any_worker(strategy, False)

@@ -1,4 +1,4 @@
-"""Builds an experiment's config from flags and a data set, with errors that name the key."""
+"""Builds the config of a run from flags and a data set. Errors name the key."""
 
 import copy
 import dataclasses
@@ -17,19 +17,19 @@ from libra_tf.configs.recipes import COCO_TRAIN_EXAMPLES
 from libra_tf.data import DetectionDataset
 from libra_tf.runner import overrides, schedule
 
-# Of computation, with weights in float32; None leaves them as Keras has them.
+# Types of computation; weights are always float32. None keeps the Keras default.
 DTYPES = (None, "float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A config before its data set is known.
+    """The config of a run before its data set is known.
 
     Attributes:
       experiment: name of the experiment.
-      own: the experiment's own config.
-      params: its config with the user's changes.
-      named: the keys that the user has set, such as `trainer.train_steps`.
+      own: config of the experiment without the user's changes.
+      params: config of the experiment with the user's changes.
+      named: keys that the user has set, such as `trainer.train_steps`.
     """
 
     experiment: str
@@ -39,19 +39,23 @@ class Draft:
 
 
 def build(experiment: str, flag_values: flags.FlagValues) -> Draft:
-    """Returns the experiment's config with the changes of config files and overrides, checked.
+    """Applies config files and overrides to the config of an experiment, and checks the result.
 
     Args:
       experiment: one of `libra_tf.configs.names.EXPERIMENTS`.
-      flag_values: parsed flags; `config_file`, `params_override`, `dataset`, `tpu` and
+      flag_values: parsed flags; this uses `config_file`, `params_override`, `dataset`, `tpu` and
         `tf_data_service`.
 
+    Returns:
+      The draft of the config.
+
     Raises:
-      UsageError: on an unknown key, a value that cannot be used, or a file that is not YAML.
+      UsageError: if there is an unknown key, an invalid value, or a file that is not YAML.
     """
     own = exp_factory.get_exp_config(experiment)
     params = copy.deepcopy(own)
-    # Several processes would save and continue; `guards.StopOnTermination` saves and ends the run.
+    # With several processes, Orbit would save and then continue training.
+    # `guards.StopOnTermination` saves and stops.
     params.trainer.preemption_on_demand_checkpoint = False
     if flag_values.tpu:
         _use_compilable_suppression(params.task.model)
@@ -65,20 +69,23 @@ def build(experiment: str, flag_values: flags.FlagValues) -> Draft:
         for data in (params.task.train_data, params.task.validation_data):
             data.tf_data_service_address = flag_values.tf_data_service
     draft = Draft(experiment, own, params, frozenset(overrides.names(changes)))
-    # The schedule of a COCO experiment is not known before its data set is.
+    # The schedule of a COCO experiment depends on the data set, which is not known yet.
     _check(draft, settles_schedule=not (flag_values.dataset and _is_made_for_coco(own)))
     return draft
 
 
 def settle(draft: Draft, dataset: DetectionDataset | None) -> cfg.ExperimentConfig:
-    """Returns the final config: the draft's, with what follows from the data set.
+    """Completes a draft with the values that follow from the data set.
 
     Args:
-      draft: what `build` returned; its config is changed in place.
+      draft: the result of `build`; its config is changed in place.
       dataset: the data set; None to keep the experiment's own data.
 
+    Returns:
+      The final config.
+
     Raises:
-      UsageError: if the config cannot be used with this data set.
+      UsageError: if the config does not work with this data set.
     """
     if dataset is not None:
         use_dataset(draft.params, dataset, draft.own, draft.named)
@@ -92,16 +99,16 @@ def use_dataset(
     own: cfg.ExperimentConfig | None = None,
     named: Collection[str] = (),
 ) -> None:
-    """Sets everything that follows from a data set.
+    """Sets all values that follow from a data set.
 
-    An experiment made for COCO keeps its number of epochs: its steps and the boundaries of its
-    learning rate are scaled. One without data of its own keeps its steps.
+    A COCO experiment keeps its number of epochs: its number of steps and the boundaries of its
+    learning rate are scaled. An experiment without data of its own keeps its number of steps.
 
     Args:
-      params: the experiment with the user's changes, changed in place.
+      params: config with the user's changes, changed in place.
       dataset: the data set.
-      own: the experiment without these changes; None if there are none.
-      named: the keys that the user has set, which stay.
+      own: config of the experiment without these changes; None if there are none.
+      named: keys that the user has set. They are not changed.
     """
     for key, value in list(_values_for(dataset, params, own or params)):
         if key not in named:
@@ -111,14 +118,14 @@ def use_dataset(
 def _check_supported(params: cfg.ExperimentConfig, experiment: str, dataset: str | None) -> None:
     if dataset and getattr(params.task.model, "include_mask", False):
         raise UsageError(
-            f"{experiment} with --dataset={dataset}: a folder is converted without masks. "
-            "Set task.model.include_mask=false, or give TFRecords with masks as "
-            "task.train_data.input_path and task.validation_data.input_path"
+            f"{experiment} needs masks, but --dataset={dataset} converts folders without masks. "
+            "Set task.model.include_mask=false, or set task.train_data.input_path and "
+            "task.validation_data.input_path to TFRecords with masks"
         )
     if not params.task.use_coco_metrics:
         raise UsageError(
-            "task.use_coco_metrics is false, and every evaluation here uses COCO's metrics; "
-            "leave it true, and train with --mode=train if there is nothing to evaluate"
+            "task.use_coco_metrics is false, but all evaluations here use COCO metrics; leave it "
+            "true, and use --mode=train if there is nothing to evaluate"
         )
 
 
@@ -136,11 +143,11 @@ def _check(draft: Draft, settles_schedule: bool) -> None:
             params.trainer.optimizer_config.optimizer, "trainer.optimizer_config.optimizer"
         )
     except (KeyError, ValueError) as error:
-        raise UsageError(f"the config of {draft.experiment} cannot be used: {error}") from error
+        raise UsageError(f"the config of {draft.experiment} is invalid: {error}") from error
 
 
 def _use_compilable_suppression(model: hyperparams.Config) -> None:
-    """Chooses Model Garden's own suppression: TensorFlow's batched one has no TPU kernel."""
+    """Selects Model Garden's own suppression: TensorFlow's batched one has no TPU kernel."""
     model.detection_generator.nms_version = "v2"
     if "roi_generator" in model:
         model.roi_generator.use_batched_nms = False
@@ -153,7 +160,7 @@ def _is_made_for_coco(own: cfg.ExperimentConfig) -> bool:
 def _values_for(
     dataset: DetectionDataset, params: cfg.ExperimentConfig, own: cfg.ExperimentConfig
 ) -> Iterator[tuple[str, Any]]:
-    """Yields keys and the values that a data set gives them."""
+    """Yields the keys that follow from a data set, and their values."""
     task = params.task
     num_train, num_val = dataset.train.num_examples, dataset.val.num_examples
     if _is_made_for_coco(own):
@@ -162,7 +169,7 @@ def _values_for(
         yield from _schedule_of_epochs(own.trainer, own_steps, num_train // batch_size)
     eval_batch_size = max(1, task.validation_data.global_batch_size)
     yield "trainer.validation_steps", math.ceil(num_val / eval_batch_size)
-    # A batch larger than the data set would never be filled.
+    # A batch larger than the data set would never fill up.
     yield (
         "task.train_data.global_batch_size",
         min(own.task.train_data.global_batch_size, num_train),
@@ -185,7 +192,13 @@ def _values_for(
 def _schedule_of_epochs(
     trainer: cfg.TrainerConfig, steps_per_epoch: int, wanted: int
 ) -> Iterator[tuple[str, Any]]:
-    """Yields the schedule that keeps the number of epochs where an epoch has `wanted` steps."""
+    """Yields the keys and values of a schedule with the same number of epochs.
+
+    Args:
+      trainer: the original schedule.
+      steps_per_epoch: steps per epoch in the original schedule.
+      wanted: steps per epoch in the new schedule.
+    """
     trainer = copy.deepcopy(trainer)
     schedule.scale(trainer, wanted / steps_per_epoch)
     steps_per_loop = min(trainer.steps_per_loop, wanted)

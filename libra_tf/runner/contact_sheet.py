@@ -1,4 +1,4 @@
-"""A picture of validation images with their detections and ground truth drawn."""
+"""Draws validation images with their detections and ground truth on a single sheet."""
 
 import io
 import math
@@ -15,7 +15,7 @@ from libra_tf.runner import input_data
 from libra_tf.tasks.coco_metric import Detections
 
 _COLUMNS = 4
-# Of a picture in the sheet, and of the text above it, in pixels.
+# In pixels: longer side of each image, margin around it, and height of the text above it.
 _SIDE, _MARGIN, _TITLE = 300, 8, 22
 _FONT_SIZE = 14
 
@@ -28,18 +28,18 @@ def draw(
     num_images: int = 12,
     score_threshold: float = 0.4,
 ) -> bool:
-    """Writes a PNG that shows the first images of `input_path` that were evaluated.
+    """Writes a PNG of the first evaluated images.
 
     Args:
-      path: local or remote file to write.
-      input_path: TFRecord files that Model Garden's decoder reads; see `input_data.find_files`.
-      detections: image id -> its detections.
-      class_names: category id -> name.
-      num_images: the largest number of images.
+      path: file to write, local or remote.
+      input_path: TFRecord files for Model Garden's decoder; see `input_data.find_files`.
+      detections: detections by image id.
+      class_names: class names by category id.
+      num_images: maximum number of images.
       score_threshold: detections with a lower score are not drawn.
 
     Returns:
-      Whether there was an image to show.
+      False if there was no image to draw.
     """
     examples = _read_examples(input_path, detections, num_images)
     if not examples:
@@ -84,7 +84,7 @@ def _draw_image(
     class_names: Mapping[int, str],
     score_threshold: float,
 ) -> Image.Image:
-    """Draws an image, scaled to the size of a cell first so that labels can be read."""
+    """Scales an image to the size of a cell, and draws on it afterwards to keep labels readable."""
     image = Image.fromarray(example["image"])
     scale = _SIDE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)

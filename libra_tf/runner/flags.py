@@ -1,4 +1,4 @@
-"""Command-line flags: Model Garden's and ours. Imports no TensorFlow, so `--help` is instant."""
+"""Command-line flags: Model Garden's and our own. Without TensorFlow, so `--help` is instant."""
 
 import difflib
 import os
@@ -10,7 +10,7 @@ from official.common import flags as tfm_flags
 from libra_tf.cli.errors import UsageError
 from libra_tf.configs import names
 
-# The modules whose flags `--help` lists.
+# `--help` lists the flags of these modules.
 FLAG_MODULES = (tfm_flags, sys.modules[__name__])
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_eval")
 
@@ -21,42 +21,45 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "dataset",
         default=None,
-        help="A folder to train and evaluate on, in COCO format (images/ and "
+        help="Folder to train and evaluate on, in COCO format (images/ and "
         "annotations/instances_train.json and instances_val.json) or in Pascal VOC format "
         "(JPEGImages/, Annotations/ and ImageSets/Main/train.txt and val.txt, or train/ and val/ "
-        "with images and XML files side by side). Number of classes, examples, steps and the "
-        "annotation file are set from it. Without it a demo experiment uses the built-in shapes "
-        "data set.",
+        "with images and XML files side by side). It determines the annotation file and the "
+        "numbers of classes, examples and steps. Default for demo experiments: the built-in "
+        "shapes data set.",
     )
     flags.DEFINE_string(
         "cache_dir",
         default=None,
-        help="Where converted data sets are kept. Default: $XDG_CACHE_HOME/libra_tf or "
+        help="Folder for converted data sets. Default: $XDG_CACHE_HOME/libra_tf or "
         "~/.cache/libra_tf.",
     )
     flags.DEFINE_integer(
         "seed",
         default=None,
         lower_bound=0,
-        # NumPy's generator takes no larger one.
+        # NumPy's generator does not accept a larger one.
         upper_bound=2**32 - 1,
-        help="Seeds the initial weights, the order of the data, its augmentation and the sampling, "
-        "and makes every operation deterministic, which is slower: the same command on the same "
-        "machine gives the same weights to the last bit. Without it, every run is different.",
+        help="Seeds the initial weights, data order, augmentation and sampling, and makes all "
+        "operations deterministic, which is slower. The same command on the same machine then "
+        "produces the same weights, to the last bit. Default: every run is different.",
     )
     flags.DEFINE_bool(
         "enable_async_checkpointing",
         default=True,
-        help="Whether checkpoints are written while training goes on.",
+        help="Whether to write checkpoints in the background while training continues.",
     )
     flags.mark_flag_as_required("mode")
 
 
 def experiment_name(flag_values: flags.FlagValues) -> str:
-    """Returns the experiment to run: the one that the flags name, or a default for the data.
+    """Returns the name of the experiment to run: --experiment, or a default for the data.
+
+    Args:
+      flag_values: parsed flags.
 
     Raises:
-      UsageError: if there is no such experiment; it names the nearest one.
+      UsageError: if there is no such experiment; the message suggests the most similar name.
     """
     name = flag_values.experiment
     if not name:
@@ -66,14 +69,14 @@ def experiment_name(flag_values: flags.FlagValues) -> str:
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise UsageError(
             f"--experiment={name}: there is no such experiment.{hint} "
-            f"The Libra experiments are {', '.join(names.EXPERIMENTS)}; those of Model Garden "
-            "itself are not trained here."
+            f"The Libra experiments are {', '.join(names.EXPERIMENTS)}; Model Garden's own "
+            "experiments cannot be run here."
         )
     return name
 
 
 def model_dir(flag_values: flags.FlagValues, experiment: str) -> str:
-    """Returns --model_dir, or a folder under runs/ named after the experiment and the data."""
+    """Returns --model_dir, or by default a folder in runs/ named after experiment and data set."""
     if flag_values.model_dir:
         return flag_values.model_dir
     if flag_values.dataset:
@@ -82,10 +85,13 @@ def model_dir(flag_values: flags.FlagValues, experiment: str) -> str:
 
 
 def check_flags(flag_values: flags.FlagValues) -> None:
-    """Checks the flags before anything heavy is imported.
+    """Checks the flags before slow imports.
+
+    Args:
+      flag_values: parsed flags.
 
     Raises:
-      UsageError: on an unknown mode, or a file or folder that does not exist.
+      UsageError: if the mode is unknown, or a file or folder does not exist.
     """
     if flag_values.mode not in MODES:
         raise UsageError(
@@ -96,7 +102,7 @@ def check_flags(flag_values: flags.FlagValues) -> None:
             raise UsageError(f"--config_file={config_file}: there is no such file")
     if flag_values.dataset is not None and not os.path.isdir(flag_values.dataset):
         raise UsageError(
-            f"--dataset={flag_values.dataset}: there is no such folder; it must hold images/ and "
-            "annotations/instances_train.json and instances_val.json, or Pascal VOC's JPEGImages/, "
-            "Annotations/ and ImageSets/Main/"
+            f"--dataset={flag_values.dataset}: there is no such folder; it must contain images/ "
+            "and annotations/instances_train.json and instances_val.json, or Pascal VOC's "
+            "JPEGImages/, Annotations/ and ImageSets/Main/"
         )

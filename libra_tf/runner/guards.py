@@ -1,4 +1,4 @@
-"""What stops a training: a loss that is not finite, and SIGTERM."""
+"""Stops training when a loss is not finite, and on SIGTERM."""
 
 import contextlib
 import math
@@ -16,14 +16,14 @@ from libra_tf.runs.folder import RunFolder
 
 
 class StopOnBadLoss(orbit.Action):
-    """Stops training when a loss is NaN or infinite, after each loop of steps.
+    """Stops training after a loop of steps with a NaN or infinite loss.
 
-    The state is saved apart from the checkpoints, so that the same command continues from the last
-    good one.
+    The state is saved separately from the checkpoints, so the same command continues from the last
+    good checkpoint.
 
     Args:
-      folder: of the run; the state is saved in `diverged/` below it.
-      checkpoint: what to save.
+      folder: the run folder; the state is saved in its subfolder `diverged/`.
+      checkpoint: the state to save.
       global_step: the training step.
     """
 
@@ -41,7 +41,7 @@ class StopOnBadLoss(orbit.Action):
           output: metrics of the loop by name.
 
         Raises:
-          TrainingError: if one of them is not finite.
+          TrainingError: if any of them is not finite.
         """
         values = {name: float(value) for name, value in output.items()}
         bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
@@ -50,17 +50,17 @@ class StopOnBadLoss(orbit.Action):
         step = int(self._global_step.numpy())
         saved = self._checkpoint.write(self._folder.file(os.path.join("diverged", f"step-{step}")))
         raise TrainingError(
-            f"training diverged by step {step}: {', '.join(bad)}. The state is saved as {saved}. "
-            "Lower the learning rate, lengthen the warmup or clip the gradients "
+            f"training diverged by step {step}: {', '.join(bad)}. The state was saved to {saved}. "
+            "Use a lower learning rate, a longer warm-up or gradient clipping "
             "(trainer.optimizer_config), and rerun: training continues from the last checkpoint"
         )
 
 
 class StopOnTermination(orbit.Action):
-    """Ends the process on SIGTERM: at once, or where a training can be saved.
+    """Stops the process on SIGTERM: immediately, or at the next point where it can save its state.
 
     Args:
-      strategy: of the training; all of its processes end together.
+      strategy: strategy of the training. All its processes stop together.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
@@ -77,7 +77,10 @@ class StopOnTermination(orbit.Action):
 
     @contextlib.contextmanager
     def saving_first(self) -> Iterator[None]:
-        """Lets the block end where it can be saved: it calls this object there."""
+        """Delays the stop while the block runs.
+
+        The block must call this object wherever its state can be saved.
+        """
         self._saves_first = True
         try:
             yield
@@ -85,13 +88,13 @@ class StopOnTermination(orbit.Action):
             self._saves_first = False
 
     def __call__(self, output: Any = None) -> None:
-        """Ends the block if one of the processes has received the signal.
+        """Stops the block if any process has received the signal.
 
         Args:
-          output: of a loop of steps or an evaluation; not used.
+          output: result of a loop of steps or of an evaluation; unused.
 
         Raises:
-          PreemptedError: if it has.
+          PreemptedError: if any process has received the signal.
         """
         del output
         if cluster.any_worker(self._strategy, self._is_told_to_stop):

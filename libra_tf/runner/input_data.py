@@ -1,4 +1,4 @@
-"""The data that a run reads: a folder or the built-in shapes, converted; and its files, checked."""
+"""Prepares the input data of a run, and checks that its files exist."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,22 +11,22 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, shapes
 from libra_tf.data.cache import default_cache_dir
 
-# Sized so that a ResNet-18 learns the shapes within minutes on two CPU cores.
+# Small enough for a ResNet-18 to learn the shapes within minutes on two CPU cores.
 DEMO_SHAPES = {"num_train": 1024, "num_val": 128, "image_size": 128}
 
 
 def prepare(
     experiment: str, flag_values: flags.FlagValues, report: Callable[[str], None]
 ) -> DetectionDataset | None:
-    """Converts the folder that the flags name, or draws the built-in shapes for a demo.
+    """Converts the folder in --dataset, or generates the built-in shapes for a demo.
 
     Args:
       experiment: name of the experiment.
-      flag_values: parsed flags; `dataset` and `cache_dir`.
-      report: receives lines about the progress.
+      flag_values: parsed flags; this uses `dataset` and `cache_dir`.
+      report: called with progress messages.
 
     Returns:
-      The data set; None for an experiment that brings its own data.
+      The data set; None if the experiment has its own data.
 
     Raises:
       DatasetError: if the folder cannot be used.
@@ -46,14 +46,14 @@ def prepare(
 
 
 def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
-    """Checks that the files of the images and annotations exist.
+    """Checks that the files with images and annotations exist.
 
     Args:
       params: config of the run.
       mode: one of `libra_tf.runner.flags.MODES`.
 
     Raises:
-      UsageError: if there are none; it names the key.
+      UsageError: if there are no files for a key; the message names it.
     """
     task = params.task
     wanted = {"task.validation_data.input_path": task.validation_data} if "eval" in mode else {}
@@ -65,22 +65,25 @@ def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
         found = find_files(data.input_path)
         if not found or not all(found.values()):
             raise UsageError(
-                f"{key} is {data.input_path!r}, and there are no such files. Name a folder in COCO "
-                f"format with --dataset=FOLDER, or set {key} with --params_override"
+                f"{key} is {data.input_path!r}, but there are no such files. Train on a folder in "
+                f"COCO format with --dataset=FOLDER, or set {key} with --params_override"
             )
     annotations = task.annotation_file
     if "eval" in mode and annotations and not tf.io.gfile.exists(annotations):
-        raise UsageError(f"task.annotation_file is {annotations!r}, and there is no such file")
+        raise UsageError(
+            f"task.annotation_file is {annotations!r}, but there is no such file; set it to a COCO "
+            "annotation file of the validation images"
+        )
 
 
 def find_files(input_path: str | Sequence[str] | None) -> dict[str, list[str]]:
     """Finds the files of a split as Model Garden does.
 
     Args:
-      input_path: a pattern, several with commas between them, or a list of either.
+      input_path: a pattern, several patterns separated by commas, or a list of these.
 
     Returns:
-      For each pattern its files in order, possibly none.
+      The sorted files of each pattern, possibly none.
     """
     texts = [input_path] if isinstance(input_path, str) else input_path or ()
     patterns = [pattern.strip() for text in texts for pattern in text.split(",")]
@@ -88,7 +91,7 @@ def find_files(input_path: str | Sequence[str] | None) -> dict[str, list[str]]:
 
 
 def _matching(pattern: str) -> list[str]:
-    # Model Garden expands nothing else: brackets belong to the name.
+    # Model Garden expands only these two wildcards; brackets are part of the name.
     if "*" in pattern or "?" in pattern:
         return sorted(tf.io.gfile.glob(pattern))
     return [pattern] if tf.io.gfile.exists(pattern) else []

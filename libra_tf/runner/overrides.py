@@ -1,4 +1,4 @@
-"""What config files and --params_override change; errors name the key and the nearest one."""
+"""Reads and applies config files and --params_override. Errors suggest the most similar key."""
 
 import collections.abc
 import dataclasses
@@ -15,16 +15,16 @@ from official.modeling.hyperparams import params_dict
 
 from libra_tf.cli.errors import UsageError
 
-# What a config file or flag is called, and the nested keys and values in it.
+# The flag that an override comes from, and its nested keys and values.
 Override = tuple[str, Mapping[str, Any]]
 
 
 class _TypeError(ValueError):
-    """A value is not of its key's type."""
+    """A value does not have the type of its key."""
 
 
 def read(flag_values: flags.FlagValues) -> Iterator[Override]:
-    """Yields what `config_file` and `params_override` change, in the order in which they apply.
+    """Yields the overrides in `config_file` and `params_override`, in the order they apply.
 
     Args:
       flag_values: parsed flags.
@@ -47,13 +47,13 @@ def _read(source: str, text_or_path: str) -> dict[str, Any]:
         return overrides.as_dict()
     except (yaml.YAMLError, ValueError, TypeError, tf.errors.OpError) as error:
         raise UsageError(
-            f"{source} could not be read: {error}. Write a YAML file, a YAML text, or "
+            f"{source} could not be read: {error}. Use a YAML file, YAML text, or "
             "key.subkey=value,key.subkey=value."
         ) from error
 
 
 def names(overrides: Sequence[Override]) -> set[str]:
-    """Returns the keys that are changed, such as `trainer.train_steps`."""
+    """Returns the keys that overrides change, such as `trainer.train_steps`."""
     return {name for _, values in overrides for name in _leaves(values)}
 
 
@@ -66,14 +66,14 @@ def _leaves(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
 
 
 def apply(params: hyperparams.Config, overrides: Sequence[Override]) -> None:
-    """Changes a config.
+    """Applies overrides to a config.
 
     Args:
-      params: the config.
-      overrides: what to change; later ones win.
+      params: the config, changed in place.
+      overrides: the overrides; later ones win.
 
     Raises:
-      UsageError: on an unknown key or a value of the wrong type.
+      UsageError: if a key is unknown or a value has the wrong type.
     """
     for source, values in overrides:
         checked = _checked(source, values, params)
@@ -86,7 +86,17 @@ def apply(params: hyperparams.Config, overrides: Sequence[Override]) -> None:
 def _checked(
     source: str, overrides: Mapping[str, Any], params: hyperparams.Config, path: str = ""
 ) -> dict[str, Any]:
-    """Returns the overrides with values of the keys' types, or raises a UsageError."""
+    """Converts values to the types of their keys, or raises a UsageError.
+
+    Args:
+      source: the flag that the overrides come from, for messages.
+      overrides: nested keys and values.
+      params: the config to change.
+      path: prefix of the keys, for messages.
+
+    Returns:
+      The nested keys with converted values.
+    """
     checked, declared = {}, typing.get_type_hints(type(params))
     for key, value in overrides.items():
         name = f"{path}{key}"
@@ -112,7 +122,7 @@ def _hint(key: str, params: hyperparams.Config, path: str) -> str:
     nearest = difflib.get_close_matches(key, siblings, n=1)
     if nearest:
         return f" Did you mean {path}{nearest[0]}?"
-    return f" Keys there: {', '.join(siblings)}."
+    return f" The keys there are {', '.join(siblings)}."
 
 
 def _check_kind(source: str, name: str, value: Any, params: hyperparams.OneOfConfig) -> None:
@@ -122,9 +132,10 @@ def _check_kind(source: str, name: str, value: Any, params: hyperparams.OneOfCon
 
 
 def _checked_value(name: str, value: Any, declared: Any) -> Any:
-    """Returns a value in the type that its key declares, or raises a _TypeError.
+    """Converts a value to the declared type of its key, or raises a _TypeError.
 
-    Texts are not checked: Model Garden itself puts None and lists where it declares texts.
+    Strings are not checked, because Model Garden itself stores None and lists in keys that it
+    declares as strings.
     """
     members = typing.get_args(declared)
     if type(None) in members:
@@ -137,11 +148,11 @@ def _checked_value(name: str, value: Any, declared: Any) -> Any:
     if kind in (list, collections.abc.Sequence):
         return _checked_list(name, value, declared)
     if kind is str and type(value) is int:
-        # YAML reads a number here, as in spinenet.model_id=96.
+        # YAML reads a value such as spinenet.model_id=96 as a number.
         return str(value)
     is_group = isinstance(kind, type) and issubclass(kind, hyperparams.Config)
     if is_group and not isinstance(value, Mapping):
-        raise _TypeError(f"{name} is {value!r}, but it has keys of its own: set {name}.KEY")
+        raise _TypeError(f"{name} is {value!r}, but it is a group of keys; set {name}.KEY instead")
     return value
 
 
@@ -149,16 +160,16 @@ def _checked_number(name: str, value: Any, kind: type) -> bool | int | float:
     number = value if kind is bool or not isinstance(value, str) else _as_number(value)
     if kind is int and isinstance(number, float) and number.is_integer():
         number = int(number)
-    # Model Garden declares these weights as ints but computes with any number.
+    # Model Garden declares these weights as ints, but accepts any number.
     accepts_fractions = kind is float or name.endswith("_weight")
     if type(number) is not kind and not (accepts_fractions and type(number) in (int, float)):
         expected = {bool: "true or false", int: "an int", float: "a number"}[kind]
-        raise _TypeError(f"{name} is {value!r}, but {expected} is expected")
+        raise _TypeError(f"{name} is {value!r}; it must be {expected}")
     return number
 
 
 def _as_number(text: str) -> Any:
-    """YAML reads 1e-4 as a text, but 1.0e-4 as a number."""
+    """Returns a string as a number if it is one: YAML reads 1e-4 as a string, unlike 1.0e-4."""
     try:
         return float(text)
     except ValueError:
@@ -167,6 +178,6 @@ def _as_number(text: str) -> Any:
 
 def _checked_list(name: str, value: Any, declared: Any) -> list[Any]:
     if not isinstance(value, (list, tuple)):
-        raise _TypeError(f"{name} is {value!r}, but a list is expected")
+        raise _TypeError(f"{name} is {value!r}; it must be a list")
     (item_type,) = typing.get_args(declared) or (None,)
     return [_checked_value(f"{name}[{index}]", item, item_type) for index, item in enumerate(value)]

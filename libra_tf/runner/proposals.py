@@ -1,4 +1,4 @@
-"""Checks the proposals of a detector without an RPN, before a run and while it reads them."""
+"""Checks the proposals for a detector without an RPN, before and during a run."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from libra_tf.data.annotations import read_image_ids
 from libra_tf.data.proposals import SUFFIX
 from libra_tf.dataloaders.proposals import problem_in
 
-_HOW_TO_WRITE = "python -m libra_tf.data.proposals makes such a folder"
+_HOW_TO_WRITE = "python -m libra_tf.data.proposals creates such a folder"
 
 
 def check_folders(params: cfg.ExperimentConfig, mode: str) -> None:
-    """Checks that the folders of proposals are there, if the experiment needs any.
+    """Checks that the folders of proposals exist, if the experiment needs any.
 
     Args:
       params: config of the run.
       mode: one of `libra_tf.runner.flags.MODES`.
 
     Raises:
-      UsageError: if a folder is not set or not there; it names the key.
+      UsageError: if a folder is not set or does not exist; the message names the key.
     """
     for name in _used_data(params, mode):
         key, folder = f"task.{name}.proposals", getattr(params.task, name).proposals
@@ -34,21 +34,21 @@ def check_folders(params: cfg.ExperimentConfig, mode: str) -> None:
                 f"{_HOW_TO_WRITE}"
             )
         if not tf.io.gfile.isdir(folder):
-            raise UsageError(f"{key} is {folder!r}, and there is no such folder; {_HOW_TO_WRITE}")
+            raise UsageError(f"{key} is {folder!r}, but there is no such folder; {_HOW_TO_WRITE}")
 
 
 def check_files(params: cfg.ExperimentConfig, mode: str, dataset: DetectionDataset | None) -> None:
-    """Checks that every image has a file, as far as the ids of the images are known.
+    """Checks that every image has a file of proposals, as far as the image ids are known.
 
     Args:
       params: config of the run.
       mode: one of `libra_tf.runner.flags.MODES`.
-      dataset: the folder to train on. Without one, only the images of the evaluation are known,
-        from `task.annotation_file`.
+      dataset: the folder to train on. Without one, only the validation images are known, from
+        `task.annotation_file`.
 
     Raises:
-      UsageError: if an image has none; it names the first ones.
-      DatasetError: if an annotation file is not COCO.
+      UsageError: if an image has no file; the message names the first missing files.
+      DatasetError: if an annotation file is not in COCO format.
     """
     annotation_files = {
         "train_data": dataset.train.annotation_file if dataset else None,
@@ -74,19 +74,19 @@ def _check_files(key: str, folder: str, annotation_file: str) -> None:
     missing = [name for name in (f"{id_}{SUFFIX}" for id_ in image_ids) if name not in there]
     if missing:
         raise UsageError(
-            f"{key} is {folder!r}, which lacks the files of {len(missing)} of the {len(image_ids)} "
-            f"images in {annotation_file}: {', '.join(missing[:3])}"
-            f"{', ...' if missing[3:] else ''}. An image without proposals needs an empty one; "
-            f"{_HOW_TO_WRITE}"
+            f"{key} is {folder!r}, which lacks the files for {len(missing)} of the "
+            f"{len(image_ids)} images in {annotation_file}: {', '.join(missing[:3])}"
+            f"{', ...' if missing[3:] else ''}. An image without proposals needs a file with an "
+            f"empty array; {_HOW_TO_WRITE}"
         )
 
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns an input pipeline's error about a file of proposals into one clear error.
+    """Turns input pipeline errors about files of proposals into one clear error.
 
     Raises:
-      TrainingError: if a file is missing or has the wrong content; it names the file.
+      TrainingError: if a file is missing or has the wrong content; the message names it.
     """
     try:
         yield

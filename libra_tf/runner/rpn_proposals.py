@@ -1,8 +1,9 @@
-"""Writes what the RPN of a trained detector proposes, for a Fast R-CNN to train on.
+"""Writes the RPN proposals of a trained detector, to train a Fast R-CNN on.
 
     python -m libra_tf.runner.rpn_proposals --model_dir=runs/libra_fasterrcnn_r50 FOLDER
 
-creates FOLDER/train and FOLDER/val, for the images that the detector was trained and evaluated on.
+This creates FOLDER/train and FOLDER/val, for the images on which the detector was trained and
+evaluated.
 """
 
 import argparse
@@ -15,25 +16,27 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command.
 
     Args:
-      arguments: of the command line; None for those of this process.
+      arguments: command-line arguments; None for those of this process.
 
     Returns:
       The exit status.
     """
     parser = argparse.ArgumentParser(
         prog="python -m libra_tf.runner.rpn_proposals",
-        description="Writes what the RPN of a trained detector proposes for its images.",
+        description="Writes the RPN proposals of a trained detector for its images.",
     )
-    parser.add_argument("folder", help="where to make the folders train and val")
-    parser.add_argument("--model_dir", required=True, help="folder of the trained detector")
-    parser.add_argument("--num_proposals", type=int, default=2000, help="the most for an image")
+    parser.add_argument("folder", help="where to create the folders train and val")
+    parser.add_argument("--model_dir", required=True, help="run folder of the trained detector")
+    parser.add_argument(
+        "--num_proposals", type=int, default=2000, help="maximum number of proposals per image"
+    )
     parsed = parser.parse_args(arguments)
     return program.exit_status(lambda: _write(parsed))
 
 
 def _write(parsed: argparse.Namespace) -> None:
     quiet.silence_libraries()
-    # Imported here because it takes about 15 s: --help and bad flags are answered at once.
+    # Imported here because it takes about 15 s, and --help and wrong flags should be quick.
     from libra_tf.inference import rpn_proposals
 
     rpn_proposals.write_proposals(parsed.model_dir, parsed.folder, parsed.num_proposals)

@@ -1,4 +1,4 @@
-"""The numbers of steps in a training; most of them follow from others."""
+"""Numbers of steps in a training config, many of which follow from others."""
 
 from collections.abc import Collection
 
@@ -16,7 +16,12 @@ _LEAST = {
 
 
 def scale(trainer: cfg.TrainerConfig, factor: float) -> None:
-    """Scales the number of steps of a training, and the steps where its learning rate drops."""
+    """Scales the number of steps, and the steps at which the learning rate drops.
+
+    Args:
+      trainer: config, changed in place.
+      factor: what to multiply the numbers of steps by.
+    """
     trainer.train_steps = max(1, round(trainer.train_steps * factor))
     learning_rate = trainer.optimizer_config.learning_rate
     if learning_rate.type == "stepwise":
@@ -26,24 +31,24 @@ def scale(trainer: cfg.TrainerConfig, factor: float) -> None:
 
 
 def settle(trainer: cfg.TrainerConfig, named: Collection[str]) -> None:
-    """Derives what the user has not set, and checks what the user has set.
+    """Derives the numbers that the user has not set, and checks those that the user has set.
 
-    A cosine decay ends with the training. A warm-up takes at most half of the steps before the
-    learning rate drops. Summaries are written after whole loops.
+    Cosine decay ends with the training, warm-up takes at most half of the steps before the learning
+    rate drops, and summaries are written only at the end of a loop.
 
     Args:
       trainer: config, changed in place.
-      named: the keys that the user has set, such as `trainer.train_steps`.
+      named: keys that the user has set, such as `trainer.train_steps`.
 
     Raises:
-      ValueError: if a number is impossible; it names the key.
+      ValueError: if a number is invalid; the message names the key.
     """
     _check_numbers(trainer)
     if trainer.summary_interval % trainer.steps_per_loop:
         if _SUMMARY_INTERVAL in named:
             raise ValueError(
-                f"{_SUMMARY_INTERVAL} is {trainer.summary_interval} and trainer.steps_per_loop "
-                f"{trainer.steps_per_loop}; the first must be a multiple of the second"
+                f"{_SUMMARY_INTERVAL} is {trainer.summary_interval}; it must be a multiple of "
+                f"trainer.steps_per_loop, which is {trainer.steps_per_loop}"
             )
         trainer.summary_interval = trainer.steps_per_loop
     learning_rate = trainer.optimizer_config.learning_rate
@@ -65,10 +70,10 @@ def _check_numbers(trainer: cfg.TrainerConfig) -> None:
 
 
 def _settle_warmup(trainer: cfg.TrainerConfig, named: Collection[str]) -> None:
-    """Keeps the warm-up shorter than the steps before the learning rate drops.
+    """Makes the warm-up end before the learning rate drops.
 
-    Model Garden's warm-up rises to the learning rate that is due at its last step. If the rate has
-    dropped by then, training never reaches the full rate.
+    Model Garden's warm-up rises to the scheduled learning rate at its last step. If that rate has
+    already dropped, training never reaches the full rate.
     """
     warmup = trainer.optimizer_config.warmup
     if warmup.type is None:
@@ -76,7 +81,10 @@ def _settle_warmup(trainer: cfg.TrainerConfig, named: Collection[str]) -> None:
     key = f"trainer.optimizer_config.warmup.{warmup.type}.warmup_steps"
     config, end = warmup.get(), _steps_before_drop(trainer)
     if config.warmup_steps is None:
-        raise ValueError(f"{key} is not set; choose a number, or warmup.type=null for no warm-up")
+        raise ValueError(
+            f"{key} is not set; set it, or set trainer.optimizer_config.warmup.type=null for no "
+            "warm-up"
+        )
     if key not in named:
         config.warmup_steps = min(config.warmup_steps, max(1, end // 2))
     elif config.warmup_steps > end:

@@ -1,4 +1,4 @@
-"""One run from flags to results: data, config, training, table and pictures."""
+"""A run from flags to results: data, config, training, table and pictures."""
 
 import functools
 
@@ -28,23 +28,23 @@ def run(
     flag_values: flags.FlagValues,
     console: rich.console.Console,
 ) -> None:
-    """Trains and evaluates as the flags say, and prints the results.
+    """Trains and evaluates as set by the flags, and prints the results.
 
     Args:
       experiment: name of the experiment.
-      model_dir: folder of the run.
+      model_dir: path of the run folder.
       flag_values: parsed flags; see `libra_tf.runner.flags`.
-      console: where progress and results are printed.
+      console: where to print progress and results.
 
     Raises:
-      UsageError: if the command cannot be carried out.
+      UsageError: if the flags, the config or the files they name are invalid.
       DatasetError: if the data set cannot be used.
       TrainingError: if training cannot continue.
       PreemptedError: if the process was told to stop.
     """
     folder, mode = RunFolder(model_dir), flag_values.mode
     gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
-    # Wrong keys, folders and checkpoints show before any data is read.
+    # Report wrong keys, folders and checkpoints before reading any data.
     draft = config.build(experiment, flag_values)
     proposals.check_folders(draft.params, mode)
     _check_init_checkpoint(draft.params, folder, mode)
@@ -103,7 +103,7 @@ def _train(
 
 def _check_init_checkpoint(params: cfg.ExperimentConfig, folder: RunFolder, mode: str) -> None:
     path = params.task.init_checkpoint
-    # A run that continues from its own checkpoint does not read this one.
+    # A run that continues from its own checkpoint does not read the initial one.
     if "train" not in mode or folder.latest_checkpoint():
         return
     if not path:
@@ -116,7 +116,7 @@ def _check_init_checkpoint(params: cfg.ExperimentConfig, folder: RunFolder, mode
 
 
 def _check_trains_from_scratch(task: cfg.TaskConfig) -> None:
-    """Refuses to freeze random weights: freezing is for pretrained ones."""
+    """Refuses to freeze random weights: only pretrained ones are worth freezing."""
     backbone = task.model.backbone
     frozen = {}
     if task.frozen_stages is not None:
@@ -127,9 +127,9 @@ def _check_trains_from_scratch(task: cfg.TaskConfig) -> None:
         frozen["task.freeze_backbone"] = "false"
     if frozen:
         raise UsageError(
-            f"task.init_checkpoint is not set, and {', '.join(frozen)} would freeze random "
-            "weights. Name a checkpoint with a pretrained backbone, or train everything from "
-            "scratch with --params_override="
+            f"task.init_checkpoint is not set, so {', '.join(frozen)} would freeze random weights. "
+            "Set it to a checkpoint with a pretrained backbone, or train everything from scratch "
+            "with --params_override="
             f"{','.join(f'{key}={value}' for key, value in frozen.items())}"
         )
 
@@ -140,8 +140,8 @@ def _check_batch_sizes(params: cfg.ExperimentConfig, strategy: tf.distribute.Str
         batch_size = getattr(params.task, name).global_batch_size
         if batch_size <= 0 or batch_size % replicas:
             raise UsageError(
-                f"task.{name}.global_batch_size is {batch_size}, which does not divide over the "
-                f"{replicas} replicas; choose a multiple of {replicas}"
+                f"task.{name}.global_batch_size is {batch_size}, which cannot be split evenly "
+                f"across {replicas} replicas; choose a positive multiple of {replicas}"
             )
 
 
@@ -206,7 +206,7 @@ def _draw_contact_sheet(
     trainer: training.ReportingTrainer,
     class_names: dict[int, str],
 ) -> bool:
-    """Draws the newest evaluation's detections; returns whether there were any to draw."""
+    """Draws the detections of the last evaluation. Returns False if there was nothing to draw."""
     detections = getattr(getattr(trainer.task, "coco_metric", None), "detections", None)
     data = params.task.validation_data
     if not detections or data.tfds_name:

@@ -1,4 +1,4 @@
-"""Trains and evaluates an experiment with Model Garden's runner, showing progress."""
+"""Trains and evaluates an experiment with Model Garden's runner, and shows progress."""
 
 import functools
 import time
@@ -24,12 +24,12 @@ class ReportingTrainer(base_trainer.Trainer):
     """Model Garden's trainer that reports progress and records every evaluation.
 
     Args:
-      progress: where to report.
-      results: where to record.
-      stop_if_told: called between the batches of an evaluation and while used data is skipped; it
-        raises a PreemptedError when the process must stop.
-      replays_data: whether a training that continues from a checkpoint first skips the data that it
-        has used, so that it sees what an uninterrupted training would.
+      progress: where to show progress.
+      results: where to record evaluations.
+      stop_if_told: called between the batches of an evaluation and while skipping data; raises a
+        PreemptedError if the process must stop.
+      replays_data: whether training that continues from a checkpoint first skips the data it has
+        already used, so that it sees the same data as an uninterrupted training.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
     """
@@ -53,12 +53,13 @@ class ReportingTrainer(base_trainer.Trainer):
         self._trained_steps = 0
         self._histograms = getattr(self.task, "training_histograms", None)
         if optimizers.has_averages(self.optimizer) or self._histograms is not None:
-            # Created now, so that a checkpoint restores them before an evaluation without training.
-            # A distributed step that created them itself could not branch, as counting does.
+            # Create them now for two reasons. An evaluation without training needs the averages
+            # from the checkpoint. And a distributed step that creates variables cannot contain
+            # branches, which counting for histograms needs.
             optimizers.create_weights(self.optimizer, self.model.trainable_variables)
 
     def initialize(self) -> None:
-        """Loads the task's `init_checkpoint` into a model without a checkpoint of its own."""
+        """Loads `task.init_checkpoint`, if the run does not have a checkpoint of its own yet."""
         try:
             super().initialize()
         except CheckpointError as error:
@@ -124,7 +125,7 @@ class ReportingTrainer(base_trainer.Trainer):
         try:
             self._stop_if_told()
         except PreemptedError:
-            # The weights that are saved now are those of the training, not their averages.
+            # The checkpoint must get the training weights, not their averages.
             if isinstance(self.optimizer, optimization.ExponentialMovingAverage):
                 self.optimizer.swap_weights()
             self._swap_averages()
@@ -157,10 +158,10 @@ class ReportingTrainer(base_trainer.Trainer):
 
 
 class _Runner(train_lib.OrbitExperimentRunner):
-    """Model Garden's runner that keeps its checkpoints in `model_dir` in every process.
+    """Model Garden's runner, except that every process keeps its checkpoints in `model_dir`.
 
-    Model Garden's own gives all processes but the chief an empty folder. From there they would
-    neither continue where the chief does nor save when it does.
+    Model Garden's own uses an empty folder in all processes other than the chief. They would then
+    neither resume from the same step as the chief nor save at the same time.
     """
 
     def _maybe_build_checkpoint_manager(self) -> tf.train.CheckpointManager | None:
@@ -186,21 +187,24 @@ def run(
     enable_async_checkpointing: bool = True,
     replays_data: bool = False,
 ) -> ReportingTrainer:
-    """Runs an experiment and returns its trainer.
+    """Trains and evaluates an experiment.
 
-    A run whose training is already finished is evaluated once more. On SIGTERM, a training finishes
-    the current loop of steps or batch of an evaluation, saves a checkpoint and stops; everything
-    else stops at once.
+    If training has already finished, the mode `train_and_eval` evaluates once more. On SIGTERM,
+    training finishes the current loop of steps or evaluation batch, saves a checkpoint and stops;
+    other modes stop immediately.
 
     Args:
-      params: config of the experiment.
+      params: config of the run.
       strategy: distribution strategy.
       mode: one of `libra_tf.runner.flags.MODES`.
-      folder: of the run, for checkpoints and summaries.
-      progress: where to report.
-      results: where to record the evaluations.
-      enable_async_checkpointing: whether checkpoints are written while training goes on.
+      folder: the run folder, for checkpoints and summaries.
+      progress: where to show progress.
+      results: where to record evaluations.
+      enable_async_checkpointing: whether to write checkpoints in the background.
       replays_data: see `ReportingTrainer`.
+
+    Returns:
+      The trainer.
 
     Raises:
       UsageError: if `task.init_checkpoint` does not fit the model.
@@ -250,7 +254,7 @@ def _run_until_preempted(
 ) -> None:
     try:
         runner.run()
-        # A process that ends breaks the connections of those that are still running.
+        # A process that exits breaks the connections of those still running.
         cluster.wait_for_all(strategy)
     except PreemptedError:
         step = int(runner.trainer.global_step.numpy())

@@ -1,6 +1,6 @@
-"""Model Garden's COCO evaluator with metrics per category from plain pycocotools.
+"""Model Garden's COCO evaluator with per-category metrics that work with plain pycocotools.
 
-Model Garden reads them from `COCOeval.category_stats`, which only a fork of pycocotools has.
+Model Garden's own reads them from `COCOeval.category_stats`, which only a fork of pycocotools has.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ _AREAS = {"": 0, " (small)": 1, " (medium)": 2, " (large)": 3}
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """Detections in one image.
+    """The detections in one image.
 
     Attributes:
       boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of the original image.
@@ -30,14 +30,14 @@ class Detections:
 
 
 class COCOEvaluator(coco_evaluator.COCOEvaluator):
-    """COCO metrics of boxes and masks, and the precision of every category.
+    """COCO metrics for boxes and masks, overall and per category.
 
-    The keys are Model Garden's: `Precision mAP ByCategory/NAME`, with `@50IoU`, `@75IoU`,
-    ` (small)`, ` (medium)` or ` (large)` before the slash, and `mask ` before all of it where it is
-    that of masks. A category without objects has -1.
+    The per-category keys are Model Garden's: `Precision mAP ByCategory/NAME`, optionally with
+    `@50IoU`, `@75IoU`, ` (small)`, ` (medium)` or ` (large)` before the slash, and with the prefix
+    `mask ` for masks. A category without objects has -1.
 
     Attributes:
-      detections: image id -> `Detections` of the newest evaluation.
+      detections: detections of the last evaluation, by image id.
     """
 
     def evaluate(self) -> dict[str, Any]:
@@ -88,7 +88,15 @@ def _mean_of_defined(precision: np.ndarray) -> np.float32:
 def build(
     task_config: config_definitions.TaskConfig, max_num_eval_detections: int = 100
 ) -> COCOEvaluator:
-    """Builds the evaluator that a box detection task's config asks for."""
+    """Builds the evaluator for a box detection task.
+
+    Args:
+      task_config: config of the task.
+      max_num_eval_detections: maximum number of detections per image to evaluate.
+
+    Returns:
+      The evaluator.
+    """
     return COCOEvaluator(
         annotation_file=task_config.annotation_file,
         include_mask=False,

@@ -1,4 +1,4 @@
-"""Libra Fast R-CNN task: the detector behind given proposals."""
+"""The Libra Fast R-CNN task: training on given proposals."""
 
 import functools
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from libra_tf.tasks import maskrcnn
 
 @task_factory.register_task_cls(exp_cfg.LibraFastRCNNTask)
 class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
-    """Trains the second stage of a detector on proposals that come from files."""
+    """Trains the second stage of a detector on proposals from files."""
 
     def build_model(self) -> keras.Model:
-        """Builds Libra Faster R-CNN and leaves out its RPN."""
+        """Builds Libra Faster R-CNN without its RPN."""
         model = fast_rcnn.FastRCNNModel.from_maskrcnn(super().build_model())
-        # Warmed up as Model Garden does.
+        # A warm-up call builds the model, as in Model Garden.
         model(
             keras.Input(self.task_config.model.input_size),
             image_shape=keras.Input([2]),
@@ -47,16 +47,27 @@ class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
         """
         if not params.proposals:
             name = "train_data" if params.is_training else "validation_data"
-            raise ValueError(f"task.{name}.proposals is not set; name the folder of proposals")
+            raise ValueError(f"task.{name}.proposals is not set; set it to a folder of proposals")
         parser = functools.partial(fastrcnn_input.Parser, params.proposals, params.num_proposals)
         with compat.substituted(maskrcnn_input, "Parser", parser):
             return model_garden.MaskRCNNTask.build_inputs(self, params, input_context, dataset_fn)
 
-    def train_step(self, inputs, model, optimizer, metrics=None):
+    def train_step(
+        self,
+        inputs: tuple[tf.Tensor, Mapping[str, Any]],
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        metrics: list[keras.metrics.Metric] | None = None,
+    ) -> dict[str, Any]:
         """See base class."""
         return super().train_step(_for_model_garden(inputs), model, optimizer, metrics)
 
-    def validation_step(self, inputs, model, metrics=None):
+    def validation_step(
+        self,
+        inputs: tuple[tf.Tensor, Mapping[str, Any]],
+        model: keras.Model,
+        metrics: list[keras.metrics.Metric] | None = None,
+    ) -> dict[str, Any]:
         """See base class."""
         return super().validation_step(_for_model_garden(inputs), model, metrics)
 
@@ -74,12 +85,14 @@ class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
         return tf.constant(0.0), tf.constant(0.0)
 
     def build_metrics(self, training: bool = True) -> list[keras.metrics.Metric]:
-        """See base class; there are no metrics of an RPN."""
+        """Returns Model Garden's metrics, without those of the RPN."""
         metrics = super().build_metrics(training)
         return [metric for metric in metrics if not metric.name.startswith("rpn_")]
 
 
-def _for_model_garden(inputs: tuple[tf.Tensor, Mapping[str, Any]]) -> tuple[tf.Tensor, dict]:
-    """Renames the proposals to what Model Garden's steps hand to a model."""
+def _for_model_garden(
+    inputs: tuple[tf.Tensor, Mapping[str, Any]],
+) -> tuple[tf.Tensor, dict[str, Any]]:
+    """Adds the proposals under the name that Model Garden's steps pass on to a model."""
     images, labels = inputs
     return images, {**labels, "anchor_boxes": labels["proposals"]}

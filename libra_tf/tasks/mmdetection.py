@@ -1,4 +1,4 @@
-"""What the tasks do with `task.model.compatibility: mmdetection`."""
+"""Support for `task.model.compatibility: mmdetection` in the tasks."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,10 +14,12 @@ from libra_tf.modeling.mmdetection.anchors import AnchorGenerator
 
 @contextlib.contextmanager
 def parts_for(model_config: hyperparams.Config) -> Iterator[None]:
-    """Makes Model Garden's tasks build MMDetection's detectors and anchors, if the config says so.
+    """Makes Model Garden's tasks build MMDetection's detectors and anchors while the block runs.
+
+    Without `compatibility` in the config, nothing changes.
 
     Args:
-      model_config: config with `compatibility`.
+      model_config: config of the model.
     """
     if not model_config.compatibility:
         yield

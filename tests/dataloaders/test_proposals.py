@@ -75,7 +75,7 @@ def test_a_missing_file_is_named(tmp_path, in_function):
     with pytest.raises(tf.errors.NotFoundError) as raised:
         step()
     problem = proposals.problem_in(raised.value)
-    assert problem.startswith(f"there are no proposals in {folder}/12.npy:")
+    assert problem.startswith(f"there is no file of proposals {folder}/12.npy:")
 
 
 def test_other_errors_are_not_explained():

@@ -250,9 +250,9 @@ def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
             "task.losses.balanced_l1.alpa=1.0",
             r"Did you mean task\.losses\.balanced_l1\.alpha\?",
         ),
-        ("task.model.decoder.xyz=1", r"Keys there: .*libra_fpn"),
-        ("trainer.train_steps=many", r"trainer\.train_steps is 'many', but an int is expected"),
-        ("trainer.train_steps=2.5", r"trainer\.train_steps is 2\.5, but an int is expected"),
+        ("task.model.decoder.xyz=1", r"The keys there are .*libra_fpn"),
+        ("trainer.train_steps=many", r"trainer\.train_steps is 'many'; it must be an int"),
+        ("trainer.train_steps=2.5", r"trainer\.train_steps is 2\.5; it must be an int"),
         ("trainer.train_steps", r"--params_override=trainer\.train_steps could not be read"),
         ("task.losses.box_loss=l2", r"task\.losses\.box_loss is 'l2'.*balanced_l1, huber"),
         ("task.losses.balanced_l1.form=x", r"task\.losses\.balanced_l1: `form`.*got 'x'"),
@@ -267,19 +267,22 @@ def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
         ),
         ("task.model.roi_sampler.type=ohem", r"roi_sampler\.type is 'ohem'.*iou_balanced, random"),
         ("task.model.decoder.type=bifpn", r"decoder\.type is 'bifpn'.*libra_fpn"),
-        ("trainer.train_steps=null", r"train_steps is None, but an int is expected, such as 450"),
-        ("trainer.train_steps=true", r"train_steps is True, but an int is expected"),
-        ("task.per_category_metrics=7", r"metrics is 7, but true or false is expected"),
-        ("task.frozen_stages=two", r"task\.frozen_stages is 'two', but an int is expected$"),
-        ("task.model.input_size=128", r"is 128, but a list is expected, such as \[128, 128, 3\]"),
-        ("task.model.input_size=[128,x,3]", r"input_size\[1\] is 'x', but an int is expected"),
+        ("trainer.train_steps=null", r"train_steps is None; it must be an int, such as 450"),
+        ("trainer.train_steps=true", r"train_steps is True; it must be an int"),
+        ("task.per_category_metrics=7", r"metrics is 7; it must be true or false"),
+        ("task.frozen_stages=two", r"task\.frozen_stages is 'two'; it must be an int$"),
+        ("task.model.input_size=128", r"is 128; it must be a list, such as \[128, 128, 3\]"),
+        ("task.model.input_size=[128,x,3]", r"input_size\[1\] is 'x'; it must be an int"),
         ("task.model.input_size=[128,128]", r"input_size is \[128, 128\]; it must be \[height"),
-        ("task.model.roi_sampler.cascade_iou_thresholds=0.6", r"0\.6, but a list is expected"),
+        ("task.model.roi_sampler.cascade_iou_thresholds=0.6", r"0\.6; it must be a list"),
         ("task.model.backbone.resnet.model_id=51", r"resnet\.model_id is 51; .*one of 10, 18"),
-        ("task.model.backbone=resnet", r"backbone is 'resnet', but it has keys of its own"),
+        ("task.model.backbone=resnet", r"backbone is 'resnet', but it is a group of keys"),
         ("runtime.mixed_precision_dtype=half", r"dtype is 'half'; .*float32, float16, bfloat16"),
         ("task.use_coco_metrics=false", r"task\.use_coco_metrics is false.*--mode=train"),
-        ("trainer.summary_interval=15", r"summary_interval is 15 and trainer\.steps_per_loop 10"),
+        (
+            "trainer.summary_interval=15",
+            r"summary_interval is 15; .* trainer\.steps_per_loop, which is 10",
+        ),
         ("trainer.steps_per_loop=0", r"trainer\.steps_per_loop is 0; it must be at least 1"),
         ("trainer.validation_steps=0", r"trainer\.validation_steps is 0.*or -1"),
         (
@@ -314,7 +317,7 @@ def test_an_unknown_experiment_names_the_nearest(parse, name, nearest):
 
 
 def test_an_experiment_of_another_kind(parse):
-    with pytest.raises(UsageError, match=r"no such experiment\. The Libra.*not trained here"):
+    with pytest.raises(UsageError, match=r"no such experiment\. The Libra.*cannot be run here"):
         runner_flags.experiment_name(parse("--experiment=resnet_imagenet"))
 
 

@@ -58,7 +58,7 @@ def test_a_folder_that_is_not_set(params, mode, key):
 def test_a_folder_that_is_not_there(complete, tmp_path):
     complete.task.train_data.proposals = str(tmp_path / "none")
     proposals.check_folders(complete, "eval")
-    with pytest.raises(UsageError, match=r"^task\.train_data\.proposals is '.*none', and there is"):
+    with pytest.raises(UsageError, match=r"^task\.train_data\.proposals is '.*none', but there is"):
         proposals.check_folders(complete, "train")
 
 
@@ -89,7 +89,7 @@ def test_other_experiments_need_none():
 
 
 def test_what_training_says(tmp_path):
-    message = rf"there are no proposals in {tmp_path}/5\.npy"
+    message = rf"there is no file of proposals {tmp_path}/5\.npy"
     with pytest.raises(TrainingError, match=message), proposals.explained():
         read_proposals(str(tmp_path), tf.constant("5"))
     with pytest.raises(tf.errors.NotFoundError), proposals.explained():

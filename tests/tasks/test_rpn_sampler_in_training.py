@@ -178,7 +178,7 @@ def test_a_training_step(make):
         ({"frozen_stages": 9}, r"task\.frozen_stages is 9; it must be from 0"),
         (
             {"frozen_stages": 1, "model": {"backbone": {"type": "mobilenet"}}},
-            r"task\.frozen_stages is 1 and the backbone mobilenet",
+            r"task\.frozen_stages is 1 and the backbone is mobilenet",
         ),
     ],
 )

@@ -1,4 +1,5 @@
-"""Detectors that compute what MMDetection's do: `task.model.compatibility: mmdetection`.
+"""Detectors that compute the same as MMDetection's: `task.model.compatibility: mmdetection`.
 
-Model Garden's classes with other parts where the two differ; docs/mmdet.md lists the differences.
+They are Model Garden's classes with different parts where the two libraries differ. docs/mmdet.md
+lists the differences.
 """

@@ -10,18 +10,18 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class AnchorGenerator:
-    """Makes the anchors of a pyramid as MMDetection's `AnchorGenerator` does.
+    """Generates the anchors of a pyramid as MMDetection's `AnchorGenerator` does.
 
-    Anchors are centred at the upper left corner of a cell, not at its middle. At a cell all scales
-    of the first aspect ratio come first. The arguments are Model Garden's, so this can stand where
-    its `build_anchor_generator` does.
+    Anchors are centred at the top left corner of a cell, not in its middle. Within a cell, all
+    scales of the first aspect ratio come first. The arguments are those of Model Garden's
+    `build_anchor_generator`, so this class can replace it.
 
     Attributes:
       min_level: finest level.
       max_level: coarsest level.
       num_scales: anchors per octave and aspect ratio.
-      aspect_ratios: widths over heights.
-      anchor_size: size of the smallest square anchor of a level over the level's stride.
+      aspect_ratios: ratios of width to height.
+      anchor_size: side of the smallest square anchor of a level, in strides of that level.
     """
 
     min_level: int
@@ -53,7 +53,7 @@ class AnchorGenerator:
         return tf.reshape(anchors, [height, width, corners.size])
 
     def _around_origin(self, stride: int) -> np.ndarray:
-        """`[anchors, 4]` of the cell at the origin."""
+        """Returns the anchors of the cell at the origin, `[anchors, 4]`."""
         scales = self.anchor_size * 2.0 ** (np.arange(self.num_scales) / self.num_scales)
         roots = np.sqrt(self.aspect_ratios)
         widths = stride * (roots[:, np.newaxis] * scales).reshape(-1)

@@ -1,4 +1,6 @@
-"""ResNet and ResNeXt that pad as PyTorch does, evenly on both sides, and round as it does."""
+"""ResNet and ResNeXt that pad evenly on both sides and round, both as in PyTorch."""
+
+from collections.abc import Callable
 
 import tensorflow as tf
 from official.modeling import hyperparams
@@ -13,12 +15,12 @@ from libra_tf.modeling.mmdetection.norms import BatchNormalization
 class SymmetricPaddingMixin:
     """Pads a convolution evenly on both sides, whatever its stride.
 
-    Keras' "same" padding of a strided layer puts the odd pixel at the bottom and on the right, so
-    that the grid of an even map lies one pixel further down and right than in PyTorch.
+    In a strided layer, Keras' "same" padding puts the odd pixel at the bottom and on the right. On
+    a map of even size, the sampling grid is then one pixel lower and further right than in PyTorch.
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Convolves, see `Conv2D`."""
+        """Convolves; see `Conv2D`."""
         height, width = (size // 2 for size in self.kernel_size)
         return super().call(tf.pad(inputs, [[0, 0], [height, height], [width, width], [0, 0]]))
 
@@ -34,14 +36,14 @@ class SymmetricGroupedConv2D(SymmetricPaddingMixin, resnext.GroupedConv2D):
 
 
 def _evenly_padded(layer: keras.layers.Conv2D) -> keras.layers.Conv2D:
-    """A convolution that is not built yet, made again with even padding."""
+    """Returns a convolution with the same arguments but even padding, not built yet."""
     is_grouped = isinstance(layer, resnext.GroupedConv2D)
     layer_class = SymmetricGroupedConv2D if is_grouped else SymmetricConv2D
     return resnext.like(layer, layer_class, padding="valid")
 
 
 class _LikePyTorch:
-    """Lets one of Model Garden's blocks pad its 3x3 convolution evenly, and round as PyTorch."""
+    """Makes a Model Garden block pad its 3x3 convolution evenly and round as PyTorch does."""
 
     _strided: str
 
@@ -49,7 +51,7 @@ class _LikePyTorch:
         super().__init__(*args, **kwargs)
         self._norm = BatchNormalization
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the layers."""
         super().build(input_shape)
         if self._strides > 1:
@@ -72,7 +74,7 @@ class SymmetricBottleneckBlock(_LikePyTorch, nn_blocks.BottleneckBlock):
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class SymmetricResNeXtBlock(_LikePyTorch, resnext.ResNeXtBlock):
-    """The block of a ResNeXt, evenly padded."""
+    """The ResNeXt block, evenly padded."""
 
     _strided = "_conv2"
 
@@ -80,7 +82,7 @@ class SymmetricResNeXtBlock(_LikePyTorch, resnext.ResNeXtBlock):
 class _SymmetricStem:
     """The first layers of a ResNet, evenly padded."""
 
-    def _stem(self, inputs):
+    def _stem(self, inputs: tf.Tensor) -> tf.Tensor:
         filters = int(64 * (self._depth_multiplier if self._scale_stem else 1.0))
         x = SymmetricConv2D(
             filters,
@@ -98,7 +100,7 @@ class _SymmetricStem:
             synchronized=self._use_sync_bn,
         )(x)
         x = keras.layers.Activation(self._activation)(x)
-        # Zeros are as good as minus infinity behind a ReLU.
+        # After a ReLU, padding with zeros is equivalent to padding with minus infinity.
         x = keras.layers.ZeroPadding2D(1)(x)
         return keras.layers.MaxPool2D(pool_size=3, strides=2)(x)
 
@@ -107,12 +109,18 @@ class _SymmetricStem:
 class SymmetricResNet(_SymmetricStem, resnet.ResNet):
     """Model Garden's ResNet, evenly padded.
 
-    A stage projects its input only if it changes its size or its channels, which the first stage of
-    ResNet-18 and -34 does not; Model Garden's always does.
+    A stage projects its input only if it changes the size or the number of channels. The first
+    stage of ResNet-18 and ResNet-34 changes neither, but Model Garden projects there as well.
     """
 
-    def _block_group(self, *args, strides, block_fn, **kwargs):
-        def block(**block_kwargs):
+    def _block_group(
+        self,
+        *args,
+        strides: int,
+        block_fn: Callable[..., keras.layers.Layer],
+        **kwargs,
+    ) -> tf.Tensor:
+        def block(**block_kwargs) -> keras.layers.Layer:
             if block_fn is nn_blocks.BottleneckBlock:
                 return SymmetricBottleneckBlock(**block_kwargs)
             block_kwargs["use_projection"] &= strides > 1
@@ -135,9 +143,14 @@ def build_backbone(
     model_config: hyperparams.Config,
     l2_regularizer: keras.regularizers.Regularizer | None = None,
 ) -> keras.Model:
-    """Builds the backbone from a model config whose `backbone.type` is `resnet` or `resnext`.
+    """Builds the backbone, for images of any size.
 
-    It takes images of any size.
+    Args:
+      model_config: config of the model, with `backbone.type` `resnet` or `resnext`.
+      l2_regularizer: regularizer for all kernels.
+
+    Returns:
+      The backbone.
     """
     config, norm = model_config.backbone.get(), model_config.norm_activation
     cardinality = {

@@ -1,4 +1,4 @@
-"""MMDetection's box coder and suppression, made of Model Garden's and TensorFlow's."""
+"""MMDetection's box coder and suppression, built from those of Model Garden and TensorFlow."""
 
 from collections.abc import Sequence
 
@@ -6,23 +6,23 @@ import numpy as np
 import tensorflow as tf
 from official.vision.ops import box_ops
 
-# A box is at most so many times larger or smaller than its anchor.
+# The sides of a box are at most this many times longer or shorter than those of its anchor.
 MAX_RATIO = 1000 / 16
-# Below every probability and threshold: marks what is no candidate.
+# Score of a box that is not a candidate: below every probability and threshold.
 NO_SCORE = -1.0
-# Either way.
+# Its own inverse.
 _YX_FROM_XY = [1, 0, 3, 2]
 
 
 def swap_xy(values: np.ndarray, axis: int) -> np.ndarray:
-    """Turns boxes x, y, w, h into y, x, h, w or back, also of two corners or of deltas.
+    """Converts boxes between x first and y first, whether sizes, corners or deltas.
 
     Args:
-      values: array with groups of four coordinates on an axis.
-      axis: the axis.
+      values: array with groups of four coordinates along one axis, such as x, y, w, h.
+      axis: that axis.
 
     Returns:
-      The same with the coordinates of each group in the other order.
+      The array with x and y swapped in each group, such as y, x, h, w.
     """
     order = np.arange(values.shape[axis]).reshape(-1, 4)[:, _YX_FROM_XY]
     return np.take(values, order.reshape(-1), axis)
@@ -36,16 +36,17 @@ def decode(
 ) -> tf.Tensor:
     """Decodes boxes and clips them to the image.
 
-    Model Garden limits how much larger than its anchor a box is, MMDetection also how much smaller.
+    Model Garden limits only how much larger than its anchor a box can be; MMDetection also limits
+    how much smaller.
 
     Args:
       deltas: `[..., 4]`, `[dy, dx, dh, dw]`.
-      anchors: `[..., 4]`, `[ymin, xmin, ymax, xmax]`.
-      image_shape: `[..., 2]`, height and width without padding.
-      weights: what the deltas were multiplied by in training; None for ones.
+      anchors: `[..., 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
+      image_shape: `[..., 2]`, height and width without padding, in pixels.
+      weights: the four factors that deltas were multiplied by in training; None for ones.
 
     Returns:
-      `[..., 4]`, `[ymin, xmin, ymax, xmax]`.
+      `[..., 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
     """
     smallest = -np.log(MAX_RATIO) * np.asarray(weights or [1.0] * 4)
     smallest[:2] = -np.inf
@@ -54,7 +55,14 @@ def decode(
 
 
 def is_empty(boxes: tf.Tensor) -> tf.Tensor:
-    """Says of boxes `[..., 4]` whether they have no area, as padding has."""
+    """Returns whether each box has no area, as padding does.
+
+    Args:
+      boxes: `[..., 4]`, `[ymin, xmin, ymax, xmax]`.
+
+    Returns:
+      Bool `[...]`.
+    """
     return tf.reduce_any(boxes[..., 2:] <= boxes[..., :2], axis=-1)
 
 
@@ -65,20 +73,20 @@ def suppress(
     iou_threshold: float,
     score_threshold: float,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Suppresses boxes within each group, and keeps the best of all groups.
+    """Suppresses boxes within each group, and keeps the best ones across groups.
 
     Args:
-      boxes: `[B, N, groups, 4]`, or `[B, N, 1, 4]` for the same in all groups.
+      boxes: `[B, N, groups, 4]`, or `[B, N, 1, 4]` if all groups share the boxes.
       scores: `[B, N, groups]`.
-      max_boxes: how many are kept of an image.
-      iou_threshold: a box goes if it overlaps a better one of its group by more.
-      score_threshold: only higher scores count.
+      max_boxes: maximum number of boxes to keep per image.
+      iou_threshold: a box is dropped if its IoU with a better box of its group is higher.
+      score_threshold: boxes with lower or equal scores are dropped.
 
     Returns:
-      boxes: `[B, max_boxes, 4]`, best first, zeros behind them.
+      boxes: `[B, max_boxes, 4]`, best first, padded with zeros.
       scores: `[B, max_boxes]`.
       groups: int32 `[B, max_boxes]`.
-      counts: int32 `[B]`, how many are no padding.
+      counts: int32 `[B]`, number of boxes without padding.
     """
     boxes, scores, groups, counts = tf.image.combined_non_max_suppression(
         tf.cast(boxes, tf.float32),

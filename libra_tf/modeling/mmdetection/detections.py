@@ -1,6 +1,7 @@
-"""MMDetection's choice of detections."""
+"""MMDetection's selection of detections."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 from official.vision.modeling.layers import detection_generator
@@ -9,9 +10,10 @@ from libra_tf.modeling.mmdetection import boxes as box_coder
 
 
 class DetectionGenerator(detection_generator.DetectionGenerator):
-    """Detects in the boxes of the second stage; `nms_version` and `pre_nms_top_k` have no effect.
+    """Selects detections from the boxes of the second stage.
 
-    Every class of every box competes that has a score above the threshold.
+    Every class of every box is a candidate if its score is above the threshold. `nms_version` and
+    `pre_nms_top_k` have no effect.
     """
 
     def __call__(
@@ -44,9 +46,10 @@ class DetectionGenerator(detection_generator.DetectionGenerator):
 
 
 class MultilevelDetectionGenerator(detection_generator.MultilevelDetectionGenerator):
-    """Detects in the anchors of RetinaNet; `nms_version` has no effect.
+    """Selects detections from the anchors of RetinaNet.
 
-    Of each level, the best `pre_nms_top_k` pairs of an anchor and a class take part.
+    On each level, the best `pre_nms_top_k` pairs of anchor and class are candidates. `nms_version`
+    has no effect.
     """
 
     def __call__(
@@ -75,7 +78,19 @@ class MultilevelDetectionGenerator(detection_generator.MultilevelDetectionGenera
         anchors: tf.Tensor,
         image_shape: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The best pairs of a level: boxes `[B, K, 4]`, and their scores `[B, K, classes]`."""
+        """Selects the best pairs of anchor and class on one level.
+
+        Args:
+          raw_boxes: `[B, height, width, anchors * 4]`, encoded.
+          raw_scores: `[B, height, width, anchors * num_classes]`, logits, background first.
+          anchors: `[B, height, width, anchors * 4]`, `[ymin, xmin, ymax, xmax]`.
+          image_shape: `[B, 2]`, height and width without padding, in pixels.
+
+        Returns:
+          boxes: `[B, K, 4]`, one for each pair.
+          scores: `[B, K, num_classes - 1]`, the score at the class of the pair, and `NO_SCORE`
+            at all others.
+        """
         batch_size = tf.shape(raw_scores)[0]
         deltas, anchors = (
             tf.cast(tf.reshape(x, [batch_size, -1, 4]), tf.float32) for x in (raw_boxes, anchors)
@@ -97,8 +112,8 @@ class MultilevelDetectionGenerator(detection_generator.MultilevelDetectionGenera
         return boxes, tf.where(is_candidate, scores[..., tf.newaxis], box_coder.NO_SCORE)
 
 
-def _finish(config: Mapping, boxes: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Suppresses per class and names the outputs as Model Garden does."""
+def _finish(config: Mapping[str, Any], boxes: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Suppresses boxes within each class, and names the outputs as Model Garden does."""
     if not config["apply_nms"]:
         return {"decoded_boxes": boxes, "decoded_box_scores": scores}
     boxes, scores, classes, counts = box_coder.suppress(

@@ -1,23 +1,28 @@
 """Model Garden's heads without batch norm."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
 from official.vision.modeling.heads import dense_prediction_heads, instance_heads
 
 from libra_tf.compat import keras
 
 
 class _WithoutNorms:
-    """Puts the identity in the place of the batch norms of one of Model Garden's heads."""
+    """Replaces the batch norms of a Model Garden head with the identity."""
 
     _norms_attributes: tuple[str, ...]
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape | Mapping[str, tf.TensorShape]) -> None:
         """Creates the layers."""
         super().build(input_shape)
         for attribute in self._norms_attributes:
             setattr(self, attribute, _without_norms(getattr(self, attribute)))
 
 
-def _without_norms(norms):
+def _without_norms(norms: Any) -> Any:
+    """Returns identities in place of a batch norm, or of (nested) lists of them."""
     if isinstance(norms, (list, tuple)):
         return [_without_norms(norm) for norm in norms]
     return keras.layers.Activation("linear", name=norms.name)
@@ -25,20 +30,20 @@ def _without_norms(norms):
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class RetinaNetHead(_WithoutNorms, dense_prediction_heads.RetinaNetHead):
-    """RetinaNet's head, whose convolutions have no batch norm."""
+    """RetinaNet's head without batch norms."""
 
     _norms_attributes = ("_cls_norms", "_box_norms")
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class RPNHead(_WithoutNorms, dense_prediction_heads.RPNHead):
-    """The RPN's head, whose convolution has no batch norm."""
+    """The RPN's head without batch norms."""
 
     _norms_attributes = ("_norms",)
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class DetectionHead(_WithoutNorms, instance_heads.DetectionHead):
-    """The second stage's head, whose layers have no batch norm."""
+    """The second stage's head without batch norms."""
 
     _norms_attributes = ("_conv_norms", "_fc_norms")

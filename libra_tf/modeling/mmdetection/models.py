@@ -1,6 +1,7 @@
-"""Model Garden's detectors with the parts in which MMDetection differs."""
+"""Model Garden's detectors with MMDetection's parts where the two differ."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import tensorflow as tf
 from official.modeling import hyperparams
@@ -11,21 +12,27 @@ from libra_tf.modeling.mmdetection import detections, heads, proposals, pyramid,
 from libra_tf.modeling.mmdetection.anchors import AnchorGenerator
 from libra_tf.modeling.mmdetection.backbones import build_backbone
 
-# Model Garden's own, which may be patched when they are called.
+# Bound at import: the names in `factory` may be replaced by the time these are called.
 _build_retinanet = factory.build_retinanet
 _build_maskrcnn = factory.build_maskrcnn
 
 
 class _WithAnchors:
-    """Makes MMDetection's anchors for images of any size, where a caller gives none."""
+    """Generates MMDetection's anchors for images of any size if the caller passes none."""
 
-    def call(self, images, image_shape=None, anchor_boxes=None, **kwargs):
+    def call(
+        self,
+        images: tf.Tensor,
+        image_shape: tf.Tensor | None = None,
+        anchor_boxes: Mapping[str, tf.Tensor] | None = None,
+        **kwargs,
+    ) -> dict[str, tf.Tensor]:
         """Detects objects; see the base class.
 
         Args:
-          images: float `[B, height, width, 3]`, normalised; height and width may be any.
-          image_shape: `[B, 2]`, height and width without padding; None for no padding.
-          anchor_boxes: by level, `[B, height_l, width_l, anchors * 4]`; None to make them.
+          images: float `[B, height, width, 3]`, normalised, of any height and width.
+          image_shape: `[B, 2]`, height and width without padding, in pixels; None for no padding.
+          anchor_boxes: by level, `[B, height_l, width_l, anchors * 4]`; None to generate them.
           **kwargs: as in the base class.
 
         Returns:
@@ -39,18 +46,19 @@ class _WithAnchors:
         return super().call(images, image_shape, anchor_boxes=anchor_boxes, **kwargs)
 
     def make_anchors(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Makes the anchors of images.
+        """Generates the anchors of images.
 
         Args:
           images: `[B, height, width, 3]`.
 
         Returns:
-          By level, float32 `[B, height_l, width_l, anchors * 4]`.
+          By level, float32 `[B, height_l, width_l, anchors * 4]`, `[ymin, xmin, ymax, xmax]` in
+          pixels.
         """
         arguments = [field.name for field in dataclasses.fields(AnchorGenerator)]
         generator = AnchorGenerator(**{name: self._config_dict[name] for name in arguments})
         batch_size, *size = tf.unstack(tf.shape(images)[:3])
-        # Shapes that are known stay so.
+        # Keep static sizes where they are known.
         size = [static or dynamic for static, dynamic in zip(images.shape[1:3], size, strict=True)]
         return {
             level: tf.tile(anchors[tf.newaxis], [batch_size, 1, 1, 1])
@@ -71,7 +79,7 @@ def build_retinanet(
     model_config: hyperparams.Config,
     l2_regularizer: keras.regularizers.Regularizer | None = None,
 ) -> RetinaNetModel:
-    """Builds RetinaNet as MMDetection has it; stands in for Model Garden's `build_retinanet`."""
+    """Builds MMDetection's RetinaNet; replaces Model Garden's `build_retinanet`."""
     backbone, decoder = _build_features(model_config, "convolved", l2_regularizer)
     model = _build_retinanet(input_specs, model_config, l2_regularizer, backbone, decoder)
     parts = model.get_config()
@@ -93,7 +101,7 @@ def build_fasterrcnn(
     model_config: hyperparams.Config,
     l2_regularizer: keras.regularizers.Regularizer | None = None,
 ) -> FasterRCNNModel:
-    """Builds Faster R-CNN as MMDetection has it; stands in for Model Garden's `build_maskrcnn`."""
+    """Builds MMDetection's Faster R-CNN; replaces Model Garden's `build_maskrcnn`."""
     backbone, decoder = _build_features(model_config, "subsampled", l2_regularizer)
     model = _build_maskrcnn(input_specs, model_config, l2_regularizer, backbone, decoder)
     parts = model.get_config()
@@ -115,7 +123,7 @@ def _build_features(
     extra_levels: str,
     l2_regularizer: keras.regularizers.Regularizer | None,
 ) -> tuple[keras.Model, keras.Model]:
-    """Builds backbone and decoder for images of any size."""
+    """Builds the backbone and the decoder, for images of any size."""
     backbone = build_backbone(model_config, l2_regularizer)
     decoder = pyramid.build_decoder(
         backbone.output_specs, model_config, extra_levels, l2_regularizer
@@ -124,5 +132,5 @@ def _build_features(
 
 
 def _as(layer_class: type[keras.layers.Layer], layer: keras.layers.Layer) -> keras.layers.Layer:
-    """One of Model Garden's layers, made again as a subclass."""
+    """Returns a new layer of a subclass with the arguments of a Model Garden layer."""
     return layer_class.from_config(layer.get_config())

@@ -1,19 +1,19 @@
-"""Batch norm that rounds as PyTorch's does."""
+"""Batch norm that rounds as in PyTorch."""
 
 import tensorflow as tf
 
 from libra_tf.compat import keras
 
-# A variance that is exactly one with this epsilon.
+# A power of two, so that 1 - epsilon + epsilon is exactly 1.
 _EPSILON = 2.0**-16
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras' batch norm; with given statistics, it multiplies and adds as PyTorch does.
+    """Keras' batch norm that computes the same as PyTorch's in inference.
 
-    PyTorch computes `x * scale + shift`, Keras `(x - mean) * scale + beta`. Both round, and behind
-    fifty layers the two ways differ as much as float32 and float64 do.
+    PyTorch computes `x * scale + shift`, Keras `(x - mean) * scale + beta`. They round differently,
+    and after fifty layers the results differ as much as those of float32 and float64.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, **kwargs) -> tf.Tensor:
@@ -23,7 +23,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=training, **kwargs)
         scale = self.gamma / tf.sqrt(self.moving_variance + self.epsilon)
         shift = self.beta - self.moving_mean * scale
-        # The fused operation, which takes half precision as well, with nothing else left to do.
+        # With a mean of 0 and a variance of 1, the fused operation only multiplies and adds. It
+        # also supports half precision.
         outputs, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=scale,

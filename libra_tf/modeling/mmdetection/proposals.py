@@ -1,4 +1,4 @@
-"""MMDetection's choice of proposals."""
+"""MMDetection's selection of proposals."""
 
 from collections.abc import Mapping
 
@@ -13,9 +13,9 @@ from libra_tf.modeling.mmdetection import boxes as box_coder
 class ROIGenerator(roi_generator.MultilevelROIGenerator):
     """Proposes RoIs as MMDetection's RPN head does, with Model Garden's arguments.
 
-    The best `pre_nms_top_k` of each level are decoded, boxes without area are dropped, and the best
-    `num_proposals` of what is left of all levels by suppression within each level are kept. Score
-    thresholds and `pre_nms_min_size_threshold` have no effect, and suppression is always batched.
+    It decodes the best `pre_nms_top_k` boxes of each level, drops boxes without area, suppresses
+    boxes within each level, and keeps the best `num_proposals` across levels. Score thresholds and
+    `pre_nms_min_size_threshold` have no effect, and suppression is always batched.
     """
 
     def call(
@@ -29,7 +29,8 @@ class ROIGenerator(roi_generator.MultilevelROIGenerator):
         """Proposes RoIs; see Model Garden's `MultilevelROIGenerator`.
 
         Returns:
-          boxes: `[B, num_proposals, 4]`, best first; -1 where there are fewer.
+          boxes: `[B, num_proposals, 4]`, `[ymin, xmin, ymax, xmax]` in pixels, best first, padded
+            with -1.
           scores: `[B, num_proposals]`.
         """
         prefix = "" if training else "test_"
@@ -59,7 +60,19 @@ def _best_of_level(
     image_shape: tf.Tensor,
     top_k: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes the best boxes of a level: `[B, top_k, 4]` and scores `[B, top_k]`."""
+    """Decodes the best boxes of one level.
+
+    Args:
+      raw_boxes: `[B, height, width, anchors * 4]`, encoded.
+      raw_scores: `[B, height, width, anchors]`, logits.
+      anchors: `[B, height, width, anchors * 4]`, `[ymin, xmin, ymax, xmax]`.
+      image_shape: `[B, 2]`, height and width without padding, in pixels.
+      top_k: number of boxes to return.
+
+    Returns:
+      boxes: `[B, top_k, 4]`, best first, padded with zeros.
+      scores: `[B, top_k]`; `NO_SCORE` for padding and for boxes without area.
+    """
     batch_size = tf.shape(raw_scores)[0]
     scores = tf.sigmoid(tf.cast(tf.reshape(raw_scores, [batch_size, -1]), tf.float32))
     count = tf.minimum(top_k, tf.shape(scores)[1])

@@ -1,6 +1,6 @@
-"""MMDetection's feature pyramid: no batch norm, and other levels beyond the backbone's."""
+"""MMDetection's feature pyramid: no batch norms, and different levels above the backbone's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 from official.modeling import hyperparams
@@ -15,33 +15,37 @@ EXTRA_LEVELS = ("subsampled", "convolved")
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class _AddUpsampled(keras.layers.Layer):
-    """Adds the second map to the first one, at its size."""
+    """Resizes the second map to the size of the first and adds it."""
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         return ops.add_nearest2d(*inputs)
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class _EverySecondPixel(keras.layers.Layer):
-    """Halves a map without averaging it."""
+    """Halves the size of a map by dropping every second row and column."""
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs[:, ::2, ::2]
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class MMDetectionFPN(libra_fpn.FunctionalDecoder):
-    """FPN as in MMDetection; its layers have the names that those of Model Garden's FPN have.
+    """MMDetection's FPN. Its layers have the same names as those of Model Garden's FPN.
 
     Args:
-      input_specs: backbone output shapes, `{level: TensorShape([batch, height, width, channels])}`.
+      input_specs: backbone output shapes by level, `[B, height, width, channels]`.
       min_level: finest level.
       max_level: coarsest level.
-      num_filters: channels of all levels.
-      extra_levels: what the levels coarser than the backbone's are: `subsampled`, every second
-        pixel of the level before (Faster R-CNN), or `convolved`, 3x3 convolutions of stride 2, the
-        first of them of the backbone's coarsest map (RetinaNet).
-      kernel_regularizer: regularizer of all kernels.
+      num_filters: number of channels on all levels.
+      extra_levels: how to compute levels coarser than the backbone's: `subsampled` for every
+        second pixel of the level before (Faster R-CNN), or `convolved` for 3x3 convolutions with
+        stride 2, starting from the backbone's coarsest map (RetinaNet).
+      kernel_regularizer: regularizer for all kernels.
+      **kwargs: arguments of the Keras model, such as `name`.
+
+    Raises:
+      ValueError: if `extra_levels` is neither of the two.
     """
 
     def __init__(
@@ -57,7 +61,11 @@ class MMDetectionFPN(libra_fpn.FunctionalDecoder):
         if extra_levels not in EXTRA_LEVELS:
             raise ValueError(f"`extra_levels` must be one of {EXTRA_LEVELS}, got {extra_levels!r}.")
 
-        def convolution(name, layer_class=keras.layers.Conv2D, **conv_kwargs):
+        def convolution(
+            name: str,
+            layer_class: type[keras.layers.Conv2D] = keras.layers.Conv2D,
+            **conv_kwargs,
+        ) -> keras.layers.Conv2D:
             return layer_class(
                 num_filters, name=name, kernel_regularizer=kernel_regularizer, **conv_kwargs
             )
@@ -98,7 +106,7 @@ class MMDetectionFPN(libra_fpn.FunctionalDecoder):
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class LibraMMDetectionFPN(libra_fpn.LibraFPN):
-    """The balanced feature pyramid behind MMDetection's FPN."""
+    """MMDetection's FPN followed by the balanced feature pyramid."""
 
     _pyramid_class = MMDetectionFPN
 
@@ -109,7 +117,17 @@ def build_decoder(
     extra_levels: str,
     l2_regularizer: keras.regularizers.Regularizer | None = None,
 ) -> keras.Model:
-    """Builds the decoder from a model config whose `decoder.type` is `fpn` or `libra_fpn`."""
+    """Builds the decoder.
+
+    Args:
+      input_specs: backbone output shapes by level, `[B, height, width, channels]`.
+      model_config: config of the model, with `decoder.type` `fpn` or `libra_fpn`.
+      extra_levels: one of `EXTRA_LEVELS`; see `MMDetectionFPN`.
+      l2_regularizer: regularizer for all kernels.
+
+    Returns:
+      The decoder.
+    """
     decoder = model_config.decoder.get()
     kwargs = {
         "input_specs": input_specs,

@@ -1,4 +1,4 @@
-"""MMDetection's features of RoIs."""
+"""MMDetection's extraction of RoI features."""
 
 from collections.abc import Mapping
 
@@ -8,13 +8,13 @@ from official.vision.modeling.layers import roi_aligner
 from libra_tf import ops
 from libra_tf.compat import keras
 
-# RoIs of twice this size, the square root of their area in pixels, leave the finest level.
+# In pixels. The finest level crops RoIs with a square root of the area below twice this.
 _FINEST_SCALE = 56
 MIN_LEVEL, MAX_LEVEL = 2, 5
 
 
 def assign_levels(boxes: tf.Tensor) -> tf.Tensor:
-    """Says which level of the pyramid crops each RoI.
+    """Returns the pyramid level to crop each RoI from.
 
     Args:
       boxes: float `[..., 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
@@ -30,7 +30,10 @@ def assign_levels(boxes: tf.Tensor) -> tf.Tensor:
 
 @keras.utils.register_keras_serializable(package="libra_tf")
 class ROIAligner(roi_aligner.MultilevelROIAligner):
-    """Crops RoIs as MMDetection's `SingleRoIExtractor` does; `sample_offset` has no effect."""
+    """Crops RoIs as MMDetection's `SingleRoIExtractor` does.
+
+    `sample_offset` has no effect.
+    """
 
     def call(
         self, features: Mapping[str, tf.Tensor], boxes: tf.Tensor, training: bool | None = None
@@ -38,7 +41,7 @@ class ROIAligner(roi_aligner.MultilevelROIAligner):
         """Crops RoIs; see Model Garden's `MultilevelROIAligner`."""
         del training
         levels = assign_levels(boxes)
-        # Neighbours of one level can be left out together in the other levels.
+        # Sorted by level, RoIs of other levels are neighbours and can be skipped in whole blocks.
         order = tf.argsort(levels, axis=1, stable=True)
         boxes, levels = (tf.gather(x, order, batch_dims=1) for x in (boxes, levels))
         crops = tf.add_n(
