@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import json
 import os
 import pathlib
 
@@ -65,3 +66,34 @@ def tiny_shapes(tmp_path_factory):
     root = tmp_path_factory.mktemp("tiny_shapes")
     folder = make_shapes(root / "shapes", num_train=8, num_val=6, image_size=64, report=str)
     return prepare_coco_folder(folder, root / "cache", report=str)
+
+
+@pytest.fixture(scope="session", params=["retinanet", "fasterrcnn"])
+def exported(request, tiny_shapes, tmp_path_factory):
+    """A detector of either kind, as a run and as a SavedModel."""
+    from libra_tf.serving import saved_model
+    from tests import detectors
+
+    root = tmp_path_factory.mktemp(request.param)
+    model_dir = str(root / "run")
+    task, model = detectors.make_run(model_dir, f"libra_{request.param}_demo", tiny_shapes)
+    folder = saved_model.export(
+        model_dir, str(root / "served"), max_pixels=detectors.MAX_PIXELS, report=str
+    )
+    return detectors.Exported(model_dir, task, model, folder, detectors.load(folder))
+
+
+@pytest.fixture(scope="session")
+def val_images(tiny_shapes):
+    """Image id -> the bytes of its file."""
+    features = {
+        "image/encoded": tf.io.FixedLenFeature([], tf.string),
+        "image/source_id": tf.io.FixedLenFeature([], tf.string),
+    }
+    images = {}
+    for record in tf.data.TFRecordDataset(tf.io.gfile.glob(tiny_shapes.val.input_path)):
+        example = tf.io.parse_single_example(record, features)
+        images[int(example["image/source_id"])] = example["image/encoded"].numpy()
+    with open(tiny_shapes.val.annotation_file) as file:
+        assert sorted(images) == sorted(image["id"] for image in json.load(file)["images"])
+    return images

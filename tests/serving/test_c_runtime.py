@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import c_runtime, damage
 from libra_tf.inference import local
-from tests.serving.conftest import MAX_PIXELS, encode
+from tests.detectors import MAX_PIXELS, encode
 
 only_retinanet = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
 FEW = c_runtime.Load(threads=2, requests=4, warm_up=1)

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from libra_tf.cli import image_files
 from libra_tf.inference import prediction
 from libra_tf.serving import saved_model
-from tests.serving.conftest import encode, load, make_run
+from tests.detectors import encode, load, make_run
 
 
 @pytest.mark.slow

@@ -14,34 +14,10 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.inference import local
 from libra_tf.runs import trained_run
 from libra_tf.serving import images, saved_model, warmup
-from tests.serving.conftest import copy_run, encode, load
-from tests.serving.server import Version
+from tests.detectors import assert_same, assert_same_detections, copy_run, encode, load
+from tests.inference.server import Version
 
 only_retinanet = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
-
-
-def assert_same(one, other):
-    """Compares the outputs for one batch of images."""
-    assert set(one) == set(other)
-    for name in ("num_detections", "image_size"):
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-    names = ("boxes", "scores", "classes", "class_names")
-    for image in range(len(one["num_detections"])):
-        assert_same_detections(
-            *([outputs[f"detection_{name}"][image] for name in names] for outputs in (one, other))
-        )
-
-
-def assert_same_detections(one, other):
-    """Compares `(boxes, scores, *exact)`, rounded differently: equal scores may change places."""
-    (boxes, scores, *exact), (other_boxes, other_scores, *other_exact) = one, other
-    np.testing.assert_allclose(scores, other_scores, atol=1e-4)
-    same = np.abs(scores[:, None] - other_scores) < 2e-4
-    same &= np.all(np.abs(boxes[:, None] - other_boxes) < 1e-3, axis=-1)
-    for values, other_values in zip(exact, other_exact, strict=True):
-        same &= values[:, None] == other_values
-    # The last one may have made way for another of its score.
-    assert same.any(axis=1)[scores > scores[-1] + 2e-4].all()
 
 
 def test_detections_are_those_of_the_evaluation(exported, val_images):

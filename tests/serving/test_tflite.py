@@ -12,8 +12,7 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.inference import local
 from libra_tf.inference.client import errors
 from libra_tf.serving import tflite
-from tests.serving.conftest import copy_run, encode
-from tests.serving.test_saved_model import assert_same
+from tests.detectors import assert_same, copy_run, encode
 
 NUM_BOXES, NUM_CLASSES = 60, 3
 LIMITS = {"num_detections": 20, "score_threshold": 0.3, "iou_threshold": 0.5}
@@ -58,6 +57,7 @@ def test_detects_what_the_saved_model_detects(exported, tmp_path):
         local.open_detector(path, max_pixels=4000).predict(batch[:1])
 
 
+@pytest.mark.one_lane
 @one_stage
 def test_int8_has_8_bit_convolutions_and_close_boxes(exported, images, tmp_path):
     path = str(tmp_path / "detector.tflite")

@@ -12,7 +12,9 @@ from pycocotools import coco, cocoeval
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
 from libra_tf.inference import prediction
-from tests.serving.conftest import copy_run, encode
+from tests.detectors import copy_run, encode
+
+pytestmark = pytest.mark.one_lane
 
 # What has nothing of the kind of detector in it.
 one_detector = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)

@@ -29,9 +29,10 @@ from libra_tf.inference.client import answers, retrying, run
 from libra_tf.inference.client.errors import RefusedError, RequestError, ServerError
 from libra_tf.inference.client.target import Target
 from libra_tf.inference.drawing import draw_detections
-from tests.serving.conftest import encode
-from tests.serving.server import Server
-from tests.serving.test_saved_model import assert_same
+from tests.detectors import assert_same, encode
+from tests.inference.server import Server
+
+pytestmark = pytest.mark.one_lane
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLIENT = str(ROOT / "export" / "client.py")
@@ -611,7 +612,7 @@ def test_a_server_that_is_killed(exported, config_file, tmp_path):
     """What was answered is written; the rest is given up with one line, not one per image."""
     process = subprocess.Popen(
         [
-            *(sys.executable, ROOT / "tests/serving/server.py", "--port=0", "--rest_api_port=0"),
+            *(sys.executable, ROOT / "tests/inference/server.py", "--port=0", "--rest_api_port=0"),
             f"--model_config_file={config_file}",
         ],
         stdout=subprocess.PIPE,

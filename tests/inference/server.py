@@ -1,6 +1,6 @@
 """A stand-in for TensorFlow Serving: the parts of its gRPC and REST API that the client uses.
 
-    python tests/serving/server.py --model_name=cells --model_base_path=served/cells
+    python tests/inference/server.py --model_name=cells --model_base_path=served/cells
 
 It exists to test the client, and to try it without the real server; benchmarks/soak.py measures
 TensorFlow's own runtime. It has what the client uses: Predict and GetModelStatus, REST with JSON in

@@ -12,6 +12,8 @@ from PIL import Image
 
 from libra_tf.inference.drawing import draw_detections
 
+pytestmark = pytest.mark.one_lane
+
 GREY = (90, 90, 90)
 
 

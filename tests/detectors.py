@@ -1,13 +1,11 @@
-"""A run with one checkpoint, and what is exported of it."""
+"""Small detectors with random weights: the folder of a run, its export, and images to try them."""
 
 import dataclasses
 import io
-import json
 import pathlib
 import shutil
 
 import numpy as np
-import pytest
 import tensorflow as tf
 import yaml
 from official.core import exp_factory, task_factory
@@ -16,7 +14,6 @@ from PIL import Image
 
 from libra_tf.compat import keras
 from libra_tf.runs.folder import RunFolder
-from libra_tf.serving import saved_model
 
 SMALL = {
     "model": {
@@ -93,34 +90,33 @@ def load(folder):
     return serve
 
 
-@pytest.fixture(scope="session", params=["retinanet", "fasterrcnn"])
-def exported(request, tiny_shapes, tmp_path_factory):
-    root = tmp_path_factory.mktemp(request.param)
-    model_dir = str(root / "run")
-    task, model = make_run(model_dir, f"libra_{request.param}_demo", tiny_shapes)
-    folder = saved_model.export(model_dir, str(root / "served"), max_pixels=MAX_PIXELS, report=str)
-    return Exported(model_dir, task, model, folder, load(folder))
-
-
-@pytest.fixture(scope="session")
-def val_images(tiny_shapes):
-    """Image id -> the bytes of its file."""
-    features = {
-        "image/encoded": tf.io.FixedLenFeature([], tf.string),
-        "image/source_id": tf.io.FixedLenFeature([], tf.string),
-    }
-    images = {}
-    for record in tf.data.TFRecordDataset(tf.io.gfile.glob(tiny_shapes.val.input_path)):
-        example = tf.io.parse_single_example(record, features)
-        images[int(example["image/source_id"])] = example["image/encoded"].numpy()
-    with open(tiny_shapes.val.annotation_file) as file:
-        assert sorted(images) == sorted(image["id"] for image in json.load(file)["images"])
-    return images
-
-
 def encode(height, width, image_format="JPEG", mode="RGB", seed=0):
     """Bytes of a picture of smooth noise."""
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((width, height)).convert(mode).save(buffer, format=image_format)
     return buffer.getvalue()
+
+
+def assert_same(one, other):
+    """Compares the outputs for one batch of images."""
+    assert set(one) == set(other)
+    for name in ("num_detections", "image_size"):
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    names = ("boxes", "scores", "classes", "class_names")
+    for image in range(len(one["num_detections"])):
+        assert_same_detections(
+            *([outputs[f"detection_{name}"][image] for name in names] for outputs in (one, other))
+        )
+
+
+def assert_same_detections(one, other):
+    """Compares `(boxes, scores, *exact)`, rounded differently: equal scores may change places."""
+    (boxes, scores, *exact), (other_boxes, other_scores, *other_exact) = one, other
+    np.testing.assert_allclose(scores, other_scores, atol=1e-4)
+    same = np.abs(scores[:, None] - other_scores) < 2e-4
+    same &= np.all(np.abs(boxes[:, None] - other_boxes) < 1e-3, axis=-1)
+    for values, other_values in zip(exact, other_exact, strict=True):
+        same &= values[:, None] == other_values
+    # The last one may have made way for another of its score.
+    assert same.any(axis=1)[scores > scores[-1] + 2e-4].all()
