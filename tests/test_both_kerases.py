@@ -83,7 +83,7 @@ def tf_variables(layer):
 
 
 def randomize(model):
-    """Moves every weight off its initial value: zeros would hide what is behind them."""
+    """Moves every weight off its initial value: zeros would hide what comes before them."""
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(size=w.shape, scale=0.2) for w in model.get_weights()])
 

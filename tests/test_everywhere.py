@@ -55,7 +55,7 @@ def test_every_op_is_here():
 @pytest.mark.parametrize("name", ALL)
 def test_compiled(name):
     function, inputs = ALL[name]
-    # Wrapped anew, because jit_compile=True on the same function would find its old trace.
+    # A new wrapper, because jit_compile=True on the same function would find its old trace.
     compiled = tf.function(lambda *x: function(*x), jit_compile=True)(*inputs)
     np.testing.assert_allclose(compiled, function(*inputs), rtol=1e-5, atol=1e-6)
 
@@ -83,7 +83,7 @@ def test_in_a_saved_model(name, tmp_path):
 @pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_large_values_in_half_precision(name, dtype, jit_compile):
-    """No NaN anywhere, and none of the infinities that the result itself does not call for."""
+    """No NaN anywhere, and infinity only where the exact result overflows."""
     function, inputs = DIFFERENTIABLE[name]
     large = [tf.cast(tf.clip_by_value(LARGE * x, -LARGE, LARGE), dtype) for x in inputs]
 

@@ -165,7 +165,7 @@ class NonLocal2DMixin:
           M = N unless `sub_sample` is set.
 
         Raises:
-          ValueError: If `mode` is one whose weights do not sum to 1.
+          ValueError: If the weights of `mode` do not sum to 1.
         """
         if self.mode not in ("embedded_gaussian", "gaussian"):
             raise ValueError(f"The weights of mode {self.mode!r} are not shares of attention.")

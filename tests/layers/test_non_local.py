@@ -8,7 +8,7 @@ from libra_tf.mixins.non_local import MODES
 
 
 def golden_weights(golden, prefix):
-    """MMDetection's weights or weight gradients by the layer's names."""
+    """Returns MMDetection's weights or their gradients, by our layer's names."""
     weights = {}
     for key in golden.files:
         if key.startswith(prefix):

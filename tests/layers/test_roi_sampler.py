@@ -11,7 +11,7 @@ BATCH, NUM_PROPOSALS, NUM_INSTANCES, MAX_INSTANCES = 2, 300, 5, 10
 
 
 def scene(seed=0, num_proposals=NUM_PROPOSALS):
-    """Instances, proposals jittered around them or anywhere, and padding as Model Garden's."""
+    """Instances, proposals near them and anywhere, and padding like Model Garden's."""
     rng = np.random.default_rng(seed)
     corners = rng.uniform(0, 300, (BATCH, NUM_INSTANCES, 2))
     instances = np.concatenate([corners, corners + rng.uniform(60, 200, corners.shape)], -1)
@@ -32,7 +32,7 @@ def scene(seed=0, num_proposals=NUM_PROPOSALS):
 
 
 def all_boxes_with_targets(inputs, **kwargs):
-    """Model Garden's targets of every box, before any choice."""
+    """Model Garden's targets for every box, before any sampling."""
     return roi_sampler.ROISampler(skip_subsampling=True, **kwargs)(*inputs)
 
 
@@ -90,7 +90,7 @@ def test_positives_are_balanced_over_the_instances():
     for row in range(BATCH):
         share = [(outputs[-1].numpy()[row] == i).sum() for i in range(NUM_INSTANCES)]
         sizes = [(available[row] == i).sum() for i in range(NUM_INSTANCES)]
-        # 9 are drawn of each instance, and at most 5 of the 45 dropped.
+        # 9 are drawn from each instance, and at most 5 of the 45 are dropped.
         assert sum(share) == 40
         assert all(s >= min(size, 9) - 5 for s, size in zip(share, sizes, strict=True))
 
@@ -109,7 +109,7 @@ def test_options_reach_the_sampler(kwargs):
 
 
 def test_padding_fills_up_as_background():
-    """15 proposals and 5 instances for 28 RoIs: 8 of the 10 padding boxes fill up."""
+    """15 proposals and 5 instances for 28 RoIs: 8 of the 10 padding boxes fill the rest."""
     proposals, gt_boxes, gt_classes = scene(num_proposals=20)
     proposals = tf.concat([proposals[:, :15], tf.fill([BATCH, 5, 4], -1.0)], 1)
     inputs = (proposals, gt_boxes, gt_classes)
@@ -205,7 +205,7 @@ def test_a_seeded_draw_depends_on_seed_step_and_image_alone(jit_compile):
 
 
 def test_rows_that_share_random_numbers_are_uniform():
-    """Every candidate of one bin is as likely, in each row of a batch."""
+    """Every candidate of a bin is equally likely, in each row of a batch."""
     num_rows, num_boxes, num_steps = 5, 40, 400
     ious = tf.random.stateless_uniform([num_rows, num_boxes, 1], [0, 1], 0.0, 0.01)
     indicators = -tf.ones([num_rows, num_boxes], tf.int32)

@@ -68,7 +68,7 @@ def test_every_pair_of_sizes_up_to_40(axis):
 
 
 def test_matches_tensorflow_addons():
-    """Where sizes divide: TensorFlow Addons pools no others."""
+    """Only sizes that divide: TensorFlow Addons pools no others."""
     if not compat.IS_ADDONS_LANE:
         pytest.skip("TensorFlow Addons cannot be imported here")
     from tensorflow_addons.layers import AdaptiveMaxPooling2D

@@ -21,7 +21,7 @@ def test_golden(golden_blocks, sampling_ratio, aligned, jit_compile):
     with np.load(path) as file:
         numbers = dict(file)
     rois = numbers["rois"]
-    # Their RoIs name their image; ours are all in both, and left out in the other one.
+    # Their RoIs name their image; ours are listed for both images and masked in the other one.
     boxes = np.tile(rois[:, 1:][:, YX_FROM_XY], (2, 1, 1))
     where = np.stack([rois[:, 0] == image for image in range(2)])
     features = tf.constant(numbers["feat"].transpose(0, 2, 3, 1))
@@ -82,7 +82,7 @@ def bilinear(features, y, x):
     return (1 - down) * upper + down * lower
 
 
-# Off the whole and half pixels, where rounding decides whether a sample is on the map.
+# Away from whole and half pixels, where rounding decides whether a sample is on the map.
 SIDES = st.integers(-30, 300).map(lambda eighths: eighths / 8 + 0.0313)
 
 

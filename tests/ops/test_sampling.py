@@ -54,7 +54,7 @@ def test_inclusion_probabilities_of_mmdetection(golden_blocks, scene):
     threshold = float(golden["floor_thr"])
     if str(golden["state"]) == "persistent":
         threshold = max(threshold, 0.0)
-    # The number of negatives varies between MMDetection's draws, as its positives under-fill.
+    # MMDetection's draws differ in their number of negatives, because positives can fall short.
     wanted = np.resize(golden["num_neg"], REPETITIONS)
     tf.random.set_seed(1)
     mask = ops.sample_iou_balanced(
@@ -76,7 +76,7 @@ def test_bins_of_the_paper_share_evenly():
     candidates = ious < 0.5
     tf.random.set_seed(2)
     mask = ops.sample_iou_balanced(repeat(ious), repeat(candidates), 30, iou_limit=0.5)
-    # The 8 that are missing come from the 70 that are left, whatever their bin.
+    # The remaining 8 come from the 70 candidates left, whatever their bin.
     expected = np.concatenate(
         [
             np.full(60, (10 + 8 * 50 / 70) / 60),
@@ -89,19 +89,19 @@ def test_bins_of_the_paper_share_evenly():
 
 
 def test_instances_share_evenly():
-    """8 wanted of 3 instances: round(8/3) + 1 = 4 each, the single one of the third included."""
+    """8 from 3 instances: round(8/3) + 1 = 4 each, but the third has only one."""
     instances = np.int32([0] * 20 + [4] * 6 + [7] + [0] * 5)
     candidates = np.arange(32) < 27
     tf.random.set_seed(3)
     mask = ops.sample_instance_balanced(repeat(instances), repeat(candidates), 8, 10)
-    # 4 + 4 + 1 are drawn, and one of the nine dropped at random.
+    # 4 + 4 + 1 are drawn, and one of the nine is dropped at random.
     share = 8 / 9
     expected = np.concatenate([[share * 4 / 20] * 20, [share * 4 / 6] * 6, [share], [0] * 5])
     assert_frequencies(mask, expected)
 
 
 def test_instances_fill_a_shortfall_at_random():
-    """9 wanted of 4 instances: round(9/4) + 1 = 3 each, so 3 + 1 + 1 + 1, then 3 of the 17 left."""
+    """9 from 4 instances: round(9/4) + 1 = 3 each, so 3 + 1 + 1 + 1, then 3 of the 17 left."""
     instances = np.int32([0] * 20 + [1, 2, 3])
     tf.random.set_seed(4)
     mask = ops.sample_instance_balanced(
@@ -291,7 +291,7 @@ def test_ious_of_other_types(dtype):
     np.testing.assert_array_equal(mask, [[True, True, False, False]])
 
 
-def test_instances_that_there_are_not_keep_the_quotas():
+def test_unknown_instances_keep_the_quotas():
     ids = tf.constant([[0, 1, 9, 9, -3, 0]])
     mask = ops.sample_instance_balanced(ids, tf.ones([1, 6], tf.bool), 5, 2, seed=0)
     assert tf.math.count_nonzero(mask) == 5
@@ -338,7 +338,7 @@ def draw_indices(instances, ious, positives, negatives, others, num_positives, n
 @given(BOXES, st.integers(0, 16))
 @settings(deadline=None, max_examples=40)
 def test_several_pools_at_once(boxes, num_positives):
-    """The quotas of each pool, then what is in none in its order, then what is left."""
+    """The quotas of each pool, then elements in no pool in their order, then the rest."""
     kinds, instances = np.array([b[0] for b in boxes]), np.int32([b[1] for b in boxes])
     positives, negatives = kinds == "positive", kinds == "negative"
     take_positives = min(num_positives, positives.sum())
@@ -365,7 +365,7 @@ def test_several_pools_at_once(boxes, num_positives):
 
 
 def test_several_pools_draw_as_each_alone():
-    """The inclusion probabilities of the scenes of two tests above, drawn together."""
+    """The scenes of two tests above, drawn together, have the same inclusion probabilities."""
     instances = np.int32([0] * 20 + [4] * 6 + [7] + [0] * 92)
     ious = np.float32([0.9] * 27 + [0.1] * 60 + [0.2] * 30 + [0.4] * 2)
     positives, negatives = np.arange(119) < 27, np.arange(119) >= 27
