@@ -6,13 +6,12 @@ python run.py --mode=train_and_eval --dataset=FOLDER  your own images, COCO or V
 The flags are those of Model Garden plus --dataset, --cache_dir and --seed; see --help.
 """
 
-import os
 import sys
 
 import rich.console
 from absl import app, flags
 
-from libra_tf.cli import program, quiet
+from libra_tf.cli import program
 from libra_tf.runner import flags as runner_flags
 
 
@@ -27,11 +26,7 @@ def _run(console: rich.console.Console) -> None:
     experiment = runner_flags.experiment_name(flag_values)
     runner_flags.check_flags(flag_values)
     model_dir = runner_flags.model_dir(flag_values, experiment)
-    console.print(
-        f"{experiment}: importing TensorFlow and Model Garden (about 15 s) ...", highlight=False
-    )
-
-    quiet.silence_libraries()
+    program.before_tensorflow(f"{experiment}: ")
     # Imported here because it is slow: --help and wrong flags are answered at once.
     from libra_tf.runner import session
 
@@ -43,8 +38,6 @@ def _run(console: rich.console.Console) -> None:
 
 
 if __name__ == "__main__":
-    # TensorFlow reads this at import. Its errors are raised as Python exceptions as well.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     runner_flags.define_flags()
     for module in runner_flags.FLAG_MODULES:
         flags.adopt_module_key_flags(module)

@@ -8,12 +8,11 @@ It draws the detections into found/pictures and writes all of them to found/dete
 COCO's results format. With annotations it also measures the average precision.
 """
 
-import os
 import sys
 
 from absl import app, flags
 
-from libra_tf.cli import image_files, program, quiet
+from libra_tf.cli import image_files, program
 
 _MODEL = flags.DEFINE_string(
     "model", None, "Folder of a run or of a SavedModel, or a TensorFlow Lite file.", required=True
@@ -49,8 +48,7 @@ def main(arguments: list[str]) -> None:
 
 def _predict(arguments: list[str]) -> int:
     images = image_files.find(arguments)
-    print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
-    quiet.silence_libraries()
+    program.before_tensorflow()
     # Imported here because it is slow: --help and wrong flags are answered at once.
     from libra_tf.inference import prediction
 
@@ -69,6 +67,4 @@ def _predict(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # TensorFlow reads this at import. Its errors are raised as Python exceptions as well.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     app.run(main)

@@ -6,12 +6,11 @@ It writes served/cells/1, and the next time served/cells/2. Everything about the
 from the folder of its run. docs/serving.md explains how to serve it.
 """
 
-import os
 import sys
 
 from absl import app, flags
 
-from libra_tf.cli import program, quiet
+from libra_tf.cli import program
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run to export.", required=True)
 _EXPORT_DIR = flags.DEFINE_string(
@@ -43,8 +42,7 @@ def main(_: list[str]) -> None:
 
 
 def _export() -> None:
-    print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
-    quiet.silence_libraries()
+    program.before_tensorflow()
     # Imported here because it is slow: --help and wrong flags are answered at once.
     from libra_tf.serving import saved_model
 
@@ -60,6 +58,4 @@ def _export() -> None:
 
 
 if __name__ == "__main__":
-    # TensorFlow reads this at import. Its errors are raised as Python exceptions as well.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     app.run(main)

@@ -12,7 +12,7 @@ import sys
 
 from absl import app, flags
 
-from libra_tf.cli import image_files, program, quiet
+from libra_tf.cli import image_files, program
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run to convert.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, NAME.tflite.", required=True)
@@ -41,8 +41,7 @@ def main(arguments: list[str]) -> None:
 
 def _export(arguments: list[str]) -> None:
     images = image_files.find(arguments) if arguments else []
-    print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
-    quiet.silence_libraries()
+    program.before_tensorflow()
     # Imported here because it is slow: --help and wrong flags are answered at once.
     from libra_tf.serving import tflite
 
@@ -58,6 +57,4 @@ def _export(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # TensorFlow reads this at import. Its errors are raised as Python exceptions as well.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     app.run(main)

@@ -11,7 +11,7 @@ import os
 from absl import app, flags
 
 from libra_tf import atomic
-from libra_tf.cli import program, quiet
+from libra_tf.cli import program
 from libra_tf.cli.errors import UsageError
 
 _MODEL_DIR = flags.DEFINE_string(
@@ -64,8 +64,7 @@ def _report() -> None:
                 raise UsageError(f"--{name}={folder}: no such folder; name the folder of a run")
     if _DATASET.value is not None and not os.path.isdir(_DATASET.value):
         raise UsageError(f"--dataset={_DATASET.value}: no such folder; name a folder of images")
-    print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
-    quiet.silence_libraries()
+    program.before_tensorflow()
     # Imported here because it takes that long; --help and bad flags are answered at once.
     from libra_tf.analysis import report
 
@@ -99,6 +98,4 @@ def _read_point() -> tuple[float, float] | None:
 
 
 if __name__ == "__main__":
-    # TensorFlow reads this when it is imported. Its errors also come as Python exceptions.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     app.run(main)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from libra_tf.cli import outputs, program, quiet
+from libra_tf.cli import outputs, program
 from libra_tf.cli.errors import UsageError
 
 
@@ -68,8 +68,7 @@ def _run(flags: argparse.Namespace) -> int:
         )
     if flags.model_dir:
         outputs.require_new_folder("--model_dir", flags.model_dir)
-    print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
-    quiet.silence_libraries()
+    program.before_tensorflow()
     # Imported here, so that --help and flag errors do not take that long.
     from libra_tf.checkpoints import importing, run_folder, structure, torch_file, verify
 
@@ -103,6 +102,4 @@ def _run(flags: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    # TensorFlow reads this when it is imported. Its errors are raised in Python as well.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.exit(main())

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, first_line, listed
 
 # MMEngine's trainer saves its logs along with the weights, in objects of these types.
 _LOGS = (
@@ -166,9 +166,8 @@ def _logs_left_out(torch: Any) -> Iterator[None]:
 def _check_finite(path: str, weights: Mapping[str, np.ndarray]) -> None:
     bad = [name for name, value in weights.items() if not np.isfinite(value).all()]
     if bad:
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise UsageError(
-            f"{path}: the weight {bad[0]}{more} has NaN or infinite values, so the training that "
+            f"{path}: the weight {listed(bad, 1)} has NaN or infinite values, so the training that "
             "saved it had failed; name an earlier checkpoint"
         )
 
@@ -180,8 +179,8 @@ def _not_a_checkpoint(path: str, why: str) -> UsageError:
 
 
 def _damaged(path: str, error: Exception) -> UsageError:
-    reason = str(error).split("WeightsUnpickler error: ")[-1].strip() or type(error).__name__
+    reason = first_line(str(error).split("WeightsUnpickler error: ")[-1]) or type(error).__name__
     return UsageError(
-        f"{path} is not a PyTorch checkpoint, or is damaged ({reason.splitlines()[0][:120]}); copy "
+        f"{path} is not a PyTorch checkpoint, or is damaged ({reason[:120]}); copy "
         "it again or name another one"
     )

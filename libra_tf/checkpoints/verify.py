@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import optimize
 
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, listed
 from libra_tf.compat import keras
 from libra_tf.modeling.mmdetection import rois
 from libra_tf.modeling.mmdetection.boxes import swap_xy
@@ -115,8 +115,7 @@ def check(path: str, numbers: Numbers, model: keras.Model) -> None:
     unknown = sorted(set(numbers) - _known_names(model))
     if unknown:
         kind = "RetinaNet" if _is_retinanet(model) else "Faster R-CNN"
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        names = ", ".join(unknown[:3]) + more
+        names = listed(unknown, 3)
         raise UsageError(f"--verify={path} has {names}, which this {kind} does not have; {_HELP}")
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from official.vision.modeling.layers import nn_blocks
 
 from libra_tf.checkpoints.structure import Detector, Weights, normalize_names
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, listed
 from libra_tf.compat import keras
 from libra_tf.modeling.mmdetection import boxes
 
@@ -101,7 +101,7 @@ def _assign(
         "the model has no place for": unused,
         "the checkpoint does not set": unset,
     }
-    lines = [f"{what} {_listed(names)}" for what, names in problems.items() if names]
+    lines = [f"{what} {listed(names, _MAX_LISTED)}" for what, names in problems.items() if names]
     if lines:
         raise UsageError(
             f"{path} does not fit the detector that its weights suggest: {'; '.join(lines)}; name "
@@ -127,11 +127,6 @@ def _converted(path: str, weight: np.ndarray, assignment: Assignment) -> np.ndar
             "rest of the detector; name another checkpoint"
         )
     return value
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _MAX_LISTED
-    return ", ".join(names[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _backbone(model: keras.Model, prefix: str) -> Iterator[Assignment]:

@@ -1,5 +1,7 @@
 """The errors that a command shows as one clear message instead of a traceback."""
 
+from collections.abc import Sequence
+
 
 class UsageError(ValueError):
     """What the user asked for cannot be done; the message says why and what to do."""
@@ -14,3 +16,26 @@ class PreemptedError(BaseException):
 
     Like `KeyboardInterrupt` it is no `Exception`, so no library mistakes it for one of its own.
     """
+
+
+def first_line(error: BaseException | str) -> str:
+    """Returns the first line of an error, to quote in a message of one line.
+
+    Args:
+      error: the error, or its text. An error without a text is called by its type.
+    """
+    lines = str(error).strip().splitlines()
+    if lines:
+        return lines[0]
+    return "" if isinstance(error, str) else type(error).__name__
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Returns names with commas between them.
+
+    Args:
+      names: what to list.
+      most: the largest number to name; `and N more` stands for the others.
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -9,7 +9,7 @@ import os
 import pathlib
 
 from libra_tf import atomic
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, first_line
 
 
 def require_local(flag: str, path: str) -> None:
@@ -113,5 +113,5 @@ def _make_remote_folder(flag: str, folder: str) -> None:
     try:
         tf.io.gfile.makedirs(folder)
     except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0]
+        reason = first_line(error.message)
         raise UsageError(f"{flag}={folder} cannot be created ({reason}); name a folder") from error

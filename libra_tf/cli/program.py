@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from libra_tf.cli import quiet
 from libra_tf.cli.errors import PreemptedError, TrainingError, UsageError
 
 
@@ -33,6 +34,21 @@ def exit_status(work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+
+
+def before_tensorflow(subject: str = "") -> None:
+    """Says that a long import follows, and keeps the output of libraries off the terminal.
+
+    Commands call it after they have checked their flags, so that `--help` and bad flags are
+    answered at once.
+
+    Args:
+      subject: what the message begins with, such as `libra_retinanet_demo: `.
+    """
+    # Read when TensorFlow is imported; what goes wrong is raised as a Python error as well.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    print(f"{subject}importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
+    quiet.silence_libraries()
 
 
 def leave(status: int) -> NoReturn:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.inference import tflite_detector
 from libra_tf.inference.client import answers, errors
 from libra_tf.inference.client.target import INPUT, SIGNATURE
@@ -122,7 +122,7 @@ def _of_saved_model(folder: str) -> LocalDetector:
         normalized_boxes = json.loads(thresholds.read_text())["normalized_boxes"]
     # What a damaged or foreign folder makes TensorFlow raise varies.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UsageError(
             f"--model={folder} cannot be loaded ({reason}); name a folder that "
             "export/saved_model.py wrote"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from libra_tf.cli import quiet
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.compat import tflite_interpreter
 from libra_tf.inference.client import errors
 from libra_tf.serving import tflite
@@ -46,7 +46,7 @@ class TFLiteDetector:
                 self._run(image=np.zeros([1, *self._letterbox["padded_size"], 3], np.float32))
         # What a damaged or foreign file makes the interpreter raise varies.
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise UsageError(
                 f"--model={path} cannot be loaded ({reason}); name a file that export/tflite.py "
                 "wrote"

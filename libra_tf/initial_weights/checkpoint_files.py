@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from libra_tf.cli.errors import first_line
+
 _READING_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, LookupError)
 
 
@@ -33,7 +35,7 @@ def find(path: str) -> str:
         is_file = tf.io.gfile.exists(path)
     except tf.errors.OpError as error:
         raise CheckpointError(
-            f"{path} cannot be reached ({_first_line(error)}); name a checkpoint on this machine, "
+            f"{path} cannot be reached ({first_line(error)}); name a checkpoint on this machine, "
             "or null to start without one"
         ) from error
     if is_folder:
@@ -69,7 +71,7 @@ def damage(checkpoint: str) -> str:
     try:
         _read_all(checkpoint)
     except _READING_ERRORS as error:
-        return _first_line(error)
+        return first_line(error)
     return ""
 
 
@@ -80,7 +82,7 @@ def reading(checkpoint: str) -> Iterator[None]:
         yield
     except _READING_ERRORS as error:
         raise CheckpointError(
-            f"{checkpoint} is damaged ({_first_line(error)}); copy it again or name another one"
+            f"{checkpoint} is damaged ({first_line(error)}); copy it again or name another one"
         ) from error
 
 
@@ -88,7 +90,3 @@ def _read_all(checkpoint: str) -> None:
     reader = tf.train.load_checkpoint(checkpoint)
     for name in reader.get_variable_to_shape_map():
         reader.get_tensor(name)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

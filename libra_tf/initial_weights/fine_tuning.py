@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from absl import logging
 from official.core import config_definitions as cfg
 
+from libra_tf.cli.errors import listed
 from libra_tf.compat import keras
 from libra_tf.initial_weights import checkpoint_files, checkpoint_graph, weight_matching
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
@@ -43,7 +44,10 @@ class Report:
         total = len(self.loaded) + len(self.kept)
         line = f"fine-tuning from {self.checkpoint}: {len(self.loaded)} of {total} weights loaded"
         if self.kept:
-            line += f"; {len(self.kept)} keep their initial values: {_listed(self._kept_layers())}"
+            layers = self._kept_layers()
+            hint = " (see log.txt)" if len(layers) > _MAX_LISTED else ""
+            named = listed(layers, _MAX_LISTED) + hint
+            line += f"; {len(self.kept)} keep their initial values: {named}"
         if self.unused:
             line += f"; {len(self.unused)} in the checkpoint have no place in the model"
         return line
@@ -67,11 +71,6 @@ class Report:
 
 def _part_of(name: str) -> str:
     return name.split("/")[0]
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _MAX_LISTED
-    return ", ".join(names[:_MAX_LISTED]) + (f" and {more} more (see log.txt)" if more > 0 else "")
 
 
 def initialize(model: keras.Model, task: cfg.TaskConfig) -> Report | None:

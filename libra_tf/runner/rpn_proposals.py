@@ -9,7 +9,7 @@ evaluated.
 import argparse
 import sys
 
-from libra_tf.cli import program, quiet
+from libra_tf.cli import program
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write(parsed: argparse.Namespace) -> None:
-    quiet.silence_libraries()
+    program.before_tensorflow()
     # Imported here because it takes about 15 s, and --help and wrong flags should be quick.
     from libra_tf.inference import rpn_proposals
 

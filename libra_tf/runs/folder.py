@@ -13,7 +13,7 @@ from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 
 from libra_tf import atomic
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.initial_weights import checkpoint_files
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.runs import differences
@@ -269,7 +269,7 @@ class RunFolder:
         except (AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
             if isinstance(error, UsageError):
                 raise
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            what = first_line(f"{type(error).__name__}: {error}")
             raise UsageError(
                 f"{self.file(name)} is damaged, or does not belong to a run ({what}); {remedy}"
             ) from error

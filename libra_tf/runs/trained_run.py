@@ -8,7 +8,7 @@ from official.core import base_task, exp_factory, task_factory
 from official.core import config_definitions as cfg
 
 import libra_tf.registry_imports  # noqa: F401, registers experiments and tasks
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.compat import keras
 from libra_tf.configs import optimization
 from libra_tf.data import annotations
@@ -63,7 +63,7 @@ class TrainedRun:
         except AssertionError as error:
             raise UsageError(
                 f"{self.checkpoint} does not fit the detector in {self.folder.file(PARAMS)} "
-                f"({str(error).splitlines()[0]}); name a checkpoint of this run"
+                f"({first_line(error)}); name a checkpoint of this run"
             ) from error
         if "optimizer" in items:
             optimizers.swap_averages(optimizer, model.trainable_variables)
