@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 
 from absl import app, flags
 
+from libra_tf.cli import flags as run_flags
 from libra_tf.cli import image_files, outputs, program, quiet
 from libra_tf.cli.errors import UsageError
 from libra_tf.inference.client import retrying
@@ -36,9 +37,7 @@ _OUTPUT = flags.DEFINE_string("output", "-", "File for the lines of JSON; - for 
 _PICTURES = flags.DEFINE_string(
     "pictures", None, "Folder for images with the detections drawn in. Default: no pictures."
 )
-_DRAW_THRESHOLD = flags.DEFINE_float(
-    "draw_threshold", 0.4, "Draw detections with at least this score.", 0.0, 1.0
-)
+_DRAW_THRESHOLD = run_flags.define_draw_threshold("Draw")
 _NORMALIZED_BOXES = flags.DEFINE_bool(
     "normalized_boxes", False, "Give pixels for a model exported with --normalized_boxes."
 )

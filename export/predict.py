@@ -12,15 +12,14 @@ import sys
 
 from absl import app, flags
 
+from libra_tf.cli import flags as run_flags
 from libra_tf.cli import image_files, program
 
 _MODEL = flags.DEFINE_string(
     "model", None, "Folder of a run or of a SavedModel, or a TensorFlow Lite file.", required=True
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder for the results.", required=True)
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Checkpoint of the run, for example ckpt-9000. Default: the newest."
-)
+_CHECKPOINT = run_flags.define_checkpoint()
 _ANNOTATIONS = flags.DEFINE_string(
     "annotations",
     None,
@@ -28,9 +27,7 @@ _ANNOTATIONS = flags.DEFINE_string(
     "precision is measured. Default: all images are used and numbered from 1.",
 )
 _PICTURES = flags.DEFINE_bool("pictures", True, "Draw the detections.")
-_DRAW_THRESHOLD = flags.DEFINE_float(
-    "draw_threshold", 0.4, "Draw and count only detections with at least this score.", 0.0, 1.0
-)
+_DRAW_THRESHOLD = run_flags.define_draw_threshold("Draw and count")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Images per batch.", lower_bound=1)
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",

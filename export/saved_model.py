@@ -10,27 +10,20 @@ import sys
 
 from absl import app, flags
 
+from libra_tf.cli import flags as run_flags
 from libra_tf.cli import program
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run to export.", required=True)
 _EXPORT_DIR = flags.DEFINE_string(
     "export_dir", None, "Folder of the model's versions; a new one is added.", required=True
 )
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Checkpoint of the run, for example ckpt-9000. Default: the newest."
-)
+_CHECKPOINT = run_flags.define_checkpoint()
 _NORMALIZED_BOXES = flags.DEFINE_bool(
     "normalized_boxes",
     False,
     "Give boxes as fractions of the image's height and width, not pixels.",
 )
-_SCORE_THRESHOLD = flags.DEFINE_float(
-    "score_threshold",
-    None,
-    "Drop detections with a lower score. Default: the threshold of the run's evaluations.",
-    lower_bound=0.0,
-    upper_bound=1.0,
-)
+_SCORE_THRESHOLD = run_flags.define_score_threshold()
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", 25_000_000, "Refuse image files with more pixels.", lower_bound=1
 )

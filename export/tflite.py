@@ -12,6 +12,7 @@ import sys
 
 from absl import app, flags
 
+from libra_tf.cli import flags as run_flags
 from libra_tf.cli import image_files, program
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run to convert.", required=True)
@@ -22,16 +23,8 @@ _PRECISION = flags.DEFINE_enum(
     ["float32", "float16", "int8"],
     "float32; float16, half the size; or int8, a quarter of the size, which needs sample images.",
 )
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Checkpoint of the run, for example ckpt-9000. Default: the newest."
-)
-_SCORE_THRESHOLD = flags.DEFINE_float(
-    "score_threshold",
-    None,
-    "Drop detections with a lower score. Default: the threshold of the run's evaluations.",
-    lower_bound=0.0,
-    upper_bound=1.0,
-)
+_CHECKPOINT = run_flags.define_checkpoint()
+_SCORE_THRESHOLD = run_flags.define_score_threshold()
 
 
 def main(arguments: list[str]) -> None:

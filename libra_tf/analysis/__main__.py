@@ -11,6 +11,7 @@ import os
 from absl import app, flags
 
 from libra_tf import atomic
+from libra_tf.cli import flags as run_flags
 from libra_tf.cli import program
 from libra_tf.cli.errors import UsageError
 
@@ -36,9 +37,7 @@ _OUTPUT_DIR = flags.DEFINE_string(
     None,
     "Folder to write the report to, local or remote. Default: MODEL_DIR/analysis.",
 )
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A checkpoint of the run, such as ckpt-9000. Default: the newest."
-)
+_CHECKPOINT = run_flags.define_checkpoint()
 _POINT = flags.DEFINE_list(
     "point",
     None,

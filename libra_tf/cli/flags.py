@@ -1,0 +1,35 @@
+"""Flags that several commands have."""
+
+from absl import flags
+
+# Each flag is listed in the help of the command that defines it, not in that of this module.
+flags.disclaim_key_flags()
+
+
+def define_checkpoint() -> flags.FlagHolder[str]:
+    """Defines `--checkpoint`, which chooses a checkpoint of a run."""
+    return flags.DEFINE_string(
+        "checkpoint", None, "Checkpoint of the run, for example ckpt-9000. Default: the newest."
+    )
+
+
+def define_score_threshold() -> flags.FlagHolder[float]:
+    """Defines `--score_threshold`, below which an exported detector drops detections."""
+    return flags.DEFINE_float(
+        "score_threshold",
+        None,
+        "Drop detections with a lower score. Default: the threshold of the run's evaluations.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+
+
+def define_draw_threshold(drawn: str) -> flags.FlagHolder[float]:
+    """Defines `--draw_threshold`.
+
+    Args:
+      drawn: what is done with detections of at least this score, for the help.
+    """
+    return flags.DEFINE_float(
+        "draw_threshold", 0.4, f"{drawn} only detections with at least this score.", 0.0, 1.0
+    )
