@@ -7,18 +7,14 @@ from unittest import mock
 import tensorflow as tf
 from official.core import task_factory
 from official.vision.dataloaders import retinanet_input
-from official.vision.losses import loss_utils
 from official.vision.ops import anchor, preprocess_ops
 from official.vision.tasks import retinanet
 
-from libra_tf.configs import components
+from libra_tf.balance import boxes, quotas, samples
 from libra_tf.configs import retinanet as exp_cfg
 from libra_tf.dataloaders import mmdetection_input
 from libra_tf.modeling import box_losses
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
-
-# RetinaNet does not sample; its histograms show what a sampler like the RPN's would take.
-ANCHORS_TO_SAMPLE = 256
 
 
 class _Parser(retinanet_input.Parser):
@@ -35,27 +31,29 @@ class _Parser(retinanet_input.Parser):
         return lambda example: parse(tf.nest.map_structure(tf.identity, example))
 
 
-class _ParserWithBoxes(_Parser):
-    """Also gives the objects' boxes, `gt_boxes`, which the losses have no use for."""
+class _ParserWithObjects(_Parser):
+    """Also gives the objects, `gt_boxes` and `gt_classes`, which the losses do not need."""
 
     def _parse_train_data(self, data, anchor_labeler=None, input_anchor=None):
         labeler = _RememberingLabeler(
             self._match_threshold, self._unmatched_threshold, self._box_coder_weights
         )
         image, labels = super()._parse_train_data(data, labeler, input_anchor)
-        boxes = preprocess_ops.clip_or_pad_to_fixed_size(
-            labeler.gt_boxes, self._max_num_instances, -1
-        )
-        return image, {**labels, "gt_boxes": boxes}
+        objects = {"gt_boxes": labeler.gt_boxes, "gt_classes": labeler.gt_classes}
+        for name, rows in objects.items():
+            labels[name] = preprocess_ops.clip_or_pad_to_fixed_size(
+                rows, self._max_num_instances, -1
+            )
+        return image, labels
 
 
 class _RememberingLabeler(anchor.AnchorLabeler):
     """The parser hands the augmented boxes to nobody but its labeler."""
 
-    def label_anchors(self, anchor_boxes, gt_boxes, *args, **kwargs):
+    def label_anchors(self, anchor_boxes, gt_boxes, gt_labels, *args, **kwargs):
         """See base class."""
-        self.gt_boxes = gt_boxes
-        return super().label_anchors(anchor_boxes, gt_boxes, *args, **kwargs)
+        self.gt_boxes, self.gt_classes = gt_boxes, gt_labels[:, 0]
+        return super().label_anchors(anchor_boxes, gt_boxes, gt_labels, *args, **kwargs)
 
 
 class _KeepsShapeParser(mmdetection_input.KeepsShapeMixin, _Parser):
@@ -77,7 +75,7 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
 
     def _parser_class(self, params) -> type[retinanet_input.Parser]:
         if params.is_training:
-            return _ParserWithBoxes if self.task_config.analysis.enabled else _Parser
+            return _ParserWithObjects if self.task_config.analysis.enabled else _Parser
         return _KeepsShapeParser if self.task_config.model.compatibility else _Parser
 
     def build_losses(
@@ -134,34 +132,25 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
             model_loss + weighted,
         )
 
-    def _count(self, outputs, labels, step):
-        losses, parser = self.task_config.losses, self.task_config.train_data.parser
-        anchors = [tf.reshape(boxes[0], [-1, 4]) for boxes in labels["anchor_boxes"].values()]
-        of_samples = histograms.of_samples(
-            tf.concat(anchors, axis=0),
-            labels["gt_boxes"][0],
-            components.IoUBalancing(),
-            ANCHORS_TO_SAMPLE,
-            0.5,
-            parser.match_threshold,
-            parser.unmatched_threshold,
-            step,
+    def _count(
+        self, outputs: Mapping[str, Any], labels: Mapping[str, Any], step: tf.Tensor
+    ) -> histograms.Counted:
+        config = self.task_config
+        parser, losses = config.train_data.parser, config.losses
+        gt_boxes = labels["gt_boxes"][0]
+        anchors = [tf.reshape(level[0], [-1, 4]) for level in labels["anchor_boxes"].values()]
+        matches = samples.match_anchors(
+            tf.concat(anchors, axis=0), gt_boxes, parser.match_threshold, parser.unmatched_threshold
         )
-        predicted, targets = (
-            loss_utils.multi_level_flatten(
-                {level: boxes[:1] for level, boxes in by_level.items()}, last_dim=4
-            )
-            for by_level in (outputs["box_outputs"], labels["box_targets"])
+        of_first_image = tf.nest.map_structure(
+            lambda tensor: tensor[:1],
+            (outputs["box_outputs"], labels["box_targets"], labels["box_weights"]),
         )
-        is_positive = labels["box_weights"][:1, :, tf.newaxis] > 0
+        quota = quotas.of_retinanet_anchors(parser)
+        loss = boxes.box_loss(losses, losses.huber_loss_delta)
         return {
-            **of_samples,
-            **histograms.of_boxes(
-                predicted - targets,
-                tf.repeat(is_positive, 4, axis=2),
-                losses.balanced_l1,
-                losses.huber_loss_delta if losses.box_loss == "huber" else None,
-            ),
+            **histograms.of_samples(matches, gt_boxes, quota, step),
+            **histograms.of_boxes(boxes.of_anchors(*of_first_image), loss),
         }
 
     def build_metrics(self, training: bool = True):
