@@ -3,7 +3,7 @@
 python run.py --mode=train_and_eval                   the demo: built-in shapes, minutes on a CPU
 python run.py --mode=train_and_eval --dataset=FOLDER  your own images, COCO or VOC
 
-The flags are Model Garden's, and --dataset, --cache_dir and --seed; see --help.
+The flags are those of Model Garden plus --dataset, --cache_dir and --seed; see --help.
 """
 
 import os
@@ -12,12 +12,12 @@ import sys
 import rich.console
 from absl import app, flags
 
+from libra_tf.cli import program, quiet
 from libra_tf.runner import flags as runner_flags
-from libra_tf.runner import program, quiet
 
 
 def main(_) -> None:
-    """Runs what the flags say; prints one clear error where that cannot be done."""
+    """Runs the experiment that the flags select, or prints one clear error."""
     console = rich.console.Console(file=sys.stdout)
     program.leave(program.exit_status(lambda: _run(console)))
 
@@ -32,18 +32,18 @@ def _run(console: rich.console.Console) -> None:
     )
 
     quiet.silence_libraries()
-    # Imported here because it takes that long: --help and bad flags are answered at once.
+    # Imported here because it is slow: --help and wrong flags are answered at once.
     from libra_tf.runner import session
 
     try:
         session.run(experiment, model_dir, flag_values, console)
     except KeyboardInterrupt:
-        console.print("the same command goes on from the newest checkpoint")
+        console.print("rerun the same command to continue from the newest checkpoint")
         raise
 
 
 if __name__ == "__main__":
-    # Read when TensorFlow is imported; what goes wrong is raised as a Python error as well.
+    # TensorFlow reads this at import. Its errors are raised as Python exceptions as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     runner_flags.define_flags()
     for module in runner_flags.FLAG_MODULES:

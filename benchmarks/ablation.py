@@ -1,14 +1,14 @@
-"""Trains each Libra component alone, all of them and none, and tabulates the average precision.
+"""Trains with each Libra component alone, with all and with none, and tabulates the AP.
 
     python benchmarks/ablation.py --dataset=FOLDER                        hours on two cores
     python benchmarks/ablation.py --dataset=FOLDER --detectors=retinanet  one detector's rows
-    python benchmarks/ablation.py --report                                tables of what is recorded
+    python benchmarks/ablation.py --report                                tables of the records
 
-Every training is one deterministic command of `run.py`; rows differ in the three switches alone.
-Finished trainings are kept in a file of records, one JSON line each, and not repeated; one that was
-stopped goes on from its last checkpoint. Each data set, input size and number of steps has tables
-of its own. Seeds take turns, so that a table with fewer seeds is a
-fair one, too. docs/results.md says what came of it on BCCD.
+Every training is one deterministic command of `run.py`; rows differ only in the overrides. Finished
+trainings are recorded in a file, one JSON line each, and are not repeated. A training that was
+stopped resumes from its last checkpoint. Each data set, input size and number of steps has its own
+tables. All rows are trained with one seed before the next, so a table with fewer seeds is fair as
+well. docs/results.md has the results on BCCD.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ METRICS = ("AP", "AP50", "AP75")
 FPN = "task.model.decoder.type=fpn"
 RANDOM_SAMPLING = "task.model.roi_sampler.type=random"
 ROI_HUBER = "task.losses.box_loss=huber"
-# With the weight that Model Garden gives its loss.
+# With the weight that Model Garden uses for this loss.
 RETINANET_HUBER = "task.losses.box_loss=huber,task.losses.box_loss_weight=50"
 
 
@@ -35,8 +35,8 @@ class Detector:
     """A detector and its rows.
 
     Attributes:
-      experiment: name of the experiment, which has all components.
-      rows: by name, the overrides that switch components off; the first row is the baseline.
+      experiment: name of the experiment, with all components switched on.
+      rows: by name, the overrides that switch components off. The first row is the baseline.
     """
 
     experiment: str
@@ -51,7 +51,7 @@ DETECTORS = {
             "balanced pyramid": (RETINANET_HUBER,),
             "balanced L1": (FPN,),
             "both": (),
-            # The published detector's; the small experiment has the paper's, 1.
+            # As in the published detector. The small experiment has the paper's value, 1.
             "both with beta 0.11": ("task.losses.balanced_l1.beta=0.11",),
         },
     ),
@@ -71,18 +71,20 @@ _DATASET = flags.DEFINE_string("dataset", None, "Folder in COCO format to train 
 _DETECTORS = flags.DEFINE_multi_enum(
     "detectors", list(DETECTORS), list(DETECTORS), "What to train."
 )
-_SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each row.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 300, "Steps of 8 images of each training.", lower_bound=1)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings per row.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 300, "Steps of 8 images per training.", lower_bound=1)
 _INPUT_SIZE = flags.DEFINE_integer("input_size", 192, "Height and width of the input.")
 _RECORDS = flags.DEFINE_string(
-    "records", str(ROOT / "benchmarks/records/ablation.jsonl"), "File of finished trainings."
+    "records",
+    str(ROOT / "benchmarks/records/ablation.jsonl"),
+    "Records of finished trainings.",
 )
-_RUNS = flags.DEFINE_string("runs", str(ROOT / "runs/ablation"), "Where the trainings are.")
-_REPORT = flags.DEFINE_bool("report", False, "Only print the tables of what is recorded.")
+_RUNS = flags.DEFINE_string("runs", str(ROOT / "runs/ablation"), "Folder of the trainings.")
+_REPORT = flags.DEFINE_bool("report", False, "Only print the tables of the recorded trainings.")
 
 
 def main(_):
-    """Trains what is missing and prints a table per detector."""
+    """Runs the missing trainings and prints a table per detector."""
     if not _REPORT.value:
         if _DATASET.value is None:
             sys.exit("error: --dataset=FOLDER is missing: the folder in COCO format to train on")
@@ -150,15 +152,15 @@ def _setting(record):
 
 
 def table(name, records):
-    """Lines of a Markdown table: mean and spread of each row, and its gain over the baseline.
+    """Returns a Markdown table with the mean and spread of each row, and its gain on the baseline.
 
     Args:
       name: a key of `DETECTORS`.
-      records: the finished trainings, all of one data set, input size and number of steps.
+      records: finished trainings, all with the same data set, input size and number of steps.
 
     Returns:
-      The lines. A spread is the sample standard deviation over the seeds; a gain is the mean
-      difference to the baseline of the same seed, with the spread of these differences.
+      The lines of the table. A spread is the sample standard deviation over the seeds. A gain is
+      the mean difference from the baseline with the same seed, with the spread of the differences.
     """
     by_row = {
         row: {r["seed"]: r for r in records if (r["detector"], r["row"]) == (name, row)}

@@ -1,11 +1,11 @@
-"""Times what the histograms of a training (task.analysis) cost a step.
+"""Measures what the training histograms (task.analysis) add to the time of a step.
 
     python benchmarks/analysis.py --repeats=30
 
-A step that counts, one that could but does not, and a plain one, in turn. The time is the
-processor's, of all threads, which other work on the machine changes less than the clock's. At the
-default interval of 100 a training pays a hundredth of what a counting step takes longer. The demo
-experiments, as they train on two CPU cores.
+Three steps take turns: one that counts, one that could count but does not, and a plain one. Times
+are processor time of all threads, which other work on the machine affects less than wall time. At
+the default interval of 100, a training pays a hundredth of the extra time of a counting step. The
+experiments are the demos, as they train on two CPU cores.
 """
 
 import os
@@ -22,25 +22,25 @@ from absl import app, flags
 from official.core import exp_factory, task_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.cli import quiet
 from libra_tf.data import make_shapes, prepare_coco_folder
-from libra_tf.runner import quiet
 from libra_tf.runner.config import use_dataset
 
-_REPEATS = flags.DEFINE_integer("repeats", 30, "Calls of each step.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 30, "Calls per step.", lower_bound=1)
 _DETECTORS = flags.DEFINE_multi_enum(
     "detectors", ["retinanet", "fasterrcnn"], ["retinanet", "fasterrcnn"], "What to measure."
 )
 
 ANALYSIS = {
     "plain": {"enabled": False},
-    # The branch is there and, after the first step, not taken.
+    # The branch exists, but is not taken after the first step.
     "not counting": {"enabled": True, "interval": 10**6},
     "counting": {"enabled": True, "interval": 1},
 }
 
 
 def main(_):
-    """Prints a line for each step of each detector."""
+    """Prints one line per step and detector."""
     quiet.silence_libraries()
     for detector in _DETECTORS.value:
         steps = {name: _training_step(detector, analysis) for name, analysis in ANALYSIS.items()}

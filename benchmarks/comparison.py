@@ -1,4 +1,4 @@
-"""What one comparison is made of."""
+"""The definition of a comparison."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Set
@@ -11,16 +11,15 @@ def _no_note(name: str, seconds: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Several ways to do the same thing; the first one is ours.
+    """Several ways to do the same thing. The first one is ours.
 
     Attributes:
-      title: what is done, and at what size.
-      contestants: by name, a function that makes what is needed and returns the call to time.
+      title: what is done, and the size of the input.
+      contestants: by name, a function that prepares the call to be timed and returns it.
       elsewhere: by name, milliseconds measured on another machine.
-      other_processes: names of contestants that compute in another process, whose memory is not
-        measured.
-      note: what to say beside a contestant, from its name and its median seconds.
-      slow: whether a call takes so long that it is made only once.
+      other_processes: contestants that run in another process; their memory is not measured.
+      note: returns a note on a contestant, given its name and median seconds.
+      slow: whether a call is so slow that it is made only once.
     """
 
     title: str

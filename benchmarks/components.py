@@ -1,14 +1,14 @@
-"""Times the three components against what else there is, and measures their peak memory.
+"""Times the three components against alternatives, and measures their peak memory.
 
-    python benchmarks/components.py                       every group: 15 min on two cores
+    python benchmarks/components.py                       the default groups: 15 min on two cores
     python benchmarks/components.py --groups=sampling     one of them
-    python benchmarks/components.py --groups=huge_map     not in the default: it takes minutes
+    python benchmarks/components.py --groups=huge_map     takes minutes; not a default group
 
-MMDetection's own figures (PyTorch 2.13, 2 threads) are from another machine; with
-`pip install torch`, its formulas are measured in the same run as well.
+MMDetection's own figures (PyTorch 2.13, 2 threads) are from another machine. With
+`pip install torch`, its formulas are also measured in the same run.
 """
 
-import measuring  # isort: skip, sets what TensorFlow reads at its import
+import measuring  # isort: skip, sets what TensorFlow reads at import
 
 import loss
 import non_local

@@ -1,14 +1,15 @@
-"""Times whole detectors against Model Garden's, and measures their peak memory.
+"""Times whole detectors against those of Model Garden, and measures their peak memory.
 
     python benchmarks/detectors.py --repeats=10                    RetinaNet and Faster R-CNN
     python benchmarks/detectors.py --repeats=10 --groups=cascade   another detector
 
 The baseline is the same experiment with every Libra component switched off, which is Model Garden's
-own detector. R-50, 640x640, float32, random weights; the images are drawn, and come through Model
-Garden's input pipeline once. Both infer with TensorFlow's suppression, as Model Garden's own
+own detector. R-50, 640x640, float32, random weights. The images are drawn, and go through Model
+Garden's input pipeline once. Both infer with TensorFlow's suppression, because Model Garden's own
 (`--nms_version=v2`) is made for TPUs.
-`--mmdet_python` names the interpreter of an environment with MMDetection, whose published config
-then infers in turn with the others; `mmdetection.py` says how to install one.
+`--mmdet_python` names the interpreter of an environment with MMDetection. Its published config then
+takes turns with the others in inference. `mmdetection.py` explains how to install such an
+environment.
 """
 
 import functools
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import tempfile
 
-import measuring  # isort: skip, sets what TensorFlow reads at its import
+import measuring  # isort: skip, sets what TensorFlow reads at import
 
 import tensorflow as tf
 from absl import flags
@@ -49,12 +50,12 @@ _NMS_VERSION = flags.DEFINE_string(
     "nms_version", "batched", "task.model.detection_generator.nms_version in inference."
 )
 _MMDET_PYTHON = flags.DEFINE_string(
-    "mmdet_python", None, "A Python that can import mmdet, to infer with MMDetection as well."
+    "mmdet_python", None, "A Python that can import mmdet, to include MMDetection in inference."
 )
 
 
 @flags.validator(
-    "mmdet_python", "It must be a Python with mmdet: mmdetection.py says how to install it."
+    "mmdet_python", "It must be a Python with mmdet; mmdetection.py explains how to install it."
 )
 def _has_mmdet(python):
     if python is None:
@@ -64,7 +65,7 @@ def _has_mmdet(python):
 
 
 def comparisons(detector):
-    """Yields the training step and the inference of a detector."""
+    """Yields the comparisons of the training step and of inference."""
     switches = {"ours": {}, "Model Garden": SWITCHES_OFF[detector]}
     if detector == "fasterrcnn":
         switches["ours with random sampling"] = {"model": RANDOM_SAMPLING}
@@ -82,7 +83,7 @@ def comparisons(detector):
 
 
 def _build(detector, switches, is_training, batch_size):
-    """Returns task, model, configuration and a batch."""
+    """Returns the task, the model, the experiment's config and one batch."""
     params = exp_factory.get_exp_config(f"libra_{detector}_resnetfpn_coco")
     with tempfile.TemporaryDirectory() as folder:
         shapes = make_shapes(f"{folder}/shapes", 4, 4, INPUT_SIZE, report=str)
@@ -121,7 +122,7 @@ def _inference(detector, model_switches):
 
 
 def _mmdetection(detector):
-    # MMDetection's Faster R-CNN adds the background to its classes.
+    # MMDetection's Faster R-CNN adds the background class itself.
     num_classes = NUM_CLASSES if detector == "retinanet" else NUM_CLASSES - 1
     program = pathlib.Path(__file__).with_name("mmdetection.py")
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Runs with random weights, and what is exported of them."""
+"""Exports of runs with random weights."""
 
 import os
 
@@ -7,20 +7,20 @@ from official.core import exp_factory, task_factory, train_utils
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 from libra_tf.serving import images, saved_model
 
 
 def export_run(folder, experiment, overrides, with_detections=False, max_pixels=None):
-    """Writes a run with one checkpoint of random weights, and exports it.
+    """Writes the folder of a run with one checkpoint of random weights, and exports it.
 
     Args:
-      folder: gets `run` and `served`; nothing is done if it is there.
+      folder: where to write `run` and `served`; an existing export is used again.
       experiment: name of the experiment.
-      overrides: for `task` of its config.
-      with_detections: whether to make the heads' weights so large that scores of all sizes come
-        out, where the usual start of a training has none above the threshold.
-      max_pixels: images with more are refused; None for the usual limit.
+      overrides: overrides for `task` in its config.
+      with_detections: whether to make the weights of the heads large enough for scores of all
+        sizes. With the usual initial weights, no score is above the threshold.
+      max_pixels: refuse images with more pixels; None for the default limit.
 
     Returns:
       The folder of the model's only version.

@@ -1,4 +1,4 @@
-"""Balanced L1 against Keras' Huber: the loss and its gradient."""
+"""Balanced L1 compared with Keras' Huber: the loss and its gradient."""
 
 import functools
 
@@ -17,7 +17,7 @@ SHAPE = (100_000, 4)
 
 
 def comparisons():
-    """Yields the comparison in graph mode and under XLA."""
+    """Yields the comparison in graph mode and with XLA."""
     for jit_compile in (False, True):
         contestants = {
             name: functools.partial(_value_and_gradient, loss, jit_compile)

@@ -1,9 +1,9 @@
-"""Times the contestants of comparisons in turn, and measures their peak memory.
+"""Times the contestants of a comparison in turn, and measures their peak memory.
 
-Every contestant of a comparison is called in turn, in one process, so that whatever else the
-machine does hits all of them; the tables give medians, and ratios to ours from the same run. Peak
-memory is that of a fresh process that builds and calls one contestant twice, above what it held
-before that.
+The contestants take turns in one process, so that other work on the machine affects all of them
+equally. The tables give medians, and ratios to ours from the same run. Peak memory is measured in a
+fresh process that builds one contestant and calls it twice, as the increase over what the process
+held before.
 """
 
 import os
@@ -25,22 +25,22 @@ from absl import app, flags
 
 from comparison import Comparison
 
-_REPEATS = flags.DEFINE_integer("repeats", 30, "Calls of each contestant.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 30, "Calls per contestant.", lower_bound=1)
 _WARM_UP = flags.DEFINE_integer(
-    "warm_up", 3, "Calls of each contestant before these, not counted.", lower_bound=1
+    "warm_up", 3, "Calls per contestant before these, which are not timed.", lower_bound=1
 )
-_MEMORY = flags.DEFINE_bool("memory", True, "Whether to measure peak memory, too.")
+_MEMORY = flags.DEFINE_bool("memory", True, "Whether to measure peak memory as well.")
 _CONTESTANT = flags.DEFINE_string(
-    "contestant", None, "Used by the program itself: print the peak memory of GROUP|TITLE|NAME."
+    "contestant", None, "For internal use: print the peak memory of GROUP|TITLE|NAME."
 )
 
 
 def run(groups: Mapping[str, Callable[[], Iterable[Comparison]]], default: list[str]) -> None:
-    """Measures the groups that the flags ask for and prints a table per comparison.
+    """Measures the groups selected by the flags and prints a table per comparison.
 
     Args:
-      groups: by name, a function that makes the comparisons.
-      default: names of the groups that are measured when none is asked for.
+      groups: by name, a function that yields the comparisons.
+      default: names of the groups to measure if none is selected.
     """
     chosen = flags.DEFINE_multi_enum("groups", default, list(groups), "What to measure.")
 
@@ -71,7 +71,7 @@ def _measure(group, comparison):
 
 
 def _rows(group, comparison):
-    """Rows of the table: contestant, median, 99th percentile, ratio, memory, note."""
+    """Yields rows of the table: contestant, median, 99th percentile, ratio, memory, note."""
     seconds = _time_in_turn(comparison)
     ours = statistics.median(next(iter(seconds.values())))
     for name, times in seconds.items():
@@ -109,9 +109,9 @@ def _memory_in_fresh_process(group, comparison, name):
 
 
 def _peak_memory(make_comparisons, title, name):
-    """Peak resident memory in MB of building and calling a contestant, above that before."""
+    """Returns by how many MB building and calling a contestant raises peak resident memory."""
     (comparison,) = (c for c in make_comparisons() if c.title == title)
-    tf.zeros([1])  # What TensorFlow takes to start belongs to nobody.
+    tf.zeros([1])  # So that the memory TensorFlow takes at its start is not counted.
     _reset_peak()
     before = _resident_kilobytes("VmRSS")
     call = comparison.contestants[name]()

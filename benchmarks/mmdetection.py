@@ -1,4 +1,4 @@
-"""MMDetection's Libra detectors, to be timed by `detectors.py` from an environment of their own.
+"""Runs MMDetection's Libra detectors in their own environment, for `detectors.py` to time.
 
     python3.11 -m venv mmdet
     mmdet/bin/pip install torch==2.1.2 torchvision==0.16.2 'numpy<2' 'opencv-python<4.12'
@@ -7,9 +7,9 @@
     mmdet/bin/pip install mmdet==3.3.0
     python benchmarks/detectors.py --mmdet_python=mmdet/bin/python
 
-Other versions were not tried. The published config, with random weights and the given number of
-classes, infers once on a random image for every line that it reads, and answers with the number of
-boxes.
+Other versions were not tried. The detector has the published config, random weights and the given
+number of classes. For every line on standard input it infers once on a random image, and prints the
+number of boxes.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import os
 import pathlib
 import sys
 
-# Its threads would spin on while the other contestants run.
+# Otherwise its threads keep spinning while the other contestants run.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import mmdet
@@ -32,11 +32,11 @@ NAMES = {"retinanet": "libra-retinanet", "fasterrcnn": "libra-faster-rcnn"}
 
 
 def build(detector: str, size: int, num_classes: int):
-    """Returns a function that infers on one image of `size` pixels square."""
+    """Returns a function that infers on one image of `size` x `size` pixels."""
     torch.set_num_threads(2)
     register_all_modules()
     config = Config.fromfile(CONFIGS / f"{NAMES[detector]}_r50_fpn_1x_coco.py").model
-    config.backbone.init_cfg = None  # It would be downloaded.
+    config.backbone.init_cfg = None  # Avoids a download.
     head = config.bbox_head if detector == "retinanet" else config.roi_head.bbox_head
     head.num_classes = num_classes
     model = MODELS.build(config)
@@ -62,7 +62,7 @@ def build(detector: str, size: int, num_classes: int):
 
 
 def main(detector, size, num_classes):
-    """Answers every line of the standard input."""
+    """Infers once for every line on standard input."""
     with contextlib.redirect_stdout(sys.stderr):
         infer = build(detector, int(size), int(num_classes))
     for _ in sys.stdin:

@@ -1,4 +1,4 @@
-"""The non-local block against its formula, written plainly."""
+"""The non-local block compared with a direct implementation of its formula."""
 
 import functools
 
@@ -14,7 +14,7 @@ HUGE_MAP = (1, 200, 336, CHANNELS)
 
 
 def comparisons():
-    """Yields each mode, forward and backward, on the map of a 640x640 image at stride 8."""
+    """Yields each mode, forward and backward, on a map at stride 8 of a 640x640 image."""
     shape = (1, 80, 80, CHANNELS)
     for mode in MODES:
         contestants = {"NonLocal2D": functools.partial(train, NonLocal2D(mode), shape)}
@@ -34,7 +34,7 @@ def huge_map_comparisons():
 
 
 class PlainNonLocal(tf.Module):
-    """The formula as one would write it first: the whole matrix of affinities, kept for backward.
+    """Direct implementation of the formula: keeps the whole affinity matrix for the backward pass.
 
     Args:
       mode: "embedded_gaussian", "gaussian" or "dot_product".

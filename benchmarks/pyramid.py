@@ -1,4 +1,4 @@
-"""The balanced feature pyramid against its formula, written plainly in two frameworks."""
+"""The balanced feature pyramid compared with direct implementations in two frameworks."""
 
 import functools
 import time
@@ -18,12 +18,12 @@ except ImportError:
 STRIDES = {"2": 4, "3": 8, "4": 16, "5": 32, "6": 64}
 REFINE_LEVEL = "4"
 PASSES = {False: "forward", True: "forward+backward"}
-# Milliseconds of MMDetection's BFP on another machine: forward, forward and backward.
+# Milliseconds of MMDetection's BFP on another machine: forward; forward and backward.
 MMDETECTION = {(2, 640): (142, 307), (1, 1024): (303, 665)}
 
 
 def comparisons():
-    """Yields forward, and forward with backward, for each size of images."""
+    """Yields forward, and forward with backward, for each image size."""
     rate = _matrix_product_rate()
     for (batch, size), milliseconds in MMDETECTION.items():
         for with_gradient in (False, True):
@@ -54,7 +54,7 @@ def _contestants(shapes, with_gradient):
 
 
 class PlainPyramid(tf.Module):
-    """The formula as one would write it first; sizes that divide only."""
+    """Direct implementation of the formula, for sizes that divide each other."""
 
     def __init__(self):
         super().__init__()
@@ -103,7 +103,7 @@ def _build(make_layer, shapes, with_gradient):
 
 
 def _matrix_product_rate():
-    """Floating point operations per second of a large float32 matrix product on this machine."""
+    """Returns the floating point operations per second of a large float32 matrix product."""
     size = 2048
     a, b = (tf.random.stateless_normal([size, size], [0, seed]) for seed in range(2))
     seconds = []

@@ -1,17 +1,17 @@
-"""MMDetection's balanced feature pyramid and balanced L1 loss, as PyTorch computes them.
+"""MMDetection's balanced feature pyramid and balanced L1 loss in PyTorch.
 
-The same operations in the same order and layout (NCHW), written from their description; needs
-`pip install torch`, and is left out of the tables without it.
+These are the same operations in the same order and layout (NCHW), written from their description.
+This needs `pip install torch`; without it, the tables leave out these rows.
 """
 
 import math
 import os
 
-# Its threads would spin on while the other contestants run.
+# Otherwise its threads keep spinning while the other contestants run.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-import torch.nn.functional as F  # noqa: N812, as everybody calls it
+import torch.nn.functional as F  # noqa: N812, its usual name
 
 
 class NonLocal(torch.nn.Module):
@@ -62,7 +62,7 @@ def build_pyramid(shapes, refine_level, with_gradient):
     Args:
       shapes: by level, (batch, height, width, channels).
       refine_level: key of the level to refine.
-      with_gradient: whether the call goes backward, too.
+      with_gradient: whether the call includes the backward pass.
     """
     torch.set_num_threads(2)
     levels = [

@@ -1,4 +1,4 @@
-"""IoU-balanced sampling against Model Garden's random sampling of RoIs."""
+"""IoU-balanced sampling compared with Model Garden's random sampling of RoIs."""
 
 import functools
 
@@ -17,7 +17,7 @@ MMDETECTION_PER_IMAGE = 1.05
 
 
 def comparisons():
-    """Yields the whole layer, the choice of indices alone, and its growth."""
+    """Yields the whole layer, the choice of indices alone, and how that scales."""
     for batch, num_proposals in SIZES:
         for jit_compile in (False, True):
             size = f"batch {batch}, {num_proposals}+{MAX_INSTANCES} boxes"
@@ -58,7 +58,7 @@ def _per_box(num_boxes, name, seconds):
 
 
 def _scene(batch, num_proposals):
-    """Proposals from close to far around 20 instances an image, padded to MAX_INSTANCES."""
+    """Returns proposals near and far from 20 instances per image, padded to MAX_INSTANCES."""
     rng = np.random.default_rng(0)
     num_instances = 20
     corners = rng.uniform(0, 800, (batch, num_instances, 2))
@@ -83,7 +83,7 @@ def _layer(layer_class, batch, num_proposals, jit_compile):
 
 
 def _matches(batch, num_proposals):
-    """IoUs, matched instances and indicators of all boxes, as both layers find them."""
+    """Returns IoUs, matched instances and indicators of all boxes, as in both layers."""
     layer = roi_sampler.ROISampler()
     boxes, gt_boxes, _ = _scene(batch, num_proposals)
     boxes = tf.concat([boxes, gt_boxes], 1)

@@ -1,14 +1,14 @@
-"""Times exported detectors beside Model Garden's own export, and measures their peak memory.
+"""Times exported detectors against Model Garden's own export, and measures their peak memory.
 
     python benchmarks/serving.py --batch_sizes=1 --repeats=10
     python benchmarks/serving.py --batch_sizes=8 --repeats=4 --warm_up=1 --nomemory
     python benchmarks/serving.py --groups=retinanet_tpu_nms --repeats=1 --warm_up=1 --nomemory
 
 Each call is one request to the signature for JPEG bytes: decoding, resizing, the network,
-suppression. R-50, 640x640, 91 classes, float32, random weights; the images are 640x480, since Model
-Garden's export takes only images of one size in a batch. Its own is of the same detector, and has
-`nms_version: batched`, which our export chooses by itself; the last command takes it as its program
-exports it, with the config's suppression made for TPUs. The exports are
+suppression. R-50, 640x640, 91 classes, float32, random weights. All images are 640x480, because
+Model Garden's export takes only images of the same size in a batch. Model Garden exports the same
+detector, with `nms_version: batched`, which our export chooses by itself. The last command leaves
+its export as Model Garden makes it, with the suppression for TPUs from the config. The exports are
 kept in --folder for the next call.
 """
 
@@ -16,7 +16,7 @@ import functools
 import io
 import os
 
-import measuring  # isort: skip, sets what TensorFlow reads at its import
+import measuring  # isort: skip, sets what TensorFlow reads at import
 
 import numpy as np
 import tensorflow as tf
@@ -29,16 +29,16 @@ from comparison import Comparison
 from detectors import INPUT_SIZE, NUM_CLASSES, SWITCHES_OFF
 from exporting import export_run
 
-_FOLDER = flags.DEFINE_string("folder", "runs/benchmark_serving", "Where exports are kept.")
-_BATCH_SIZES = flags.DEFINE_multi_integer("batch_sizes", [1, 8], "Images in a request.")
+_FOLDER = flags.DEFINE_string("folder", "runs/benchmark_serving", "Folder that keeps the exports.")
+_BATCH_SIZES = flags.DEFINE_multi_integer("batch_sizes", [1, 8], "Images per request.")
 
-# The paper's head of the experiments here, where Model Garden's has four convolutions.
+# The head of the experiments here, as in the paper. Model Garden's own has four convolutions.
 MODEL_GARDEN = {"retinanet": {}, "fasterrcnn": {"detection_head": {"num_convs": 0, "num_fcs": 2}}}
 MODEL = {"num_classes": NUM_CLASSES, "input_size": [INPUT_SIZE, INPUT_SIZE, 3]}
 
 
 def comparisons(detector):
-    """Yields one comparison for each size of batch."""
+    """Yields one comparison per batch size."""
     contestants = {
         "ours": functools.partial(_ours, detector, {}),
         "ours, Libra switched off": functools.partial(_ours, detector, SWITCHES_OFF[detector]),
@@ -54,7 +54,7 @@ def comparisons(detector):
 
 
 def slow_comparisons(detector):
-    """Yields the comparison with the suppression that takes most of the time on a CPU."""
+    """Yields the comparison with the TPU suppression, which takes most of the time on a CPU."""
     contestants = {
         "ours": functools.partial(_ours, detector, {}),
         "Model Garden's export": functools.partial(_model_garden, detector, "v2"),
@@ -70,10 +70,10 @@ def _images_per_second(size, name, seconds):
 
 
 def _load(export, images):
-    """Returns a call of the default signature of a folder."""
+    """Returns a call of the default signature of an export."""
     module = tf.saved_model.load(export())
     (argument,) = module.signatures["serving_default"].structured_input_signature[1]
-    # The module has to outlive this function.
+    # The closure keeps the module alive.
     return lambda: module.signatures["serving_default"](**{argument: images})[
         "detection_boxes"
     ].numpy()

@@ -1,12 +1,12 @@
-"""Puts a server under load for long, and sends it 1,000 damaged requests.
+"""Puts a server under sustained load, and sends it 1,000 damaged requests.
 
     python benchmarks/soak.py
 
-exports a tiny Libra RetinaNet, serves it with the stand-in of tests/serving/server.py in a process
-of its own, and sends 10,000 requests from 8 clients, half of them over gRPC and half over REST.
-Every answer is compared with that of the SavedModel in this process, and the server's resident
-memory is read on the way. Then come the damaged requests: each has to be answered or refused as the
-client's fault. It ends with exit status 1 if anything is otherwise.
+It exports a tiny Libra RetinaNet, serves it with the stand-in of tests/serving/server.py in a
+process of its own, and sends 10,000 requests from 8 clients, half over gRPC and half over REST.
+Every answer is compared with that of the SavedModel in this process, and the resident memory of the
+server is read from time to time. Then it sends the damaged requests: each must be answered, or
+refused as the client's fault. If anything else happens, the program exits with status 1.
 """
 
 import collections
@@ -41,9 +41,9 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from exporting import export_run
-from libra_tf.serving.client import run
-from libra_tf.serving.client.errors import RefusedError
-from libra_tf.serving.client.target import Target
+from libra_tf.inference.client import run
+from libra_tf.inference.client.errors import RefusedError
+from libra_tf.inference.client.target import Target
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = {
@@ -55,11 +55,11 @@ TINY = {
     }
 }
 MAX_PIXELS = 100_000
-# Batches of another size round otherwise.
+# Rounding depends on the batch size.
 TOLERANCE = 1e-3
 
 _REQUESTS = flags.DEFINE_integer("requests", 10_000, "Requests under load.", lower_bound=1)
-_CLIENTS = flags.DEFINE_integer("clients", 8, "Clients at once.", lower_bound=2)
+_CLIENTS = flags.DEFINE_integer("clients", 8, "Concurrent clients.", lower_bound=2)
 _MUTATIONS = flags.DEFINE_integer("mutations", 1_000, "Damaged requests.", lower_bound=0)
 
 
@@ -77,7 +77,7 @@ def main(_):
 
 @contextlib.contextmanager
 def _serving(base_path):
-    """Yields the server's process and its two addresses."""
+    """Starts the server, and yields its process and its two addresses."""
     command = [
         sys.executable,
         str(ROOT / "tests/serving/server.py"),
@@ -185,7 +185,7 @@ def _send_damaged(server, console):
         else:
             outcome = _REQUEST_MUTATIONS[kind](server, rng)
         counts[kind][outcome] += 1
-    # It still gives right answers.
+    # The server still answers correctly.
     transports[0].predict([_encode(40, 40, "JPEG", 0)])
     for transport in transports:
         transport.close()
@@ -233,7 +233,7 @@ def _flip_bits(image_format, rng):
 
 
 def _enlarge_png(rng):
-    """A head that declares up to 2**31 pixels a side, with its checksum put right or not."""
+    """Returns a PNG that declares sides of up to 2**31 pixels, with or without a valid checksum."""
     image = bytearray(_a_file(rng, "PNG"))
     for start in (16, 20):
         image[start : start + 4] = int(rng.integers(1000, 2**31)).to_bytes(4, "big")
@@ -266,7 +266,7 @@ _IMAGE_MUTATIONS = {
 
 
 def _wrong_tensor(server, rng):
-    """Types, shapes, names and signatures that the model does not have, over gRPC."""
+    """Sends types, shapes, names and signatures that the model does not have, over gRPC."""
     values = [
         ("image_bytes", tf.random.uniform([2]), "serving_default"),
         ("image_bytes", tf.constant([["a"]]), "serving_default"),
@@ -296,7 +296,7 @@ def _wrong_tensor(server, rng):
 
 
 def _wrong_json(server, rng):
-    """JSON of the wrong form, and what is hardly JSON."""
+    """Sends JSON of the wrong structure, and text that is not valid JSON."""
     right = json.dumps({"instances": [{"b64": "aGVsbG8="}]}).encode()
     bodies = [
         b"{" * int(rng.integers(1, 5000)),

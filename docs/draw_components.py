@@ -2,8 +2,7 @@
 
     python docs/draw_components.py --model_dir=runs/libra_fasterrcnn_demo
 
-Needs a trained demo (`python run.py --mode=train_and_eval`) for the picture of the pyramid; the
-others need nothing.
+The picture of the pyramid needs a trained demo (`python run.py --mode=train_and_eval`).
 """
 
 import os
@@ -44,7 +43,7 @@ def _save(figure, name):
 
 
 def _draw_sampling():
-    """IoUs of sampled negatives, mean of 200 images whose negatives mostly miss the objects."""
+    """Draws the IoUs of sampled negatives: the mean of 200 images with mostly easy negatives."""
     rng = np.random.default_rng(0)
     below = 1 - np.exp(-0.5 / 0.08)  # An exponential distribution that ends at 0.5.
     negatives = -0.08 * np.log(1 - below * rng.uniform(size=(200, NUM_NEGATIVES)))
@@ -75,7 +74,7 @@ def _draw_sampling():
 
 
 def _draw_loss():
-    """Value and gradient for several constants, and for both forms."""
+    """Draws value and gradient for several constants, and for both forms."""
     error = tf.constant(np.concatenate([[0], np.geomspace(1e-6, 2, 1000)]), tf.float32)
     kinds = {
         "alpha 0.2": {"alpha": 0.2},
@@ -107,7 +106,7 @@ def _draw_loss():
 
 
 def _draw_pyramid(model_dir):
-    """The levels before and after the pyramid of a trained demo, on one validation image."""
+    """Draws the levels of a trained demo before and after the pyramid, on a validation image."""
     task, model = _restore(model_dir)
     image = _first_image(task.task_config.validation_data.input_path)
     size = task.task_config.model.input_size[:2]
@@ -134,7 +133,7 @@ def _draw_pyramid(model_dir):
 
 
 def _strength(features):
-    """Root mean square over the channels of the first image."""
+    """Returns the root mean square over the channels of the first image."""
     return tf.sqrt(tf.reduce_mean(features[0] ** 2, axis=-1))
 
 

@@ -2,9 +2,9 @@
 
     python docs/draw_paper.py
 
-trains the baseline detector of the figures on the built-in shapes first (a few minutes on two
-cores, once), measures it as `python -m libra_tf.analysis` does, and takes the tables of the
-ablation from benchmarks/ablation.py. With --tables only these tables are written anew.
+It first trains the baseline detector of the figures on the built-in shapes (once, a few minutes on
+two cores), measures it as `python -m libra_tf.analysis` does, and takes the tables of the ablation
+from benchmarks/ablation.py. With --tables only these tables are updated.
 """
 
 import os
@@ -23,7 +23,8 @@ from absl import app, flags
 
 from libra_tf import ops
 from libra_tf.analysis import collect, objective
-from libra_tf.runner import quiet, trained_run
+from libra_tf.cli import quiet
+from libra_tf.runs import trained_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs/paper.md"
@@ -38,9 +39,9 @@ ALPHAS = (0.2, 0.3, 0.5, 1.0)
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir",
     str(ROOT / "runs/paper"),
-    "The baseline detector; it is trained if it is not there.",
+    "Folder of the baseline detector, which is trained if it does not exist.",
 )
-_TABLES = flags.DEFINE_bool("tables", False, "Only write the tables of the ablation anew.")
+_TABLES = flags.DEFINE_bool("tables", False, "Only update the tables of the ablation.")
 
 
 def main(_):
@@ -52,7 +53,7 @@ def main(_):
     if not tf.io.gfile.exists(os.path.join(_MODEL_DIR.value, "params.yaml")):
         _train(_MODEL_DIR.value)
     numbers = collect.analyse(trained_run.read(_MODEL_DIR.value), num_batches=16).numbers
-    # Letters stay letters, and the same figure gives the same file.
+    # Text stays text in the SVG, and the same figure gives the same file.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "libra"})
     _save(_draw_sampling(numbers["samples"]), "paper_sampling.svg")
     _save(_draw_loss(), "paper_loss.svg")
@@ -80,7 +81,7 @@ def _save(figure, name):
 
 
 def _replace(name, lines):
-    """Puts lines between `<!-- name -->` and `<!-- end of name -->` of the document."""
+    """Replaces what is between `<!-- name -->` and `<!-- end of name -->` in the document."""
     text = DOCUMENT.read_text()
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
     content = "\n".join([*lines, ""])

@@ -1,9 +1,9 @@
-"""Sends images to TensorFlow Serving and writes what it detects.
+"""Sends images to TensorFlow Serving and writes the detections.
 
     python export/client.py --model=cells images/ > detections.jsonl
     python export/client.py --model=cells --server=http://localhost:8501 --pictures=drawn a.jpg
 
-writes a line of JSON for each image. docs/serving.md has an example of everything.
+It writes one line of JSON per image. docs/serving.md has examples.
 """
 
 import contextlib
@@ -13,64 +13,63 @@ import time
 
 from absl import app, flags
 
-from libra_tf.runner import folders, program, quiet
-from libra_tf.runner.errors import UsageError
-from libra_tf.serving.client import files, retrying
-from libra_tf.serving.client.errors import ServerError
-from libra_tf.serving.client.target import Target
-from libra_tf.serving.outputs import require_local
+from libra_tf.cli import image_files, outputs, program, quiet
+from libra_tf.cli.errors import UsageError
+from libra_tf.inference.client import retrying
+from libra_tf.inference.client.errors import ServerError
+from libra_tf.inference.client.target import Target
 
 _SERVER = flags.DEFINE_string(
     "server", "grpc://localhost:8500", "grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT."
 )
 _MODEL = flags.DEFINE_string("model", None, "Name of the model on the server.", required=True)
 _VERSION = flags.DEFINE_integer(
-    "model_version", None, "Number of its version. Default: the newest.", lower_bound=0
+    "model_version", None, "Version of the model. Default: the newest.", lower_bound=0
 )
-_LABEL = flags.DEFINE_string("model_label", None, "Label of its version in the server's config.")
+_LABEL = flags.DEFINE_string("model_label", None, "Label of the version in the server's config.")
 _OUTPUT = flags.DEFINE_string("output", "-", "File for the lines of JSON; - for standard output.")
 _PICTURES = flags.DEFINE_string(
-    "pictures", None, "Folder for the images with the detections drawn. Default: none are drawn."
+    "pictures", None, "Folder for images with the detections drawn in. Default: no pictures."
 )
 _DRAW_THRESHOLD = flags.DEFINE_float(
     "draw_threshold", 0.4, "Draw detections with at least this score.", 0.0, 1.0
 )
 _NORMALIZED_BOXES = flags.DEFINE_bool(
-    "normalized_boxes", False, "The model was exported with --normalized_boxes; give pixels."
+    "normalized_boxes", False, "Give pixels for a model exported with --normalized_boxes."
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Images in one request.", lower_bound=1)
-_CONCURRENCY = flags.DEFINE_integer("concurrency", 4, "Requests at once.", 1, 256)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Images per request.", lower_bound=1)
+_CONCURRENCY = flags.DEFINE_integer("concurrency", 4, "Concurrent requests.", 1, 256)
 _RETRIES = flags.DEFINE_integer(
     "retries",
     3,
-    "Send a request again this often if the server cannot be reached or is overloaded, after 0.5, "
-    "1, 2, ... seconds.",
+    "How often to retry a request if the server cannot be reached or is overloaded, after 0.5, 1, "
+    "2, ... seconds.",
     0,
     retrying.MOST_RETRIES,
 )
-_TIMEOUT = flags.DEFINE_float("timeout", 30.0, "Seconds that one request may take.", 0.001)
+_TIMEOUT = flags.DEFINE_float("timeout", 30.0, "Seconds a request may take.", 0.001)
 _WAIT = flags.DEFINE_float(
-    "wait", 0.0, "Wait this many seconds for the server to have the model available.", 0.0
+    "wait", 0.0, "Wait up to this many seconds for the model to become available.", 0.0
 )
 
 
 def main(arguments: list[str]) -> None:
-    """Runs what the flags say; prints one clear error where that cannot be done."""
+    """Runs the client, or prints one clear error."""
     quiet.silence_libraries()
     try:
         sys.exit(program.exit_status(lambda: _detect(arguments[1:])))
     except BrokenPipeError:
-        # Who reads the lines has seen enough; Python must not write what is left at its end.
+        # The reader of the output has closed the pipe. Stop Python from flushing the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 def _detect(arguments: list[str]) -> int:
-    images = files.find(arguments)
-    pictures = files.name_pictures(images, _PICTURES.value) if _PICTURES.value else None
+    images = image_files.find(arguments)
+    pictures = image_files.name_pictures(images, _PICTURES.value) if _PICTURES.value else None
     if _PICTURES.value:
-        require_local("--pictures", _PICTURES.value)
-        folders.make_writable("--pictures", _PICTURES.value)
+        outputs.require_local("--pictures", _PICTURES.value)
+        outputs.make_folder("--pictures", _PICTURES.value)
     if _VERSION.value is not None and _LABEL.value:
         raise UsageError("--model_version and --model_label exclude each other: give one")
     target = Target(
@@ -82,8 +81,8 @@ def _detect(arguments: list[str]) -> int:
         _RETRIES.value,
         _CONCURRENCY.value,
     )
-    # Imported here because --help and bad flags are answered at once.
-    from libra_tf.serving.client import run
+    # Imported here so that --help and wrong flags are answered at once.
+    from libra_tf.inference.client import run
 
     if target.server.startswith("grpc://"):
         _say("importing TensorFlow for gRPC (about 5 s; http:// needs none) ...")
@@ -102,10 +101,10 @@ def _detect(arguments: list[str]) -> int:
 
 
 def _write(results, total: int) -> int:
-    """Writes the lines as they come, and at the end what went wrong; returns the exit status."""
+    """Writes lines as they arrive and lists the failures at the end. Returns the exit status."""
     import rich.console
 
-    from libra_tf.runner.progress import Progress
+    from libra_tf.cli.progress import Progress
 
     progress = Progress(rich.console.Console(stderr=True))
     start, done, detections, failures, lost = time.monotonic(), 0, 0, [], None
@@ -139,12 +138,7 @@ def _write(results, total: int) -> int:
 def _open_output():
     if _OUTPUT.value == "-":
         return contextlib.nullcontext(sys.stdout)
-    try:
-        return open(_OUTPUT.value, "w", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"--output={_OUTPUT.value} cannot be written ({error.strerror}); name another file"
-        ) from error
+    return outputs.open_text("--output", _OUTPUT.value)
 
 
 def _say(line: str) -> None:
@@ -152,7 +146,7 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    # Read when TensorFlow and gRPC are imported; what goes wrong is raised as an error as well.
+    # TensorFlow and gRPC read these at import. Their errors become Python exceptions as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app.run(main)

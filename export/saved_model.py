@@ -2,8 +2,8 @@
 
     python export/saved_model.py --model_dir=runs/cells --export_dir=served/cells
 
-writes served/cells/1, and the next time served/cells/2. Everything about the detector is read from
-the folder of its run; docs/serving.md says how to serve it.
+It writes served/cells/1, and the next time served/cells/2. Everything about the detector is read
+from the folder of its run. docs/serving.md explains how to serve it.
 """
 
 import os
@@ -11,22 +11,24 @@ import sys
 
 from absl import app, flags
 
-from libra_tf.runner import program, quiet
+from libra_tf.cli import program, quiet
 
-_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of a run of run.py.", required=True)
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run to export.", required=True)
 _EXPORT_DIR = flags.DEFINE_string(
-    "export_dir", None, "Folder of the model's versions, of which the next is made.", required=True
+    "export_dir", None, "Folder of the model's versions; a new one is added.", required=True
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A checkpoint of the run, such as ckpt-9000. Default: the newest."
+    "checkpoint", None, "Checkpoint of the run, for example ckpt-9000. Default: the newest."
 )
 _NORMALIZED_BOXES = flags.DEFINE_bool(
-    "normalized_boxes", False, "Give boxes in shares of the image's height and width, not pixels."
+    "normalized_boxes",
+    False,
+    "Give boxes as fractions of the image's height and width, not pixels.",
 )
 _SCORE_THRESHOLD = flags.DEFINE_float(
     "score_threshold",
     None,
-    "Drop detections with a lower score. Default: the run's own, as in its evaluations.",
+    "Drop detections with a lower score. Default: the threshold of the run's evaluations.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
@@ -36,14 +38,14 @@ _MAX_PIXELS = flags.DEFINE_integer(
 
 
 def main(_) -> None:
-    """Runs what the flags say; prints one clear error where that cannot be done."""
+    """Runs the export, or prints one clear error."""
     sys.exit(program.exit_status(_export))
 
 
 def _export() -> None:
     print("importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
     quiet.silence_libraries()
-    # Imported here because it takes that long: --help and bad flags are answered at once.
+    # Imported here because it is slow: --help and wrong flags are answered at once.
     from libra_tf.serving import saved_model
 
     folder = saved_model.export(
@@ -58,6 +60,6 @@ def _export() -> None:
 
 
 if __name__ == "__main__":
-    # Read when TensorFlow is imported; what goes wrong is raised as a Python error as well.
+    # TensorFlow reads this at import. Its errors are raised as Python exceptions as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     app.run(main)

@@ -5,9 +5,15 @@ Two lanes are supported:
 * current: TensorFlow 2.20 with tf-models-official 2.20, which is built on `tf_keras`;
 * addons: TensorFlow 2.15 with tf-models-official 2.15 and TensorFlow Addons, built on `tf.keras`.
 
-The two Keras packages can be installed side by side but their classes are different, so
-everything that subclasses Keras takes `keras` from here.
+The two Keras packages can be installed side by side, but their classes are different, so everything
+that subclasses Keras takes `keras` from here. What Model Garden offers no argument for is replaced
+here, too: see `substituted`.
 """
+
+import contextlib
+import types
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -22,7 +28,7 @@ else:
     import tf_keras as keras
 
 
-def tflite_interpreter(model: bytes, num_threads: int):
+def tflite_interpreter(model: bytes, num_threads: int) -> Any:
     """Loads a TensorFlow Lite model.
 
     Args:
@@ -43,4 +49,33 @@ def tflite_interpreter(model: bytes, num_threads: int):
     return interpreter.Interpreter(model_content=model, num_threads=num_threads)
 
 
-__all__ = ["IS_ADDONS_LANE", "keras", "tflite_interpreter"]
+@contextlib.contextmanager
+def substituted(owner: types.ModuleType, name: str, replacement: Any) -> Iterator[None]:
+    """Replaces a name in a module of Model Garden while the block runs.
+
+    This is only for places where Model Garden names a class or function in the middle of a method
+    and takes no argument for it. These are, in tf-models-official 2.15 and 2.20:
+
+    * `official/vision/tasks/retinanet.py`, `build_inputs`: `retinanet_input.Parser`;
+    * `official/vision/tasks/maskrcnn.py`, `build_inputs`: `maskrcnn_input.Parser`;
+    * `official/vision/tasks/maskrcnn.py`, `_build_coco_metrics`: `coco_evaluator.COCOEvaluator`;
+    * both tasks, `build_model`: `factory.build_retinanet` and `factory.build_maskrcnn`;
+    * both parsers: `anchor.build_anchor_generator`;
+    * both tasks, `build_inputs`: `input_reader_factory.input_reader_generator`.
+
+    It is not safe with several threads that build different tasks at once.
+
+    Args:
+      owner: the module that the name is looked up in.
+      name: what to replace.
+      replacement: what to use in its place.
+    """
+    original = getattr(owner, name)
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+__all__ = ["IS_ADDONS_LANE", "keras", "substituted", "tflite_interpreter"]

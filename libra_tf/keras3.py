@@ -1,7 +1,8 @@
 """The layers and the loss for Keras 3 on its TensorFlow backend.
 
-The same source as `libra_tf.layers` and `libra_tf.losses`, which are built on the Keras that Model
-Garden uses; the same weights give the same numbers. Imports neither that Keras nor Model Garden.
+They share their source with `libra_tf.layers` and `libra_tf.losses`, which are built on the Keras
+that Model Garden uses, and give the same numbers for the same weights. This module imports neither
+that Keras nor Model Garden.
 """
 
 import keras
@@ -24,20 +25,20 @@ if keras.backend.backend() != "tensorflow":
 
 
 @keras.saving.register_keras_serializable(package="libra_tf")
-class NonLocal2D(NonLocal2DMixin, keras.layers.Layer):
-    """Non-local block over a feature map: see `libra_tf.mixins.NonLocal2DMixin`."""
+class NonLocal2D(NonLocal2DMixin, keras.layers.Layer):  # noqa: D101
+    __doc__ = NonLocal2DMixin.__doc__
 
     _keras = keras
 
 
 @keras.saving.register_keras_serializable(package="libra_tf")
-class BalancedFeaturePyramid(BalancedFeaturePyramidMixin, keras.layers.Layer):
-    """Balanced feature pyramid: see `libra_tf.mixins.BalancedFeaturePyramidMixin`."""
+class BalancedFeaturePyramid(BalancedFeaturePyramidMixin, keras.layers.Layer):  # noqa: D101
+    __doc__ = BalancedFeaturePyramidMixin.__doc__
 
     _keras = keras
     _non_local_class = NonLocal2D
 
 
 @keras.saving.register_keras_serializable(package="libra_tf")
-class BalancedL1Loss(BalancedL1LossMixin, keras.losses.Loss):
-    """Balanced L1 loss: see `libra_tf.mixins.BalancedL1LossMixin`."""
+class BalancedL1Loss(BalancedL1LossMixin, keras.losses.Loss):  # noqa: D101
+    __doc__ = BalancedL1LossMixin.__doc__

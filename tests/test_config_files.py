@@ -112,6 +112,7 @@ def proposals(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     "path",
     [

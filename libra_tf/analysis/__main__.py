@@ -10,8 +10,8 @@ import os
 
 from absl import app, flags
 
-from libra_tf.runner import program, quiet
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli import program, quiet
+from libra_tf.cli.errors import UsageError
 
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir", None, "Folder of a run of run.py, trained or still training.", required=True

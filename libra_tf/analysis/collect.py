@@ -13,7 +13,7 @@ from libra_tf.analysis import detectors, gradients, pyramid, samples
 from libra_tf.analysis.batches import Batch
 from libra_tf.analysis.detector import Detector
 from libra_tf.compat import keras
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 
 _PICTURED_IMAGES = 3
 

@@ -17,8 +17,8 @@ from official.core import task_factory
 from libra_tf.analysis.batches import Batch
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance import boxes, quotas, samples
-from libra_tf.runner.errors import UsageError
-from libra_tf.runner.trained_run import TrainedRun
+from libra_tf.cli.errors import UsageError
+from libra_tf.runs.trained_run import TrainedRun
 
 _MAX_BATCH_SIZE = 8
 

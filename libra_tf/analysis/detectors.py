@@ -5,9 +5,9 @@ from official.core import config_definitions as cfg
 from libra_tf.analysis.detector import Detector
 from libra_tf.analysis.one_stage import OneStage
 from libra_tf.analysis.two_stage import TwoStage
+from libra_tf.cli.errors import UsageError
 from libra_tf.configs import fastrcnn, maskrcnn, retinanet
-from libra_tf.runner.errors import UsageError
-from libra_tf.runner.trained_run import TrainedRun
+from libra_tf.runs.trained_run import TrainedRun
 
 # By the config of a task. A new task needs an entry here.
 DETECTORS: dict[type[cfg.TaskConfig], type[Detector]] = {

@@ -12,7 +12,7 @@ from libra_tf.analysis.detector import BoxHead, Detector
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance import boxes, quotas
 from libra_tf.compat import keras
-from libra_tf.runner.trained_run import TrainedRun
+from libra_tf.runs.trained_run import TrainedRun
 
 
 class OneStage(Detector):

@@ -5,10 +5,12 @@ import json
 import os
 from collections.abc import Callable, Sequence
 
+from libra_tf import atomic
 from libra_tf.analysis import collect, page, verdicts
-from libra_tf.data import DetectionDataset, atomic, prepare_coco_folder
-from libra_tf.runner import folders, trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli import outputs
+from libra_tf.cli.errors import UsageError
+from libra_tf.data import DetectionDataset, prepare_coco_folder
+from libra_tf.runs import trained_run
 
 _METRICS = ("AP", "AP50", "AP75")
 _FORMAT = 1
@@ -48,7 +50,7 @@ def write(
         trained_run.read(folder, checkpoint if index == 0 else None)
         for index, folder in enumerate(model_dirs)
     ]
-    folders.make_writable("--output_dir", output_dir)
+    outputs.make_folder("--output_dir", output_dir)
     input_path, max_num_instances = runs[0].params.task.train_data.input_path, 0
     if dataset is None:
         _check_classes(runs, None)

@@ -195,7 +195,7 @@ def fill_of_bins(candidates: Candidates, quota: Quota, bin_range: str) -> dict[s
         matches.ious[tf.newaxis],
         tf.equal(matches.kinds, NEGATIVE)[tf.newaxis],
         quota.num_negatives(tf.equal(matches.kinds, POSITIVE)),
-        **quota.bins(bin_range),
+        quota.bins(bin_range),
     )
     held = np.bincount(pool.groups.numpy()[0], minlength=num_bins + 1)[:num_bins]
     return {"wanted": int(pool.share(held[None]).numpy()[0, 0]), "held": held.tolist()}

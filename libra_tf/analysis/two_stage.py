@@ -12,7 +12,7 @@ from libra_tf.analysis.detector import BoxHead, Detector
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance import boxes, quotas, samples
 from libra_tf.configs import maskrcnn
-from libra_tf.runner.trained_run import TrainedRun
+from libra_tf.runs.trained_run import TrainedRun
 
 
 class TwoStage(Detector):

@@ -6,6 +6,7 @@ import tensorflow as tf
 from official.vision.configs import maskrcnn, retinanet
 
 from libra_tf.configs import components
+from libra_tf.ops.sampling import IoUBins
 
 # RetinaNet learns from all anchors. It is measured as if it sampled as many as an RPN does.
 _RETINANET_ANCHORS = 256
@@ -52,13 +53,13 @@ class Quota:
         limit = self.max_negatives_per_positive * tf.maximum(num_positives, 1)
         return tf.minimum(number, limit)
 
-    def bins(self, bin_range: str) -> dict[str, int | float | str | None]:
-        """Returns the arguments of `libra_tf.ops.sample_iou_balanced` for one kind of bins.
+    def bins(self, bin_range: str) -> IoUBins:
+        """Returns the bins of IoU-balanced sampling.
 
         Args:
           bin_range: `candidates` for the paper's bins, `all` for MMDetection's.
         """
-        return self.balancing.replace(bin_range=bin_range).binning(self.negative_iou)
+        return self.balancing.replace(bin_range=bin_range).bins(self.negative_iou)
 
 
 def of_proposals(sampler: components.ROISampler) -> Quota:

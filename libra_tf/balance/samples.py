@@ -13,6 +13,7 @@ from official.vision.ops import anchor
 from libra_tf import ops
 from libra_tf.balance import bins
 from libra_tf.balance.quotas import Quota
+from libra_tf.ops import sampling
 
 # The paper calls negatives above it hard. IoUs are counted in bins of this width.
 HARD_IOU = 0.05
@@ -102,8 +103,8 @@ def pick_negatives(matches: Matches, quota: Quota, seed: int | tf.Tensor) -> dic
     number = quota.num_negatives(tf.equal(matches.kinds, POSITIVE))
     picks = {"random": ops.sample_random(negatives, number, seed)}
     for name, bin_range in (("iou_balanced", "candidates"), ("mmdet", "all")):
-        picks[name] = ops.sample_iou_balanced(
-            matches.ious[tf.newaxis], negatives, number, **quota.bins(bin_range), seed=seed
+        picks[name] = sampling.draw_iou_balanced(
+            matches.ious[tf.newaxis], negatives, number, quota.bins(bin_range), seed
         )
     return {name: mask[0] for name, mask in picks.items()}
 

@@ -9,8 +9,8 @@ from official.vision.configs import backbones as model_garden
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.checkpoints.structure import Backbone, Detector
+from libra_tf.cli.errors import UsageError
 from libra_tf.configs import backbones
-from libra_tf.runner.errors import UsageError
 
 EXPERIMENTS = {
     "retinanet": "libra_retinanet_resnetfpn_coco",

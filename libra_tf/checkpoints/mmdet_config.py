@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from libra_tf.checkpoints.structure import Detector
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 _HEAD_STDS, _ROI_STDS = [1.0, 1.0, 1.0, 1.0], [0.1, 0.1, 0.2, 0.2]

@@ -1,67 +1,44 @@
 """Writes an imported detector as the folder of a run, or a backbone as a checkpoint."""
 
-import os
 import pathlib
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 import yaml
-from official.core import train_utils
 from official.vision.configs import common
 
+from libra_tf import atomic
 from libra_tf.checkpoints import experiment, structure, torch_file, weights
+from libra_tf.checkpoints.importing import Imported
 from libra_tf.configs import maskrcnn
-from libra_tf.data import atomic
 from libra_tf.modeling.mmdetection.backbones import build_backbone
-from libra_tf.runner import trained_run
-from libra_tf.runner.errors import UsageError
-
-if TYPE_CHECKING:
-    from libra_tf.checkpoints.mmdet import Imported
+from libra_tf.runs.folder import RunFolder
 
 CONFIG_FILE = "mmdet.yaml"
 
 
-def check_free(model_dir: str) -> None:
-    """Checks that a folder can be written.
-
-    Raises:
-      UsageError: if there is something else by that name, or its parent cannot be written.
-    """
-    folder = pathlib.Path(model_dir)
-    if atomic.is_occupied(folder):
-        raise UsageError(f"--model_dir={model_dir} is there already; name a new or empty folder")
-    try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--model_dir={model_dir} cannot be made ({error.strerror})") from error
-    if not os.access(folder.absolute().parent, os.W_OK):
-        raise UsageError(f"--model_dir={model_dir} may not be written; name another folder")
-
-
-def write(model_dir: str, imported: "Imported") -> str:
+def write(model_dir: str, imported: Imported) -> str:
     """Writes config, checkpoint and class names, all or nothing.
 
     Beside them, `mmdet.yaml` has what the detector changes in its experiment, to go on from with
     `--config_file` and other data.
 
     Args:
-      model_dir: see `check_free`.
+      model_dir: a folder that `libra_tf.cli.outputs.require_new_folder` accepts.
       imported: the detector.
 
     Returns:
       What was written and how to go on, for people.
     """
+    name = experiment.EXPERIMENTS[imported.detector.kind]
     target = pathlib.Path(model_dir).absolute()
     with atomic.unfinished_folder(target.parent) as folder:
-        train_utils.serialize_config(imported.params, str(folder))
-        trained_run.write_class_names(str(folder), imported.class_names)
+        run = RunFolder(str(folder))
+        run.write_config(name, imported.params, imported.class_names)
         text = yaml.safe_dump(imported.overrides, sort_keys=False)
         (folder / CONFIG_FILE).write_text(text)
         checkpoint = tf.train.Checkpoint(model=imported.model, **imported.model.checkpoint_items)
         tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None).save(0)
-        _finish(folder, target)
-    name = experiment.EXPERIMENTS[imported.detector.kind]
+        atomic.publish_folder(folder, target)
     return (
         f"model folder: {model_dir}\n"
         f"evaluate:     run.py --mode=eval --experiment={name} --model_dir={model_dir} "
@@ -74,7 +51,7 @@ def write_backbone(model_dir: str, file: torch_file.TorchFile) -> str:
     """Writes a checkpoint of a backbone alone, all or nothing.
 
     Args:
-      model_dir: see `check_free`.
+      model_dir: a folder that `libra_tf.cli.outputs.require_new_folder` accepts.
       file: its weights, named as in torchvision.
 
     Returns:
@@ -94,13 +71,8 @@ def write_backbone(model_dir: str, file: torch_file.TorchFile) -> str:
     with atomic.unfinished_folder(target.parent) as folder:
         checkpoint = tf.train.Checkpoint(backbone=model)
         tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None).save(0)
-        _finish(folder, target)
+        atomic.publish_folder(folder, target)
     return (
         f"{backbone} in {model_dir}; train with task.init_checkpoint={model_dir},"
         "task.init_checkpoint_modules=backbone,task.model.compatibility=mmdetection"
     )
-
-
-def _finish(folder: pathlib.Path, target: pathlib.Path) -> None:
-    atomic.make_durable(folder)
-    atomic.rename_durably(folder, target)

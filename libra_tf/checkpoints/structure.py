@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from official.vision.modeling.backbones import resnet
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 Weights = Mapping[str, np.ndarray]
 

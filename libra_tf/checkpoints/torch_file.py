@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 # MMEngine's trainer saves its logs beside the weights, in what these make.
 _LOGS = (

@@ -16,11 +16,11 @@ import numpy as np
 import tensorflow as tf
 from scipy import optimize
 
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.modeling.mmdetection import rois
 from libra_tf.modeling.mmdetection.boxes import swap_xy
 from libra_tf.modeling.mmdetection.pyramid import MMDetectionFPN
-from libra_tf.runner.errors import UsageError
 
 # Of the largest activation, in pixels, of scores.
 STAGE_TOLERANCE = 1e-3

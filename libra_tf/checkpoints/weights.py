@@ -13,9 +13,9 @@ import tensorflow as tf
 from official.vision.modeling.layers import nn_blocks
 
 from libra_tf.checkpoints.structure import Detector, Weights, normalize_names
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.modeling.mmdetection import boxes
-from libra_tf.runner.errors import UsageError
 
 # The logit of a class that the checkpoint does not have. No probability is left; finite in float16.
 IMPOSSIBLE_LOGIT = -1e4

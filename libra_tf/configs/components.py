@@ -2,37 +2,17 @@
 
 Every component is a switch. With `decoder.type` `fpn`, `roi_sampler.type` `random`,
 `rpn_sampler.type` `random` and `rpn_sampler.max_negatives_per_positive` 0, or `losses.box_loss`
-`huber`, Model Garden's own part stands in its place, unchanged. RetinaNet's two box losses differ
-in size: Model Garden gives its own a `losses.box_loss_weight` of 50, the balanced one has 4.
+`huber`, Model Garden's own part takes its place, unchanged. RetinaNet's two box losses differ in
+size: Model Garden gives its own a `losses.box_loss_weight` of 50, the balanced one has 4.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from official.modeling import hyperparams
 from official.vision.configs import decoders, maskrcnn
 
-from libra_tf.configs import backbones
-from libra_tf.ops.balanced_l1 import validate_balanced_l1
-from libra_tf.ops.sampling import validate_iou_balanced
-
-DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
-REFINE_TYPES = ("non_local", "conv", None)
-SAMPLERS = ("iou_balanced", "random")
-BOX_LOSSES = ("balanced_l1", "huber")
-INIT_CHECKPOINT_MODULES = ("all", "backbone", "decoder")
-COMPATIBILITIES = (None, "mmdetection")
-NUM_RESNET_STAGES = 4
-# Model Garden has loss weights for three stages.
-MAX_CASCADE_THRESHOLDS = 2
-
-
-def check_choice(name: str, value: str | int | None, choices: tuple[str | int | None, ...]) -> None:
-    """Raises a ValueError that names the key when `value` is not one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
+from libra_tf.ops.sampling import IoUBins
 
 
 @dataclasses.dataclass
@@ -86,19 +66,30 @@ class IoUBalancing(hyperparams.Config):
     bin_range: str = "candidates"
     instance_balanced: bool = True
 
+    def bins(self, negative_iou: float) -> IoUBins:
+        """Returns the IoU bins that the config describes.
+
+        Args:
+          negative_iou: the IoU below which a box is negative.
+
+        Raises:
+          ValueError: if a choice is outside its range.
+        """
+        return IoUBins(
+            self.num_bins,
+            self.floor_threshold,
+            self.floor_fraction,
+            self.bin_range,
+            iou_limit=negative_iou if self.bin_range == "candidates" else None,
+        )
+
     def binning(self, negative_iou: float) -> dict[str, Any]:
-        """Returns the arguments of `libra_tf.ops.sample_iou_balanced` that the config decides.
+        """Returns `bins` as arguments of `libra_tf.ops.sample_iou_balanced`.
 
         Args:
           negative_iou: the IoU below which a box is negative.
         """
-        return {
-            "num_bins": self.num_bins,
-            "floor_threshold": self.floor_threshold,
-            "floor_fraction": self.floor_fraction,
-            "bin_range": self.bin_range,
-            "iou_limit": negative_iou if self.bin_range == "candidates" else None,
-        }
+        return dataclasses.asdict(self.bins(negative_iou))
 
 
 @dataclasses.dataclass
@@ -114,7 +105,8 @@ class ROISampler(IoUBalancing, maskrcnn.ROISampler):
 
 @dataclasses.dataclass
 class RPNSampler(IoUBalancing):
-    """Sampling of the anchors that the RPN learns to score; see `libra_tf.modeling.rpn_sampler`.
+    """Sampling of the anchors that the RPN learns to score; see
+    `libra_tf.dataloaders.rpn_sampling`.
 
     How many anchors, and which share of them may be positive, are Model Garden's
     `train_data.parser.rpn_batch_size_per_im` and `rpn_fg_fraction`; the bins of
@@ -142,208 +134,3 @@ class Analysis(hyperparams.Config):
 
     enabled: bool = False
     interval: int = 100
-
-
-def check_task(task: hyperparams.Config) -> None:
-    """Checks what every Libra task has.
-
-    Args:
-      task: a config with `init_checkpoint_modules`, `model.decoder`, `losses.box_loss`,
-        `losses.balanced_l1` and `analysis`.
-
-    Raises:
-      ValueError: if a choice is unknown or a number is outside its range; it names the key.
-    """
-    model, losses, modules = task.model, task.losses, task.init_checkpoint_modules
-    if task.analysis.interval < 1:
-        raise ValueError(f"task.analysis.interval is {task.analysis.interval}; it must be positive")
-    for module in modules if isinstance(modules, (list, tuple)) else [modules]:
-        check_choice("task.init_checkpoint_modules", module, INIT_CHECKPOINT_MODULES)
-    # The small experiments have 0 until they are given a data set.
-    if model.num_classes < 0 or model.num_classes == 1:
-        raise ValueError(
-            f"task.model.num_classes is {model.num_classes}; it must be at least 2, the background "
-            "and one class"
-        )
-    if not 1 <= model.min_level <= model.max_level:
-        raise ValueError(
-            f"task.model.min_level and max_level are {model.min_level} and {model.max_level}; the "
-            "first must be at least 1, and not above the second"
-        )
-    _check_input_size(model.input_size)
-    if model.backbone.type in backbones.MODEL_IDS:
-        check_choice(
-            f"task.model.backbone.{model.backbone.type}.model_id",
-            model.backbone.get().model_id,
-            backbones.MODEL_IDS[model.backbone.type],
-        )
-    _check_frozen_stages(task)
-    check_choice("task.model.decoder.type", model.decoder.type, DECODERS)
-    check_choice("task.model.compatibility", model.compatibility, COMPATIBILITIES)
-    if model.compatibility:
-        _check_compatible(task)
-    if model.decoder.type == "libra_fpn":
-        libra_fpn = model.decoder.libra_fpn
-        levels = tuple(range(model.min_level, model.max_level + 1))
-        check_choice("task.model.decoder.libra_fpn.refine_level", libra_fpn.refine_level, levels)
-        check_choice(
-            "task.model.decoder.libra_fpn.refine_type", libra_fpn.refine_type, REFINE_TYPES
-        )
-    check_choice("task.losses.box_loss", losses.box_loss, BOX_LOSSES)
-    with _naming("task.losses.balanced_l1"):
-        validate_balanced_l1(**losses.balanced_l1.as_dict())
-
-
-def _check_input_size(input_size: Sequence[int]) -> None:
-    if len(input_size) != 3 or min(input_size) < 1 or input_size[2] != 3:
-        raise ValueError(
-            f"task.model.input_size is {list(input_size)}; it must be [height, width, 3]"
-        )
-
-
-def _check_frozen_stages(task: hyperparams.Config) -> None:
-    frozen, backbone = task.frozen_stages, task.model.backbone.type
-    if frozen is None:
-        return
-    if backbone not in ("resnet", "resnext"):
-        raise ValueError(
-            f"task.frozen_stages is {frozen} and the backbone {backbone}; it is for resnet and "
-            "resnext. Set it to null; task.freeze_backbone freezes any backbone as a whole"
-        )
-    if not 0 <= frozen <= NUM_RESNET_STAGES:
-        raise ValueError(
-            f"task.frozen_stages is {frozen}; it must be from 0 (the stem alone) to "
-            f"{NUM_RESNET_STAGES}, or null for none"
-        )
-
-
-def _check_compatible(task: hyperparams.Config) -> None:
-    """Checks that a task has nothing that MMDetection's detectors do not have."""
-    model = task.model
-    why = f"with task.model.compatibility={model.compatibility}"
-    with _naming(why):
-        check_choice("task.model.backbone.type", model.backbone.type, ("resnet", "resnext"))
-        check_choice("task.model.decoder.type", model.decoder.type, ("libra_fpn", "fpn"))
-        backbone = model.backbone.get()
-        check_choice(
-            f"task.model.backbone.{model.backbone.type}.stem_type", backbone.stem_type, ("v0",)
-        )
-        # Evaluation images keep their shapes.
-        batch_size = task.validation_data.global_batch_size
-        check_choice("task.validation_data.global_batch_size", batch_size, (0, 1))
-        if "include_mask" in model:
-            check_choice("task.model.include_mask", model.include_mask, (False,))
-            thresholds = model.roi_sampler.cascade_iou_thresholds
-            check_choice("task.model.roi_sampler.cascade_iou_thresholds", thresholds, (None,))
-
-
-def check_roi_sampler(
-    sampler: ROISampler, num_proposals: int, max_num_instances: int, proposals_key: str
-) -> None:
-    """Checks a RoI sampler.
-
-    Args:
-      sampler: its config.
-      num_proposals: how many proposals it is given in training.
-      max_num_instances: how many ground-truth boxes.
-      proposals_key: the key that sets `num_proposals`, for the message.
-
-    Raises:
-      ValueError: if a choice is unknown or a number is outside its range; it names the key.
-    """
-    key = "task.model.roi_sampler"
-    _check_sampler(key, sampler, sampler.background_iou_high_threshold)
-    if not 0 <= sampler.foreground_fraction <= 1:
-        raise ValueError(
-            f"{key}.foreground_fraction is {sampler.foreground_fraction}; it must be from 0 to 1"
-        )
-    check_thresholds(
-        {
-            f"{key}.background_iou_low_threshold": sampler.background_iou_low_threshold,
-            f"{key}.background_iou_high_threshold": sampler.background_iou_high_threshold,
-            f"{key}.foreground_iou_threshold": sampler.foreground_iou_threshold,
-        }
-    )
-    cascade = list(sampler.cascade_iou_thresholds or ())
-    if len(cascade) > MAX_CASCADE_THRESHOLDS or not all(0 < t <= 1 for t in cascade):
-        raise ValueError(
-            f"{key}.cascade_iou_thresholds is {cascade}; it must be at most "
-            f"{MAX_CASCADE_THRESHOLDS} IoUs, one for each stage after the first"
-        )
-    num_boxes = num_proposals + (max_num_instances if sampler.mix_gt_boxes else 0)
-    if not 1 <= sampler.num_sampled_rois <= num_boxes:
-        raise ValueError(
-            f"{key}.num_sampled_rois is {sampler.num_sampled_rois}; it must be from 1 to "
-            f"{num_boxes}, the number of boxes to sample from ({proposals_key} and the ground "
-            "truth)"
-        )
-
-
-def check_rpn_sampler(sampler: RPNSampler, parser: maskrcnn.Parser) -> None:
-    """Checks a sampler of anchors.
-
-    Args:
-      sampler: its config.
-      parser: Model Garden's config of the anchors' labels and of how many are sampled.
-
-    Raises:
-      ValueError: if a choice is unknown or a number is outside its range; it names the key.
-    """
-    key = "task.model.rpn_sampler"
-    _check_sampler(key, sampler, parser.rpn_unmatched_threshold)
-    if sampler.max_negatives_per_positive < 0:
-        raise ValueError(
-            f"{key}.max_negatives_per_positive is {sampler.max_negatives_per_positive}; it must "
-            "be positive, or 0 for no limit"
-        )
-    parser_key = "task.train_data.parser"
-    if parser.rpn_batch_size_per_im < 1:
-        raise ValueError(
-            f"{parser_key}.rpn_batch_size_per_im is {parser.rpn_batch_size_per_im}; it must be at "
-            "least 1"
-        )
-    if not 0 <= parser.rpn_fg_fraction <= 1:
-        raise ValueError(
-            f"{parser_key}.rpn_fg_fraction is {parser.rpn_fg_fraction}; it must be from 0 to 1"
-        )
-    check_thresholds(
-        {
-            f"{parser_key}.rpn_unmatched_threshold": parser.rpn_unmatched_threshold,
-            f"{parser_key}.rpn_match_threshold": parser.rpn_match_threshold,
-        }
-    )
-
-
-def check_thresholds(thresholds: Mapping[str, float]) -> None:
-    """Checks IoUs that must not fall.
-
-    Args:
-      thresholds: by key of the config, in the order in which they are to rise.
-
-    Raises:
-      ValueError: if one is outside of [0, 1] or below the one before; it names the keys.
-    """
-    values = list(thresholds.values())
-    if values != sorted(values) or not all(0 <= value <= 1 for value in values):
-        listed = ", ".join(f"{key} is {value}" for key, value in thresholds.items())
-        raise ValueError(f"{listed}; they must be IoUs from 0 to 1, none below the one before")
-
-
-def _check_sampler(key: str, sampler: ROISampler | RPNSampler, negative_iou: float) -> None:
-    check_choice(f"{key}.type", sampler.type, SAMPLERS)
-    with _naming(key):
-        validate_iou_balanced(**sampler.binning(negative_iou))
-    if sampler.floor_fraction and sampler.floor_threshold < 0:
-        raise ValueError(
-            f"{key}.floor_fraction is {sampler.floor_fraction} without a floor to draw from; set "
-            f"{key}.floor_threshold to 0 or above, too"
-        )
-
-
-@contextlib.contextmanager
-def _naming(key: str):
-    """Says in which part of the config a ValueError comes up."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error

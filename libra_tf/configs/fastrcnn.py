@@ -1,12 +1,11 @@
-"""Libra Fast R-CNN, whose proposals come from files: config and experiment."""
+"""Configs of Libra Fast R-CNN, whose proposals come from files."""
 
 import dataclasses
+from typing import ClassVar
 
-from official.core import config_definitions as cfg
-from official.core import exp_factory
 from official.vision.configs import maskrcnn as model_garden
 
-from libra_tf.configs import components, maskrcnn
+from libra_tf.configs import checks, maskrcnn
 
 
 @dataclasses.dataclass
@@ -34,41 +33,34 @@ class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
     train_data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(is_training=True))
     validation_data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
-    def validate(self):
-        """Raises a ValueError that names the key if a choice is unknown or not possible here."""
+    has_rpn: ClassVar[bool] = False
+    takes_proposals: ClassVar[bool] = True
+
+    def validate(self) -> None:
+        """Checks the values.
+
+        Raises:
+          ValueError: if a value cannot be used, or not without an RPN; it names the key.
+        """
         super().validate()
-        components.check_choice("task.model.compatibility", self.model.compatibility, (None,))
+        checks.check_choice("task.model.compatibility", self.model.compatibility, (None,))
         if self.model.include_mask:
             raise ValueError(
                 "task.model.include_mask is true, but Fast R-CNN has no masks; set it to false"
             )
         for name in ("train_data", "validation_data"):
             data = getattr(self, name)
-            components.check_choice(
-                f"task.{name}.decoder.type", data.decoder.type, ("simple_decoder",)
-            )
+            checks.check_choice(f"task.{name}.decoder.type", data.decoder.type, ("simple_decoder",))
             if data.num_proposals < 1:
                 raise ValueError(
                     f"task.{name}.num_proposals is {data.num_proposals}; it must be positive"
                 )
 
-    def check_samplers(self):
+    def check_samplers(self) -> None:
         """See base class."""
-        components.check_roi_sampler(
+        checks.check_roi_sampler(
             self.model.roi_sampler,
             self.train_data.num_proposals,
             self.train_data.parser.max_num_instances,
             "task.train_data.num_proposals",
         )
-
-
-@exp_factory.register_config_factory("libra_fastrcnn_resnetfpn_coco")
-def libra_fastrcnn_resnetfpn_coco() -> cfg.ExperimentConfig:
-    """Libra Fast R-CNN R-50-FPN on COCO: the recipe of Libra Faster R-CNN, 2000 given proposals.
-
-    Published box AP on val2017: 38.5 (original repository, with the proposals of an RPN
-    R-50-FPN). `task.train_data.proposals` and `task.validation_data.proposals` must be set.
-    """
-    config = maskrcnn.libra_fasterrcnn_resnetfpn_coco()
-    config.task = LibraFastRCNNTask(config.task.as_dict())
-    return config

@@ -1,7 +1,7 @@
-"""Data: a user's folder, COCO or VOC, checked and turned into TFRecords; the shapes data set.
+"""Data: a user's COCO or VOC folder, checked and converted to TFRecords; the shapes data set.
 
-Importing this package imports neither TensorFlow nor Model Garden: a folder's mistakes are
-reported at once, and TensorFlow is loaded only when there are records to write.
+Importing this package imports neither TensorFlow nor Model Garden, so mistakes in a folder are
+reported at once; TensorFlow is imported only when there are records to write.
 """
 
 from libra_tf.data.coco_folder import DetectionDataset, Split, prepare_coco_folder

@@ -3,7 +3,7 @@
 Layout of a cache folder:
 
     entries/<key>/       a converted data set; `key` is a hash of everything it was made from
-    seen/<hash of path>  which key a source folder had when its files had the stats noted there
+    seen/<hash of path>  the key of a source folder, valid while its files match the recorded stats
 """
 
 import contextlib
@@ -13,33 +13,44 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Callable, Iterable, Iterator
 
-from libra_tf.data import atomic
+from libra_tf import atomic
 from libra_tf.data.problems import DatasetError
+
+# By file name: size in bytes, modification time and change time in ns.
+Stats = dict[str, list[int]]
 
 _MANIFEST = "manifest.json"
 # Within one tick of the file system's clock a file can change without its times changing (FAT
-# counts in 2 s), so stats of files that young prove nothing.
+# has a resolution of 2 s), so the stats of files younger than that prove nothing.
 _SETTLING_NS = 2_000_000_000
 # Model Garden splits `input_path` at commas and expands the rest as a pattern.
 _PATTERN_CHARACTERS = frozenset("*?[]{},\\")
 
 
-def default_cache_dir():
-    """Returns `$XDG_CACHE_HOME/libra_tf`, or `~/.cache/libra_tf`, as `pathlib.Path`."""
+def default_cache_dir() -> pathlib.Path:
+    """Returns `$XDG_CACHE_HOME/libra_tf`, or `~/.cache/libra_tf` if the variable is not set."""
     root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(root) / "libra_tf"
 
 
 class DatasetCache:
-    """Converted data sets on disk, shared by any number of processes at once."""
+    """Converted data sets on disk, shared by any number of processes at once.
 
-    def __init__(self, cache_dir=None, version=0):
-        """Opens a cache, making its folders.
+    Attributes:
+      folder: the cache's folder.
+    """
+
+    folder: pathlib.Path
+
+    def __init__(self, cache_dir: str | os.PathLike[str] | None = None, version: int = 0):
+        """Opens a cache and makes its folders if needed.
 
         Args:
-          cache_dir: path; `None` means `default_cache_dir()`.
-          version: `int`, of what reads the sources: what another version has noted is not trusted.
+          cache_dir: the cache's folder; `None` means `default_cache_dir()`.
+          version: version of the code that reads the sources; what another version recorded about
+            them is not trusted.
 
         Raises:
           DatasetError: if the folder cannot be made, or its path would be read as a pattern.
@@ -48,7 +59,7 @@ class DatasetCache:
         unusable = sorted(_PATTERN_CHARACTERS.intersection(str(self.folder)))
         if unusable:
             raise DatasetError(
-                f"the cache's path {self.folder} contains {' '.join(unusable)}, which Model Garden "
+                f"the cache path {self.folder} contains {' '.join(unusable)}, which Model Garden "
                 "reads as a pattern: choose another folder with cache_dir or XDG_CACHE_HOME"
             )
         self._version = version
@@ -58,14 +69,14 @@ class DatasetCache:
             self._entries.mkdir(parents=True, exist_ok=True)
             self._seen.mkdir(exist_ok=True)
 
-    def find(self, key):
+    def find(self, key: str) -> pathlib.Path | None:
         """Finds a complete entry.
 
         Args:
-          key: `str`, hash of the content that the entry was made from.
+          key: hash of the content that the entry was made from.
 
         Returns:
-          `pathlib.Path` of the entry's folder, or `None` if there is none or a file of it is gone.
+          The entry's folder, or `None` if there is no such entry or one of its files is missing.
         """
         entry = self._entries / key
         try:
@@ -75,15 +86,15 @@ class DatasetCache:
             return None
         return entry if sizes == manifest else None
 
-    def create(self, key, write):
-        """Makes an entry, unless another process is quicker.
+    def create(self, key: str, write: Callable[[pathlib.Path], None]) -> pathlib.Path:
+        """Makes an entry, unless another process has made it in the meantime.
 
         Args:
-          key: `str`, hash of the content that the entry is made from.
-          write: callable that is given a `pathlib.Path` and writes the entry's files there.
+          key: hash of the content that the entry is made from.
+          write: writes the entry's files to the folder that it is given.
 
         Returns:
-          `pathlib.Path` of the complete entry, by whomever it was made.
+          The folder of the complete entry, whichever process made it.
 
         Raises:
           DatasetError: if the cache cannot be written.
@@ -94,14 +105,14 @@ class DatasetCache:
             atomic.make_durable(folder)
             return self._publish(folder, key)
 
-    def recall(self, source):
-        """Finds the entry of a source folder none of whose files changed since `remember`.
+    def recall(self, source: pathlib.Path) -> pathlib.Path | None:
+        """Finds the entry of a source folder if no file has changed since `remember`.
 
         Args:
-          source: `pathlib.Path`, the data set's folder.
+          source: the data set's folder.
 
         Returns:
-          `pathlib.Path` of the entry, or `None` if there is none or anything changed.
+          The entry's folder, or `None` if there is no entry or a file has changed.
         """
         try:
             note = json.loads(self._note_path(source).read_bytes())
@@ -111,15 +122,15 @@ class DatasetCache:
             return None
         return self.find(note["key"]) if unchanged and is_trusted else None
 
-    def remember(self, source, key, stats):
-        """Notes which entry a source folder belongs to as long as its files stay as they are.
+    def remember(self, source: pathlib.Path, key: str, stats: Stats) -> None:
+        """Records which entry a source folder belongs to as long as its files do not change.
 
-        Nothing is noted if a file is so young that it could still change unnoticed, or if the
+        Nothing is recorded if a file is so young that it could still change unnoticed, or if the
         cache is read-only: the next run then reads the files again.
 
         Args:
-          source: `pathlib.Path`, the data set's folder.
-          key: `str`, as in `find`.
+          source: the data set's folder.
+          key: hash of its content.
           stats: what `stats_of` returned before the files were read.
         """
         youngest = max(max(modified, changed) for _, modified, changed in stats.values())
@@ -127,20 +138,20 @@ class DatasetCache:
             return
         note = {"source": str(source), "key": key, "stats": stats, "version": self._version}
         with contextlib.suppress(OSError):
-            # A torn note is no JSON, and then `recall` finds nothing.
+            # A half-written note is not valid JSON, so `recall` ignores it.
             self._note_path(source).write_text(json.dumps(note))
 
-    def superseded(self, source, key):
-        """Finds the entry that was made of a source folder before it changed.
+    def superseded(self, source: pathlib.Path, key: str) -> pathlib.Path | None:
+        """Finds the entry that was made from a source folder before it changed.
 
-        It is not removed here: a run that reads it may go on for days, or be continued later.
+        It is not removed here: a run that reads it may go on for days, or be resumed later.
 
         Args:
-          source: `pathlib.Path`, the data set's folder, before `remember` is told of its new key.
-          key: `str`, hash of its content as it is now.
+          source: the data set's folder, before `remember` records its new key.
+          key: hash of its present content.
 
         Returns:
-          `pathlib.Path` of the entry; `None` if there is none, or another folder needs it.
+          The entry's folder; `None` if there is none, or if another source folder needs it.
         """
         own = self._note_path(source)
         former = _key_in(own)
@@ -149,15 +160,15 @@ class DatasetCache:
             return None
         return self.find(former)
 
-    def size(self):
-        """Returns the bytes of all converted data sets (`int`)."""
+    def size(self) -> int:
+        """Returns the size of all converted data sets in bytes."""
         return size_of(self._entries)
 
-    def _note_path(self, source):
+    def _note_path(self, source: pathlib.Path) -> pathlib.Path:
         return self._seen / hashlib.sha256(os.fsencode(source.resolve())).hexdigest()
 
     @contextlib.contextmanager
-    def _clear_errors(self):
+    def _clear_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -167,7 +178,7 @@ class DatasetCache:
                 "XDG_CACHE_HOME"
             ) from error
 
-    def _publish(self, folder, key):
+    def _publish(self, folder: pathlib.Path, key: str) -> pathlib.Path:
         entry = self._entries / key
         while True:
             try:
@@ -180,7 +191,7 @@ class DatasetCache:
                 return entry
             self._remove_damaged(entry)
 
-    def _remove_damaged(self, entry):
+    def _remove_damaged(self, entry: pathlib.Path) -> None:
         # Renamed first, so that no other process sees it half removed.
         with (
             atomic.unfinished_folder(self._entries) as folder,
@@ -189,15 +200,8 @@ class DatasetCache:
             os.rename(entry, folder / entry.name)
 
 
-def size_of(folder):
-    """Adds up the sizes of files.
-
-    Args:
-      folder: `pathlib.Path`.
-
-    Returns:
-      `int`, the bytes of all files below it that do not vanish meanwhile.
-    """
+def size_of(folder: pathlib.Path) -> int:
+    """Returns the total size in bytes of all files below a folder, except any that vanish."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -206,31 +210,31 @@ def size_of(folder):
     return total
 
 
-def stats_of(source, names):
+def stats_of(source: pathlib.Path, names: Iterable[str]) -> Stats:
     """Looks up what changes when a file changes.
 
     Args:
-      source: `pathlib.Path`, the data set's folder.
-      names: iterable of `str`, files relative to it.
+      source: the data set's folder.
+      names: files relative to it.
 
     Returns:
-      `dict` of name to `[size, mtime_ns, ctime_ns]`.
+      `[size, mtime_ns, ctime_ns]` of each file.
 
     Raises:
-      OSError: if a file is not there.
+      OSError: if a file is missing.
     """
     stats = {name: os.stat(source / name) for name in names}
     return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in stats.items()}
 
 
-def _key_in(note_path):
-    """The key that a note names, None if it cannot be read."""
+def _key_in(note_path: pathlib.Path) -> str | None:
+    """Returns the key in a note, or `None` if it cannot be read."""
     try:
         return json.loads(note_path.read_bytes())["key"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write_manifest(folder):
+def _write_manifest(folder: pathlib.Path) -> None:
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     (folder / _MANIFEST).write_text(json.dumps(sizes))

@@ -1,6 +1,6 @@
-"""Checks of a whole data set's folder, without TensorFlow: a user's mistakes show at once.
+"""Checks of a whole data set folder without TensorFlow, so that mistakes are reported at once.
 
-The folder, in COCO format (or in Pascal VOC format, see `voc`):
+The folder in COCO format (for Pascal VOC format see `voc`):
 
     images/                           JPEG or PNG files, in subfolders or not
     annotations/instances_train.json  COCO object detection format; file names relative to images/
@@ -9,16 +9,19 @@ The folder, in COCO format (or in Pascal VOC format, see `voc`):
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 from libra_tf.data import annotations, cache, images, progress, voc
+from libra_tf.data.annotations import AnnotationFile, ImageEntry
 from libra_tf.data.problems import DatasetError, FindingLog
 
 SPLITS = ("train", "val")
 _LAYOUT = (
-    "the folder must hold images/, annotations/instances_train.json and "
+    "the folder must contain images/, annotations/instances_train.json and "
     "annotations/instances_val.json (COCO), or JPEGImages/, Annotations/ and "
     "ImageSets/Main/train.txt and val.txt (Pascal VOC)"
 )
+_MAX_LISTED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +29,12 @@ class CheckedImage:
     """One image that can be used.
 
     Attributes:
-      entry: `dict`, the image's entry in the annotation file.
-      path: `pathlib.Path` of the file.
-      facts: `images.ImageFacts`.
+      entry: the image's entry in the annotation file.
+      path: the image file.
+      facts: what the decoded file turned out to be.
     """
 
-    entry: dict
+    entry: ImageEntry
     path: pathlib.Path
     facts: images.ImageFacts
 
@@ -41,12 +44,12 @@ class CheckedSplit:
     """One split whose annotations and images can all be used.
 
     Attributes:
-      annotation_file: `annotations.AnnotationFile`.
-      images: list of `CheckedImage`, in the annotation file's order.
+      annotation_file: the annotations.
+      images: the images in the annotation file's order.
     """
 
-    annotation_file: annotations.AnnotationFile
-    images: list
+    annotation_file: AnnotationFile
+    images: list[CheckedImage]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,47 +57,48 @@ class CheckedFolder:
     """A folder that can be used.
 
     Attributes:
-      splits: `dict` of split name to `CheckedSplit`.
-      stats: what `cache.stats_of` said of every file before it was read.
+      splits: the splits by name.
+      stats: the stats of every file, taken before it was read.
     """
 
-    splits: dict
-    stats: dict
+    splits: dict[str, CheckedSplit]
+    stats: cache.Stats
 
 
-def check_layout(folder):
-    """Checks that the folder holds what it must.
+def check_layout(folder: pathlib.Path) -> None:
+    """Checks that the folder contains what it must.
 
     Args:
-      folder: `pathlib.Path`.
+      folder: the data set's folder.
 
     Raises:
-      DatasetError: if it does not; the message lists what is there instead.
+      DatasetError: if it does not; the message lists what it contains instead.
     """
     if not folder.is_dir():
         raise DatasetError(f"data set {folder} is not a folder: {_LAYOUT}")
     if voc.is_voc(folder):
         voc.VOCFolder(folder)
         return
-    needed = ["images", *map(_annotation_name, SPLITS)]
+    needed = ["images", *map(_annotation_path, SPLITS)]
     missing = [name for name in needed if not (folder / name).exists()]
     if missing:
         raise DatasetError(
-            f"data set {folder} lacks {', '.join(missing)}: {_LAYOUT}. Found: {_listing(folder)}"
+            f"data set {folder} is missing {', '.join(missing)}: {_LAYOUT}. Found: "
+            f"{_listing(folder)}"
         )
     if not (folder / "images").is_dir():
         raise DatasetError(f"{folder / 'images'} is not a folder: {_LAYOUT}")
 
 
-def check_folder(folder, report):
+def check_folder(folder: pathlib.Path, report: Callable[[str], None]) -> CheckedFolder:
     """Checks every annotation and every image of a folder that passed `check_layout`.
 
     Args:
-      folder: `pathlib.Path`.
-      report: callable that is given lines (`str`) about the progress.
+      folder: the data set's folder.
+      report: receives each line about the progress.
 
     Returns:
-      `CheckedFolder`.
+      What was checked, complete.
 
     Raises:
       DatasetError: if anything is wrong; the message lists all kinds of mistakes.
@@ -117,54 +121,65 @@ def check_folder(folder, report):
 
 
 class _COCOFolder:
-    """What is read of a folder in COCO format; `voc.VOCFolder` is its counterpart."""
+    """The annotations of a folder in COCO format; `voc.VOCFolder` is its counterpart.
 
-    def __init__(self, folder):
+    Attributes:
+      image_root: the folder that image names are relative to.
+    """
+
+    image_root: pathlib.Path
+
+    def __init__(self, folder: pathlib.Path):
         self._folder = folder
         self.image_root = folder / "images"
 
-    def annotation_files(self):
-        return [_annotation_name(split) for split in SPLITS]
+    def annotation_files(self) -> list[str]:
+        return [_annotation_path(split) for split in SPLITS]
 
-    def read(self, problems):
+    def read(self, problems: FindingLog) -> dict[str, AnnotationFile]:
         files = {
             split: annotations.read_annotation_file(
-                self._folder / _annotation_name(split), problems
+                self._folder / _annotation_path(split), problems
             )
             for split in SPLITS
         }
         return {split: file for split, file in files.items() if file is not None}
 
 
-def _annotation_name(split):
-    return f"annotations/instances_{split}.json"
+def _annotation_path(split: str) -> str:
+    return f"annotations/{annotations.split_file_name(split)}"
 
 
-def _listing(folder):
+def _listing(folder: pathlib.Path) -> str:
     names = sorted(
         str(path.relative_to(folder)) + "/" * path.is_dir()
         for pattern in ("*", "annotations/*")
         for path in folder.glob(pattern)
     )
-    more = ["..."] if len(names) > 20 else []
-    return ", ".join(names[:20] + more) or "nothing"
+    more = ["..."] if len(names) > _MAX_LISTED else []
+    return ", ".join(names[:_MAX_LISTED] + more) or "nothing"
 
 
-def _check_categories_agree(train, val, problems):
+def _check_categories_agree(
+    train: AnnotationFile, val: AnnotationFile, problems: FindingLog
+) -> None:
     for category_id, name in val.class_names.items():
         if category_id not in train.class_names:
             problems.add(
-                "category of the val split that the train split does not list",
+                "category listed in val but not in train: list the same categories in both",
                 f"id {category_id}, '{name}'",
             )
         elif train.class_names[category_id] != name:
             problems.add(
-                "category id with different names in train and val: export both alike",
+                "category id with different names in train and val: list the same categories in "
+                "both",
                 f"id {category_id}: '{train.class_names[category_id]}' and '{name}'",
             )
 
 
-def _locate_images(image_root, file, problems):
+def _locate_images(
+    image_root: pathlib.Path, file: AnnotationFile, problems: FindingLog
+) -> list[tuple[ImageEntry, pathlib.Path]]:
     root = image_root.resolve()
     located = []
     for entry in file.images:
@@ -177,11 +192,16 @@ def _locate_images(image_root, file, problems):
     return located
 
 
-def _inspect_images(file, located, problems, report):
+def _inspect_images(
+    file: AnnotationFile,
+    located: list[tuple[ImageEntry, pathlib.Path]],
+    problems: FindingLog,
+    report: Callable[[str], None],
+) -> list[CheckedImage]:
     checked = []
-    all_facts = images.inspect_images([path for _, path in located])
-    all_facts = progress.announced(all_facts, len(located), "checked", report)
-    for (entry, path), facts in zip(located, all_facts, strict=True):
+    inspected = images.inspect_images([path for _, path in located])
+    inspected = progress.announced(inspected, len(located), "checked", report)
+    for (entry, path), facts in zip(located, inspected, strict=True):
         place = f"{file.path.name}: {entry['file_name']}"
         if isinstance(facts, images.ImageError):
             problems.add(str(facts), place)
@@ -196,13 +216,13 @@ def _inspect_images(file, located, problems, report):
     return checked
 
 
-def _size_problem(entry, facts):
+def _size_problem(entry: ImageEntry, facts: images.ImageFacts) -> str:
     if facts.shown_transposed and (facts.height, facts.width) == (entry["width"], entry["height"]):
         return (
-            "annotated as viewers show it by EXIF orientation, which training does not follow: "
-            "turn the pixels themselves (mogrify -auto-orient) and keep the annotations"
+            "annotated as viewers show it by EXIF orientation, which training ignores: rotate the "
+            "pixels themselves (mogrify -auto-orient) and keep the annotations"
         )
     return (
-        "size differs from the annotation file's: correct width and height there, and the boxes "
+        "size differs from the annotation file: correct width and height there, and also the boxes "
         "if the image was resized"
     )

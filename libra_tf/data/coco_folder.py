@@ -1,23 +1,28 @@
-"""A user's folder, in COCO or Pascal VOC format -> checked, converted once, described.
+"""A user's folder in COCO or Pascal VOC format: checked, converted once, described.
 
-The layouts are those of `checking` and `voc`.
+The layouts are documented in `checking` and `voc`.
 """
 
 import collections
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 from libra_tf.data import annotations, cache, checking, progress, tfrecords
+from libra_tf.data.annotations import Annotation
+from libra_tf.data.checking import CheckedSplit
 from libra_tf.data.problems import SHOWN, DatasetError, FindingLog
 
 _DESCRIPTION = "dataset.json"
-# Part of every cache key and note: raise it when the same folder has to give other records than
+# Part of every cache key and note: raise it when the same folder must give different records than
 # before.
 _CONVERSION_VERSION = 1
-# Every id up to the largest costs the detector an output, so larger ones are renumbered, unless
-# there really are so many categories.
+# Every id up to the largest costs the detector an output, so larger ids are renumbered, unless
+# there really are that many categories.
 _LARGEST_KEPT_CATEGORY_ID = 1000
 
 
@@ -26,12 +31,12 @@ class Split:
     """One half of a converted data set.
 
     Attributes:
-      input_path: `str`, glob of the TFRecord files, for Model Garden's `input_path`.
-      annotation_file: `str`, the cleaned annotations as COCO JSON, for Model Garden's
+      input_path: glob of the TFRecord files, for Model Garden's `input_path`.
+      annotation_file: path of the cleaned annotations as COCO JSON, for Model Garden's
         `annotation_file` and for pycocotools.
-      num_examples: `int`, images, those without boxes included.
-      num_boxes: `int`, boxes, crowds included.
-      max_boxes_per_image: `int`.
+      num_examples: number of images, including those without boxes.
+      num_boxes: number of boxes, including crowds.
+      max_boxes_per_image: the most boxes in one image.
     """
 
     input_path: str
@@ -46,36 +51,41 @@ class DetectionDataset:
     """A data set that is ready for training.
 
     Attributes:
-      folder: `str`, where it came from.
-      class_names: `dict` of category id (> 0) to name.
-      num_classes: `int`, the largest category id + 1: counts the background, as Model Garden does.
-      train: `Split`.
-      val: `Split`.
-      issues: tuple of `str`, everything clipped, dropped, renumbered, re-encoded or doubtful: one
-        text for each kind, with every place on a line of its own.
+      folder: the folder that it was made from.
+      class_names: name of each category id (> 0).
+      num_classes: the largest category id + 1; counts the background, as Model Garden does.
+      train: the training images.
+      val: the validation images.
+      issues: everything clipped, dropped, renumbered, re-encoded or doubtful: one text per kind,
+        with every place on a line of its own.
     """
 
     folder: str
-    class_names: dict
+    class_names: dict[int, str]
     num_classes: int
     train: Split
     val: Split
-    issues: tuple
+    issues: tuple[str, ...]
 
 
-def prepare_coco_folder(folder, cache_dir=None, report=print):
-    """Checks a folder, COCO or Pascal VOC, and makes TFRecords of it, unless there are some.
+def prepare_coco_folder(
+    folder: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str] | None = None,
+    report: Callable[[str], None] = print,
+) -> DetectionDataset:
+    """Checks a folder, COCO or Pascal VOC, and converts it to TFRecords unless they exist already.
 
     Everything is checked before anything is converted. The result is kept in a cache under a hash
-    of the annotation files' and the images' contents; the folder itself may be read-only.
+    of the contents of annotation files and images; the folder itself may be read-only.
 
     Args:
-      folder: path of the data set's folder.
-      cache_dir: path of the cache; `None` means `$XDG_CACHE_HOME/libra_tf` or `~/.cache/libra_tf`.
-      report: callable that is given texts (`str`, mostly of one line) about progress and issues.
+      folder: the data set's folder.
+      cache_dir: the cache's folder; `None` means `$XDG_CACHE_HOME/libra_tf` or
+        `~/.cache/libra_tf`.
+      report: receives each text, usually of one line, about progress and issues.
 
     Returns:
-      `DetectionDataset`.
+      The converted data set.
 
     Raises:
       DatasetError: if the folder cannot be used as it is (the message lists every kind of mistake
@@ -94,7 +104,9 @@ def prepare_coco_folder(folder, cache_dir=None, report=print):
     return dataset
 
 
-def _check_and_convert(folder, store, report):
+def _check_and_convert(
+    folder: pathlib.Path, store: cache.DatasetCache, report: Callable[[str], None]
+) -> pathlib.Path:
     checked = checking.check_folder(folder, report)
     key = _content_key(checked.splits)
     entry = store.find(key)
@@ -106,23 +118,23 @@ def _check_and_convert(folder, store, report):
     return entry
 
 
-def _space_taken(folder, store, key):
-    """Says how large the cache has become, and what of it may go."""
-    text = f"the cache {store.folder} holds {_megabytes(store.size())}"
+def _space_taken(folder: pathlib.Path, store: cache.DatasetCache, key: str) -> str:
+    """Describes the size of the cache, and what of it may be deleted."""
+    text = f"the cache {store.folder} takes up {_megabytes(store.size())}"
     former = store.superseded(folder, key)
     if former is not None:
         text += (
-            f"; {former} ({_megabytes(cache.size_of(former))}) was made of {folder} before it "
-            "changed and may be deleted when no run needs it any more"
+            f"; {former} ({_megabytes(cache.size_of(former))}) was made from {folder} before it "
+            "changed and may be deleted once no run needs it"
         )
     return text
 
 
-def _megabytes(size):
+def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _content_key(splits):
+def _content_key(splits: dict[str, CheckedSplit]) -> str:
     digest = hashlib.sha256(str(_CONVERSION_VERSION).encode())
     for split in splits.values():
         digest.update(split.annotation_file.digest.encode())
@@ -133,15 +145,22 @@ def _content_key(splits):
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What to write: cleaned annotations, final category ids, and what the user has to know."""
+    """What to write.
 
-    splits: dict
-    cleaned: dict
-    class_names: dict
+    Attributes:
+      splits: the checked splits by name.
+      cleaned: by split, the annotations with clipped boxes and final ids.
+      class_names: name of each final category id.
+      issues: what the user has to know.
+    """
+
+    splits: dict[str, CheckedSplit]
+    cleaned: dict[str, list[Annotation]]
+    class_names: dict[int, str]
     issues: FindingLog
 
 
-def _plan_conversion(splits):
+def _plan_conversion(splits: dict[str, CheckedSplit]) -> _Plan:
     issues = FindingLog()
     original_names = splits["train"].annotation_file.class_names
     new_ids = _usable_category_ids(original_names, issues)
@@ -156,7 +175,7 @@ def _plan_conversion(splits):
     return _Plan(splits, cleaned, class_names, issues)
 
 
-def _usable_category_ids(class_names, issues):
+def _usable_category_ids(class_names: dict[int, str], issues: FindingLog) -> dict[int, int]:
     """Maps the user's category ids to ids that Model Garden can train with."""
     ids = sorted(class_names)
     limit = max(_LARGEST_KEPT_CATEGORY_ID, len(ids))
@@ -172,12 +191,14 @@ def _usable_category_ids(class_names, issues):
     return new_ids
 
 
-def _renumbered(entries, new_category_ids, split, issues):
+def _renumbered(
+    entries: list[Annotation], new_category_ids: dict[int, int], split: str, issues: FindingLog
+) -> list[Annotation]:
     """Gives annotations their final category ids, and positive ids of their own."""
-    # pycocotools takes a match with annotation 0 for no match.
+    # pycocotools mistakes a match with annotation 0 for no match.
     shift = max(0, 1 - min((entry["id"] for entry in entries), default=1))
     if shift:
-        issues.add("annotation ids below 1, all raised", f"{split}: by {shift}")
+        issues.add("annotation ids below 1, all shifted up", f"{split}: by {shift}")
     return [
         {
             **entry,
@@ -188,11 +209,11 @@ def _renumbered(entries, new_category_ids, split, issues):
     ]
 
 
-def _note_images(split, issues):
+def _note_images(split: CheckedSplit, issues: FindingLog) -> None:
     for file_name in split.annotation_file.left_out:
         issues.add(
-            "images without an XML file, left out: where there is nothing to find, add one "
-            "without objects",
+            "images without an XML file, left out: to keep an image that shows no objects, add an "
+            "XML file without objects",
             file_name,
         )
     for image in split.images:
@@ -203,67 +224,83 @@ def _note_images(split, issues):
             )
         if not image.facts.shown_as_stored:
             issues.add(
-                "images with an EXIF orientation, which training does not follow: make sure that "
-                "the boxes fit the pixels as stored",
+                "images with an EXIF orientation, which training ignores: make sure that the boxes "
+                "match the pixels as stored",
                 f"{image.entry['file_name']}, orientation {image.facts.orientation}",
             )
 
 
-def _note_contents(cleaned, class_names, splits, issues):
+def _note_contents(
+    cleaned: dict[str, list[Annotation]],
+    class_names: dict[int, str],
+    splits: dict[str, CheckedSplit],
+    issues: FindingLog,
+) -> None:
     names = {name: split.annotation_file.path.name for name, split in splits.items()}
-    # Neither training nor evaluation asks to find a crowd.
+    # Neither training nor evaluation expects the detector to find crowds.
     used = {
         name: [entry for entry in entries if not entry["iscrowd"]]
         for name, entries in cleaned.items()
     }
     if not used["train"]:
         raise DatasetError(
-            "the train split has no usable box, so there is nothing to learn from (crowds and "
-            f"difficult objects do not count): check the objects of {names['train']}\n"
+            "the train split has no usable boxes, so there is nothing to learn from (crowds and "
+            f"difficult objects do not count): check the objects in {names['train']}\n"
             + "\n".join(issues.messages(SHOWN))
         )
     if not used["val"]:
-        issues.add("no box to evaluate with", names["val"])
+        issues.add("no boxes to evaluate with", names["val"])
     trained = {entry["category_id"] for entry in used["train"]}
     for category_id, name in class_names.items():
         if category_id not in trained:
-            issues.add("categories without a box to train with", f"{category_id} '{name}'")
+            issues.add("categories without boxes to train on", f"{category_id} '{name}'")
     for name, count in collections.Counter(class_names.values()).items():
         if count > 1:
-            issues.add("category names that several ids share", f"'{name}'")
+            issues.add("category names shared by several ids", f"'{name}'")
 
 
-def _note_shared_images(splits, issues):
+def _note_shared_images(splits: dict[str, CheckedSplit], issues: FindingLog) -> None:
     trained = {image.facts.digest: image.entry["file_name"] for image in splits["train"].images}
     for image in splits["val"].images:
         if image.facts.digest in trained:
             issues.add(
-                "images that train and val share, so the evaluation flatters",
+                "images in both train and val, so evaluation scores are inflated",
                 f"train: {trained[image.facts.digest]}, val: {image.entry['file_name']}",
             )
 
 
-def _convert(plan, target, report):
-    description = {"class_names": plan.class_names, "issues": plan.issues.by_kind}
-    for name, split in plan.splits.items():
-        by_image = collections.defaultdict(list)
-        for entry in plan.cleaned[name]:
-            by_image[entry["image_id"]].append(entry)
-        examples = [(image, by_image[image.entry["id"]]) for image in split.images]
-        shards = tfrecords.num_shards(len(examples))
-        report(f"writing {len(examples)} {name} images (TFRecord files: {shards})")
-        announced = progress.announced(examples, len(examples), "written", report)
-        tfrecords.write_split(str(target / name), announced, shards, plan.class_names)
-        _write_annotations(target / _annotation_file(name), plan, name)
-        description[name] = {
-            "num_examples": len(examples),
-            "num_boxes": len(plan.cleaned[name]),
-            "max_boxes_per_image": max(map(len, by_image.values()), default=0),
-        }
+def _convert(plan: _Plan, target: pathlib.Path, report: Callable[[str], None]) -> None:
+    """Writes everything that `_load` reads."""
+    description: dict[str, Any] = {
+        "class_names": plan.class_names,
+        "issues": plan.issues.by_kind,
+    }
+    for name in plan.splits:
+        description[name] = _convert_split(plan, name, target, report)
     (target / _DESCRIPTION).write_text(json.dumps(description))
 
 
-def _write_annotations(path, plan, name):
+def _convert_split(
+    plan: _Plan, name: str, target: pathlib.Path, report: Callable[[str], None]
+) -> dict[str, int]:
+    """Writes the records and annotations of a split; returns its counts, as in `Split`."""
+    by_image = collections.defaultdict(list)
+    for entry in plan.cleaned[name]:
+        by_image[entry["image_id"]].append(entry)
+    examples = [(image, by_image[image.entry["id"]]) for image in plan.splits[name].images]
+    shards = tfrecords.num_shards(len(examples))
+    report(f"writing {len(examples)} {name} images (TFRecord files: {shards})")
+    announced = progress.announced(examples, len(examples), "wrote", report)
+    tfrecords.write_split(str(target / name), announced, shards, plan.class_names)
+    _write_annotations(target / annotations.split_file_name(name), plan, name)
+    return {
+        "num_examples": len(examples),
+        "num_boxes": len(plan.cleaned[name]),
+        "max_boxes_per_image": max(map(len, by_image.values()), default=0),
+    }
+
+
+def _write_annotations(path: pathlib.Path, plan: _Plan, name: str) -> None:
     coco = {
         "images": plan.splits[name].annotation_file.images,
         "annotations": plan.cleaned[name],
@@ -275,18 +312,14 @@ def _write_annotations(path, plan, name):
     path.write_text(json.dumps(coco))
 
 
-def _annotation_file(split):
-    return f"instances_{split}.json"
-
-
-def _load(folder, entry):
-    """Reads what `_convert` wrote; returns the data set and its issues as `FindingLog`."""
+def _load(folder: pathlib.Path, entry: pathlib.Path) -> tuple[DetectionDataset, FindingLog]:
+    """Reads what `_convert` wrote; returns the data set and its issues."""
     description = json.loads((entry / _DESCRIPTION).read_text())
     class_names = {int(key): name for key, name in description["class_names"].items()}
     splits = {
         name: Split(
             input_path=str(entry / f"{name}-*.tfrecord"),
-            annotation_file=str(entry / _annotation_file(name)),
+            annotation_file=str(entry / annotations.split_file_name(name)),
             **description[name],
         )
         for name in checking.SPLITS

@@ -1,4 +1,4 @@
-"""Checks of image files: can they be decoded, and will Model Garden's input decode them alike?"""
+"""Checks of image files: can they be decoded, and does Model Garden decode them the same way?"""
 
 import concurrent.futures
 import dataclasses
@@ -7,11 +7,13 @@ import io
 import os
 import pathlib
 import stat
+from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-# What `tf.io.decode_image(..., channels=3)`, Model Garden's input, turns into the same RGB pixels
-# as Pillow does. "MPO" is what phones write: a JPEG with further pictures after its end.
+# Formats and modes that `tf.io.decode_image(..., channels=3)`, which Model Garden's input uses,
+# decodes to the same RGB pixels as Pillow. "MPO" is what phones write: a JPEG with further pictures
+# after its end.
 _RECORD_MODES = {
     "JPEG": ("L", "RGB"),
     "MPO": ("L", "RGB"),
@@ -22,24 +24,24 @@ _DEEP_MODES = ("I", "F")
 _EXIF_ORIENTATION = 0x0112
 _EXIF_UPRIGHT = 1
 _EXIF_TURNED = range(2, 9)
-_EXIF_TRANSPOSED = 5  # From this value on, a viewer shows width and height exchanged.
+_EXIF_TRANSPOSED = 5  # From this value on, viewers swap width and height.
 
 
 class ImageError(Exception):
-    """Why an image cannot be used; `str()` of it is the kind of problem."""
+    """An image cannot be used; the message is the kind of problem and does not name the image."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFacts:
-    """What a decoded image file is.
+    """What is known about an image file that was decoded.
 
     Attributes:
-      width: `int`, pixels as stored.
-      height: `int`, pixels as stored.
-      encoding: `str`, format and mode, such as "JPEG RGB".
-      digest: `str`, SHA-256 of the file's bytes.
-      needs_conversion: `bool`, whether it has to be re-encoded for Model Garden.
-      orientation: `int`, the EXIF orientation, 1..8; 1 is upright, or not known.
+      width: pixels as stored.
+      height: pixels as stored.
+      encoding: format and mode, such as "JPEG RGB".
+      digest: SHA-256 of the file's bytes.
+      needs_conversion: whether it has to be re-encoded for Model Garden.
+      orientation: EXIF orientation, 1..8; 1 means upright or unknown.
     """
 
     width: int
@@ -50,54 +52,52 @@ class ImageFacts:
     orientation: int
 
     @property
-    def shown_transposed(self):
-        """Whether a viewer that follows EXIF shows width and height exchanged."""
+    def shown_transposed(self) -> bool:
+        """Whether a viewer that follows EXIF swaps width and height."""
         return self.orientation >= _EXIF_TRANSPOSED
 
     @property
-    def shown_as_stored(self):
+    def shown_as_stored(self) -> bool:
         """Whether a viewer that follows EXIF shows the pixels as they are stored."""
         return self.orientation == _EXIF_UPRIGHT
 
 
-def require_inside(root, file_name):
-    """Checks that an image file is there, below the folder of images.
+def require_inside(root: pathlib.Path, file_name: str) -> None:
+    """Checks that an image file exists inside the folder of images.
 
     Args:
-      root: `pathlib.Path`, the resolved folder of images.
-      file_name: `str`, relative to `root`, as the annotation file gives it.
+      root: the folder of images, resolved.
+      file_name: path relative to `root`, as the annotation file gives it.
 
     Raises:
-      ImageError: if the name or a symbolic link leads out of the folder, or no file is there.
+      ImageError: if the name or a symbolic link points outside the folder, or there is no readable
+        file.
     """
     relative = pathlib.PurePath(file_name)
     if relative.is_absolute() or ".." in relative.parts or "\0" in file_name:
         raise ImageError(
-            f"file_name leads out of {root.name}/: give names relative to {root.name}/"
+            f"file_name points outside {root.name}/: use names relative to {root.name}/"
         )
     try:
         resolved = (root / relative).resolve(strict=True)
         mode = resolved.stat().st_mode
     except (OSError, RuntimeError):
         raise ImageError(
-            f"image listed but not in {root.name}/: add the file or drop its entry"
+            f"image listed but not in {root.name}/: add the file or remove its entry"
         ) from None
     if not resolved.is_relative_to(root):
-        raise ImageError(f"symbolic link leads out of {root.name}/: put the file itself there")
+        raise ImageError(f"symbolic link points outside {root.name}/: put the file itself there")
     if not stat.S_ISREG(mode):
-        raise ImageError(f"not a file: {root.name}/ must hold image files under the listed names")
+        raise ImageError(f"not a file: every name listed for {root.name}/ must be an image file")
     if not os.access(resolved, os.R_OK):
-        raise ImageError("image may not be read: change its permissions")
+        raise ImageError("no permission to read the image: change the file's permissions")
 
 
-def inspect_image(path):
+def inspect_image(path: pathlib.Path) -> ImageFacts:
     """Reads and decodes one image file.
 
     Args:
-      path: `pathlib.Path` of a regular file.
-
-    Returns:
-      `ImageFacts`.
+      path: a regular file.
 
     Raises:
       ImageError: if the file is not an image, is damaged, or is of an unsupported kind.
@@ -109,20 +109,22 @@ def inspect_image(path):
         image = Image.open(io.BytesIO(encoded))
         num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except Image.DecompressionBombError as error:
-        raise ImageError("image has too many pixels to decode safely: cut it up") from error
+        raise ImageError(
+            "image has too many pixels to decode safely: split it into smaller images"
+        ) from error
     except Exception as error:
-        raise ImageError("not an image: replace the file or drop its entry") from error
+        raise ImageError("not an image: replace the file or remove its entry") from error
     _check_supported(image.format, image.mode, num_frames)
     try:
         if image.format == "PNG":
-            # Pillow decodes a PNG without its end, TensorFlow does not; this reads every checksum.
+            # Pillow decodes a PNG without its end, TensorFlow does not; this reads all checksums.
             Image.open(io.BytesIO(encoded)).verify()
         image.load()
         orientation = _orientation(image)
-    # Pillow's decoders raise all sorts of things (SyntaxError, struct.error, ...) on broken files.
+    # Pillow's decoders raise all sorts of errors (SyntaxError, struct.error, ...) on broken files.
     except Exception as error:
         raise ImageError(
-            "truncated or damaged image: replace the file or drop its entry"
+            "truncated or damaged image: replace the file or remove its entry"
         ) from error
     return ImageFacts(
         width=image.width,
@@ -134,54 +136,56 @@ def inspect_image(path):
     )
 
 
-def inspect_images(paths):
-    """Reads and decodes image files in parallel threads (Pillow decodes outside Python's lock).
+def inspect_images(paths: Sequence[pathlib.Path]) -> Iterator[ImageFacts | ImageError]:
+    """Reads and decodes image files in parallel threads (Pillow releases Python's lock).
 
     Args:
-      paths: list of `pathlib.Path`.
+      paths: the files.
 
     Yields:
-      For each path, in order: `ImageFacts`, or the `ImageError` that says why there are none.
+      For each path, in order, what is known about the image, or why it cannot be used.
     """
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(_inspect_or_problem, paths)
 
 
-def encode_as_png(encoded):
-    """Re-encodes an image without loss as 8-bit RGB PNG.
+def encode_as_png(encoded: bytes) -> bytes:
+    """Re-encodes an image losslessly as 8-bit RGB PNG.
 
     Args:
-      encoded: `bytes` of an image file that passed `inspect_image`.
+      encoded: content of an image file that passed `inspect_image`.
 
     Returns:
-      `bytes` of the PNG file.
+      Content of the PNG file.
     """
     buffer = io.BytesIO()
     Image.open(io.BytesIO(encoded)).convert("RGB").save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def _inspect_or_problem(path):
+def _inspect_or_problem(path: pathlib.Path) -> ImageFacts | ImageError:
     try:
         return inspect_image(path)
     except ImageError as problem:
         return problem
     except OSError as error:
-        return ImageError(f"image cannot be read ({error.strerror}): mend the disk or the file")
+        return ImageError(
+            f"image cannot be read ({error.strerror}): check the disk or replace the file"
+        )
 
 
-def _orientation(image):
+def _orientation(image: Image.Image) -> int:
     value = image.getexif().get(_EXIF_ORIENTATION)
-    # Cameras write 0 for what they do not know, and some programs a text.
+    # Cameras write 0 for "unknown", and some programs write text.
     return value if isinstance(value, int) and value in _EXIF_TURNED else _EXIF_UPRIGHT
 
 
-def _check_supported(image_format, mode, num_frames):
+def _check_supported(image_format: str | None, mode: str, num_frames: int) -> None:
     if image_format not in _RECORD_MODES and image_format not in _CONVERTIBLE_FORMATS:
         raise ImageError(f"unsupported format {image_format}: convert to JPEG or PNG")
     if mode.split(";")[0] in _DEEP_MODES:
         raise ImageError(
-            "more than 8 bits per pixel: scale the values you care about to 0..255 and save as PNG"
+            "more than 8 bits per channel: scale the relevant range to 0..255 and save as PNG"
         )
     if num_frames > 1:
-        raise ImageError("animation or stack of several images: save the one you want as PNG")
+        raise ImageError("animation or multi-page image: save the frame that you want as PNG")

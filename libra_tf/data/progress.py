@@ -1,16 +1,23 @@
-"""Signs of life during long work."""
+"""Progress reports during long work."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 _EVERY = 5000
 
+_Item = TypeVar("_Item")
 
-def announced(items, total, verb, report):
-    """Passes items on and says from time to time how many there were.
+
+def announced(
+    items: Iterable[_Item], total: int | None, verb: str, report: Callable[[str], None]
+) -> Iterator[_Item]:
+    """Passes items on and reports from time to time how many there have been.
 
     Args:
-      items: iterable.
-      total: `int`, how many there will be; `None` where that is not known.
-      verb: `str`, what is done with them, such as "checked".
-      report: callable that is given lines (`str`).
+      items: the items.
+      total: how many there will be; `None` if that is not known.
+      verb: what is done with them, in the past tense, such as "checked".
+      report: receives each line.
 
     Yields:
       The items.

@@ -2,42 +2,47 @@
 
 import errno
 import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from libra_tf.data import images
+from libra_tf.data.annotations import Annotation
+from libra_tf.data.checking import CheckedImage
 from libra_tf.data.problems import DatasetError
 
-# Model Garden's create_coco_tf_record.py asks for 32 shards whatever the size; input pipelines only
-# need enough files to interleave and to shuffle.
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# Model Garden's create_coco_tf_record.py uses 32 shards for any size; input pipelines only need
+# enough files to interleave and to shuffle.
 _EXAMPLES_PER_SHARD = 64
 _MAX_SHARDS = 256
 
 
-def num_shards(num_examples):
-    """Chooses how many files hold a split.
-
-    Args:
-      num_examples: `int`.
-
-    Returns:
-      `int`, at least 1.
-    """
+def num_shards(num_examples: int) -> int:
+    """Returns how many files, at least 1, hold a split of that many examples."""
     return max(1, min(_MAX_SHARDS, -(-num_examples // _EXAMPLES_PER_SHARD)))
 
 
-def write_split(prefix, examples, shards, class_names):
-    """Writes examples in turn to `<prefix>-00000-of-0000N.tfrecord` and so on.
+def write_split(
+    prefix: str,
+    examples: Iterable[tuple[CheckedImage, list[Annotation]]],
+    shards: int,
+    class_names: dict[int, str],
+) -> None:
+    """Distributes examples in turn over `<prefix>-00000-of-0000N.tfrecord` and so on.
 
     Args:
-      prefix: `str`, folder and first part of the file names.
-      examples: iterable of pairs: a `checking.CheckedImage` and its cleaned annotation entries.
-      shards: `int`, number of files.
-      class_names: `dict` of category id to name.
+      prefix: folder and first part of the file names.
+      examples: pairs of an image and its cleaned annotations.
+      shards: number of files.
+      class_names: name of each category id.
 
     Raises:
       DatasetError: if an image is no longer what was checked.
       OSError: if the files cannot be written.
     """
-    # TensorFlow takes seconds to import, which a user with a mistake in the data need not wait for.
+    # TensorFlow takes seconds to import; users with a mistake in the data need not wait for it.
     import tensorflow as tf
     from official.vision.data import tfrecord_lib
 
@@ -53,7 +58,9 @@ def write_split(prefix, examples, shards, class_names):
         raise OSError(errno.EIO, error.message) from error
 
 
-def _to_example(image, annotations, class_names):
+def _to_example(
+    image: CheckedImage, annotations: list[Annotation], class_names: dict[int, str]
+) -> "tf.train.Example":
     import tensorflow as tf
     from official.vision.data import tfrecord_lib
 
@@ -66,21 +73,22 @@ def _to_example(image, annotations, class_names):
         encoded,
         encoded_format,
     )
-    # An image without objects has no box features at all: a list without elements has no type.
+    # An image without objects gets no box features at all: an empty list has no type.
     if annotations:
         features.update(_object_features(image.facts, annotations, class_names))
     return tf.train.Example(features=tf.train.Features(feature=features))
 
 
-def _encoded_image(image):
+def _encoded_image(image: CheckedImage) -> tuple[bytes, str]:
+    """Returns an image's content and format as they go into the record."""
     try:
         encoded = image.path.read_bytes()
     except OSError:
         encoded = b""
     if hashlib.sha256(encoded).hexdigest() != image.facts.digest:
         raise DatasetError(
-            f"{image.path} changed while the data set was being read: run again when nothing "
-            "writes to the folder"
+            f"{image.path} changed while the data set was being read: run again when nothing is "
+            "writing to the folder"
         )
     encoded_format = "png" if image.facts.encoding.startswith("PNG") else "jpg"
     if image.facts.needs_conversion:
@@ -89,7 +97,7 @@ def _encoded_image(image):
     return encoded, encoded_format
 
 
-def _require_decodable(encoded, image):
+def _require_decodable(encoded: bytes, image: CheckedImage) -> None:
     """Decodes as Model Garden will: Pillow is more lenient with some damage."""
     import tensorflow as tf
 
@@ -97,12 +105,14 @@ def _require_decodable(encoded, image):
         tf.io.decode_image(encoded, channels=3)
     except tf.errors.InvalidArgumentError as error:
         raise DatasetError(
-            f"{image.path} is damaged, TensorFlow cannot decode it: replace the file or drop its "
+            f"{image.path} is damaged, TensorFlow cannot decode it: replace the file or remove its "
             "entry"
         ) from error
 
 
-def _object_features(size, annotations, class_names):
+def _object_features(
+    size: images.ImageFacts, annotations: list[Annotation], class_names: dict[int, str]
+) -> "dict[str, tf.train.Feature]":
     from official.vision.data import tfrecord_lib
 
     lists = {

@@ -1,332 +1,348 @@
 """Reading a folder in Pascal VOC format: one XML file for each image.
 
-Two layouts, that of VOC itself and that of tools which put images and XML files side by side:
+There are two layouts, that of VOC itself and that of tools which put images and XML files side by
+side:
 
-    JPEGImages/a.jpg   Annotations/a.xml   ImageSets/Main/train.txt and val.txt: names, one a line
+    JPEGImages/a.jpg   Annotations/a.xml   ImageSets/Main/train.txt and val.txt: names, one per line
     train/a.jpg, train/a.xml, ...          val/ or valid/ likewise
 
-Both may have subfolders, and suffixes in capitals. It becomes what `annotations` makes of COCO's
-JSON. Categories are numbered from 1 in alphabetical order.
+Both may have subfolders, and suffixes in any case. The result is the same as `annotations` gives
+for COCO's JSON. Categories are numbered from 1 in alphabetical order.
 """
 
+import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
-from xml.etree import ElementTree
-
-from PIL import Image
+from collections.abc import Iterator
+from typing import Any
 
 from libra_tf.data import annotations
-from libra_tf.data.problems import DatasetError
+from libra_tf.data.annotations import AnnotationFile
+from libra_tf.data.problems import DatasetError, FindingLog
+from libra_tf.data.voc_xml import VOCObject, XMLFile, read_xml
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _XML_FILES = "*.[xX][mM][lL]"
-_LISTS = {"train": "ImageSets/Main/train.txt", "val": "ImageSets/Main/val.txt"}
-_SIDE_BY_SIDE = {"train": ("train",), "val": ("val", "valid")}
-# The data sets of the challenge count pixels from 1 and include the last one; the tools of today
-# write the edges of a box.
-_COUNTED_FROM_1 = "The VOC"
+_SPLITS = ("train", "val")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listed:
+    """One image that belongs to a split.
+
+    Attributes:
+      name: path without suffix, relative to `image_folder`.
+      xml_path: its XML file, which may not exist.
+      image_folder: the folder with the split's images.
+    """
+
+    name: pathlib.PurePath
+    xml_path: pathlib.Path
+    image_folder: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """One image without mistakes in its annotation.
+
+    Attributes:
+      file: its XML file.
+      image: its COCO entry without the id.
+      objects: the objects in it.
+    """
+
+    file: XMLFile
+    image: dict[str, Any]
+    objects: list[VOCObject]
 
 
 class VOCFolder:
     """A folder in one of the two layouts.
 
     Attributes:
-      image_root: `pathlib.Path`, what the images' names are relative to.
+      image_root: the folder that image names are relative to.
     """
 
-    def __init__(self, folder):
+    image_root: pathlib.Path
+
+    def __init__(self, folder: pathlib.Path):
         """Opens a folder for which `is_voc` is true.
 
         Args:
-          folder: `pathlib.Path`.
+          folder: the data set's folder.
 
         Raises:
           DatasetError: if a part of the layout is missing.
         """
         self._folder = folder
         self._names = _Names()
-        self._is_side_by_side = not (folder / "Annotations").is_dir()
-        self.image_root = folder if self._is_side_by_side else folder / "JPEGImages"
-        if self._is_side_by_side:
-            missing = [] if self._subfolder("val") else ["val/ or valid/"]
+        self._layout: _Lists | _SideBySide
+        if (folder / "Annotations").is_dir():
+            self._layout = _Lists(folder, self._names)
         else:
-            needed = ["JPEGImages", *_LISTS.values()]
-            missing = [name for name in needed if not (folder / name).exists()]
-        if missing:
+            self._layout = _SideBySide(folder)
+        self.image_root = self._layout.image_root
+        if missing := self._layout.missing():
             raise DatasetError(
-                f"data set {folder} is in Pascal VOC format and lacks {', '.join(missing)}: it "
-                "must hold JPEGImages/, Annotations/ and ImageSets/Main/train.txt and val.txt, or "
-                "train/ and val/ with images and XML files side by side"
+                f"data set {folder} is in Pascal VOC format but is missing {', '.join(missing)}: "
+                "it must contain JPEGImages/, Annotations/ and ImageSets/Main/train.txt and "
+                "val.txt, or train/ and val/ with images and XML files side by side"
             )
 
-    def annotation_files(self):
-        """Returns the names, relative to the folder, of all that the annotations depend on."""
-        if self._is_side_by_side:
-            splits = [self._subfolder(split) for split in _SIDE_BY_SIDE]
-            below = [path for split in splits for path in self._below(split, "*")]
-            # A folder changes when a file is added to it.
-            folders = [path for path in below if (self._folder / path).is_dir()]
-            files = [path for path in below if path.match(_XML_FILES)]
-            return [*splits, *map(str, folders + files)]
-        return [*_LISTS.values(), *map(str, self._below("Annotations", _XML_FILES))]
+    def annotation_files(self) -> list[str]:
+        """Returns all files and folders that the annotations depend on, relative to the folder."""
+        return self._layout.annotation_files()
 
-    def read(self, problems):
-        """Reads the annotations of both splits and checks all that needs no pixel.
+    def read(self, problems: FindingLog) -> dict[str, AnnotationFile]:
+        """Reads the annotations of both splits and checks everything that needs no pixels.
 
         Args:
-          problems: `FindingLog` that receives every mistake.
+          problems: receives every mistake.
 
         Returns:
-          `dict` of split to `annotations.AnnotationFile` of what has no mistake.
+          By split, the annotations without mistakes.
         """
-        entries = {split: self._read_split(split, problems) for split in _LISTS}
-        names = sorted({o["name"] for split in entries.values() for e in split for o in e.objects})
-        ids = {name: number for number, name in enumerate(names, start=1)}
-        class_names = {number: name for name, number in ids.items()}
+        entries = {split: self._read_split(split, problems) for split in _SPLITS}
+        names = {found.name for split in entries.values() for e in split for found in e.objects}
         if not names:
             problems.add("no usable object in any XML file", str(self._folder))
-        files, next_image, next_annotation = {}, 1, 1
-        for split, split_entries in entries.items():
-            images, boxes = [], []
-            digest = hashlib.sha256(repr(class_names).encode())
-            for image_id, entry in enumerate(split_entries, start=next_image):
-                images.append({"id": image_id, **entry.image})
-                digest.update(entry.image["file_name"].encode() + b"\0" + entry.encoded)
-                for found in entry.objects:
-                    box = {key: found[key] for key in ("bbox", "iscrowd")}
-                    category = ids[found["name"]]
-                    boxes.append({"image_id": image_id, "category_id": category, **box})
-            boxes = [{"id": next_annotation + i, **box} for i, box in enumerate(boxes)]
-            next_image += len(images)
-            next_annotation += len(boxes)
-            left_out = self._without_xml(split, split_entries)
-            for file_name in left_out:
-                digest.update(b"left out\0" + os.fsencode(file_name) + b"\0")
-            files[split] = annotations.AnnotationFile(
-                self._list_path(split), digest.hexdigest(), images, boxes, class_names, left_out
-            )
-        return files
+        class_names = dict(enumerate(sorted(names), start=1))
+        # The ids of both splits together are unique.
+        image_ids, annotation_ids = itertools.count(1), itertools.count(1)
+        return {
+            split: self._to_coco(split, entries[split], class_names, image_ids, annotation_ids)
+            for split in _SPLITS
+        }
 
-    def _read_split(self, split, problems):
-        """The entries of a split's images that can be used."""
+    def _read_split(self, split: str, problems: FindingLog) -> list[_Entry]:
+        """Returns the usable images of a split."""
         entries = []
-        for name, xml_path, image_folder in self._listed(split, problems):
-            entry = self._read_xml(name, xml_path, image_folder, problems)
+        for listed in self._layout.listed(split, problems):
+            entry = self._read_entry(listed, problems)
             if entry is not None:
                 entries.append(entry)
+        path = self._layout.list_path(split)
         if not entries:
-            problems.add("split without a usable image", str(self._list_path(split)))
-        named = [(entry.image["file_name"], entry.place) for entry in entries]
-        annotations.check_file_names(named, self._list_path(split), problems)
+            problems.add("split without usable images", str(path))
+        named = ((entry.image["file_name"], entry.file.place) for entry in entries)
+        annotations.check_file_names(named, path, problems)
         return entries
 
-    def _without_xml(self, split, entries):
-        """The names of a split's images that no XML file describes."""
-        if not self._is_side_by_side:
-            # The lists say which images there are.
-            return ()
-        described = {entry.image["file_name"] for entry in entries}
-        below = self._below(self._subfolder(split), "*")
-        images = [str(path) for path in below if path.suffix.lower() in _IMAGE_SUFFIXES]
-        return tuple(name for name in images if name not in described)
-
-    def _read_xml(self, name, path, image_folder, problems):
-        """Reads one XML file; returns None, with the reasons among `problems`, if it is no use."""
-        place = str(path.relative_to(self._folder))
-        encoded, root = _parse_xml(path, place, problems)
-        if root is None:
+    def _read_entry(self, listed: _Listed, problems: FindingLog) -> _Entry | None:
+        """Reads the annotation of an image; returns `None` if there is a mistake."""
+        place = str(listed.xml_path.relative_to(self._folder))
+        file = read_xml(listed.xml_path, place, problems)
+        if file is None:
             return None
-        image_path = self._find_image(name, root, image_folder)
+        image_path = self._find_image(listed, file.image_name)
         if image_path is None:
             problems.add(
-                f"no image of this name in {image_folder.name}/: add it or drop its XML file", place
+                f"no image for this XML file in {listed.image_folder.name}/: add the image or "
+                "remove the XML file",
+                place,
             )
             return None
-        size = _read_size(root, image_path, place, problems)
-        objects = [_read_object(element, root, place, problems) for element in root.iter("object")]
-        if size is None or None in objects:
+        size = file.read_size(image_path, problems)
+        objects = file.read_objects(problems)
+        if size is None or objects is None:
             return None
         file_name = str(image_path.relative_to(self.image_root))
         image = {"file_name": file_name, "width": size[0], "height": size[1]}
-        return _Entry(place, image, objects, encoded)
+        return _Entry(file, image, objects)
 
-    def _find_image(self, name, root, image_folder):
-        """The image of an XML file: the one of its own name, which tools keep in step."""
-        path = image_folder / name
-        stated = pathlib.PurePath((root.findtext("filename") or "").strip()).name
-        names = [*(f"{path.name}{suffix}" for suffix in _IMAGE_SUFFIXES), stated]
-        # Where XML files have a subfolder of their own, the images may lie above it.
-        return self._names.find(path.parent, names) or self._names.find(image_folder, names)
+    def _find_image(self, listed: _Listed, stated_name: str) -> pathlib.Path | None:
+        """Finds an image, preferably by the XML file's own name, which tools keep up to date."""
+        path = listed.image_folder / listed.name
+        names = [*(f"{path.name}{suffix}" for suffix in _IMAGE_SUFFIXES), stated_name]
+        # If the XML files are in a subfolder of their own, the images may be above it.
+        return self._names.find(path.parent, names) or self._names.find(listed.image_folder, names)
 
-    def _listed(self, split, problems):
-        """Yields name, XML file and folder of every image of a split."""
-        if self._is_side_by_side:
-            folder = self._folder / self._subfolder(split)
-            for path in self._below(self._subfolder(split), _XML_FILES):
-                xml_path = self._folder / path
-                yield xml_path.relative_to(folder).with_suffix(""), xml_path, folder
-            return
-        path = self._folder / _LISTS[split]
-        try:
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            problems.add("list of images cannot be read as text", f"{path}: {error}")
-            return
-        seen = set()
-        for name in filter(None, names):
-            suffix = pathlib.PurePath(name).suffix.lower()
-            name = name[: -len(suffix)] if suffix in _IMAGE_SUFFIXES else name
-            relative = pathlib.PurePath(name)
-            if name in seen:
-                problems.add("image listed twice", f"{_LISTS[split]}: {name}")
-            elif relative.is_absolute() or ".." in relative.parts or not relative.name:
-                problems.add("name leads out of the folder", f"{_LISTS[split]}: {name}")
-            else:
-                xml_path = self._folder / "Annotations" / f"{name}.xml"
-                xml_path = self._names.find(xml_path.parent, [xml_path.name]) or xml_path
-                yield relative, xml_path, self.image_root
-            seen.add(name)
-
-    def _list_path(self, split):
-        if self._is_side_by_side:
-            return self._folder / self._subfolder(split)
-        return self._folder / _LISTS[split]
-
-    def _subfolder(self, split):
-        """The name of a split's folder, None where there is none."""
-        return next((n for n in _SIDE_BY_SIDE[split] if (self._folder / n).is_dir()), None)
-
-    def _below(self, name, pattern):
-        """All below a folder that a pattern fits, relative to the data set's folder."""
-        found = (self._folder / name).rglob(pattern)
-        return sorted(path.relative_to(self._folder) for path in found)
+    def _to_coco(
+        self,
+        split: str,
+        entries: list[_Entry],
+        class_names: dict[int, str],
+        image_ids: Iterator[int],
+        annotation_ids: Iterator[int],
+    ) -> AnnotationFile:
+        category_ids = {name: category_id for category_id, name in class_names.items()}
+        images, boxes = [], []
+        for entry in entries:
+            image_id = next(image_ids)
+            images.append({"id": image_id, **entry.image})
+            boxes += [
+                {
+                    "id": next(annotation_ids),
+                    "image_id": image_id,
+                    "category_id": category_ids[found.name],
+                    "bbox": found.bbox,
+                    "iscrowd": found.iscrowd,
+                }
+                for found in entry.objects
+            ]
+        left_out = self._layout.without_xml(split, {image["file_name"] for image in images})
+        digest = _digest(entries, class_names, left_out)
+        path = self._layout.list_path(split)
+        return AnnotationFile(path, digest, images, boxes, class_names, left_out)
 
 
-def is_voc(folder):
-    """Says whether a folder looks like Pascal VOC rather than COCO.
-
-    Args:
-      folder: `pathlib.Path`.
-
-    Returns:
-      `bool`.
-    """
-    # Where the file system tells no capitals, COCO's annotations/ is Annotations/, too.
+def is_voc(folder: pathlib.Path) -> bool:
+    """Returns whether a folder looks like Pascal VOC rather than COCO."""
+    # On a file system that ignores case, COCO's annotations/ is also Annotations/.
     if any((folder / "annotations").glob("instances_*.json")):
         return False
     return (folder / "Annotations").is_dir() or any((folder / "train").rglob(_XML_FILES))
 
 
 class _Names:
-    """Finds files whatever the capitals of their suffixes, and reads every folder once."""
+    """Finds files regardless of the case of their suffixes, and reads every folder only once."""
 
-    def __init__(self):
-        self._of_folders = {}
+    def __init__(self) -> None:
+        self._of_folders: dict[pathlib.Path, dict[str, str]] = {}
 
-    def find(self, folder, names):
-        """The path of the first of several names that is in a folder, None without any."""
+    def find(self, folder: pathlib.Path, names: list[str]) -> pathlib.Path | None:
+        """Returns the path of the first of several names that is in a folder, else `None`."""
         if folder not in self._of_folders:
             try:
                 there = sorted(os.listdir(folder))
             except OSError:
                 there = []
-            # Of several that differ in capitals alone the last one stays, in small letters.
-            self._of_folders[folder] = {_small_suffix(name): name for name in there}
-        found = (self._of_folders[folder].get(_small_suffix(name)) for name in names)
+            # Of names that differ only in case the last one stays, which is in lower case.
+            self._of_folders[folder] = {_lower_suffix(name): name for name in there}
+        found = (self._of_folders[folder].get(_lower_suffix(name)) for name in names)
         return next((folder / name for name in found if name), None)
 
 
-def _small_suffix(name):
+class _Lists:
+    """VOC's own layout: text files list the images of each split.
+
+    Attributes:
+      image_root: the folder that image names are relative to.
+    """
+
+    image_root: pathlib.Path
+
+    def __init__(self, folder: pathlib.Path, names: _Names):
+        self._folder = folder
+        self._names = names
+        self.image_root = folder / "JPEGImages"
+
+    def missing(self) -> list[str]:
+        """Returns the required files and folders that are not there."""
+        needed = ["JPEGImages", *map(self._list_name, _SPLITS)]
+        return [name for name in needed if not (self._folder / name).exists()]
+
+    def annotation_files(self) -> list[str]:
+        """Returns what the annotations depend on, relative to the data set's folder."""
+        xml_files = _below(self._folder, "Annotations", _XML_FILES)
+        return [*map(self._list_name, _SPLITS), *map(str, xml_files)]
+
+    def list_path(self, split: str) -> pathlib.Path:
+        """Returns the file or folder that determines the images of a split."""
+        return self._folder / self._list_name(split)
+
+    def without_xml(self, split: str, described: set[str]) -> tuple[str, ...]:
+        """Returns the file names of a split's images that are not among those described."""
+        # Images that are not listed do not belong to the split.
+        return ()
+
+    def listed(self, split: str, problems: FindingLog) -> Iterator[_Listed]:
+        """Yields the images of a split; mistakes in the list go to `problems`."""
+        path = self.list_path(split)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            problems.add("list of images cannot be read as UTF-8 text", f"{path}: {error}")
+            return
+        seen = set()
+        for name in map(_without_image_suffix, filter(None, map(str.strip, lines))):
+            relative = pathlib.PurePath(name)
+            place = f"{self._list_name(split)}: {name}"
+            if name in seen:
+                problems.add("image listed twice", place)
+            elif relative.is_absolute() or ".." in relative.parts or not relative.name:
+                problems.add(
+                    "name points outside the folder: use names relative to JPEGImages/", place
+                )
+            else:
+                yield _Listed(relative, self._xml_path(name), self.image_root)
+            seen.add(name)
+
+    def _list_name(self, split: str) -> str:
+        return f"ImageSets/Main/{split}.txt"
+
+    def _xml_path(self, name: str) -> pathlib.Path:
+        path = self._folder / "Annotations" / f"{name}.xml"
+        return self._names.find(path.parent, [path.name]) or path
+
+
+class _SideBySide:
+    """The layout of other tools: one folder per split, with images and XML files side by side.
+
+    The methods are those of `_Lists`.
+
+    Attributes:
+      image_root: the folder that image names are relative to.
+    """
+
+    image_root: pathlib.Path
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+        self.image_root = folder
+        # If there are both valid/ and val/, val/ is read.
+        names = {"train": "train", "valid": "val", "val": "val"}
+        self._subfolders = {names[name]: name for name in names if (folder / name).is_dir()}
+
+    def missing(self) -> list[str]:
+        # `is_voc` has found train/.
+        return [] if "val" in self._subfolders else ["val/ or valid/"]
+
+    def annotation_files(self) -> list[str]:
+        splits = [self._subfolders[split] for split in _SPLITS]
+        below = [path for split in splits for path in _below(self._folder, split, "*")]
+        # A folder changes when a file is added to it.
+        folders = [path for path in below if (self._folder / path).is_dir()]
+        xml_files = [path for path in below if path.match(_XML_FILES)]
+        return [*splits, *map(str, folders + xml_files)]
+
+    def list_path(self, split: str) -> pathlib.Path:
+        return self._folder / self._subfolders[split]
+
+    def without_xml(self, split: str, described: set[str]) -> tuple[str, ...]:
+        below = _below(self._folder, self._subfolders[split], "*")
+        images = [str(path) for path in below if path.suffix.lower() in _IMAGE_SUFFIXES]
+        return tuple(name for name in images if name not in described)
+
+    def listed(self, split: str, problems: FindingLog) -> Iterator[_Listed]:
+        del problems  # A folder lists itself without mistakes.
+        folder = self.list_path(split)
+        for path in _below(self._folder, self._subfolders[split], _XML_FILES):
+            xml_path = self._folder / path
+            yield _Listed(xml_path.relative_to(folder).with_suffix(""), xml_path, folder)
+
+
+def _digest(entries: list[_Entry], class_names: dict[int, str], left_out: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(repr(class_names).encode())
+    for entry in entries:
+        digest.update(entry.image["file_name"].encode() + b"\0" + entry.file.encoded)
+    for file_name in left_out:
+        digest.update(b"left out\0" + os.fsencode(file_name) + b"\0")
+    return digest.hexdigest()
+
+
+def _below(folder: pathlib.Path, name: str, pattern: str) -> list[pathlib.Path]:
+    """Lists everything below a subfolder that matches a pattern, relative to the folder."""
+    return sorted(path.relative_to(folder) for path in (folder / name).rglob(pattern))
+
+
+def _without_image_suffix(name: str) -> str:
+    suffix = pathlib.PurePath(name).suffix.lower()
+    return name[: -len(suffix)] if suffix in _IMAGE_SUFFIXES else name
+
+
+def _lower_suffix(name: str) -> str:
     stem, suffix = os.path.splitext(name)
     return stem + suffix.lower()
-
-
-class _Entry:
-    """One image: its XML file's name, COCO entry without id and objects, and the file's bytes."""
-
-    def __init__(self, place, image, objects, encoded):
-        self.place, self.image, self.objects, self.encoded = place, image, objects, encoded
-
-
-def _parse_xml(path, place, problems):
-    """Returns the bytes of an XML file and its outermost element, None where it has none to use."""
-    try:
-        encoded = path.read_bytes()
-        root = ElementTree.fromstring(encoded)
-    except OSError as error:
-        problems.add(
-            "image listed without an XML file that can be read: add it or drop the name",
-            f"{place}: {error.strerror}",
-        )
-        return b"", None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        problems.add("annotation file is not XML: export it again", f"{place}: {error}")
-        return b"", None
-    if root.tag != "annotation":
-        problems.add(
-            "annotation file is not Pascal VOC: its outermost element must be 'annotation'",
-            f"{place}: it is '{root.tag}'",
-        )
-        return b"", None
-    return encoded, root
-
-
-def _read_size(root, image_path, place, problems):
-    """Width and height as the XML file says, or as the image is where it says nothing."""
-    texts = [root.findtext(f"size/{key}") for key in ("width", "height")]
-    numbers = [_number(text) for text in texts]
-    if all(number is not None and number > 0 and number % 1 == 0 for number in numbers):
-        return [int(number) for number in numbers]
-    # Some tools write 0 for what they do not know.
-    if any(text not in (None, "", "0") for text in texts) and numbers[0] != 0 != numbers[1]:
-        problems.add(
-            "size must be a width and a height in pixels, or be left out",
-            f"{place}: {texts[0]!r} x {texts[1]!r}",
-        )
-        return None
-    try:
-        with Image.open(image_path) as image:
-            return list(image.size)
-    except (OSError, Image.DecompressionBombError):
-        # What is wrong with the image is said where all images are checked.
-        return [1, 1]
-
-
-def _read_object(element, root, place, problems):
-    name = (element.findtext("name") or "").strip()
-    if not name:
-        problems.add("object without a name", place)
-        return None
-    edges = [element.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
-    numbers = [_number(edge) for edge in edges]
-    if None in numbers:
-        problems.add(
-            "bndbox must have four finite numbers xmin, ymin, xmax, ymax in pixels",
-            f"{place}: '{name}', {annotations.shown(edges)}",
-        )
-        return None
-    xmin, ymin, xmax, ymax = numbers
-    if (root.findtext("source/database") or "").startswith(_COUNTED_FROM_1):
-        xmin, ymin = xmin - 1, ymin - 1
-    is_difficult = (element.findtext("difficult") or "0").strip()
-    if is_difficult not in ("0", "1"):
-        problems.add("difficult must be 0 or 1, or be left out", f"{place}: '{name}'")
-        return None
-    # What evaluation and training leave out is called a crowd in COCO.
-    return {
-        "name": name,
-        "bbox": [xmin, ymin, xmax - xmin, ymax - ymin],
-        "iscrowd": int(is_difficult),
-    }
-
-
-def _number(text):
-    """A finite number, an int where it is written as one; None for anything else."""
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    if not annotations.is_finite(value):
-        return None
-    return int(value) if value % 1 == 0 else value

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import tensorflow as tf
+from official.vision.dataloaders import maskrcnn_input
 
 from libra_tf.dataloaders import mmdetection_images
 from libra_tf.modeling.mmdetection.anchors import AnchorGenerator
@@ -33,3 +34,7 @@ class KeepsShapeMixin:
             "anchor_boxes": generator(tf.unstack(tf.shape(image)[:2])),
             "groundtruths": groundtruths,
         }
+
+
+class MaskRCNNParser(KeepsShapeMixin, maskrcnn_input.Parser):
+    """Mask R-CNN's parser that prepares evaluation images as MMDetection does."""

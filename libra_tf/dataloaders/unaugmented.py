@@ -3,12 +3,13 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import input_reader
 from official.vision.dataloaders import input_reader_factory
+
+from libra_tf import compat
 
 # Model Garden's parsers have some of these each.
 _NO_AUGMENTATION = {
@@ -37,8 +38,7 @@ def reading_once() -> Iterator[None]:
 
     Their parsers stay those of training: only the reading of the files is that of an evaluation.
     """
-    # Model Garden's tasks name the function that makes their reader, and take no other.
-    with mock.patch.object(input_reader_factory, "input_reader_generator", _reader):
+    with compat.substituted(input_reader_factory, "input_reader_generator", _reader):
         yield
 
 

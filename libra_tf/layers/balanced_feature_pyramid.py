@@ -6,8 +6,8 @@ from libra_tf.mixins import BalancedFeaturePyramidMixin
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class BalancedFeaturePyramid(BalancedFeaturePyramidMixin, keras.layers.Layer):
-    """Balanced feature pyramid: see `libra_tf.mixins.BalancedFeaturePyramidMixin`."""
+class BalancedFeaturePyramid(BalancedFeaturePyramidMixin, keras.layers.Layer):  # noqa: D101
+    __doc__ = BalancedFeaturePyramidMixin.__doc__
 
     _keras = keras
     _non_local_class = NonLocal2D

@@ -5,7 +5,7 @@ from libra_tf.mixins import NonLocal2DMixin
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class NonLocal2D(NonLocal2DMixin, keras.layers.Layer):
-    """Non-local block over a feature map: see `libra_tf.mixins.NonLocal2DMixin`."""
+class NonLocal2D(NonLocal2DMixin, keras.layers.Layer):  # noqa: D101
+    __doc__ = NonLocal2DMixin.__doc__
 
     _keras = keras

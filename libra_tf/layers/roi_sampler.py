@@ -1,5 +1,7 @@
 """Model Garden's RoI sampler with the balanced choice of Libra R-CNN."""
 
+from typing import Any
+
 import tensorflow as tf
 from official.vision.modeling.layers import roi_sampler
 
@@ -17,64 +19,67 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
     positives, drawn evenly over the instances; the rest are negatives, drawn evenly over the range
     of their IoUs with the nearest instance.
 
-    An image with fewer positives and negatives than that is filled up, to keep the shape: with
-    boxes that are neither (padding first, then ignored ones), which count as background with class
-    0, an empty box and instance -1; and, when there are no more of those, with positives beyond
-    their share, which keep their own targets. Model Garden fills up with the boxes of lowest index
-    among all of these.
+    If an image has too few positives and negatives, other boxes fill the shortfall, to keep the
+    shape. Boxes that are neither come first (padding, then ignored ones); they count as background
+    with class 0, an empty box and instance -1. Positives beyond their share come next and keep
+    their own targets. Model Garden takes the boxes of lowest index among all of these.
 
-    Boxes stay in the type they come in under mixed precision: bfloat16 would round coordinates
-    above 512 to multiples of 4 pixels.
+    Boxes keep their dtype under mixed precision: bfloat16 would round coordinates above 512 to
+    multiples of 4 pixels.
 
     Args:
-      mix_gt_boxes: Bool, whether the ground truth boxes are added to the proposals.
-      num_sampled_rois: Int, the number K of RoIs to sample per image.
-      foreground_fraction: Float in [0, 1], the largest share of positives.
-      foreground_iou_threshold: Float, the IoU from which a box is positive.
-      background_iou_high_threshold: Float, the IoU below which a box is negative; also the upper
-        end of the bins where `bin_range` is "candidates".
-      background_iou_low_threshold: Float, the IoU from which a box is negative.
-      skip_subsampling: Bool, whether to return all boxes, as later stages of Cascade R-CNN do.
-      num_bins: Positive int, the number of IoU bins of the negatives.
-      floor_threshold: Float, see `libra_tf.ops.sample_iou_balanced`.
-      floor_fraction: Float in [0, 1], see `libra_tf.ops.sample_iou_balanced`.
+      mix_gt_boxes: whether to add the ground truth boxes to the proposals.
+      num_sampled_rois: the number K of RoIs to sample per image.
+      foreground_fraction: the largest share of positives, in [0, 1].
+      foreground_iou_threshold: the IoU from which a box is positive.
+      background_iou_high_threshold: the IoU below which a box is negative; also where the bins end
+        if `bin_range` is "candidates".
+      background_iou_low_threshold: the IoU from which a box is negative.
+      skip_subsampling: whether to return all boxes, as later stages of Cascade R-CNN do.
+      num_bins: the number of IoU bins of the negatives, at least 1.
+      floor_threshold: the IoU below which negatives are kept out of the bins, see
+        `libra_tf.ops.sample_iou_balanced`; -1 for no such floor.
+      floor_fraction: the share of the negatives to take from the floor, in [0, 1].
       bin_range: "candidates" (the paper) or "all" (MMDetection), see
         `libra_tf.ops.sample_iou_balanced`.
-      instance_balanced: Bool, whether positives are balanced; otherwise they are drawn at random.
-      iou_balanced: Bool, whether negatives are balanced; otherwise they are drawn at random.
-      seed: Int or None. With an int, a draw depends on it, on `step` and on the image alone: it is
-        the same in every run, compiled or not, on one device or on several. None: a new draw at
-        each call.
-      **kwargs: Arguments of the Keras layer.
+      instance_balanced: whether positives are balanced; otherwise they are drawn at random.
+      iou_balanced: whether negatives are balanced; otherwise they are drawn at random.
+      seed: with an int, a draw depends only on the seed, on `step` and on the image: it is the same
+        in every run, compiled or not, on one device or on several. None: every call draws new RoIs.
+      **kwargs: arguments of the Keras layer, such as `name` and `dtype`.
 
     Attributes:
-      step: Function without arguments that returns the training step, which a training sets so
-        that a seeded sampler draws anew at each step. Not the step itself: Keras would take a
-        variable for a weight of the layer.
+      step: a function without arguments that returns the training step. Training sets it, so that a
+        seeded sampler draws new RoIs at each step. It is not the step itself, because Keras would
+        take a variable for a weight of the layer.
 
     Raises:
       ValueError: If an argument is outside its range.
+
+    References:
+      - Pang et al., Libra R-CNN: Towards Balanced Learning for Object Detection, CVPR 2019.
+        https://arxiv.org/abs/1904.02701
     """
 
     def __init__(
         self,
-        mix_gt_boxes=True,
-        num_sampled_rois=512,
-        foreground_fraction=0.25,
-        foreground_iou_threshold=0.5,
-        background_iou_high_threshold=0.5,
-        background_iou_low_threshold=0.0,
-        skip_subsampling=False,
-        num_bins=3,
-        floor_threshold=-1.0,
-        floor_fraction=0.0,
-        bin_range="candidates",
-        instance_balanced=True,
-        iou_balanced=True,
-        seed=None,
-        **kwargs,
-    ):
-        sampling.validate_iou_balanced(
+        mix_gt_boxes: bool = True,
+        num_sampled_rois: int = 512,
+        foreground_fraction: float = 0.25,
+        foreground_iou_threshold: float = 0.5,
+        background_iou_high_threshold: float = 0.5,
+        background_iou_low_threshold: float = 0.0,
+        skip_subsampling: bool = False,
+        num_bins: int = 3,
+        floor_threshold: float = -1.0,
+        floor_fraction: float = 0.0,
+        bin_range: str = "candidates",
+        instance_balanced: bool = True,
+        iou_balanced: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        bins = sampling.IoUBins(
             num_bins,
             floor_threshold,
             floor_fraction,
@@ -106,29 +111,37 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
             "iou_balanced": iou_balanced,
             "seed": seed,
         }
+        self._bins = bins
         self.step = lambda: 0
 
-    def get_config(self):
-        """Returns the arguments from which the layer can be made again."""
-        # Model Garden's leaves out those of the Keras layer.
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that recreate the layer."""
+        # Model Garden's method leaves out those of the Keras layer.
         return {**keras.layers.Layer.get_config(self), **self._config_dict}
 
-    def call(self, boxes, gt_boxes, gt_classes, gt_outer_boxes=None):
+    def call(
+        self,
+        boxes: tf.Tensor,
+        gt_boxes: tf.Tensor,
+        gt_classes: tf.Tensor,
+        gt_outer_boxes: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, ...]:
         """Samples RoIs and assigns their targets.
 
         Args:
-          boxes: Float tensor [B, N, 4], the proposals, [ymin, xmin, ymax, xmax] in pixels of the
+          boxes: float `[B, N, 4]`, the proposals, `[ymin, xmin, ymax, xmax]` in pixels of the
             scaled image. Boxes of -1 are padding.
-          gt_boxes: Tensor [B, M, 4], the instances' boxes, likewise.
-          gt_classes: Tensor [B, M], the instances' classes, -1 for padding.
-          gt_outer_boxes: Tensor [B, M, 4] or None, a second box of every instance.
+          gt_boxes: `[B, M, 4]`, the boxes of the instances, likewise.
+          gt_classes: int `[B, M]`, the classes of the instances, -1 for padding.
+          gt_outer_boxes: `[B, M, 4]`, a second box of every instance.
 
         Returns:
-          sampled_rois: [B, K, 4], in no particular order, but those that fill up come last.
-          sampled_gt_boxes: [B, K, 4], the matched instances' boxes, 0 for background.
-          sampled_gt_outer_boxes: [B, K, 4], likewise; only where `gt_outer_boxes` is given.
-          sampled_gt_classes: [B, K], the matched instances' classes, 0 for background.
-          sampled_gt_indices: [B, K], the matched instances, -1 for background.
+          sampled_rois: `[B, K, 4]`, in no particular order, except that boxes which fill a
+            shortfall come last.
+          sampled_gt_boxes: `[B, K, 4]`, the boxes of the matched instances, 0 for background.
+          sampled_gt_outer_boxes: `[B, K, 4]`, likewise; only if `gt_outer_boxes` is given.
+          sampled_gt_classes: `[B, K]`, the classes of the matched instances, 0 for background.
+          sampled_gt_indices: int32 `[B, K]`, the matched instances, -1 for background.
 
         Raises:
           ValueError: If there are fewer boxes than RoIs to sample.
@@ -152,7 +165,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         indices = tf.where(foreground, chosen_instances, -1)
         return (tf.gather(boxes, chosen, batch_dims=1), *targets, indices)
 
-    def _check_enough(self, boxes):
+    def _check_enough(self, boxes: tf.Tensor) -> None:
         wanted = self._config_dict["num_sampled_rois"]
         if boxes.shape[1] is not None and boxes.shape[1] < wanted:
             raise ValueError(
@@ -160,17 +173,17 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
                 "`num_sampled_rois` or keep more proposals."
             )
 
-    def choose(self, ious, instances, indicators):
+    def choose(self, ious: tf.Tensor, instances: tf.Tensor, indicators: tf.Tensor) -> tf.Tensor:
         """Chooses the boxes to sample.
 
         Args:
-          ious: Float tensor [B, N, M], the IoU of each box with each instance.
-          instances: Int32 tensor [B, N], the instance of largest IoU of each box.
-          indicators: Int32 tensor [B, N] of Model Garden's matcher: 1 for positives, -1 for
+          ious: float `[B, N, M]`, the IoU of each box with each instance.
+          instances: int32 `[B, N]`, the instance of largest IoU of each box.
+          indicators: int32 `[B, N]`, from Model Garden's matcher: 1 for positives, -1 for
             negatives, -2 for ignored boxes and -3 for padding.
 
         Returns:
-          Int32 tensor [B, K], the indices of the chosen boxes.
+          int32 `[B, K]`, the indices of the chosen boxes.
         """
         config = self._config_dict
         positives, negatives = indicators >= 0, tf.equal(indicators, -1)
@@ -185,42 +198,41 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
             self._negative_pool(max_ious, negatives, num_rois - num_positives),
         ]
         is_ignored = tf.cast(tf.equal(indicators, -2), tf.int32)
-        # A sum of their bits tells images apart.
+        # The summed bits of the IoUs tell images apart.
         row_keys = tf.reduce_sum(tf.bitcast(tf.cast(max_ious, tf.float32), tf.int32), axis=1)
         return pools.draw_indices(both, num_rois, is_ignored, 2, self._seed(), row_keys)
 
-    def _positive_pool(self, instances, positives, num_positives, max_instances):
+    def _positive_pool(
+        self,
+        instances: tf.Tensor,
+        positives: tf.Tensor,
+        num_positives: tf.Tensor,
+        max_instances: tf.Tensor,
+    ) -> pools.Pool:
         if not self._config_dict["instance_balanced"]:
             return sampling.random_pool(positives, num_positives)
         return sampling.instance_pool(instances, positives, num_positives, max_instances)
 
-    def _negative_pool(self, max_ious, negatives, num_negatives):
-        config = self._config_dict
-        if not config["iou_balanced"]:
+    def _negative_pool(
+        self, max_ious: tf.Tensor, negatives: tf.Tensor, num_negatives: tf.Tensor
+    ) -> pools.Pool:
+        if not self._config_dict["iou_balanced"]:
             return sampling.random_pool(negatives, num_negatives)
-        by_candidates = config["bin_range"] == "candidates"
-        return sampling.iou_pool(
-            max_ious,
-            negatives,
-            num_negatives,
-            config["num_bins"],
-            config["floor_threshold"],
-            config["floor_fraction"],
-            config["bin_range"],
-            config["background_iou_high_threshold"] if by_candidates else None,
-        )
+        return sampling.iou_pool(max_ious, negatives, num_negatives, self._bins)
 
-    def _seed(self):
+    def _seed(self) -> tf.Tensor | None:
         seed = self._config_dict["seed"]
         return None if seed is None else tf.stack([seed, tf.cast(self.step(), tf.int32)])
 
 
-def _is_padding(boxes):
+def _is_padding(boxes: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(boxes, axis=-1, keepdims=True) < 0
 
 
-def _gather_targets(per_instance, instances, foreground):
-    """Rows of [B, M, ...] by instance [B, K], zero where not foreground; M may be 0."""
+def _gather_targets(
+    per_instance: tf.Tensor, instances: tf.Tensor, foreground: tf.Tensor
+) -> tf.Tensor:
+    """Gathers rows of `[B, M, ...]` by instance `[B, K]`, zero if not foreground; M may be 0."""
     num_instances = tf.shape(per_instance)[1]
     after_last = [[0, 1] if axis == 1 else [0, 0] for axis in range(per_instance.shape.rank)]
     rows = tf.where(foreground, instances, num_instances)

@@ -5,5 +5,5 @@ from libra_tf.mixins import BalancedL1LossMixin
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class BalancedL1Loss(BalancedL1LossMixin, keras.losses.Loss):
-    """Balanced L1 loss: see `libra_tf.mixins.BalancedL1LossMixin`."""
+class BalancedL1Loss(BalancedL1LossMixin, keras.losses.Loss):  # noqa: D101
+    __doc__ = BalancedL1LossMixin.__doc__

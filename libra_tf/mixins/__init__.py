@@ -1,8 +1,9 @@
-"""What the layers and losses do, apart from the Keras that they are made for.
+"""The layers and losses without the Keras they run on.
 
-Two Keras packages are in use: the one Model Garden is built on, and Keras 3. Each class here uses
-only what both share and `libra_tf.ops`, and imports neither. It is made concrete by deriving from
-it and the Keras base class, and by naming the package in the class attribute `_keras`.
+Two Keras packages are in use: the one Model Garden is built on, and Keras 3. The classes here use
+only `libra_tf.ops` and what both packages share, and import neither. A concrete class derives from
+one of them and from the base class of a Keras, names that package in its attribute `_keras`, and
+takes over the docstring, which `help` would not look up here.
 """
 
 from libra_tf.mixins.balanced_feature_pyramid import BalancedFeaturePyramidMixin

@@ -1,14 +1,19 @@
 """The balanced feature pyramid as a Keras layer."""
 
-import collections.abc
-import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from libra_tf import ops
+from libra_tf.mixins.non_local import KerasIdentifier
 from libra_tf.ops.resampling import spatial_size
 
 REFINE_TYPES = (None, "conv", "non_local")
+
+_Levels: TypeAlias = Mapping[str, tf.Tensor] | Sequence[tf.Tensor]
+_Shape: TypeAlias = Sequence[int | None]
+_LevelShapes: TypeAlias = Mapping[str, _Shape] | Sequence[_Shape]
 
 
 class BalancedFeaturePyramidMixin:
@@ -16,52 +21,58 @@ class BalancedFeaturePyramidMixin:
 
     Gathers all levels at the size of one of them (finer levels by adaptive max pooling, coarser
     ones by nearest neighbour), takes their mean, refines it, and adds the result to every level at
-    that level's size. Levels may have any sizes; all have the same number of channels.
+    that level's size. Levels may have any size but must have the same number of channels.
 
-    Input and output: a dict of levels `{"3": tensor, ...}` as in Model Garden, in any order of the
-    keys (a larger number is coarser), or a list from fine to coarse. Each level is a float tensor
-    [B, H, W, C]; B, H and W may be unknown until run time.
+    Input and output: a dict of levels `{"3": tensor, ...}` as in Model Garden, with the keys in any
+    order (a larger number is coarser), or a list from fine to coarse. Each level is float
+    `[B, H, W, C]`; B, H and W may be unknown until run time.
 
     Args:
-      refine_level: The level at which to gather: its key (4 or "4") for dicts, its index for
-        lists. The published configs use stride 16: key 4.
+      refine_level: the level at which to gather: its key (4 or "4") in a dict, its index in a list.
+        The published configs use stride 16, which is key 4.
       refine_type: "non_local" (the published one, see `NonLocal2D`), "conv" (3x3 with bias and
-        ReLU) or None.
-      mode: Pairwise function of the non-local block, see `NonLocal2D`.
-      reduction: Positive int, by which the non-local block divides its channels.
-      use_scale: Bool, whether "embedded_gaussian" divides its dot products by sqrt(channels).
-      sub_sample: Bool, whether the non-local block max-pools its keys and values.
-      query_block: Positive int or None, how many positions the non-local block handles at a time.
-      kernel_initializer: Initializer of the refinement's kernels. None: the published ones,
-        Xavier-uniform for "conv" and a normal distribution of standard deviation 0.01 for
+        ReLU) or None for no refinement.
+      mode: the pairwise function of the non-local block, see `NonLocal2D`.
+      reduction: the factor by which the non-local block divides its channels, at least 1.
+      use_scale: whether "embedded_gaussian" divides its dot products by the square root of its
+        channels.
+      sub_sample: whether the non-local block max-pools its keys and values.
+      query_block: how many positions the non-local block handles at a time, at least 1. None:
+        chosen from the size of the map.
+      kernel_initializer: initializer of the refinement's kernels. None: the published ones,
+        Xavier-uniform for "conv" and a normal distribution with a standard deviation of 0.01 for
         "non_local".
-      out_kernel_initializer: Initializer of the last kernel of the non-local block. With the zeros
-        the refinement starts as the identity.
-      kernel_regularizer: Regularizer of the refinement's kernels, or None.
-      **kwargs: Arguments of the Keras layer, such as `name` and `dtype`.
+      out_kernel_initializer: initializer of the last kernel of the non-local block. With zeros the
+        refinement starts as the identity.
+      kernel_regularizer: regularizer of the refinement's kernels.
+      **kwargs: arguments of the Keras layer, such as `name` and `dtype`.
 
     Raises:
       ValueError: If `refine_level` is not a level, `refine_type` is unknown, or an argument of the
         non-local block is invalid.
+
+    References:
+      - Pang et al., Libra R-CNN: Towards Balanced Learning for Object Detection, CVPR 2019.
+        https://arxiv.org/abs/1904.02701
     """
 
-    _keras: typing.Any
-    _non_local_class: typing.Any
+    _keras: Any
+    _non_local_class: Any
 
     def __init__(
         self,
-        refine_level,
-        refine_type="non_local",
-        mode="embedded_gaussian",
-        reduction=1,
-        use_scale=False,
-        sub_sample=False,
-        query_block=None,
-        kernel_initializer=None,
-        out_kernel_initializer="zeros",
-        kernel_regularizer=None,
-        **kwargs,
-    ):
+        refine_level: int | str,
+        refine_type: str | None = "non_local",
+        mode: str = "embedded_gaussian",
+        reduction: int = 1,
+        use_scale: bool = False,
+        sub_sample: bool = False,
+        query_block: int | None = None,
+        kernel_initializer: KerasIdentifier | None = None,
+        out_kernel_initializer: KerasIdentifier = "zeros",
+        kernel_regularizer: KerasIdentifier | None = None,
+        **kwargs: Any,
+    ) -> None:
         if not str(refine_level).isdigit():
             raise ValueError(
                 "`refine_level` of a balanced feature pyramid must be a level number such as 4 or "
@@ -98,11 +109,12 @@ class BalancedFeaturePyramidMixin:
                 dtype=self.dtype_policy,
             )
 
-    def build(self, input_shape):
-        """Makes the weights of the refinement.
+    def build(self, input_shape: _LevelShapes) -> None:
+        """Creates the weights of the refinement.
 
         Args:
-          input_shape: Shapes of the levels, in a dict or a list as the levels themselves.
+          input_shape: the shapes of the levels, `[B, H, W, C]`, in a dict or a list like the levels
+            themselves; only C must be known.
 
         Raises:
           ValueError: If the levels have different or unknown numbers of channels, or the level to
@@ -133,14 +145,15 @@ class BalancedFeaturePyramidMixin:
                 self.refine.build(shapes[refine_index])
         super().build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: _Levels) -> dict[str, tf.Tensor] | list[tf.Tensor]:
         """Balances the levels.
 
         Args:
-          inputs: Dict or list of float tensors [B, H, W, C].
+          inputs: the levels, each float `[B, H, W, C]`, in a dict by level number or a list from
+            fine to coarse.
 
         Returns:
-          Levels of the same shapes and dtype, in the same kind of container.
+          The balanced levels, of the same shapes and dtype, in the same kind of container.
         """
         levels = self._fine_to_coarse(inputs)
         refine_index = self._refine_index(inputs)
@@ -154,18 +167,18 @@ class BalancedFeaturePyramidMixin:
             levels[refine_index] + balanced,
             *(level + ops.adaptive_max_pool2d(balanced, spatial_size(level)) for level in coarser),
         ]
-        if isinstance(inputs, collections.abc.Mapping):
+        if isinstance(inputs, Mapping):
             return dict(zip(_sorted_keys(inputs), outputs, strict=True))
         return outputs
 
-    def gather(self, inputs):
-        """Brings all levels to the size of the one that is refined.
+    def gather(self, inputs: _Levels) -> list[tf.Tensor]:
+        """Resizes all levels to the size of the level to refine.
 
         Args:
-          inputs: As in `call`.
+          inputs: as in `call`.
 
         Returns:
-          List of tensors [B, H, W, C] from fine to coarse, whose mean is the integrated map.
+          The resized levels `[B, H, W, C]` from fine to coarse; their mean is the integrated map.
         """
         levels = self._fine_to_coarse(inputs)
         refine_index = self._refine_index(inputs)
@@ -176,12 +189,12 @@ class BalancedFeaturePyramidMixin:
             *(ops.resize_nearest2d(level, size) for level in levels[refine_index + 1 :]),
         ]
 
-    def compute_output_shape(self, input_shape):
-        """Returns the shapes of the input, which are those of the output."""
+    def compute_output_shape(self, input_shape: _LevelShapes) -> _LevelShapes:
+        """Returns the shapes of the output, which are those of the input."""
         return input_shape
 
-    def get_config(self):
-        """Returns the arguments from which the layer can be made again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that recreate the layer."""
         return {
             **super().get_config(),
             "refine_level": self.refine_level,
@@ -198,14 +211,14 @@ class BalancedFeaturePyramidMixin:
             "kernel_regularizer": self._keras.regularizers.serialize(self.kernel_regularizer),
         }
 
-    def _fine_to_coarse(self, levels):
-        if isinstance(levels, collections.abc.Mapping):
+    def _fine_to_coarse(self, levels: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
+        if isinstance(levels, Mapping):
             return [levels[key] for key in _sorted_keys(levels)]
         return list(levels)
 
-    def _refine_index(self, levels):
-        """The position of the level to refine in the order from fine to coarse."""
-        if isinstance(levels, collections.abc.Mapping):
+    def _refine_index(self, levels: Mapping[str, Any] | Sequence[Any]) -> int:
+        """Returns the position of the level to refine in the order from fine to coarse."""
+        if isinstance(levels, Mapping):
             known = [int(key) for key in _sorted_keys(levels)]
         else:
             known = list(range(len(levels)))
@@ -217,8 +230,8 @@ class BalancedFeaturePyramidMixin:
         return known.index(int(self.refine_level))
 
 
-def _sorted_keys(levels):
-    """The keys of a dict of levels from fine to coarse: "10" comes after "9"."""
+def _sorted_keys(levels: Mapping[str, Any]) -> list[str]:
+    """Returns the keys of a dict of levels from fine to coarse: "10" comes after "9"."""
     if not all(str(key).isdigit() for key in levels):
         raise ValueError(
             "The keys of a dict of pyramid levels must be level numbers such as '3', got "

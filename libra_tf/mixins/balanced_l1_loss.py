@@ -1,5 +1,7 @@
 """The balanced L1 loss as a Keras loss."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from libra_tf import ops
@@ -10,30 +12,37 @@ class BalancedL1LossMixin:
     """Balanced L1 loss, the objective level of Libra R-CNN (section 3.3 of the paper).
 
     Used like Keras' `Huber`: the loss is the mean over the last axis, then weighted by
-    `sample_weight` and reduced as `reduction` says. See `libra_tf.ops.balanced_l1` for the
+    `sample_weight` and reduced according to `reduction`. See `libra_tf.ops.balanced_l1` for the
     formula, the precision and the two forms.
 
+    Inputs: `y_true` and `y_pred`, float `[..., D]`. The loss is float64 if `y_pred` is, else
+    float32, and has shape `[...]` before the reduction.
+
     Args:
-      alpha: Positive float. Smaller values raise the gradient of the inliers more.
-      gamma: Positive float, the gradient of the outliers.
-      beta: Positive float, where inliers end, in the units of the predictions.
-      form: "paper" or "mmdet"; they differ where `beta` is not 1.
-      name: Name of the loss.
-      **kwargs: Arguments of the Keras loss, such as `reduction`.
+      alpha: positive. Smaller values raise the gradient of the inliers more.
+      gamma: positive, the gradient of the outliers.
+      beta: positive, where inliers end, in the units of the predictions.
+      form: "paper" or "mmdet"; they differ unless `beta` is 1.
+      name: the name of the loss.
+      **kwargs: arguments of the Keras loss, such as `reduction`.
 
     Raises:
       ValueError: If `alpha`, `gamma` or `beta` is not positive, or `form` is unknown.
+
+    References:
+      - Pang et al., Libra R-CNN: Towards Balanced Learning for Object Detection, CVPR 2019.
+        https://arxiv.org/abs/1904.02701
     """
 
     def __init__(
         self,
-        alpha=0.5,
-        gamma=1.5,
-        beta=1.0,
-        form="paper",
-        name="balanced_l1_loss",
-        **kwargs,
-    ):
+        alpha: float = 0.5,
+        gamma: float = 1.5,
+        beta: float = 1.0,
+        form: str = "paper",
+        name: str = "balanced_l1_loss",
+        **kwargs: Any,
+    ) -> None:
         validate_balanced_l1(alpha, gamma, beta, form)
         super().__init__(name=name, **kwargs)
         self.alpha = alpha
@@ -41,21 +50,21 @@ class BalancedL1LossMixin:
         self.beta = beta
         self.form = form
 
-    def call(self, y_true, y_pred):
-        """Computes the loss of every row.
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Computes the mean loss over the last axis.
 
         Args:
-          y_true: Tensor [..., D], the regression targets.
-          y_pred: Tensor [..., D], the predictions.
+          y_true: float `[..., D]`, the regression targets.
+          y_pred: float `[..., D]`, the predictions.
 
         Returns:
-          Tensor [...], float32 (float64 where `y_pred` is).
+          `[...]`, float64 if `y_pred` is, else float32.
         """
         loss = ops.balanced_l1(y_true, y_pred, self.alpha, self.gamma, self.beta, self.form)
         return tf.reduce_mean(loss, axis=-1)
 
-    def get_config(self):
-        """Returns the arguments from which the loss can be made again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that recreate the loss."""
         return {
             **super().get_config(),
             "alpha": self.alpha,

@@ -1,6 +1,7 @@
 """The non-local block as a Keras layer."""
 
-import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
@@ -9,63 +10,71 @@ from libra_tf.ops.resampling import spatial_size
 
 MODES = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 
+# An initializer or regularizer as Keras takes it: by name, as a config, or as an object.
+KerasIdentifier: TypeAlias = str | Mapping[str, Any] | Callable[..., Any]
 
-class _Projection(typing.NamedTuple):
-    """A 1x1 convolution: kernel [in, out] and bias [out]."""
 
-    kernel: typing.Any
-    bias: typing.Any
+class _Projection(NamedTuple):
+    """A 1x1 convolution: kernel `[in, out]` and bias `[out]`, Keras variables or tensors."""
+
+    kernel: Any
+    bias: Any
 
 
 class NonLocal2DMixin:
     """Non-local block over the positions of a feature map, with a residual connection.
 
     z_i = x_i + W_out y_i with y_i = sum_j f(x_i, x_j) g(x_j) / C(x), over all positions j (Wang et
-    al., CVPR 2018, equations 1 and 6). Libra R-CNN refines its balanced feature with it (section
-    3.2 of the paper). theta, phi, g and out are 1x1 convolutions with bias. No N x N matrix is
-    ever held as a whole for large maps, see `libra_tf.ops.non_local_gaussian`.
+    al., equations 1 and 6). Libra R-CNN refines its balanced features with it (Pang et al., section
+    3.2). theta, phi, g and out are 1x1 convolutions with bias. For a large map the N x N matrix of
+    affinities is never held as a whole, see `libra_tf.ops.non_local_gaussian`.
 
-    Input and output: float tensor [B, H, W, C]; B, H and W may be unknown until run time.
+    Input and output: float `[B, H, W, C]`; B, H and W may be unknown until run time.
 
-    Weights, in order: `g`, `theta`, `phi` (the last two not for "gaussian") and `out`, each a
-    `kernel` [in, out] and a `bias` [out], then `concat_project` [2 * inner, 1] for
-    "concatenation", with `inner = max(C // reduction, 1)`.
+    Weights, in order: `g`, then (except for "gaussian") `theta` and `phi`, then `out`, each a
+    kernel `[in, out]` and a bias `[out]`; for "concatenation" also `concat_project`
+    `[2 * inner, 1]`, where `inner = max(C // reduction, 1)`.
 
     Args:
-      mode: The pairwise function f: "embedded_gaussian" (the published one), "gaussian",
+      mode: the pairwise function f: "embedded_gaussian" (the published one), "gaussian",
         "dot_product" or "concatenation".
-      reduction: Positive int, by which the channels inside the block are divided.
-      use_scale: Bool, whether "embedded_gaussian" divides its dot products by sqrt(inner).
-      sub_sample: Bool, whether the positions j are those of the map max-pooled 2x2.
-      query_block: Positive int or None, how many positions i are handled at a time; None: chosen
-        from the size of the map.
-      kernel_initializer: Initializer of the kernels of g, theta and phi and of `concat_project`.
-        None: a normal distribution of standard deviation 0.01.
-      out_kernel_initializer: Initializer of the kernel of out. The zeros make the block start as
-        the identity.
-      bias_initializer: Initializer of the biases.
-      kernel_regularizer: Regularizer of all kernels, or None.
-      **kwargs: Arguments of the Keras layer, such as `name` and `dtype`.
+      reduction: the factor by which the block divides its channels, at least 1.
+      use_scale: whether "embedded_gaussian" divides its dot products by sqrt(inner).
+      sub_sample: whether to max-pool the map by 2x2 for the positions j.
+      query_block: how many positions i to handle at a time, at least 1. None: chosen from the size
+        of the map.
+      kernel_initializer: initializer of the kernels of g, theta and phi and of `concat_project`.
+        None: a normal distribution with a standard deviation of 0.01.
+      out_kernel_initializer: initializer of the kernel of out. With zeros the block starts as the
+        identity.
+      bias_initializer: initializer of the biases.
+      kernel_regularizer: regularizer of all kernels.
+      **kwargs: arguments of the Keras layer, such as `name` and `dtype`.
 
     Raises:
       ValueError: If `mode` is unknown, or `reduction` or `query_block` is not positive.
+
+    References:
+      - Wang et al., Non-local Neural Networks, CVPR 2018. https://arxiv.org/abs/1711.07971
+      - Pang et al., Libra R-CNN: Towards Balanced Learning for Object Detection, CVPR 2019.
+        https://arxiv.org/abs/1904.02701
     """
 
-    _keras: typing.Any
+    _keras: Any
 
     def __init__(
         self,
-        mode="embedded_gaussian",
-        reduction=1,
-        use_scale=False,
-        sub_sample=False,
-        query_block=None,
-        kernel_initializer=None,
-        out_kernel_initializer="zeros",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        **kwargs,
-    ):
+        mode: str = "embedded_gaussian",
+        reduction: int = 1,
+        use_scale: bool = False,
+        sub_sample: bool = False,
+        query_block: int | None = None,
+        kernel_initializer: KerasIdentifier | None = None,
+        out_kernel_initializer: KerasIdentifier = "zeros",
+        bias_initializer: KerasIdentifier = "zeros",
+        kernel_regularizer: KerasIdentifier | None = None,
+        **kwargs: Any,
+    ) -> None:
         if mode not in MODES:
             raise ValueError(f"`mode` of a non-local block must be one of {MODES}, got {mode!r}.")
         if reduction < 1:
@@ -86,14 +95,14 @@ class NonLocal2DMixin:
         self.bias_initializer = initializers.get(bias_initializer)
         self.kernel_regularizer = self._keras.regularizers.get(kernel_regularizer)
 
-    def build(self, input_shape):
-        """Makes the weights for maps of shape [B, H, W, C].
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates the weights.
 
         Args:
-          input_shape: Shape of the input; only the channels must be known.
+          input_shape: the shape of the map, `[B, H, W, C]`; only C must be known.
 
         Raises:
-          ValueError: If the input is not [B, H, W, C] with known C, or too small to sub-sample.
+          ValueError: If the input is not `[B, H, W, C]` with known C, or too small to sub-sample.
         """
         input_shape = tuple(input_shape)
         if len(input_shape) != 4 or input_shape[-1] is None:
@@ -119,14 +128,14 @@ class NonLocal2DMixin:
             )
         super().build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Applies the block.
 
         Args:
-          inputs: Float tensor [B, H, W, C].
+          inputs: float `[B, H, W, C]`.
 
         Returns:
-          Tensor of the same shape and dtype.
+          The refined map, of the same shape and dtype.
         """
         if self._can_merge(inputs):
             return self._call_merged(inputs)
@@ -142,17 +151,18 @@ class NonLocal2DMixin:
         response = tf.reshape(response, [-1, *spatial_size(inputs), values.shape[-1]])
         return inputs + tf.cast(_project(response, self.out), inputs.dtype)
 
-    def attention(self, inputs):
-        """Says how much each position looks at which: the weights of `call`, to be looked at.
+    def attention(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns how much each position attends to every other: the weights of `call`.
 
-        It holds all N x M weights of an image at once, which `call` avoids.
+        Meant for looking at them: it holds all N x M weights of an image at once, which `call`
+        avoids.
 
         Args:
-          inputs: As in `call`.
+          inputs: as in `call`.
 
         Returns:
-          Float tensor [B, N, M], each row of which sums to 1; N = H * W, and M = N unless
-          `sub_sample`. In float32 whatever the dtype of the layer.
+          float32 `[B, N, M]`, whatever the dtype of the layer; each row sums to 1. N = H * W, and
+          M = N unless `sub_sample` is set.
 
         Raises:
           ValueError: If `mode` is one whose weights do not sum to 1.
@@ -169,16 +179,16 @@ class NonLocal2DMixin:
         units = tf.eye(tf.shape(keys)[1], batch_shape=tf.shape(keys)[:1])
         return self._apply_pairwise(queries, keys, units)
 
-    def _can_merge(self, inputs):
-        """Whether two projections do the work of four, without rounding their products away."""
+    def _can_merge(self, inputs: tf.Tensor) -> bool:
+        """Returns whether two projections can replace four without a loss of precision."""
         is_square = self.mode == "embedded_gaussian" and self.reduction == 1
         return is_square and not self.sub_sample and inputs.dtype in (tf.float32, tf.float64)
 
-    def _call_merged(self, inputs):
-        """Applies the embedded Gaussian with theta and phi, and g and out, as one matrix each.
+    def _call_merged(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Applies the embedded Gaussian with theta and phi, and g and out, merged into one matrix.
 
         theta_i . phi_j is x_i^T (W_theta W_phi^T) x_j, up to terms that are the same for all j and
-        that the softmax takes out; and as its weights sum to 1, W_out and W_g change places with
+        cancel in the softmax. The softmax weights sum to 1, so W_g and W_out can be applied after
         the weighted sum.
         """
         theta, phi, g, out = (
@@ -195,12 +205,12 @@ class NonLocal2DMixin:
         response = self._apply_pairwise(_project(positions, pair), positions, positions)
         return inputs + tf.reshape(_project(response, value), tf.shape(inputs))
 
-    def compute_output_shape(self, input_shape):
-        """Returns the shape of the input, which is that of the output."""
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
+        """Returns the shape of the output, which is that of the input."""
         return input_shape
 
-    def get_config(self):
-        """Returns the arguments from which the layer can be made again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that recreate the layer."""
         initializers = self._keras.initializers
         return {
             **super().get_config(),
@@ -215,23 +225,25 @@ class NonLocal2DMixin:
             "kernel_regularizer": self._keras.regularizers.serialize(self.kernel_regularizer),
         }
 
-    def _add_projection(self, name, num_inputs, num_outputs, initializer):
+    def _add_projection(
+        self, name: str, num_inputs: int, num_outputs: int, initializer: Any
+    ) -> _Projection:
         kernel = self._add_kernel(f"{name}_kernel", (num_inputs, num_outputs), initializer)
         bias = self.add_weight(
             name=f"{name}_bias", shape=(num_outputs,), initializer=self.bias_initializer
         )
         return _Projection(kernel, bias)
 
-    def _add_kernel(self, name, shape, initializer):
-        # Used twice, one initializer object without a seed gives the same numbers twice.
+    def _add_kernel(self, name: str, shape: tuple[int, int], initializer: Any) -> Any:
+        # A shared initializer object without a seed would give every kernel the same numbers.
         initializer = initializer.__class__.from_config(initializer.get_config())
         return self.add_weight(
             name=name, shape=shape, initializer=initializer, regularizer=self.kernel_regularizer
         )
 
-    def _apply_pairwise(self, queries, keys, values):
+    def _apply_pairwise(self, queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
         if self.mode in ("dot_product", "concatenation"):
-            # Products that no softmax bounds: they overflow float16, even where the output fits.
+            # No softmax bounds these products: they overflow float16 even if the output fits.
             values = tf.cast(values, tf.float32)
         if self.mode == "dot_product":
             return ops.non_local_dot_product(queries, keys, values)
@@ -243,12 +255,12 @@ class NonLocal2DMixin:
         return ops.non_local_gaussian(queries, keys, values, scale, self.query_block)
 
 
-def _project(x, projection):
+def _project(x: tf.Tensor, projection: _Projection) -> tf.Tensor:
     kernel, bias = (tf.cast(tf.convert_to_tensor(weight), x.dtype) for weight in projection)
     return tf.tensordot(x, kernel, 1) + bias
 
 
-def _flatten_positions(x):
-    """[B, H, W, C] -> [B, H * W, C]."""
+def _flatten_positions(x: tf.Tensor) -> tf.Tensor:
+    """`[B, H, W, C]` -> `[B, H * W, C]`."""
     height, width = spatial_size(x)
     return tf.reshape(x, [-1, height * width, x.shape[-1]])

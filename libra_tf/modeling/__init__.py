@@ -1,3 +1,1 @@
-"""Model Garden parts built on the Libra layers; importing it registers the decoder."""
-
-from libra_tf.modeling import libra_fpn
+"""Model Garden parts built on the Libra layers: decoder, backbone, sampler, losses, detectors."""

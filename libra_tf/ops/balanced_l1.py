@@ -1,6 +1,7 @@
 """Balanced L1 loss, the objective level of Libra R-CNN (section 3.3 of the paper)."""
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -8,40 +9,48 @@ FORMS = ("paper", "mmdet")
 
 # Below this u, (1 + u) log(1 + u) - u is summed as a series: the difference cancels.
 _SERIES_LIMIT = 0.05
-# Terms that bring the series' relative error at the limit below that of the difference.
+# Enough terms for the series to have a smaller relative error at the limit than the difference.
 _SERIES_TERMS = {tf.float32: 4, tf.float64: 10}
 
 # b = exp(gamma / alpha) - 1 must fit in float32 with room for b / beta.
 _LARGEST_EXPONENT = 64.0
 
 
-def balanced_l1(y_true, y_pred, alpha=0.5, gamma=1.5, beta=1.0, form="paper"):
-    """Balanced L1 loss of every element.
+def balanced_l1(
+    y_true: tf.Tensor,
+    y_pred: tf.Tensor,
+    alpha: float = 0.5,
+    gamma: float = 1.5,
+    beta: float = 1.0,
+    form: str = "paper",
+) -> tf.Tensor:
+    """Computes the balanced L1 loss of every element.
 
     The paper defines the gradient with respect to x = y_pred - y_true (equation 8):
 
         dL/d|x| = alpha * log(b * |x| / beta + 1)   where |x| < beta
                   gamma                             elsewhere
 
-    with `alpha * log(b + 1) = gamma` (equation 9), which makes it continuous. Against smooth L1 it
-    raises the share of the inliers (|x| < beta) and keeps that of the outliers bounded by `gamma`.
+    with `alpha * log(b + 1) = gamma` (equation 9), which makes it continuous. Compared with smooth
+    L1, inliers (|x| < beta) have a larger gradient, and that of outliers is still bounded, by
+    `gamma`.
 
     Args:
-      y_true: Tensor of any shape, the regression targets.
-      y_pred: Tensor of the same (or a broadcastable) shape, the predictions.
-      alpha: Positive float. Smaller values raise the gradient of the inliers more.
-      gamma: Positive float, the gradient of the outliers.
-      beta: Positive float, where inliers end, in the units of `y_pred`. The paper uses 1.
+      y_true: float `[...]`, the regression targets.
+      y_pred: float, the predictions, of the same shape as `y_true` or one that broadcasts with it.
+      alpha: positive. Smaller values raise the gradient of the inliers more.
+      gamma: positive, the gradient of the outliers.
+      beta: positive, where inliers end, in the units of `y_pred`. The paper uses 1.
       form: "paper" integrates the gradient above for any `beta`. "mmdet" is MMDetection's
-        expression, which equals it at `beta = 1` only: elsewhere its gradient is
-        `alpha * (1 / beta - 1)` next to 0 and jumps at `beta`. Its published Libra RetinaNet
-        weights were trained with it at `beta = 0.11`.
+        expression, which agrees with it only at `beta = 1`: otherwise its gradient is
+        `alpha * (1 / beta - 1)` next to 0 and jumps at `beta`. MMDetection's published Libra
+        RetinaNet weights were trained with it at `beta = 0.11`.
 
     Returns:
-      Tensor of the broadcast shape, float64 where `y_pred` is and float32 otherwise: half
-      precision is widened, because `gamma * |x|` overflows float16. A value beyond the largest
-      float is that float. The gradient is exact (not differentiated from the value, which loses
-      digits near 0), flows to both arguments, and can be differentiated again.
+      The loss, of the broadcast shape; float64 if `y_pred` is, else float32: half precision is
+      widened, because `gamma * |x|` overflows float16. Values saturate at the largest float. The
+      gradient is exact (differentiating the value would lose digits near 0), flows to both
+      arguments, and can be differentiated again.
 
     Raises:
       ValueError: If `alpha`, `gamma` or `beta` is not positive, or `form` is unknown.
@@ -52,8 +61,8 @@ def balanced_l1(y_true, y_pred, alpha=0.5, gamma=1.5, beta=1.0, form="paper"):
     error = tf.cast(y_pred, dtype) - tf.cast(y_true, dtype)
 
     @tf.custom_gradient
-    def loss(error):
-        def gradient(upstream):
+    def loss(error: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
             return upstream * _gradient(error, alpha, gamma, beta, form)
 
         return _value(error, alpha, gamma, beta, form), gradient
@@ -61,14 +70,14 @@ def balanced_l1(y_true, y_pred, alpha=0.5, gamma=1.5, beta=1.0, form="paper"):
     return loss(error)
 
 
-def validate_balanced_l1(alpha, gamma, beta, form):
+def validate_balanced_l1(alpha: float, gamma: float, beta: float, form: str) -> None:
     """Checks the constants of the balanced L1 loss.
 
     Args:
-      alpha: See `balanced_l1`.
-      gamma: See `balanced_l1`.
-      beta: See `balanced_l1`.
-      form: See `balanced_l1`.
+      alpha: as in `balanced_l1`.
+      gamma: as in `balanced_l1`.
+      beta: as in `balanced_l1`.
+      form: as in `balanced_l1`.
 
     Raises:
       ValueError: If `alpha`, `gamma` or `beta` is not positive, `gamma / alpha` is so large that
@@ -86,8 +95,8 @@ def validate_balanced_l1(alpha, gamma, beta, form):
         raise ValueError(f"`form` of the balanced L1 loss must be one of {FORMS}, got {form!r}.")
 
 
-def _value(error, alpha, gamma, beta, form):
-    """The integral of the gradient, 0 at 0, saturated at the largest float."""
+def _value(error: tf.Tensor, alpha: float, gamma: float, beta: float, form: str) -> tf.Tensor:
+    """Returns the integral of the gradient: 0 at 0, saturated at the largest float."""
     b = math.expm1(gamma / alpha)
     magnitude = tf.abs(error)
     u = tf.minimum(magnitude, beta) * (b / beta)
@@ -97,8 +106,8 @@ def _value(error, alpha, gamma, beta, form):
     return tf.minimum(value, error.dtype.max)
 
 
-def _gradient(error, alpha, gamma, beta, form):
-    """The derivative with respect to the error, 0 at 0."""
+def _gradient(error: tf.Tensor, alpha: float, gamma: float, beta: float, form: str) -> tf.Tensor:
+    """Returns the derivative with respect to the error: 0 at 0."""
     b = math.expm1(gamma / alpha)
     magnitude = tf.abs(error)
     u = tf.minimum(magnitude, beta) * (b / beta)
@@ -111,8 +120,8 @@ def _gradient(error, alpha, gamma, beta, form):
     return tf.sign(error) * slope
 
 
-def _integrated_log1p(u):
-    """(1 + u) log(1 + u) - u, the integral of log(1 + u), to a relative 3e-6 in float32."""
+def _integrated_log1p(u: tf.Tensor) -> tf.Tensor:
+    """Returns the integral of log(1 + u), (1 + u) log(1 + u) - u, to a relative 3e-6 in float32."""
     small = tf.minimum(u, _SERIES_LIMIT)
     orders = range(_SERIES_TERMS[u.dtype] + 1, 1, -1)
     series, *coefficients = ((-1) ** k / (k * (k - 1)) for k in orders)

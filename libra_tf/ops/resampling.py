@@ -1,21 +1,27 @@
 """Resizing of feature maps between any two sizes: adaptive max pooling and nearest neighbour."""
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import tensorflow as tf
 
+# An int where it is known when the graph is built, else an int scalar.
+Size: TypeAlias = int | tf.Tensor
 
-def adaptive_max_pool2d(x, output_size):
+
+def adaptive_max_pool2d(x: tf.Tensor, output_size: Sequence[Size]) -> tf.Tensor:
     """Max-pools a feature map to a given size, whatever its own size.
 
     Output cell i of an axis that goes from n to o covers the inputs from `floor(i * n / o)` to
-    `ceil((i + 1) * n / o)`, as in PyTorch. The cells overlap where o does not divide n. Where
-    several inputs of a cell are the largest, the first of them gets the whole gradient.
+    `ceil((i + 1) * n / o)`, as in PyTorch. The cells overlap if o does not divide n. If several
+    inputs of a cell are the largest, the first of them gets the whole gradient.
 
     Args:
-      x: Float tensor [B, H, W, C]; any dimension may be unknown until run time.
-      output_size: Pair (h, w) of positive ints or scalar int tensors.
+      x: float `[B, H, W, C]`; any dimension may be unknown until run time.
+      output_size: height h and width w, positive.
 
     Returns:
-      Tensor [B, h, w, C] of the same dtype. The shape is static where the sizes are.
+      `[B, h, w, C]`, in the dtype of `x`. Static sizes give a static shape.
 
     Raises:
       ValueError: If `x` is not of rank 4 or a static size is not positive.
@@ -29,18 +35,18 @@ def adaptive_max_pool2d(x, output_size):
     return _adaptive_max_pool_axis(x, 2, width, out_width)
 
 
-def resize_nearest2d(x, output_size):
+def resize_nearest2d(x: tf.Tensor, output_size: Sequence[Size]) -> tf.Tensor:
     """Resizes a feature map to any size, each output copying one input.
 
-    Output i of an axis that goes from n to o is input `floor(i * n / o)`, as PyTorch's "nearest",
-    but in integers: in float32 i * (n / o) can fall just below a whole number.
+    Output i of an axis that goes from n to o is input `floor(i * n / o)`, like PyTorch's "nearest",
+    but computed in integers: in float32 i * (n / o) can fall just below a whole number.
 
     Args:
-      x: Tensor [B, H, W, C]; any dimension may be unknown until run time.
-      output_size: Pair (h, w) of positive ints or scalar int tensors.
+      x: `[B, H, W, C]`, of any dtype; any dimension may be unknown until run time.
+      output_size: height h and width w, positive.
 
     Returns:
-      Tensor [B, h, w, C] of the same dtype. The shape is static where the sizes are.
+      `[B, h, w, C]`, in the dtype of `x`. Static sizes give a static shape.
 
     Raises:
       ValueError: If `x` is not of rank 4 or a static size is not positive.
@@ -54,18 +60,18 @@ def resize_nearest2d(x, output_size):
     return x
 
 
-def add_nearest2d(x, coarse):
-    """Adds to a feature map another one, resized to its size.
+def add_nearest2d(x: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
+    """Resizes a feature map to the size of another one and adds it.
 
-    The same as `x + resize_nearest2d(coarse, size of x)`. Where the sizes divide, the resized map,
-    as large as `x`, is never made.
+    The same as `x + resize_nearest2d(coarse, size of x)`. If h divides H and w divides W, the
+    resized map, as large as `x`, is never created.
 
     Args:
-      x: Tensor [B, H, W, C].
-      coarse: Tensor [B, h, w, C] of the same dtype.
+      x: `[B, H, W, C]`.
+      coarse: `[B, h, w, C]`, in the dtype of `x`.
 
     Returns:
-      Tensor [B, H, W, C].
+      `[B, H, W, C]`, in the same dtype.
 
     Raises:
       ValueError: If one of the maps is not of rank 4.
@@ -80,21 +86,20 @@ def add_nearest2d(x, coarse):
     return tf.reshape(added, [-1, height, width, channels])
 
 
-def spatial_size(x):
-    """Height and width of a feature map.
+def spatial_size(x: tf.Tensor) -> tuple[Size, Size]:
+    """Returns the height and width of a feature map, each an int if known, else an int32 scalar.
 
     Args:
-      x: Tensor [B, H, W, C].
-
-    Returns:
-      Pair of ints where they are known, of scalar int32 tensors where not.
+      x: `[B, H, W, C]`.
     """
     dynamic = tf.shape(x)
     return tuple(dynamic[axis] if x.shape[axis] is None else x.shape[axis] for axis in (1, 2))
 
 
-def _validated(x, output_size):
-    """Checks the arguments, and returns the map, its size and its new size."""
+def _validated(
+    x: tf.Tensor, output_size: Sequence[Size]
+) -> tuple[tf.Tensor, tuple[Size, Size], tuple[Size, Size]]:
+    """Checks the arguments and returns the map, its size and its new size."""
     x = tf.convert_to_tensor(x)
     if x.shape.rank != 4:
         raise ValueError(f"A feature map must be [B, H, W, C], got a tensor of shape {x.shape}.")
@@ -104,49 +109,49 @@ def _validated(x, output_size):
     return x, spatial_size(x), output_size
 
 
-def _static_if_known(size):
+def _static_if_known(size: Size) -> Size:
     static = tf.get_static_value(size) if tf.is_tensor(size) else size
     return size if static is None else int(static)
 
 
-def _is_static(size):
+def _is_static(size: Size) -> bool:
     return isinstance(size, int)
 
 
-def _same(a, b):
-    """Whether two sizes are known to be equal."""
+def _same(a: Size, b: Size) -> bool:
+    """Returns whether two sizes are known to be equal."""
     return _is_static(a) and _is_static(b) and a == b
 
 
-def _divides(divisor, size):
-    """Whether a size is known to be a multiple of another."""
+def _divides(divisor: Size, size: Size) -> bool:
+    """Returns whether a size is known to be a multiple of another."""
     return _is_static(divisor) and _is_static(size) and size % divisor == 0
 
 
-def _adaptive_max_pool_axis(x, axis, size, out_size):
+def _adaptive_max_pool_axis(x: tf.Tensor, axis: int, size: Size, out_size: Size) -> tf.Tensor:
     if _same(size, out_size):
         return x
     cell = tf.range(out_size)
     start = cell * size // out_size
     last = ((cell + 1) * size - 1) // out_size  # ceil((i + 1) * n / o) - 1
-    # All cells are laid out as wide as the widest; the narrower ones repeat their last input.
+    # Every cell is laid out as wide as the widest; narrower ones repeat their last input.
     widest = tf.reduce_max(last - start) + 1
     covered = tf.minimum(start[:, None] + tf.range(widest), last[:, None])
     laid_out = tf.gather(x, tf.reshape(covered, [-1]), axis=axis)
     window = [1, 1, 1, 1]
     window[axis] = widest
-    # Unlike tf.nn.max_pool2d, the raw operation takes a window that is known at run time only.
+    # Unlike tf.nn.max_pool2d, the raw operation takes a window that is known only at run time.
     pooled = tf.raw_ops.MaxPoolV2(input=laid_out, ksize=window, strides=window, padding="VALID")
     shape = x.shape.as_list()
     shape[axis] = out_size if _is_static(out_size) else None
     return tf.ensure_shape(pooled, shape)
 
 
-def _repeat(x, row_repeats, column_repeats):
-    """Repeats rows and columns.
+def _repeat(x: tf.Tensor, row_repeats: int, column_repeats: int) -> tf.Tensor:
+    """Repeats every row and every column of a feature map.
 
-    A copy next to itself in the innermost memory is a repetition along the axis before it. That is
-    two to three times faster than a gather or a tile, above all in the gradient.
+    Concatenating a tensor with itself along one axis and reshaping repeats the elements of the axis
+    before it. That is two to three times faster than a gather or a tile, above all in the gradient.
     """
     _, height, width, channels = x.shape
     channels = tf.shape(x)[3] if channels is None else channels

@@ -1,16 +1,22 @@
 """RoIAlign (He et al., ICCV 2017) as MMDetection computes it, with static shapes.
 
-Every cell of the output averages bilinear samples on a regular grid inside it, by default one for
-every started pixel of the cell in each direction: how many there are depends on the box. The
-average over a grid is separable, so that a box needs two small matrices, of what each row and each
-column of the map weighs in each cell. Their sizes do not depend on the box, and the sums over the
-samples have a closed form, so nothing depends on the number of samples.
+Every cell of the output averages bilinear samples on a regular grid inside it. By default there is
+one sample for every pixel of the cell in each direction, rounded up, so their number depends on the
+box. The average over a grid is separable: a box needs two small matrices, with the weight of each
+row and each column of the map in each cell. Their sizes do not depend on the box, and the sums over
+the samples have a closed form, so nothing depends on the number of samples.
 """
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import tensorflow as tf
 
-# Boxes that are worked on at a time; bounds the memory, [block, output_size, width, channels].
+# Boxes to handle at a time; bounds the memory, [block, output_size, width, channels].
 _BLOCK = 32
+
+# The index of an image and a block of boxes: the weights of its rows and of its columns.
+_Block: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 def roi_align(
@@ -22,19 +28,19 @@ def roi_align(
     aligned: bool = True,
     where: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Crops boxes of a feature map to one size.
+    """Crops boxes from a feature map and resizes them to one size.
 
-    The gradient is that of the features; boxes have none.
+    Gradients flow to the features, not to the boxes.
 
     Args:
       features: float `[B, H, W, C]`.
       boxes: float `[B, N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of the image.
-      spatial_scale: size of the map over that of the image: one over its stride.
-      output_size: height and width of the crops.
+      spatial_scale: the size of the map divided by that of the image: one over its stride.
+      output_size: height and width of the crops, in cells.
       sampling_ratio: samples per cell and direction; 0 for as many as the cell has pixels, rounded
         up.
-      aligned: whether the centre of the first pixel is at half a pixel; without, it is at zero, and
-        boxes are at least a pixel large.
+      aligned: whether the centre of the first pixel is at 0.5. Otherwise it is at 0, and boxes
+        count as at least one pixel high and wide.
       where: bool `[B, N]`, which boxes to crop; None for all. The others, and empty boxes, give
         zeros.
 
@@ -55,17 +61,18 @@ def roi_align(
 def _cell_weights(
     start: tf.Tensor, size: tf.Tensor, length: tf.Tensor, num_cells: int, sampling_ratio: int
 ) -> tf.Tensor:
-    """What each pixel of an axis weighs in each cell.
+    """Returns the weight of each pixel of an axis in each cell.
 
     Args:
-      start: where boxes start, `[...]`; the centre of pixel `i` is at `i`.
-      size: their sizes, `[...]`.
+      start: float32 `[...]`, where boxes start, in pixels; the centre of pixel `i` is at `i`.
+      size: float32 `[...]`, their sizes in pixels.
       length: int scalar, the number of pixels.
-      num_cells: number of cells of a box.
-      sampling_ratio: see `roi_align`.
+      num_cells: the number of cells of a box.
+      sampling_ratio: as in `roi_align`.
 
     Returns:
-      `[..., num_cells, length]`. A row sums to one, or less where samples lie beyond the map.
+      float32 `[..., num_cells, length]`. A row sums to one, or to less if samples lie outside the
+      map.
     """
     cell = size / num_cells
     count = tf.maximum(tf.math.ceil(cell), 0.0)
@@ -81,7 +88,7 @@ def _cell_weights(
     inside = tf.minimum(count, tf.math.floor((limit - first) / step) + 1.0) - skipped
     first += skipped * step
 
-    # One pixel more on either side stands for the outermost pixel, which those samples get.
+    # One more pixel on either side: samples there take the value of the outermost pixel.
     pixels = tf.range(-1, length + 1)
     offset = tf.cast(pixels, tf.float32) - first[..., tf.newaxis]
     weights = _triangle_sums(offset, step[..., tf.newaxis], inside[..., tf.newaxis])
@@ -92,19 +99,19 @@ def _cell_weights(
 
 
 def _triangle_sums(offset: tf.Tensor, step: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """The sum over i < count of max(0, 1 - |i * step - offset|)."""
+    """Returns the sum over i < count of max(0, 1 - |i * step - offset|)."""
     sums = (
         _ramp_sums(offset - 1.0, step, count)
         - 2.0 * _ramp_sums(offset, step, count)
         + _ramp_sums(offset + 1.0, step, count)
     )
-    # Elsewhere large numbers would cancel only up to rounding.
+    # Elsewhere the sum is 0, but large numbers would cancel only up to rounding.
     is_near = (offset > -1.0) & (offset < (count - 1.0) * step + 1.0)
     return tf.where(is_near & (count > 0.0), sums, 0.0)
 
 
 def _ramp_sums(offset: tf.Tensor, step: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """The sum over i < count of max(0, i * step - offset)."""
+    """Returns the sum over i < count of max(0, i * step - offset)."""
     first = tf.clip_by_value(tf.math.floor(offset / step) + 1.0, 0.0, tf.maximum(count, 0.0))
     terms = count - first
     return terms * (first * step - offset) + step * terms * (terms - 1.0) / 2.0
@@ -121,20 +128,20 @@ def _apply(features: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tenso
     images = tf.repeat(tf.range(num_images), num_blocks)
     cells, channels = rows.shape[2], features.shape[3]
 
-    def crop(features, block):
+    def crop(features: tf.Tensor, block: _Block) -> tf.Tensor:
         image, row, column = block
 
-        def crops():
+        def crops() -> tf.Tensor:
             partial = tf.einsum("nph,hwc->npwc", row, features[image])
             return tf.matmul(column[:, tf.newaxis], partial)
 
         zeros = tf.zeros([_BLOCK, cells, cells, channels], features.dtype)
         return tf.cond(tf.reduce_any(row != 0), crops, lambda: zeros)
 
-    def add_gradient(total, block):
+    def add_gradient(total: tf.Tensor, block: tuple[tf.Tensor, ...]) -> tf.Tensor:
         image, row, column, upstream = block
 
-        def added():
+        def added() -> tf.Tensor:
             partial = tf.matmul(column[:, tf.newaxis], upstream, transpose_a=True)
             gradient = tf.einsum("nph,npwc->hwc", row, partial)
             return tf.tensor_scatter_nd_add(total, [[image]], gradient[tf.newaxis])
@@ -143,7 +150,7 @@ def _apply(features: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tenso
 
     # TensorFlow's own gradient would keep the partial products of all blocks.
     @tf.custom_gradient
-    def crop_all(features):
+    def crop_all(features: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         crops = tf.map_fn(
             lambda block: crop(features, block),
             (images, row_blocks, column_blocks),
@@ -151,7 +158,7 @@ def _apply(features: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tenso
             parallel_iterations=1,
         )
 
-        def gradient(upstream):
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
             blocks = (images, row_blocks, column_blocks, upstream)
             zeros = tf.zeros_like(features)
             return tf.foldl(add_gradient, blocks, zeros, parallel_iterations=1)
@@ -163,6 +170,6 @@ def _apply(features: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tenso
 
 
 def _in_blocks(weights: tf.Tensor, padding: tf.Tensor) -> tf.Tensor:
-    """`[B, N, P, length]` as `[B * blocks, _BLOCK, P, length]`, padded with boxes of no weight."""
+    """`[B, N, P, length]` -> `[B * blocks, _BLOCK, P, length]`, padded with boxes of no weight."""
     weights = tf.pad(weights, [[0, 0], [0, padding], [0, 0], [0, 0]])
     return tf.reshape(weights, tf.concat([[-1, _BLOCK], tf.shape(weights)[2:]], axis=0))

@@ -1,9 +1,11 @@
 """Choice of training samples, the sample level of Libra R-CNN (section 3.1 of the paper).
 
-Everything here is a random subset of a given size from each of several groups, drawn once (random),
-or drawn evenly first and filled up at random then (by IoU, by instance). What is drawn how is said
-by a `Pool`; `libra_tf.ops.pools` draws.
+Every function here draws a random subset of a given size from each row: all of it at random
+(`sample_random`), or evenly over groups first and the rest at random (by IoU, by instance). A
+`Pool` describes what to draw; `libra_tf.ops.pools` draws it.
 """
+
+import dataclasses
 
 import tensorflow as tf
 
@@ -12,18 +14,77 @@ from libra_tf.ops import pools
 BIN_RANGES = ("candidates", "all")
 
 
-def sample_random(candidates, num_samples, seed=None):
+@dataclasses.dataclass(frozen=True)
+class IoUBins:
+    """How IoU-balanced sampling splits the candidates of a row by their IoU.
+
+    Candidates with an IoU below `floor_threshold` form the floor. The others fall into `num_bins`
+    bins of equal width, from `floor_threshold` (or 0) up to the end that `bin_range` chooses.
+
+    Attributes:
+      num_bins: the number of bins, at least 1.
+      floor_threshold: the IoU below which (0: at which) candidates form the floor, in [0, 1); -1
+        for no floor.
+      floor_fraction: the share of the samples to take from the floor, in [0, 1].
+      bin_range: "candidates" or "all", see `sample_iou_balanced`.
+      iou_limit: where the bins of "candidates" end; None for the largest IoU of a candidate.
+
+    Raises:
+      ValueError: If an attribute is outside its range, or `iou_limit` is given with `bin_range`
+        "all".
+    """
+
+    num_bins: int = 3
+    floor_threshold: float = -1.0
+    floor_fraction: float = 0.0
+    bin_range: str = "candidates"
+    iou_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_bins < 1:
+            raise ValueError(f"`num_bins` must be at least 1, got {self.num_bins}.")
+        if self.floor_threshold != -1 and not 0 <= self.floor_threshold < 1:
+            raise ValueError(
+                "`floor_threshold` must be an IoU in [0, 1), or -1 for no floor, got "
+                f"{self.floor_threshold}."
+            )
+        if not 0 <= self.floor_fraction <= 1:
+            raise ValueError(f"`floor_fraction` must be in [0, 1], got {self.floor_fraction}.")
+        if self.bin_range not in BIN_RANGES:
+            raise ValueError(f"`bin_range` must be one of {BIN_RANGES}, got {self.bin_range!r}.")
+        if self.iou_limit is None:
+            return
+        if self.bin_range != "candidates":
+            raise ValueError(
+                "`iou_limit` ends the bins where `bin_range` is 'candidates'; leave it out for "
+                f"{self.bin_range!r}."
+            )
+        if self.iou_limit <= self.bottom:
+            raise ValueError(
+                f"`iou_limit` must be above {self.bottom}, where the bins begin, got "
+                f"{self.iou_limit}."
+            )
+
+    @property
+    def bottom(self) -> float:
+        """The IoU at which the first bin begins."""
+        return max(self.floor_threshold, 0.0)
+
+
+def sample_random(
+    candidates: tf.Tensor, num_samples: int | tf.Tensor, seed: pools.Seed | None = None
+) -> tf.Tensor:
     """Samples candidates uniformly at random.
 
     Args:
-      candidates: Bool tensor [B, N], what may be sampled.
-      num_samples: Int or int tensor [B], how many to sample.
-      seed: None for a new draw each time (repeatable with `tf.random.set_seed`); an int or an int
-        tensor [2] for the same draw each time, compiled or not.
+      candidates: bool `[B, N]`, what may be sampled.
+      num_samples: how many to sample per row: an int for all rows, or int `[B]`.
+      seed: an int or int `[2]` gives the same draw every time, compiled or not. None gives a new
+        draw every time, which `tf.random.set_seed` makes repeatable.
 
     Returns:
-      Bool tensor [B, N] with exactly min(num_samples, number of candidates) True in each row, all
-      of them candidates.
+      bool `[B, N]`, True for exactly min(`num_samples`, number of candidates) elements of each row,
+      all of them candidates.
 
     Raises:
       ValueError: If `candidates` is not a bool tensor of rank 2.
@@ -33,81 +94,103 @@ def sample_random(candidates, num_samples, seed=None):
 
 
 def sample_iou_balanced(
-    max_ious,
-    candidates,
-    num_samples,
-    num_bins=3,
-    floor_threshold=-1.0,
-    floor_fraction=0.0,
-    bin_range="candidates",
-    iou_limit=None,
-    seed=None,
-):
+    max_ious: tf.Tensor,
+    candidates: tf.Tensor,
+    num_samples: int | tf.Tensor,
+    num_bins: int = 3,
+    floor_threshold: float = -1.0,
+    floor_fraction: float = 0.0,
+    bin_range: str = "candidates",
+    iou_limit: float | None = None,
+    seed: pools.Seed | None = None,
+) -> tf.Tensor:
     """Samples candidates (negatives) evenly over the range of their IoUs.
 
     The range is split into `num_bins` bins of equal width, and every bin gives the same number of
-    samples; a bin with fewer candidates gives all, and the shortfall is filled at random from the
-    other candidates (equation 2 of the paper). Candidates with an IoU below `floor_threshold` can
-    be kept out of the bins: of those, about `floor_fraction` of the samples are taken at random,
-    and more where the others do not suffice, as in MMDetection.
+    samples. A bin with too few candidates gives all it has, and the shortfall is drawn at random
+    from the other candidates (equation 2 of the paper). Candidates with an IoU below
+    `floor_threshold` can be kept out of the bins. About `floor_fraction` of the samples are then
+    taken from them at random, and more if the other candidates do not suffice, as in MMDetection.
 
     Args:
-      max_ious: Float tensor [B, N], the largest IoU of each box with any instance. NaN counts as 0.
-      candidates: Bool tensor [B, N], what may be sampled.
-      num_samples: Int or int tensor [B], how many to sample.
-      num_bins: Positive int, the number K of bins.
-      floor_threshold: Float. Positive: candidates with a lower IoU form the floor. 0: those with
-        an IoU of exactly 0 do. -1: there is no floor, all candidates are balanced.
-      floor_fraction: Float in [0, 1], the share of the samples to take from the floor.
+      max_ious: float `[B, N]`, the largest IoU of each box with any instance. NaN counts as 0.
+      candidates: bool `[B, N]`, what may be sampled.
+      num_samples: how many to sample per row: an int for all rows, or int `[B]`.
+      num_bins: the number K of bins, at least 1.
+      floor_threshold: an IoU in [0, 1), or -1. Positive: candidates with a lower IoU form the
+        floor. 0: candidates with an IoU of exactly 0 do. -1: there is no floor, and all candidates
+        are balanced.
+      floor_fraction: the share of the samples to take from the floor, in [0, 1].
       bin_range: "candidates" (the paper): the bins end at `iou_limit`. "all" (MMDetection): they
-        end at the maximum of `max_ious` over the whole row, candidate or not. With ground truth
-        among the boxes that is 1, so that negatives fill only the lower bins.
-      iou_limit: Float, the upper end of the bins, such as the IoU below which a box is negative;
-        above their lower end, which is `floor_threshold` or 0. None: the largest IoU of a
-        candidate in the row. The last bin holds what lies above, too.
-      seed: As in `sample_random`.
+        end at the largest IoU in the row, candidate or not. With ground truth among the boxes that
+        is 1, so negatives fill only the lower bins.
+      iou_limit: where the bins end, such as the IoU below which a box is negative; must be above
+        their lower end, which is `floor_threshold` or 0. The last bin also holds any higher IoU.
+        None: the bins end at the largest IoU of a candidate in the row.
+      seed: as in `sample_random`.
 
     Returns:
-      Bool tensor [B, N] with exactly min(num_samples, number of candidates) True in each row, all
-      of them candidates.
+      bool `[B, N]`, True for exactly min(`num_samples`, number of candidates) elements of each row,
+      all of them candidates.
 
     Raises:
       ValueError: If an argument is outside its range, `candidates` is not a bool tensor of rank 2,
         or `iou_limit` is given with `bin_range` "all".
     """
-    validate_iou_balanced(num_bins, floor_threshold, floor_fraction, bin_range, iou_limit)
-    candidates = _validated_candidates(candidates)
-    pool = iou_pool(
-        max_ious,
-        candidates,
-        num_samples,
-        num_bins,
-        floor_threshold,
-        floor_fraction,
-        bin_range,
-        iou_limit,
-    )
-    return pools.draw_mask(pool, seed)
+    bins = IoUBins(num_bins, floor_threshold, floor_fraction, bin_range, iou_limit)
+    return draw_iou_balanced(max_ious, candidates, num_samples, bins, seed)
 
 
-def sample_instance_balanced(instance_ids, candidates, num_samples, max_instances, seed=None):
-    """Samples candidates (positives) evenly over the instances that they belong to.
-
-    Each of the n instances that have candidates gives round(num_samples / n) + 1 of its own at
-    random; an excess is thinned out at random, a shortfall filled at random from the other
-    candidates (section 3.1 of the paper; the rounding is MMDetection's).
+def draw_iou_balanced(
+    max_ious: tf.Tensor,
+    candidates: tf.Tensor,
+    num_samples: int | tf.Tensor,
+    bins: IoUBins,
+    seed: pools.Seed | None = None,
+) -> tf.Tensor:
+    """Does what `sample_iou_balanced` does, for bins that were described before.
 
     Args:
-      instance_ids: Int tensor [B, N], the instance of each box, in [0, max_instances) for
-        candidates; what is outside counts as the nearest instance.
-      candidates: Bool tensor [B, N], what may be sampled.
-      num_samples: Int or int tensor [B], how many to sample.
-      max_instances: Positive int or scalar int tensor, the number of instances a row can have.
-      seed: As in `sample_random`.
+      max_ious: as in `sample_iou_balanced`.
+      candidates: as in `sample_iou_balanced`.
+      num_samples: as in `sample_iou_balanced`.
+      bins: how to bin the candidates.
+      seed: as in `sample_random`.
 
     Returns:
-      Bool tensor [B, N] with exactly min(num_samples, number of candidates) True in each row, all
-      of them candidates.
+      As `sample_iou_balanced`.
+
+    Raises:
+      ValueError: If `candidates` is not a bool tensor of rank 2.
+    """
+    candidates = _validated_candidates(candidates)
+    return pools.draw_mask(iou_pool(max_ious, candidates, num_samples, bins), seed)
+
+
+def sample_instance_balanced(
+    instance_ids: tf.Tensor,
+    candidates: tf.Tensor,
+    num_samples: int | tf.Tensor,
+    max_instances: int | tf.Tensor,
+    seed: pools.Seed | None = None,
+) -> tf.Tensor:
+    """Samples candidates (positives) evenly over the instances they belong to.
+
+    Each of the n instances that have candidates gives round(`num_samples` / n) + 1 of its own at
+    random. Samples beyond `num_samples` are dropped at random, and a shortfall is drawn at random
+    from the other candidates (section 3.1 of the paper; the rounding is MMDetection's).
+
+    Args:
+      instance_ids: int `[B, N]`, the instance of each box, in `[0, max_instances)` for candidates.
+        Values outside count as the nearest instance.
+      candidates: bool `[B, N]`, what may be sampled.
+      num_samples: how many to sample per row: an int for all rows, or int `[B]`.
+      max_instances: how many instances a row can have, at least 1; an int or an int scalar.
+      seed: as in `sample_random`.
+
+    Returns:
+      bool `[B, N]`, True for exactly min(`num_samples`, number of candidates) elements of each row,
+      all of them candidates.
 
     Raises:
       ValueError: If `candidates` is not a bool tensor of rank 2 or `max_instances` is not positive.
@@ -119,51 +202,12 @@ def sample_instance_balanced(instance_ids, candidates, num_samples, max_instance
     return pools.draw_mask(pool, seed)
 
 
-def validate_iou_balanced(num_bins, floor_threshold, floor_fraction, bin_range, iou_limit=None):
-    """Checks the arguments of `sample_iou_balanced` that are fixed for a training.
+def random_pool(candidates: tf.Tensor, num_samples: int | tf.Tensor) -> pools.Pool:
+    """Returns the pool that `sample_random` draws from.
 
     Args:
-      num_bins: See `sample_iou_balanced`.
-      floor_threshold: See `sample_iou_balanced`.
-      floor_fraction: See `sample_iou_balanced`.
-      bin_range: See `sample_iou_balanced`.
-      iou_limit: See `sample_iou_balanced`.
-
-    Raises:
-      ValueError: If one of them is outside its range.
-    """
-    if num_bins < 1:
-        raise ValueError(f"`num_bins` must be at least 1, got {num_bins}.")
-    if floor_threshold != -1 and not 0 <= floor_threshold < 1:
-        raise ValueError(
-            "`floor_threshold` must be an IoU in [0, 1), or -1 for no floor, got "
-            f"{floor_threshold}."
-        )
-    if not 0 <= floor_fraction <= 1:
-        raise ValueError(f"`floor_fraction` must be in [0, 1], got {floor_fraction}.")
-    if bin_range not in BIN_RANGES:
-        raise ValueError(f"`bin_range` must be one of {BIN_RANGES}, got {bin_range!r}.")
-    if iou_limit is not None and bin_range != "candidates":
-        raise ValueError(
-            "`iou_limit` ends the bins where `bin_range` is 'candidates'; leave it out for "
-            f"{bin_range!r}."
-        )
-    bottom = max(floor_threshold, 0.0)
-    if iou_limit is not None and iou_limit <= bottom:
-        raise ValueError(
-            f"`iou_limit` must be above {bottom}, where the bins begin, got {iou_limit}."
-        )
-
-
-def random_pool(candidates, num_samples):
-    """The pool of `sample_random`.
-
-    Args:
-      candidates: As in `sample_random`.
-      num_samples: As in `sample_random`.
-
-    Returns:
-      A `libra_tf.ops.pools.Pool`.
+      candidates: as in `sample_random`.
+      num_samples: as in `sample_random`.
     """
     num_samples = _per_row(candidates, num_samples)
     return pools.Pool(
@@ -177,71 +221,58 @@ def random_pool(candidates, num_samples):
 
 
 def iou_pool(
-    max_ious,
-    candidates,
-    num_samples,
-    num_bins=3,
-    floor_threshold=-1.0,
-    floor_fraction=0.0,
-    bin_range="candidates",
-    iou_limit=None,
-):
-    """The pool of `sample_iou_balanced`, whose groups are the bins.
+    max_ious: tf.Tensor, candidates: tf.Tensor, num_samples: int | tf.Tensor, bins: IoUBins
+) -> pools.Pool:
+    """Returns the pool that `sample_iou_balanced` draws from; its groups are the bins.
 
     Args:
-      max_ious: As in `sample_iou_balanced`.
-      candidates: As in `sample_iou_balanced`.
-      num_samples: As in `sample_iou_balanced`.
-      num_bins: As in `sample_iou_balanced`.
-      floor_threshold: As in `sample_iou_balanced`.
-      floor_fraction: As in `sample_iou_balanced`.
-      bin_range: As in `sample_iou_balanced`.
-      iou_limit: As in `sample_iou_balanced`.
-
-    Returns:
-      A `libra_tf.ops.pools.Pool`.
+      max_ious: as in `sample_iou_balanced`.
+      candidates: as in `sample_iou_balanced`.
+      num_samples: as in `sample_iou_balanced`.
+      bins: how to bin the candidates.
     """
     max_ious = tf.cast(max_ious, tf.float32)
     max_ious = tf.where(tf.math.is_nan(max_ious), tf.zeros_like(max_ious), max_ious)
     num_samples = _per_row(candidates, num_samples)
-    floor = candidates & _is_floor(max_ious, floor_threshold)
+    floor = candidates & _is_floor(max_ious, bins.floor_threshold)
     balanced = candidates & ~floor
     # In float64, as Python computes it: 10 * (1 - 0.9) is 0 in float32.
-    wanted = tf.cast(tf.cast(num_samples, tf.float64) * (1 - floor_fraction), tf.int32)
+    wanted = tf.cast(tf.cast(num_samples, tf.float64) * (1 - bins.floor_fraction), tf.int32)
     num_balanced = _count(balanced)
     num_floor = tf.minimum(_count(floor), num_samples - tf.minimum(num_balanced, wanted))
-    top = _top_of_bins(max_ious, candidates, bin_range, iou_limit)
-    bins = _bin_indices(max_ious, floor_threshold, top, num_bins)
+    bin_indices = _bin_indices(max_ious, _top_of_bins(max_ious, candidates, bins), bins)
     return pools.Pool(
-        groups=tf.where(balanced, bins, num_bins),
-        num_groups=num_bins,
-        share=lambda sizes: (wanted // num_bins)[:, None],
+        groups=tf.where(balanced, bin_indices, bins.num_bins),
+        num_groups=bins.num_bins,
+        share=lambda sizes: (wanted // bins.num_bins)[:, None],
         num_grouped=tf.minimum(num_balanced, num_samples - num_floor),
         floor=floor,
         num_floor=num_floor,
     )
 
 
-def instance_pool(instance_ids, candidates, num_samples, max_instances):
-    """The pool of `sample_instance_balanced`, whose groups are the instances.
+def instance_pool(
+    instance_ids: tf.Tensor,
+    candidates: tf.Tensor,
+    num_samples: int | tf.Tensor,
+    max_instances: int | tf.Tensor,
+) -> pools.Pool:
+    """Returns the pool that `sample_instance_balanced` draws from; its groups are the instances.
 
     Args:
-      instance_ids: As in `sample_instance_balanced`.
-      candidates: As in `sample_instance_balanced`.
-      num_samples: As in `sample_instance_balanced`.
-      max_instances: As in `sample_instance_balanced`.
-
-    Returns:
-      A `libra_tf.ops.pools.Pool`.
+      instance_ids: as in `sample_instance_balanced`.
+      candidates: as in `sample_instance_balanced`.
+      num_samples: as in `sample_instance_balanced`.
+      max_instances: as in `sample_instance_balanced`.
     """
     num_samples = _per_row(candidates, num_samples)
 
-    def share(sizes):
+    def share(sizes: tf.Tensor) -> tf.Tensor:
         num_instances = tf.maximum(_count(sizes > 0), 1)
         # tf.round rounds halves to even, as Python does.
         return tf.cast(tf.round(num_samples / num_instances), tf.int32)[:, None] + 1
 
-    # A group that there is not would break the quotas.
+    # A group outside the range would break the quotas.
     instance_ids = tf.clip_by_value(tf.cast(instance_ids, tf.int32), 0, max_instances - 1)
     return pools.Pool(
         groups=tf.where(candidates, instance_ids, max_instances),
@@ -253,7 +284,7 @@ def instance_pool(instance_ids, candidates, num_samples, max_instances):
     )
 
 
-def _validated_candidates(candidates):
+def _validated_candidates(candidates: tf.Tensor) -> tf.Tensor:
     candidates = tf.convert_to_tensor(candidates)
     if candidates.dtype != tf.bool or candidates.shape.rank != 2:
         raise ValueError(
@@ -262,42 +293,42 @@ def _validated_candidates(candidates):
         )
     if (candidates.shape[1] or 0) > pools.MAX_CANDIDATES:
         raise ValueError(
-            f"There are {candidates.shape[1]} candidates a row; at most {pools.MAX_CANDIDATES} "
-            "can be sampled from."
+            f"There are {candidates.shape[1]} candidates per row; the samplers take at most "
+            f"{pools.MAX_CANDIDATES}."
         )
     return candidates
 
 
-def _per_row(candidates, num_samples):
-    """`num_samples`, an int or [B], as an int32 tensor [B]."""
+def _per_row(candidates: tf.Tensor, num_samples: int | tf.Tensor) -> tf.Tensor:
+    """Returns `num_samples`, an int or `[B]`, as int32 `[B]`."""
     return tf.broadcast_to(tf.cast(num_samples, tf.int32), tf.shape(candidates)[:1])
 
 
-def _count(mask):
+def _count(mask: tf.Tensor) -> tf.Tensor:
+    """Returns how many elements of each row are True, int32 `[B]`."""
     return tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
 
 
-def _is_floor(max_ious, floor_threshold):
+def _is_floor(max_ious: tf.Tensor, floor_threshold: float) -> tf.Tensor:
     if floor_threshold > 0:
         return max_ious < floor_threshold
     # An IoU is never negative: a threshold of -1 leaves the floor empty.
     return tf.maximum(max_ious, 0) <= floor_threshold
 
 
-def _top_of_bins(max_ious, candidates, bin_range, iou_limit):
-    """Upper end of the bins of each row, broadcastable to [B, 1]."""
-    if bin_range == "all":
+def _top_of_bins(max_ious: tf.Tensor, candidates: tf.Tensor, bins: IoUBins) -> tf.Tensor:
+    """Returns where the bins of each row end, broadcastable to `[B, 1]`."""
+    if bins.bin_range == "all":
         return tf.reduce_max(max_ious, axis=1, keepdims=True)
-    if iou_limit is not None:
-        return tf.constant(iou_limit, max_ious.dtype, [1, 1])
+    if bins.iou_limit is not None:
+        return tf.constant(bins.iou_limit, max_ious.dtype, [1, 1])
     of_candidates = tf.where(candidates, max_ious, tf.zeros_like(max_ious))
     return tf.reduce_max(of_candidates, axis=1, keepdims=True)
 
 
-def _bin_indices(max_ious, floor_threshold, top, num_bins):
-    """The bin in [0, num_bins) of every IoU; the outer bins are open to the outside."""
-    bottom = max(floor_threshold, 0.0)
-    width = (tf.maximum(top, bottom) - bottom) / num_bins
-    inner_edges = bottom + tf.range(1, num_bins, dtype=max_ious.dtype) * width
-    inner_edges = tf.broadcast_to(inner_edges, [tf.shape(max_ious)[0], num_bins - 1])
+def _bin_indices(max_ious: tf.Tensor, top: tf.Tensor, bins: IoUBins) -> tf.Tensor:
+    """Returns the bin of every IoU, in `[0, num_bins)`; the outer bins are open-ended."""
+    width = (tf.maximum(top, bins.bottom) - bins.bottom) / bins.num_bins
+    inner_edges = bins.bottom + tf.range(1, bins.num_bins, dtype=max_ious.dtype) * width
+    inner_edges = tf.broadcast_to(inner_edges, [tf.shape(max_ious)[0], bins.num_bins - 1])
     return tf.searchsorted(inner_edges, max_ious, side="right")

@@ -9,23 +9,25 @@ import tensorflow as tf
 from official.common import distribute_utils
 from official.core import config_definitions as cfg
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
+from libra_tf.runs.folder import RunFolder
 
 STRATEGIES = ("mirrored", "multi_worker_mirrored", "one_device", "tpu", "off")
 
 
 def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Strategy:
-    """Builds the strategy that `runtime` asks for; to be called before TensorFlow computes.
+    """Builds the strategy that `runtime` asks for; call it before TensorFlow computes anything.
 
-    Several processes (`multi_worker_mirrored`) are named by `runtime.worker_hosts` and
-    `runtime.task_index`, or by the environment variable `TF_CONFIG`. The call waits for all.
+    For `multi_worker_mirrored`, `runtime.worker_hosts` and `runtime.task_index`, or the environment
+    variable `TF_CONFIG`, name the processes. The call waits for all of them.
 
     Args:
-      params: the experiment; where its `runtime.num_gpus` is 0, all visible ones are used.
+      params: the experiment; if its `runtime.num_gpus` is 0, all visible GPUs are used.
       mode: one of `libra_tf.runner.flags.MODES`.
 
     Raises:
-      UsageError: if there is no such strategy, or the processes are not named or are to evaluate.
+      UsageError: if there is no such strategy, or several processes are not named or would
+        evaluate.
     """
     runtime = params.runtime
     if runtime.distribution_strategy not in STRATEGIES:
@@ -48,7 +50,7 @@ def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Str
 
 def _configure_workers(runtime: cfg.RuntimeConfig, mode: str) -> None:
     if "eval" in mode:
-        # Each process would see the detections of its own share of the images.
+        # Each process would see only the detections in its own share of the images.
         raise UsageError(
             f"--mode={mode} does not work with runtime.distribution_strategy="
             "multi_worker_mirrored: train with --mode=train, and evaluate in one process, "
@@ -67,37 +69,33 @@ def _configure_workers(runtime: cfg.RuntimeConfig, mode: str) -> None:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes to the model folder."""
+    """Returns whether this process is the one that writes to the folder of the run."""
     return strategy.extended.should_checkpoint
 
 
 @contextlib.contextmanager
-def own_folder(strategy: tf.distribute.Strategy, model_dir: str) -> Iterator[str]:
-    """Where this process writes: all of them save, as saving needs all, and the chief's is kept.
+def own_folder(strategy: tf.distribute.Strategy, folder: RunFolder) -> Iterator[RunFolder]:
+    """Where this process writes. Saving needs all processes; what the chief saves is kept.
 
     Args:
       strategy: of the training.
-      model_dir: folder of the run.
+      folder: of the run.
 
     Yields:
-      `model_dir` for the chief; for the others a temporary folder with a copy of the newest
+      `folder` for the chief; for the others a temporary folder with a copy of the newest
       checkpoint.
     """
     if is_chief(strategy):
-        yield model_dir
-        return
-    with tempfile.TemporaryDirectory(prefix="libra_tf-worker-") as folder:
-        newest = tf.train.latest_checkpoint(model_dir)
-        if newest:
-            for file in tf.io.gfile.glob(f"{newest}.*"):
-                tf.io.gfile.copy(file, os.path.join(folder, os.path.basename(file)))
-            copied = os.path.join(folder, os.path.basename(newest))
-            tf.compat.v1.train.update_checkpoint_state(folder, copied)
         yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="libra_tf-worker-") as temporary:
+        own = RunFolder(temporary)
+        folder.copy_newest_checkpoint(own)
+        yield own
 
 
 def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Whether `flag` is true in one of the processes; all of them have to call this.
+    """Returns whether `flag` is true in any of the processes; all of them must call this.
 
     Args:
       strategy: of the training.

@@ -7,24 +7,10 @@ import sys
 from absl import flags
 from official.common import flags as tfm_flags
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
+from libra_tf.configs import names
 
-# Named here so that a misspelt name is refused before the long import of Model Garden.
-LIBRA_EXPERIMENTS = (
-    "libra_retinanet_demo",
-    "libra_fasterrcnn_demo",
-    "libra_retinanet_small",
-    "libra_fasterrcnn_small",
-    "libra_retinanet_resnetfpn_coco",
-    "libra_fasterrcnn_resnetfpn_coco",
-    "libra_fasterrcnn_resnextfpn_coco",
-    "libra_fastrcnn_resnetfpn_coco",
-    "libra_maskrcnn_resnetfpn_coco",
-    "libra_cascadercnn_resnetfpn_coco",
-)
-DEMO_EXPERIMENT = "libra_fasterrcnn_demo"
-FOLDER_EXPERIMENT = "libra_retinanet_small"
-# Whose flags `--help` lists.
+# The modules whose flags `--help` lists.
 FLAG_MODULES = (tfm_flags, sys.modules[__name__])
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_eval")
 
@@ -56,7 +42,7 @@ def define_flags() -> None:
         upper_bound=2**32 - 1,
         help="Seeds the initial weights, the order of the data, its augmentation and the sampling, "
         "and makes every operation deterministic, which is slower: the same command on the same "
-        "machine gives the same weights to the last bit. Without it every run draws anew.",
+        "machine gives the same weights to the last bit. Without it, every run is different.",
     )
     flags.DEFINE_bool(
         "enable_async_checkpointing",
@@ -67,20 +53,20 @@ def define_flags() -> None:
 
 
 def experiment_name(flag_values: flags.FlagValues) -> str:
-    """Returns the experiment to run: the one asked for, or a default that suits the data.
+    """Returns the experiment to run: the one that the flags name, or a default for the data.
 
     Raises:
       UsageError: if there is no such experiment; it names the nearest one.
     """
     name = flag_values.experiment
     if not name:
-        return FOLDER_EXPERIMENT if flag_values.dataset else DEMO_EXPERIMENT
-    if name not in LIBRA_EXPERIMENTS:
-        nearest = difflib.get_close_matches(name, LIBRA_EXPERIMENTS, n=1, cutoff=0.5)
+        return names.FOLDER_EXPERIMENT if flag_values.dataset else names.DEMO_EXPERIMENT
+    if name not in names.EXPERIMENTS:
+        nearest = difflib.get_close_matches(name, names.EXPERIMENTS, n=1, cutoff=0.5)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise UsageError(
             f"--experiment={name}: there is no such experiment.{hint} "
-            f"The Libra experiments are {', '.join(LIBRA_EXPERIMENTS)}; those of Model Garden "
+            f"The Libra experiments are {', '.join(names.EXPERIMENTS)}; those of Model Garden "
             "itself are not trained here."
         )
     return name
@@ -96,10 +82,10 @@ def model_dir(flag_values: flags.FlagValues, experiment: str) -> str:
 
 
 def check_flags(flag_values: flags.FlagValues) -> None:
-    """Refuses, before anything is imported, what can be seen to be wrong from the flags alone.
+    """Checks the flags before anything heavy is imported.
 
     Raises:
-      UsageError: on a mode that does not exist here or a file or folder that is not there.
+      UsageError: on an unknown mode, or a file or folder that does not exist.
     """
     if flag_values.mode not in MODES:
         raise UsageError(

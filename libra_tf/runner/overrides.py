@@ -1,4 +1,4 @@
-"""What config files and --params_override change, with errors that name the key and the nearest."""
+"""What config files and --params_override change; errors name the key and the nearest one."""
 
 import collections.abc
 import dataclasses
@@ -13,7 +13,7 @@ from absl import flags
 from official.modeling import hyperparams
 from official.modeling.hyperparams import params_dict
 
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 # What a config file or flag is called, and the nested keys and values in it.
 Override = tuple[str, Mapping[str, Any]]
@@ -24,13 +24,13 @@ class _TypeError(ValueError):
 
 
 def read(flag_values: flags.FlagValues) -> Iterator[Override]:
-    """Yields what `config_file` and `params_override` change, in the order of their application.
+    """Yields what `config_file` and `params_override` change, in the order in which they apply.
 
     Args:
       flag_values: parsed flags.
 
     Raises:
-      UsageError: if something cannot be read.
+      UsageError: if one of them cannot be read.
     """
     for path in flag_values.config_file or ():
         yield f"--config_file={path}", _read(f"--config_file={path}", path)
@@ -122,9 +122,9 @@ def _check_kind(source: str, name: str, value: Any, params: hyperparams.OneOfCon
 
 
 def _checked_value(name: str, value: Any, declared: Any) -> Any:
-    """Returns a value as the type that its key is declared with, or raises a _TypeError.
+    """Returns a value in the type that its key declares, or raises a _TypeError.
 
-    Texts are not checked, as Model Garden puts None and lists where it declares them.
+    Texts are not checked: Model Garden itself puts None and lists where it declares texts.
     """
     members = typing.get_args(declared)
     if type(None) in members:
@@ -137,7 +137,7 @@ def _checked_value(name: str, value: Any, declared: Any) -> Any:
     if kind in (list, collections.abc.Sequence):
         return _checked_list(name, value, declared)
     if kind is str and type(value) is int:
-        # YAML reads it so where it can, as in spinenet.model_id=96.
+        # YAML reads a number here, as in spinenet.model_id=96.
         return str(value)
     is_group = isinstance(kind, type) and issubclass(kind, hyperparams.Config)
     if is_group and not isinstance(value, Mapping):
@@ -149,7 +149,7 @@ def _checked_number(name: str, value: Any, kind: type) -> bool | int | float:
     number = value if kind is bool or not isinstance(value, str) else _as_number(value)
     if kind is int and isinstance(number, float) and number.is_integer():
         number = int(number)
-    # Model Garden declares this weight as an int and computes with any number.
+    # Model Garden declares these weights as ints but computes with any number.
     accepts_fractions = kind is float or name.endswith("_weight")
     if type(number) is not kind and not (accepts_fractions and type(number) in (int, float)):
         expected = {bool: "true or false", int: "an int", float: "a number"}[kind]
@@ -158,7 +158,7 @@ def _checked_number(name: str, value: Any, kind: type) -> bool | int | float:
 
 
 def _as_number(text: str) -> Any:
-    """YAML reads 1e-4 as a text, unlike 1.0e-4."""
+    """YAML reads 1e-4 as a text, but 1.0e-4 as a number."""
     try:
         return float(text)
     except ValueError:

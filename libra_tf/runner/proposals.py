@@ -1,4 +1,4 @@
-"""Refuses a run of Fast R-CNN whose proposals are not there, and explains what training says."""
+"""Checks the proposals of a detector without an RPN, before a run and while it reads them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,12 +6,11 @@ from collections.abc import Iterator
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
-from libra_tf.configs import fastrcnn
+from libra_tf.cli.errors import TrainingError, UsageError
 from libra_tf.data import DetectionDataset
 from libra_tf.data.annotations import read_image_ids
 from libra_tf.data.proposals import SUFFIX
 from libra_tf.dataloaders.proposals import problem_in
-from libra_tf.runner.errors import TrainingError, UsageError
 
 _HOW_TO_WRITE = "python -m libra_tf.data.proposals makes such a folder"
 
@@ -39,13 +38,13 @@ def check_folders(params: cfg.ExperimentConfig, mode: str) -> None:
 
 
 def check_files(params: cfg.ExperimentConfig, mode: str, dataset: DetectionDataset | None) -> None:
-    """Checks that every image has a file, as far as the images' ids are known.
+    """Checks that every image has a file, as far as the ids of the images are known.
 
     Args:
       params: config of the run.
       mode: one of `libra_tf.runner.flags.MODES`.
-      dataset: the folder to train on; without one, only the images of `task.annotation_file` are
-        known, which are those of the evaluation.
+      dataset: the folder to train on. Without one, only the images of the evaluation are known,
+        from `task.annotation_file`.
 
     Raises:
       UsageError: if an image has none; it names the first ones.
@@ -63,7 +62,7 @@ def check_files(params: cfg.ExperimentConfig, mode: str, dataset: DetectionDatas
 
 
 def _used_data(params: cfg.ExperimentConfig, mode: str) -> list[str]:
-    if not isinstance(params.task, fastrcnn.LibraFastRCNNTask):
+    if not params.task.takes_proposals:
         return []
     words = {"train": "train_data", "eval": "validation_data"}
     return [name for word, name in words.items() if word in mode]
@@ -84,10 +83,10 @@ def _check_files(key: str, folder: str, annotation_file: str) -> None:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns what a pipeline says about a file of proposals into one clear error.
+    """Turns an input pipeline's error about a file of proposals into one clear error.
 
     Raises:
-      TrainingError: if a file is missing or not what it should be; it names the file.
+      TrainingError: if a file is missing or has the wrong content; it names the file.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The numbers of steps in a training, most of which follow from others."""
+"""The numbers of steps in a training; most of them follow from others."""
 
 from collections.abc import Collection
 
@@ -16,7 +16,7 @@ _LEAST = {
 
 
 def scale(trainer: cfg.TrainerConfig, factor: float) -> None:
-    """Lets a training take another number of steps, with the learning rate dropping accordingly."""
+    """Scales the number of steps of a training, and the steps where its learning rate drops."""
     trainer.train_steps = max(1, round(trainer.train_steps * factor))
     learning_rate = trainer.optimizer_config.learning_rate
     if learning_rate.type == "stepwise":
@@ -26,17 +26,17 @@ def scale(trainer: cfg.TrainerConfig, factor: float) -> None:
 
 
 def settle(trainer: cfg.TrainerConfig, named: Collection[str]) -> None:
-    """Lets what the user has not set follow from what he has, and checks the rest.
+    """Derives what the user has not set, and checks what the user has set.
 
-    A cosine decay ends with the training. A warm-up takes half of the steps before the learning
-    rate drops, at the most. Summaries are written after whole loops.
+    A cosine decay ends with the training. A warm-up takes at most half of the steps before the
+    learning rate drops. Summaries are written after whole loops.
 
     Args:
       trainer: config, changed in place.
       named: the keys that the user has set, such as `trainer.train_steps`.
 
     Raises:
-      ValueError: if something cannot be; it names the key.
+      ValueError: if a number is impossible; it names the key.
     """
     _check_numbers(trainer)
     if trainer.summary_interval % trainer.steps_per_loop:
@@ -65,9 +65,10 @@ def _check_numbers(trainer: cfg.TrainerConfig) -> None:
 
 
 def _settle_warmup(trainer: cfg.TrainerConfig, named: Collection[str]) -> None:
-    """Model Garden's warm-up heads for the learning rate that is due at its last step.
+    """Keeps the warm-up shorter than the steps before the learning rate drops.
 
-    Where that has dropped already, the warm-up leads down, and the full rate is never reached.
+    Model Garden's warm-up rises to the learning rate that is due at its last step. If the rate has
+    dropped by then, training never reaches the full rate.
     """
     warmup = trainer.optimizer_config.warmup
     if warmup.type is None:

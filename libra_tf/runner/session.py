@@ -1,7 +1,6 @@
 """One run from flags to results: data, config, training, table and pictures."""
 
 import functools
-import os
 
 import gin
 import rich.console
@@ -11,109 +10,101 @@ from official.core import config_definitions as cfg
 from official.modeling import performance
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.cli import quiet
+from libra_tf.cli.errors import UsageError
+from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
-from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, shapes
-from libra_tf.data.cache import default_cache_dir
-from libra_tf.modeling import checkpoint_files
-from libra_tf.modeling.checkpoint_files import CheckpointError
-from libra_tf.runner import (
-    cluster,
-    config,
-    contact_sheet,
-    data_files,
-    guards,
-    model_dir,
-    proposals,
-    quiet,
-    results,
-    run_files,
-    trained_run,
-    training,
-)
-from libra_tf.runner.errors import UsageError
-from libra_tf.runner.progress import Progress
-
-# Sized so that a ResNet-18 learns the shapes within minutes on two CPU cores.
-DEMO_SHAPES = {"num_train": 1024, "num_val": 128, "image_size": 128}
+from libra_tf.data import DetectionDataset
+from libra_tf.initial_weights import checkpoint_files
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
+from libra_tf.runner import cluster, config, contact_sheet, input_data, proposals, training
+from libra_tf.runs import results, trained_run
+from libra_tf.runs.folder import PICTURES, RunFolder
 
 
 def run(
     experiment: str,
-    folder: str,
+    model_dir: str,
     flag_values: flags.FlagValues,
     console: rich.console.Console,
 ) -> None:
-    """Trains and evaluates as the flags say, and prints what came of it.
+    """Trains and evaluates as the flags say, and prints the results.
 
     Args:
       experiment: name of the experiment.
-      folder: model folder.
+      model_dir: folder of the run.
       flag_values: parsed flags; see `libra_tf.runner.flags`.
-      console: where progress and results go.
+      console: where progress and results are printed.
 
     Raises:
-      UsageError: if what was asked for cannot be done.
+      UsageError: if the command cannot be carried out.
       DatasetError: if the data set cannot be used.
-      TrainingError: if training cannot go on.
-      PreemptedError: if the process was asked to end.
+      TrainingError: if training cannot continue.
+      PreemptedError: if the process was told to stop.
     """
+    folder, mode = RunFolder(model_dir), flag_values.mode
     gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
     # Wrong keys, folders and checkpoints show before any data is read.
-    params = config.build(experiment, flag_values, dataset=None)
-    proposals.check_folders(params, flag_values.mode)
-    _check_init_checkpoint(params, flag_values.mode, folder)
-    strategy = cluster.build_strategy(params, flag_values.mode)
-    dataset = _prepare_dataset(experiment, flag_values, console)
-    params = config.build(experiment, flag_values, dataset)
-    _check_data_files(params, flag_values.mode)
-    proposals.check_files(params, flag_values.mode, dataset)
-    if cluster.is_chief(strategy):
-        guards.set_damaged_checkpoints_aside(folder, functools.partial(_print, console))
-    cluster.wait_for_all(strategy)
-    dataset_name, class_names = _dataset_name(dataset, params), _class_names(params, dataset)
-    model_dir.check(folder, flag_values.mode, params, dataset_name)
-    names_source = dataset.folder if dataset else params.task.annotation_file
-    model_dir.check_classes(folder, class_names, names_source)
-    record = results.Results(folder, experiment, dataset_name)
+    draft = config.build(experiment, flag_values)
+    proposals.check_folders(draft.params, mode)
+    _check_init_checkpoint(draft.params, folder, mode)
+    strategy = cluster.build_strategy(draft.params, mode)
+    dataset = input_data.prepare(experiment, flag_values, functools.partial(_print, console))
+    params = config.settle(draft, dataset)
+    input_data.check_files(params, mode)
+    proposals.check_files(params, mode, dataset)
     _check_batch_sizes(params, strategy)
-    if flag_values.seed is not None:
-        keras.utils.set_random_seed(flag_values.seed)
-        tf.config.experimental.enable_op_determinism()
-    if params.runtime.mixed_precision_dtype:
-        performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
-    if "train" in flag_values.mode and cluster.is_chief(strategy):
-        run_files.write_params(folder, params)
-        trained_run.write_class_names(folder, class_names)
+    class_names = _class_names(params, dataset)
+    if cluster.is_chief(strategy):
+        folder.set_damaged_checkpoints_aside(functools.partial(_print, console))
+    cluster.wait_for_all(strategy)
+    _check_continues(folder, mode, params, dataset, class_names)
+    record = results.Results(folder, experiment, _dataset_name(dataset, params))
+    _configure_computation(params, flag_values.seed)
+    if "train" in mode and cluster.is_chief(strategy):
+        folder.write_config(experiment, params, class_names)
     params.lock()
 
-    progress = Progress(console)
     _announce(console, experiment, params, dataset, folder)
-    log = "log.txt" if cluster.is_chief(strategy) else f"log-worker{params.runtime.task_index}.txt"
-    with quiet.libraries_write_to(os.path.join(folder, log)):
-        try:
-            with proposals.explained():
-                trainer = training.run(
-                    params,
-                    strategy,
-                    flag_values.mode,
-                    folder,
-                    progress,
-                    record,
-                    flag_values.enable_async_checkpointing,
-                    replays_data=flag_values.seed is not None,
-                )
-        finally:
-            progress.stop()
-        if record.evaluations and "eval" in flag_values.mode:
+    task_index = None if cluster.is_chief(strategy) else params.runtime.task_index
+    with quiet.libraries_write_to(folder.log(task_index)):
+        trainer = _train(params, strategy, mode, folder, flag_values, record, console)
+        if record.evaluations and "eval" in mode:
             console.print(results.table(record.evaluations[-1]))
-        sheet = _draw_contact_sheet(folder, params, trainer, class_names)
-    _report(console, folder, record, sheet)
+        has_pictures = _draw_contact_sheet(folder, params, trainer, class_names)
+    _report(console, folder, record, has_pictures)
 
 
-def _check_init_checkpoint(params: cfg.ExperimentConfig, mode: str, folder: str) -> None:
+def _train(
+    params: cfg.ExperimentConfig,
+    strategy: tf.distribute.Strategy,
+    mode: str,
+    folder: RunFolder,
+    flag_values: flags.FlagValues,
+    record: results.Results,
+    console: rich.console.Console,
+) -> training.ReportingTrainer:
+    progress = Progress(console)
+    try:
+        with proposals.explained():
+            return training.run(
+                params,
+                strategy,
+                mode,
+                folder,
+                progress,
+                record,
+                flag_values.enable_async_checkpointing,
+                replays_data=flag_values.seed is not None,
+            )
+    finally:
+        progress.stop()
+
+
+def _check_init_checkpoint(params: cfg.ExperimentConfig, folder: RunFolder, mode: str) -> None:
     path = params.task.init_checkpoint
-    # A run that goes on from its own checkpoint does not read this one.
-    if "train" not in mode or tf.train.latest_checkpoint(folder):
+    # A run that continues from its own checkpoint does not read this one.
+    if "train" not in mode or folder.latest_checkpoint():
         return
     if not path:
         _check_trains_from_scratch(params.task)
@@ -125,7 +116,7 @@ def _check_init_checkpoint(params: cfg.ExperimentConfig, mode: str, folder: str)
 
 
 def _check_trains_from_scratch(task: cfg.TaskConfig) -> None:
-    """Refuses to keep what is random: a frozen part is for pretrained weights."""
+    """Refuses to freeze random weights: freezing is for pretrained ones."""
     backbone = task.model.backbone
     frozen = {}
     if task.frozen_stages is not None:
@@ -136,51 +127,11 @@ def _check_trains_from_scratch(task: cfg.TaskConfig) -> None:
         frozen["task.freeze_backbone"] = "false"
     if frozen:
         raise UsageError(
-            f"task.init_checkpoint is not set, and {', '.join(frozen)} would keep random weights "
-            "as they are. Name a checkpoint with a pretrained backbone, or train all from scratch "
-            f"with --params_override={','.join(f'{key}={value}' for key, value in frozen.items())}"
+            f"task.init_checkpoint is not set, and {', '.join(frozen)} would freeze random "
+            "weights. Name a checkpoint with a pretrained backbone, or train everything from "
+            "scratch with --params_override="
+            f"{','.join(f'{key}={value}' for key, value in frozen.items())}"
         )
-
-
-def _prepare_dataset(
-    experiment: str, flag_values: flags.FlagValues, console: rich.console.Console
-) -> DetectionDataset | None:
-    """Returns the folder asked for, the built-in shapes for a demo, or None."""
-
-    def report(message: str) -> None:
-        _print(console, f"data: {message}")
-
-    folder = flag_values.dataset
-    if folder is None:
-        if not experiment.endswith("_demo"):
-            return None
-        root = flag_values.cache_dir or default_cache_dir()
-        name = shapes.folder_name(**DEMO_SHAPES)
-        folder = make_shapes(os.path.join(root, name), **DEMO_SHAPES, report=report)
-    return prepare_coco_folder(folder, flag_values.cache_dir, report=report)
-
-
-def _print(console: rich.console.Console, message: str) -> None:
-    console.print(message, highlight=False, soft_wrap=True, markup=False)
-
-
-def _check_data_files(params: cfg.ExperimentConfig, mode: str) -> None:
-    task = params.task
-    wanted = {"task.validation_data.input_path": task.validation_data} if "eval" in mode else {}
-    if "train" in mode:
-        wanted["task.train_data.input_path"] = task.train_data
-    for key, data in wanted.items():
-        if data.tfds_name:
-            continue
-        found = data_files.find(data.input_path)
-        if not found or not all(found.values()):
-            raise UsageError(
-                f"{key} is {data.input_path!r}, and there are no such files. Name a folder in COCO "
-                f"format with --dataset=FOLDER, or set {key} with --params_override"
-            )
-    annotations = task.annotation_file
-    if "eval" in mode and annotations and not tf.io.gfile.exists(annotations):
-        raise UsageError(f"task.annotation_file is {annotations!r}, and there is no such file")
 
 
 def _check_batch_sizes(params: cfg.ExperimentConfig, strategy: tf.distribute.Strategy) -> None:
@@ -194,8 +145,38 @@ def _check_batch_sizes(params: cfg.ExperimentConfig, strategy: tf.distribute.Str
             )
 
 
+def _check_continues(
+    folder: RunFolder,
+    mode: str,
+    params: cfg.ExperimentConfig,
+    dataset: DetectionDataset | None,
+    class_names: dict[int, str],
+) -> None:
+    folder.check_continues(mode, params, _dataset_name(dataset, params))
+    source = dataset.folder if dataset else params.task.annotation_file
+    folder.check_classes(class_names, source)
+
+
+def _configure_computation(params: cfg.ExperimentConfig, seed: int | None) -> None:
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+        tf.config.experimental.enable_op_determinism()
+    if params.runtime.mixed_precision_dtype:
+        performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
+
+
+def _print(console: rich.console.Console, message: str) -> None:
+    console.print(message, highlight=False, soft_wrap=True, markup=False)
+
+
 def _dataset_name(dataset: DetectionDataset | None, params: cfg.ExperimentConfig) -> str:
     return dataset.folder if dataset else str(params.task.train_data.input_path)
+
+
+def _class_names(params: cfg.ExperimentConfig, dataset: DetectionDataset | None) -> dict[int, str]:
+    if dataset:
+        return dataset.class_names
+    return trained_run.read_category_names(params.task.annotation_file or "")
 
 
 def _announce(
@@ -203,7 +184,7 @@ def _announce(
     experiment: str,
     params: cfg.ExperimentConfig,
     dataset: DetectionDataset | None,
-    folder: str,
+    folder: RunFolder,
 ) -> None:
     batch_size = params.task.train_data.global_batch_size
     steps = params.trainer.train_steps
@@ -220,38 +201,31 @@ def _announce(
 
 
 def _draw_contact_sheet(
-    folder: str,
+    folder: RunFolder,
     params: cfg.ExperimentConfig,
     trainer: training.ReportingTrainer,
     class_names: dict[int, str],
-) -> str | None:
-    """Draws the newest evaluation's detections; returns the picture's path, None without one."""
+) -> bool:
+    """Draws the newest evaluation's detections; returns whether there were any to draw."""
     detections = getattr(getattr(trainer.task, "coco_metric", None), "detections", None)
-    if not detections or params.task.validation_data.tfds_name:
-        return None
-    path = os.path.join(folder, "detections.png")
-    input_path = params.task.validation_data.input_path
-    return path if contact_sheet.draw(path, input_path, detections, class_names) else None
-
-
-def _class_names(params: cfg.ExperimentConfig, dataset: DetectionDataset | None) -> dict[int, str]:
-    if dataset:
-        return dataset.class_names
-    return trained_run.read_category_names(params.task.annotation_file or "")
+    data = params.task.validation_data
+    if not detections or data.tfds_name:
+        return False
+    return contact_sheet.draw(folder.file(PICTURES), data.input_path, detections, class_names)
 
 
 def _report(
     console: rich.console.Console,
-    folder: str,
+    folder: RunFolder,
     record: results.Results,
-    sheet: str | None,
+    has_pictures: bool,
 ) -> None:
     lines = {
-        "checkpoint": tf.train.latest_checkpoint(folder),
-        "TensorBoard logs": folder,
+        "checkpoint": folder.latest_checkpoint(),
+        "TensorBoard logs": folder.path,
         "results": record.path if record.evaluations else None,
-        "pictures": sheet,
-        "messages": os.path.join(folder, "log.txt"),
+        "pictures": folder.file(PICTURES) if has_pictures else None,
+        "library log": folder.log(),
     }
     for name, path in lines.items():
         if path:

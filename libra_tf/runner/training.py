@@ -11,12 +11,13 @@ from official.core import config_definitions as cfg
 from official.modeling import optimization
 from official.vision.utils import summary_manager
 
+from libra_tf.cli.errors import PreemptedError, UsageError
+from libra_tf.cli.progress import Progress
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
-from libra_tf.modeling.checkpoint_files import CheckpointError
 from libra_tf.runner import cluster, guards
-from libra_tf.runner.errors import PreemptedError, UsageError
-from libra_tf.runner.progress import Progress
-from libra_tf.runner.results import Results
+from libra_tf.runs.folder import RunFolder
+from libra_tf.runs.results import Results
 
 
 class ReportingTrainer(base_trainer.Trainer):
@@ -25,10 +26,10 @@ class ReportingTrainer(base_trainer.Trainer):
     Args:
       progress: where to report.
       results: where to record.
-      stop_if_asked: is called between the batches of an evaluation, and while used data is read
-        past; it raises a PreemptedError when the process is to end.
-      replays_data: whether a training that goes on from a checkpoint first reads past the data
-        that it has used, as an uninterrupted one would have.
+      stop_if_told: called between the batches of an evaluation and while used data is skipped; it
+        raises a PreemptedError when the process must stop.
+      replays_data: whether a training that continues from a checkpoint first skips the data that it
+        has used, so that it sees what an uninterrupted training would.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
     """
@@ -37,13 +38,13 @@ class ReportingTrainer(base_trainer.Trainer):
         self,
         progress: Progress,
         results: Results,
-        stop_if_asked: Callable[[], None],
+        stop_if_told: Callable[[], None],
         replays_data: bool,
         *args,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self._stop_if_asked = stop_if_asked
+        self._stop_if_told = stop_if_told
         self._replays_data = replays_data
         self._progress = progress
         self._results = results
@@ -52,8 +53,8 @@ class ReportingTrainer(base_trainer.Trainer):
         self._trained_steps = 0
         self._histograms = getattr(self.task, "training_histograms", None)
         if optimizers.has_averages(self.optimizer) or self._histograms is not None:
-            # Made now, so that a checkpoint restores them before an evaluation without training.
-            # A distributed step that made them itself could not branch, as counting does.
+            # Created now, so that a checkpoint restores them before an evaluation without training.
+            # A distributed step that created them itself could not branch, as counting does.
             optimizers.create_weights(self.optimizer, self.model.trainable_variables)
 
     def initialize(self) -> None:
@@ -81,12 +82,12 @@ class ReportingTrainer(base_trainer.Trainer):
     def _replay_data(self) -> None:
         self._train_iter = iter(self.train_dataset)
         step = int(self.global_step.numpy())
-        self._progress.start("reading past the data already used", step)
+        self._progress.start("skipping the data already used", step)
         for done in range(1, step + 1):
             next(self._train_iter)
             if done % self.config.trainer.steps_per_loop == 0 or done == step:
                 self._progress.advance(done, images=self.config.task.train_data.global_batch_size)
-                self._stop_if_asked()
+                self._stop_if_told()
 
     def train_loop_end(self) -> Mapping[str, Any]:
         """See base class."""
@@ -121,7 +122,7 @@ class ReportingTrainer(base_trainer.Trainer):
             self._eval_batches, images=self.config.task.validation_data.global_batch_size
         )
         try:
-            self._stop_if_asked()
+            self._stop_if_told()
         except PreemptedError:
             # The weights that are saved now are those of the training, not their averages.
             if isinstance(self.optimizer, optimization.ExponentialMovingAverage):
@@ -158,8 +159,8 @@ class ReportingTrainer(base_trainer.Trainer):
 class _Runner(train_lib.OrbitExperimentRunner):
     """Model Garden's runner that keeps its checkpoints in `model_dir` in every process.
 
-    Model Garden's own gives all processes but the chief an empty folder. From there they would not
-    go on where the chief does, nor save when it does.
+    Model Garden's own gives all processes but the chief an empty folder. From there they would
+    neither continue where the chief does nor save when it does.
     """
 
     def _maybe_build_checkpoint_manager(self) -> tf.train.CheckpointManager | None:
@@ -179,7 +180,7 @@ def run(
     params: cfg.ExperimentConfig,
     strategy: tf.distribute.Strategy,
     mode: str,
-    model_dir: str,
+    folder: RunFolder,
     progress: Progress,
     results: Results,
     enable_async_checkpointing: bool = True,
@@ -187,15 +188,15 @@ def run(
 ) -> ReportingTrainer:
     """Runs an experiment and returns its trainer.
 
-    A run that finds its training finished is evaluated once more. SIGTERM ends the run: a training
-    after its loop of steps or batch of an evaluation, and it saves a checkpoint first; all else at
-    once.
+    A run whose training is already finished is evaluated once more. On SIGTERM, a training finishes
+    the current loop of steps or batch of an evaluation, saves a checkpoint and stops; everything
+    else stops at once.
 
     Args:
       params: config of the experiment.
       strategy: distribution strategy.
       mode: one of `libra_tf.runner.flags.MODES`.
-      model_dir: folder of checkpoints and summaries.
+      folder: of the run, for checkpoints and summaries.
       progress: where to report.
       results: where to record the evaluations.
       enable_async_checkpointing: whether checkpoints are written while training goes on.
@@ -204,33 +205,33 @@ def run(
     Raises:
       UsageError: if `task.init_checkpoint` does not fit the model.
       TrainingError: if a loss becomes NaN or infinite.
-      PreemptedError: if the process was asked to end.
+      PreemptedError: if the process was told to stop.
     """
-    with cluster.own_folder(strategy, model_dir) as folder, strategy.scope():
+    with cluster.own_folder(strategy, folder) as own, strategy.scope():
         stop = guards.StopOnTermination(strategy)
-        task = task_factory.get_task(params.task, logging_dir=folder)
+        task = task_factory.get_task(params.task, logging_dir=own.path)
         trainer = train_utils.create_trainer(
             params,
             task,
             train="train" in mode,
             evaluate="eval" in mode,
-            checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, folder),
+            checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, own.path),
             trainer_cls=functools.partial(ReportingTrainer, progress, results, stop, replays_data),
         )
         actions = [stop]
         if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
-            actions.append(guards.StopOnBadLoss(folder, trainer.checkpoint, trainer.global_step))
+            actions.append(guards.StopOnBadLoss(own, trainer.checkpoint, trainer.global_step))
         runner = _Runner(
             strategy,
             task,
             mode,
             params,
-            folder,
+            own.path,
             trainer=trainer,
             save_summary=cluster.is_chief(strategy),
             train_actions=actions,
             eval_actions=[stop],
-            eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, folder),
+            eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, own.path),
             enable_async_checkpointing=enable_async_checkpointing,
         )
         is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
@@ -249,7 +250,7 @@ def _run_until_preempted(
 ) -> None:
     try:
         runner.run()
-        # A process that ends takes the connections of those that have not finished with it.
+        # A process that ends breaks the connections of those that are still running.
         cluster.wait_for_all(strategy)
     except PreemptedError:
         step = int(runner.trainer.global_step.numpy())
@@ -259,5 +260,5 @@ def _run_until_preempted(
         checkpoints.sync()
         cluster.wait_for_all(strategy)
         raise PreemptedError(
-            f"asked to end: step {step} is saved, and the same command goes on from there"
+            f"stopped: step {step} is saved; rerun the same command to continue from there"
         ) from None

@@ -101,16 +101,33 @@ def letterbox(
       image_info: float32 `[4, 2]`: height and width of the original, of `output_size`, the scale
         between original and resized, and the offset; see `resize_and_crop_image`.
     """
+    resized, image_info = resize_to_fit(image, output_size, keep_aspect_ratio)
+    normalized = preprocess_ops.normalize_image(
+        resized, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB
+    )
+    return tf.image.pad_to_bounding_box(normalized, 0, 0, *padded_size), image_info
+
+
+def resize_to_fit(
+    image: tf.Tensor, output_size: Sequence[int], keep_aspect_ratio: bool = True
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Resizes an image as Model Garden's parsers do, before normalising and padding.
+
+    Args:
+      image: see `letterbox`.
+      output_size: see `letterbox`.
+      keep_aspect_ratio: see `letterbox`.
+
+    Returns:
+      image: float32 `[h, w, 3]`, in 0..255.
+      image_info: see `letterbox`.
+    """
     original, fitting = tf.cast(tf.shape(image)[:2], tf.float32), tf.cast(output_size, tf.float32)
     scaled = fitting
     if keep_aspect_ratio:
         scaled = tf.maximum(tf.round(original * tf.reduce_min(fitting / original)), 1.0)
     resized = tf.image.resize(image, tf.cast(scaled, tf.int32))
-    normalized = preprocess_ops.normalize_image(
-        resized, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB
-    )
-    padded = tf.image.pad_to_bounding_box(normalized, 0, 0, *padded_size)
-    return padded, tf.stack([original, fitting, scaled / original, tf.zeros([2])])
+    return resized, tf.stack([original, fitting, scaled / original, tf.zeros([2])])
 
 
 def letterbox_specs(padded_size: Sequence[int]) -> tuple[tf.TensorSpec, tf.TensorSpec]:

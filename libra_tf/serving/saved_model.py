@@ -11,17 +11,16 @@ import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import export_base
 
+from libra_tf import atomic
+from libra_tf.cli import outputs
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
-from libra_tf.configs import fastrcnn
-from libra_tf.data import atomic
-from libra_tf.runner import folders, trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.runs import trained_run
+from libra_tf.runs.folder import CLASS_NAMES
 from libra_tf.serving import images, warmup
 from libra_tf.serving.detection import SIGNATURES, DetectionModule, special_suppression
 from libra_tf.serving.mmdetection import MMDetectionModule
-from libra_tf.serving.outputs import require_local
 
-CLASS_NAMES = "class_names.json"
 THRESHOLDS = "thresholds.json"
 
 
@@ -55,13 +54,13 @@ def export(
     Raises:
       UsageError: if the run cannot be exported or the folder cannot be written.
     """
-    require_local("--export_dir", export_dir)
+    outputs.require_local("--export_dir", export_dir)
     run = trained_run.read(model_dir, checkpoint)
     check_servable(run)
     generator = run.params.task.model.detection_generator
     if score_threshold is not None:
         generator.pre_nms_score_threshold = score_threshold
-    folders.make_writable("--export_dir", export_dir)
+    outputs.make_folder("--export_dir", export_dir)
     parent = pathlib.Path(export_dir)
     module = build_module(run, normalized_boxes, max_pixels)
     report(f"exporting {run.checkpoint}")
@@ -102,19 +101,19 @@ def check_servable(run: trained_run.TrainedRun) -> None:
       UsageError: if it needs more than images, has no detections, or suppresses softly.
     """
     task = run.params.task
-    if isinstance(task, fastrcnn.LibraFastRCNNTask):
+    if task.takes_proposals:
         raise UsageError(
-            f"--model_dir={run.model_dir} holds a Fast R-CNN, which needs proposals beside every "
-            "image and cannot be served; export a detector with an RPN, such as Faster R-CNN"
+            f"--model_dir={run.folder} holds a detector that needs proposals for every image, so "
+            "it cannot be served; export a detector with an RPN, such as Faster R-CNN"
         )
     if not task.model.detection_generator.apply_nms:
         raise UsageError(
-            f"--model_dir={run.model_dir}: task.model.detection_generator.apply_nms is false, so "
+            f"--model_dir={run.folder}: task.model.detection_generator.apply_nms is false, so "
             "there are no detections to serve; set it to true in params.yaml"
         )
     if special_suppression(task.model.detection_generator) == "soft_nms_sigma":
         raise UsageError(
-            f"--model_dir={run.model_dir}: task.model.detection_generator.soft_nms_sigma is set, "
+            f"--model_dir={run.folder}: task.model.detection_generator.soft_nms_sigma is set, "
             "and Model Garden's soft suppression takes batches of one size only, so that it cannot "
             "be served; set it to null in params.yaml for the ordinary one"
         )

@@ -6,10 +6,8 @@ Lite's metadata are (https://ai.google.dev/edge/litert/models/metadata): `unzip 
 labels.txt` reads them.
 """
 
+import io
 import json
-import os
-import pathlib
-import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,14 +16,13 @@ import numpy as np
 import tensorflow as tf
 from official.vision.ops import anchor, preprocess_ops
 
+from libra_tf import atomic
+from libra_tf.cli import image_files, outputs, quiet
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras, tflite_interpreter
-from libra_tf.configs import retinanet
-from libra_tf.runner import quiet, trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.runs import trained_run
 from libra_tf.serving import images as serving_images
-from libra_tf.serving.client import errors, files
 from libra_tf.serving.detection import letterbox_kwargs, special_suppression
-from libra_tf.serving.outputs import require_local
 
 FLOAT32, FLOAT16, INT8 = PRECISIONS = ("float32", "float16", "int8")
 SUFFIX = ".tflite"
@@ -35,8 +32,8 @@ MOST_CALIBRATION_IMAGES = 200
 # Pairs of a box and a class that are looked at, the best ones; Model Garden's default for
 # `pre_nms_top_k`.
 _NUM_CANDIDATES = 5000
-_LABELS = "labels.txt"
-_DETECTOR = "detector.json"
+LABELS = "labels.txt"
+DETECTOR = "detector.json"
 _INPUT = "image"
 _SCOPE = "select_detections"
 
@@ -45,7 +42,7 @@ def export(
     model_dir: str,
     path: str,
     precision: str = FLOAT32,
-    calibration_images: Sequence[files.ImageFile] = (),
+    calibration_images: Sequence[image_files.ImageFile] = (),
     checkpoint: str | None = None,
     score_threshold: float | None = None,
     report: Callable[[str], None] = print,
@@ -67,7 +64,7 @@ def export(
       UsageError: if the run cannot be converted, a calibration image cannot be read, or the file
         is there already or cannot be written.
     """
-    _require_writable(path)
+    outputs.require_new_file("--output", path, SUFFIX)
     run = trained_run.read(model_dir, checkpoint)
     _check_convertible(run)
     if precision == INT8 and not calibration_images:
@@ -88,50 +85,40 @@ def export(
     _write(path, content, _describe(run, precision, kwargs))
 
 
-def _require_writable(path: str) -> None:
-    require_local("--output", path)
-    folder = os.path.dirname(path) or "."
-    if not path.endswith(SUFFIX):
-        raise UsageError(f"--output={path} must end in {SUFFIX}")
-    if os.path.exists(path):
-        raise UsageError(f"--output={path} is there already; remove it or choose another name")
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise UsageError(f"--output={path}: the folder {folder} is not there or may not be written")
-
-
 def _check_convertible(run: trained_run.TrainedRun) -> None:
-    if not isinstance(run.params.task, retinanet.LibraRetinaNetTask):
+    if not run.params.task.is_one_stage:
         raise UsageError(
-            f"--model_dir={run.model_dir} holds a two-stage detector, and only one-stage detectors "
+            f"--model_dir={run.folder} holds a two-stage detector, and only one-stage detectors "
             "(Libra RetinaNet) can be converted: TensorFlow Lite has no operations for the "
             "suppression between the stages; use export/saved_model.py"
         )
     if run.params.task.model.compatibility:
         raise UsageError(
-            f"--model_dir={run.model_dir} holds a detector of MMDetection, for which every image "
+            f"--model_dir={run.folder} holds a detector of MMDetection, for which every image "
             "keeps its shape, and a TensorFlow Lite file takes images of one size; use "
             "export/saved_model.py"
         )
     key = special_suppression(run.params.task.model.detection_generator)
     if key:
         raise UsageError(
-            f"--model_dir={run.model_dir}: task.model.detection_generator.{key} is set, and a "
+            f"--model_dir={run.folder}: task.model.detection_generator.{key} is set, and a "
             "TensorFlow Lite file suppresses per class and not softly; set it to null in "
             "params.yaml if that will do"
         )
 
 
 def _read_samples(
-    calibration_images: Sequence[files.ImageFile], kwargs: Mapping[str, Any]
+    calibration_images: Sequence[image_files.ImageFile], letterbox: Mapping[str, Any]
 ) -> list[np.ndarray]:
     samples = []
     for file in calibration_images:
         try:
-            pixels, _ = to_input(file.path.read_bytes(), **kwargs)
+            encoded = file.path.read_bytes()
         except OSError as error:
             raise UsageError(f"{file.path} cannot be read ({error.strerror})") from error
-        except errors.RefusedError as error:
-            raise UsageError(f"{file.path} {error}; leave it out or replace it") from error
+        pixels, _, problem = to_input(encoded, serving_images.MAX_PIXELS, letterbox)
+        if problem:
+            raise UsageError(f"{file.path} {problem}; leave it out or replace it")
         samples.append(pixels)
     return samples
 
@@ -297,104 +284,38 @@ def _describe(run: trained_run.TrainedRun, precision: str, kwargs: Mapping[str, 
 
 
 def _write(path: str, content: bytes, description: Mapping[str, Any]) -> None:
-    unfinished = f"{path}.unfinished"
-    try:
-        pathlib.Path(unfinished).write_bytes(content)
-        names = description["class_names"]
-        # A line for every number that a class can have; 0 is the background.
-        labels = [names.get(i, "") for i in range(max(names) + 1)]
-        with zipfile.ZipFile(unfinished, "a") as archive:
-            archive.writestr(_LABELS, "\n".join(labels) + "\n")
-            archive.writestr(_DETECTOR, json.dumps(description, indent=2) + "\n")
-        os.replace(unfinished, path)
-    finally:
-        pathlib.Path(unfinished).unlink(missing_ok=True)
+    names = description["class_names"]
+    # A line for every number that a class can have; 0 is the background.
+    labels = [names.get(i, "") for i in range(max(names) + 1)]
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr(LABELS, "\n".join(labels) + "\n")
+        archive.writestr(DETECTOR, json.dumps(description, indent=2) + "\n")
+    atomic.write_file(path, buffer.getvalue())
 
 
 def to_input(
-    encoded: bytes, max_pixels: int = serving_images.MAX_PIXELS, **kwargs
-) -> tuple[np.ndarray, np.ndarray]:
+    encoded: bytes, max_pixels: int, letterbox: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray, str]:
     """Makes the input of a converted detector from an image file.
 
     Args:
       encoded: the bytes of a JPEG or PNG file.
-      max_pixels: the most that height times width may be.
-      **kwargs: of `libra_tf.serving.images.letterbox`.
+      max_pixels: the largest height times width that is accepted.
+      letterbox: the arguments of `libra_tf.serving.images.letterbox`.
 
     Returns:
-      pixels: float32 `[height, width, 3]`, RGB in 0..255; the image is at the top left, and the
-        rest has the mean colour.
+      pixels: float32 `[height, width, 3]`, RGB in 0..255. The image is at the top left; the rest
+        has the mean colour, which normalising turns into zeros.
       image_info: float32 `[4, 2]`; see `libra_tf.serving.images.letterbox`.
-
-    Raises:
-      RefusedError: if it is not an image or has too many pixels.
+      problem: what is wrong with the file, empty if nothing.
     """
     image, problem = serving_images.decode(tf.constant(encoded), max_pixels)
-    problem = problem.numpy().decode()
-    if problem:
-        raise errors.RefusedError({0: problem})
-    normalized, image_info = serving_images.letterbox(image, **kwargs)
-    pixels = normalized * preprocess_ops.STDDEV_RGB + preprocess_ops.MEAN_RGB
-    return pixels.numpy(), image_info.numpy()
-
-
-class TFLiteDetector:
-    """Detects with a converted detector; may be used by several threads, which take turns.
-
-    Args:
-      path: the file.
-      max_pixels: images with more pixels are refused.
-
-    Raises:
-      UsageError: if `export` did not write it.
-    """
-
-    normalized_boxes = False
-
-    def __init__(self, path: str, max_pixels: int = serving_images.MAX_PIXELS):
-        self.source = path
-        self._max_pixels = max_pixels
-        try:
-            with zipfile.ZipFile(path) as archive:
-                description = json.loads(archive.read(_DETECTOR))
-            names = {int(number): name for number, name in description["class_names"].items()}
-            self._kwargs = description["letterbox"]
-            interpreter = tflite_interpreter(pathlib.Path(path).read_bytes(), os.cpu_count())
-            self._run = interpreter.get_signature_runner()
-            # The first run says which delegate it found.
-            with quiet.stderr_closed():
-                self._run(image=np.zeros([1, *self._kwargs["padded_size"], 3], np.float32))
-        # A foreign or damaged file raises all sorts of things.
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UsageError(
-                f"--model={path} cannot be loaded ({reason}); name a file that export/tflite.py "
-                "wrote"
-            ) from error
-        self._names = np.array([names.get(i, "") for i in range(max(names) + 1)])
-        self._lock = threading.Lock()
-
-    def predict(self, encoded_images: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Returns the outputs that a SavedModel gives for image files.
-
-        Raises:
-          RefusedError: if one of them is damaged, too large, or neither a JPEG nor a PNG file.
-        """
-        answers, problems = [], {}
-        for place, encoded in enumerate(encoded_images):
-            try:
-                answers.append(self._detect(encoded))
-            except errors.RefusedError as error:
-                problems[place] = str(error)
-        if problems:
-            raise errors.RefusedError(problems)
-        return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
-
-    def _detect(self, encoded: bytes) -> dict[str, np.ndarray]:
-        pixels, image_info = to_input(encoded, self._max_pixels, **self._kwargs)
-        with self._lock:
-            outputs = {name: value[0] for name, value in self._run(image=pixels[None]).items()}
-        outputs["detection_boxes"] = outputs["detection_boxes"] / np.tile(image_info[2], 2)
-        outputs["detection_class_names"] = self._names[outputs["detection_classes"]]
-        outputs["image_size"] = image_info[0].astype(np.int32)
-        return outputs
+    resized, image_info = serving_images.resize_to_fit(
+        image, letterbox["output_size"], letterbox.get("keep_aspect_ratio", True)
+    )
+    pixels = np.empty([*letterbox["padded_size"], 3], np.float32)
+    pixels[:] = preprocess_ops.MEAN_RGB
+    height, width, _ = resized.shape
+    pixels[:height, :width] = resized
+    return pixels, image_info.numpy(), problem.numpy().decode()

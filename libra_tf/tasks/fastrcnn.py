@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Mapping
 from typing import Any
-from unittest import mock
 
 import tensorflow as tf
 from official.common import dataset_fn as dataset_fn_lib
@@ -11,6 +10,7 @@ from official.core import task_factory
 from official.vision.dataloaders import maskrcnn_input
 from official.vision.tasks import maskrcnn as model_garden
 
+from libra_tf import compat
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn as exp_cfg
 from libra_tf.dataloaders import fastrcnn_input
@@ -49,8 +49,7 @@ class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
             name = "train_data" if params.is_training else "validation_data"
             raise ValueError(f"task.{name}.proposals is not set; name the folder of proposals")
         parser = functools.partial(fastrcnn_input.Parser, params.proposals, params.num_proposals)
-        # Model Garden's task names the class of its parser and takes no other.
-        with mock.patch.object(maskrcnn_input, "Parser", parser):
+        with compat.substituted(maskrcnn_input, "Parser", parser):
             return model_garden.MaskRCNNTask.build_inputs(self, params, input_context, dataset_fn)
 
     def train_step(self, inputs, model, optimizer, metrics=None):

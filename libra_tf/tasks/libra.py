@@ -5,7 +5,8 @@ from official.core import config_definitions as cfg
 
 from libra_tf.compat import keras
 from libra_tf.dataloaders import unaugmented
-from libra_tf.modeling import fine_tuning, freezing
+from libra_tf.initial_weights import fine_tuning
+from libra_tf.modeling import freezing
 from libra_tf.tasks import histograms, mmdetection
 
 
@@ -30,7 +31,7 @@ class LibraTaskMixin:
         return model
 
     def initialize(self, model: keras.Model) -> None:
-        """Loads what fits of `init_checkpoint`; see `libra_tf.modeling.fine_tuning`."""
+        """Loads what fits of `init_checkpoint`; see `libra_tf.initial_weights.fine_tuning`."""
         self.initialization_report = fine_tuning.initialize(model, self.task_config)
 
     def build_unaugmented_inputs(self, data: cfg.DataConfig) -> tf.data.Dataset:

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Mapping
 from typing import Any
-from unittest import mock
 
 import tensorflow as tf
 from official.common import dataset_fn as dataset_fn_lib
@@ -13,16 +12,13 @@ from official.vision.dataloaders import maskrcnn_input
 from official.vision.evaluation import coco_evaluator
 from official.vision.tasks import maskrcnn
 
+from libra_tf import compat
 from libra_tf.balance import boxes, quotas, samples
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
-from libra_tf.dataloaders import mmdetection_input
-from libra_tf.modeling import box_losses, roi_sampler, rpn_sampler
+from libra_tf.dataloaders import mmdetection_input, rpn_sampling
+from libra_tf.modeling import box_losses, roi_sampler
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
-
-
-class _KeepsShapeParser(mmdetection_input.KeepsShapeMixin, maskrcnn_input.Parser):
-    """MMDetection's way of preparing evaluation images."""
 
 
 @task_factory.register_task_cls(exp_cfg.LibraMaskRCNNTask)
@@ -54,18 +50,17 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         dataset_fn: dataset_fn_lib.PossibleDatasetType | None,
     ) -> tf.data.Dataset:
         if self.task_config.model.compatibility and not params.is_training:
-            # Model Garden's task names the class of its parser and takes no other.
-            with mock.patch.object(maskrcnn_input, "Parser", _KeepsShapeParser):
+            with compat.substituted(maskrcnn_input, "Parser", mmdetection_input.MaskRCNNParser):
                 return super().build_inputs(params, input_context, dataset_fn)
         config = self.task_config.model.rpn_sampler
-        if rpn_sampler.is_model_gardens(config) or not params.is_training:
+        if rpn_sampling.is_model_gardens(config) or not params.is_training:
             return super().build_inputs(params, input_context, dataset_fn)
         labelled = super().build_inputs(
-            rpn_sampler.label_all_anchors(params), input_context, dataset_fn
+            rpn_sampling.label_all_anchors(params), input_context, dataset_fn
         )
         # Another one in every run, and the same again after `keras.utils.set_random_seed`.
         seed = random.randrange(2**31)
-        return rpn_sampler.sample_dataset(labelled, config, params.parser, seed)
+        return rpn_sampling.sample_dataset(labelled, config, params.parser, seed)
 
     def train_step(self, inputs, model, optimizer, metrics=None):
         """Takes one step; the sampling depends on the step, so that a resumed run goes on alike."""
@@ -130,6 +125,5 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         ) / len(suffixes)
 
     def _build_coco_metrics(self):
-        # Model Garden's task names the class of its evaluator and takes no other.
-        with mock.patch.object(coco_evaluator, "COCOEvaluator", coco_metric.COCOEvaluator):
+        with compat.substituted(coco_evaluator, "COCOEvaluator", coco_metric.COCOEvaluator):
             super()._build_coco_metrics()

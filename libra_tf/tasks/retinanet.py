@@ -2,62 +2,19 @@
 
 from collections.abc import Mapping
 from typing import Any
-from unittest import mock
 
 import tensorflow as tf
+from official.core import config_definitions as cfg
 from official.core import task_factory
-from official.vision.dataloaders import retinanet_input
-from official.vision.ops import anchor, preprocess_ops
+from official.vision.dataloaders import retinanet_input as model_garden_input
 from official.vision.tasks import retinanet
 
+from libra_tf import compat
 from libra_tf.balance import boxes, quotas, samples
 from libra_tf.configs import retinanet as exp_cfg
-from libra_tf.dataloaders import mmdetection_input
+from libra_tf.dataloaders import retinanet_input
 from libra_tf.modeling import box_losses
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
-
-
-class _Parser(retinanet_input.Parser):
-    """Model Garden's parser with a graph that TensorFlow can make deterministic.
-
-    The parser has control dependencies on its arguments, which get lost where op determinism
-    splits it into a random and a parallel part ("input[0] == '^args_3', is not found"). On the
-    results of operations they do not.
-    """
-
-    def parse_fn(self, is_training):
-        """Returns the function that parses one decoded example."""
-        parse = super().parse_fn(is_training)
-        return lambda example: parse(tf.nest.map_structure(tf.identity, example))
-
-
-class _ParserWithObjects(_Parser):
-    """Also gives the objects, `gt_boxes` and `gt_classes`, which the losses do not need."""
-
-    def _parse_train_data(self, data, anchor_labeler=None, input_anchor=None):
-        labeler = _RememberingLabeler(
-            self._match_threshold, self._unmatched_threshold, self._box_coder_weights
-        )
-        image, labels = super()._parse_train_data(data, labeler, input_anchor)
-        objects = {"gt_boxes": labeler.gt_boxes, "gt_classes": labeler.gt_classes}
-        for name, rows in objects.items():
-            labels[name] = preprocess_ops.clip_or_pad_to_fixed_size(
-                rows, self._max_num_instances, -1
-            )
-        return image, labels
-
-
-class _RememberingLabeler(anchor.AnchorLabeler):
-    """The parser hands the augmented boxes to nobody but its labeler."""
-
-    def label_anchors(self, anchor_boxes, gt_boxes, gt_labels, *args, **kwargs):
-        """See base class."""
-        self.gt_boxes, self.gt_classes = gt_boxes, gt_labels[:, 0]
-        return super().label_anchors(anchor_boxes, gt_boxes, gt_labels, *args, **kwargs)
-
-
-class _KeepsShapeParser(mmdetection_input.KeepsShapeMixin, _Parser):
-    """MMDetection's way of preparing evaluation images."""
 
 
 @task_factory.register_task_cls(exp_cfg.LibraRetinaNetTask)
@@ -66,17 +23,18 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
 
     def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
         """Builds the data set of a split; see Model Garden's `RetinaNetTask`."""
-        # Model Garden's task names the class of its parser and takes no other.
         with (
-            mock.patch.object(retinanet_input, "Parser", self._parser_class(params)),
+            compat.substituted(model_garden_input, "Parser", self._parser_class(params)),
             mmdetection.parts_for(self.task_config.model),
         ):
             return super().build_inputs(params, input_context)
 
-    def _parser_class(self, params) -> type[retinanet_input.Parser]:
-        if params.is_training:
-            return _ParserWithObjects if self.task_config.analysis.enabled else _Parser
-        return _KeepsShapeParser if self.task_config.model.compatibility else _Parser
+    def _parser_class(self, params: cfg.DataConfig) -> type[retinanet_input.Parser]:
+        if params.is_training and self.task_config.analysis.enabled:
+            return retinanet_input.ParserWithObjects
+        if not params.is_training and self.task_config.model.compatibility:
+            return retinanet_input.KeepsShapeParser
+        return retinanet_input.Parser
 
     def build_losses(
         self,

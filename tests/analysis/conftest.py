@@ -5,10 +5,10 @@ import json
 
 import pytest
 import tensorflow as tf
-from official.core import exp_factory, task_factory, train_utils
+from official.core import exp_factory, task_factory
 
 from libra_tf.analysis import report
-from libra_tf.runner import trained_run
+from libra_tf.runs.folder import RunFolder
 
 SMALL = {
     "model": {
@@ -31,8 +31,7 @@ def make_run(folder, experiment, dataset, *overrides):
         (params.task.validation_data, dataset.val),
     ):
         data.input_path = split.input_path
-    train_utils.serialize_config(params, str(folder))
-    trained_run.write_class_names(str(folder), dataset.class_names)
+    RunFolder(str(folder)).write_config(experiment, params, dataset.class_names)
     model = task_factory.get_task(params.task).build_model()
     for i, variable in enumerate(model.trainable_variables):
         # Zero at first, where it would hide what is in front of it.

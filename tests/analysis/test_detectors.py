@@ -7,11 +7,11 @@ from official.core import task_factory
 
 from libra_tf.analysis import detectors
 from libra_tf.balance import samples
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn, maskrcnn
-from libra_tf.modeling import rpn_sampler
-from libra_tf.runner import trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.dataloaders import rpn_sampling
+from libra_tf.runs import trained_run
 
 AUGMENTED = {"aug_rand_hflip": True, "aug_scale_min": 0.5, "aug_scale_max": 2.0}
 NOT_AUGMENTED = {"aug_rand_hflip": False, "aug_scale_min": 1.0, "aug_scale_max": 1.0}
@@ -132,7 +132,7 @@ def test_anchors_are_sampled_as_in_training(report_of_both, sampler):
     num_positives = (targets == 1).sum(axis=1)
     num_negatives = (targets == 0).sum(axis=1)
     assert (num_positives > 0).all()
-    if rpn_sampler.is_model_gardens(run.params.task.model.rpn_sampler):
+    if rpn_sampling.is_model_gardens(run.params.task.model.rpn_sampler):
         np.testing.assert_array_equal(num_positives + num_negatives, [number] * len(targets))
     else:
         expected = np.minimum(number - num_positives, limit * num_positives)

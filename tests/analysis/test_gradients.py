@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from libra_tf.analysis import detectors, gradients
-from libra_tf.runner import trained_run
+from libra_tf.runs import trained_run
 
 # Random weights make no errors above 1.
 LOW_KNEE = {"losses": {"balanced_l1": {"beta": 0.3}}}

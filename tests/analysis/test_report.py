@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from libra_tf.analysis import collect, detectors, report, verdicts
-from libra_tf.runner import trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
+from libra_tf.runs import trained_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -408,7 +408,7 @@ def test_classes_that_are_not_the_same(report_of_both, tmp_path):
     good, other = report_of_both.model_dirs[0], tmp_path / "other"
     shutil.copytree(report_of_both.model_dirs[1], other)
     names = trained_run.read(good).read_class_names()
-    trained_run.write_class_names(str(other), {**names, 2: "cow"})
+    (other / "class_names.json").write_text(json.dumps({**names, 2: "cow"}))
     with pytest.raises(UsageError, match=r"class 2 is '.*' in .* and 'cow' in .*other"):
         report.write([good, str(other)], str(tmp_path / "out"))
 

@@ -11,7 +11,8 @@ from PIL import Image
 from libra_tf.checkpoints import mmdet
 from libra_tf.data import prepare_coco_folder
 from libra_tf.dataloaders import mmdetection_images
-from libra_tf.runner import config, trained_run
+from libra_tf.runner import config
+from libra_tf.runs import trained_run
 from libra_tf.serving import saved_model
 
 pytest.importorskip("torch")

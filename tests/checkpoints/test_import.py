@@ -19,9 +19,9 @@ from libra_tf.checkpoints import (
     torch_file,
     weights,
 )
-from libra_tf.modeling import fine_tuning
-from libra_tf.runner import trained_run
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
+from libra_tf.initial_weights import fine_tuning
+from libra_tf.runs import trained_run
 
 from .conftest import MODELS
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from libra_tf.checkpoints import mmdet, verify
-from libra_tf.runner.errors import UsageError
+from libra_tf.cli.errors import UsageError
 
 from .conftest import MODELS
 

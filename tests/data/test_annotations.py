@@ -1,4 +1,4 @@
-"""What is read of an annotation file where its boxes are not needed."""
+"""Reading an annotation file whose boxes are not needed."""
 
 import json
 
@@ -7,19 +7,21 @@ import tensorflow as tf
 
 from libra_tf.data import DatasetError, annotations
 
+pytestmark = pytest.mark.one_lane
+
 _OPENERS = {"python": open, "tensorflow": tf.io.gfile.GFile}
 _READERS = {
     "images": annotations.read_image_ids,
     "categories": annotations.read_category_names,
 }
-# What a file may hold instead of COCO, by what is said about it.
+# What a file may contain instead of COCO, and the message about it.
 _OTHER_FILES = {
-    "{": "is not JSON",
-    "[1, 2]": "is not a COCO annotation file.* an object with a list 'SECTION'",
-    "{}": "is not a COCO annotation file.* an object with a list 'SECTION'",
-    '{"SECTION": {"1": 2}}': "is not a COCO annotation file.* an object with a list 'SECTION'",
+    "{": r"is not JSON \(Expecting .*\): export it again",
+    "[1, 2]": "is not a COCO annotation file: the top level is a list;.* a list 'SECTION'",
+    "{}": "is not a COCO annotation file: 'SECTION' is missing;.* an object with a list 'SECTION'",
+    '{"SECTION": {"1": 2}}': "is not a COCO annotation file: 'SECTION' is a dict;.* list 'SECTION'",
     '{"SECTION": [5]}': r"entry is not a JSON object \(1\):\s+file\.json: SECTION\[0\] is 5",
-    '{"SECTION": [{"name": "a"}]}': r"lacks id \(1\):\s+file\.json: SECTION\[0\]",
+    '{"SECTION": [{"name": "a"}]}': r"is missing id \(1\):\s+file\.json: SECTION\[0\]",
     '{"SECTION": [{"id": "../evil", "name": "a"}]}': r"id must be an integer(.|\n)*'\.\./evil'",
     '{"SECTION": [{"id": [1], "name": "a"}]}': r"id must be an integer(.|\n)*\[1\]",
     '{"SECTION": [{"id": true, "name": "a"}]}': "id must be an integer",

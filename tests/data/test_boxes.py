@@ -1,15 +1,20 @@
+from collections.abc import Sequence
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libra_tf.data import boxes
 
+pytestmark = pytest.mark.one_lane
+
 _COORDINATES = st.integers(-40, 60)
 _SIZES = st.integers(1, 20)
 
 
-def _mask(box, width, height):
-    """Rasterizes a box of integer coordinates on a canvas that the image is a part of."""
+def _mask(box: Sequence[int], width: int, height: int) -> np.ndarray:
+    """Rasterizes a box of integer coordinates, inside the image, on a larger canvas."""
     x, y, w, h = box
     rows, columns = np.mgrid[-100:100, -100:100]
     inside_box = (columns >= x) & (columns < x + w) & (rows >= y) & (rows < y + h)
@@ -48,13 +53,13 @@ def test_clipped_box_is_inside_and_stays(box, width, height):
 @given(
     st.tuples(st.floats(0, 50), st.floats(0, 50), st.floats(0.5, 50), st.floats(0.5, 50)),
 )
-def test_box_inside_keeps_its_very_numbers(box):
+def test_box_inside_keeps_its_exact_numbers(box):
     clipped = boxes.clip_box(box, 100, 100)
     assert clipped == list(box)
     assert not boxes.crosses_border(box, clipped)
 
 
-def test_rounding_is_not_called_crossing():
+def test_rounding_does_not_count_as_crossing():
     for overshoot, crosses in ((0.0005, False), (0.01, True)):
         box = [90, 0, 10 + overshoot, 5]
         assert boxes.crosses_border(box, boxes.clip_box(box, 100, 100)) is crosses

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import pathlib
 import shutil
 import signal
 import time
@@ -8,20 +9,22 @@ import pytest
 
 from libra_tf.data import DatasetError, cache
 
-# Forking would copy TensorFlow's threads' locks without the threads.
+pytestmark = pytest.mark.one_lane
+
+# Forking would copy the locks of TensorFlow's threads without the threads.
 _PROCESSES = multiprocessing.get_context("spawn")
 
 
-def _write_two_files(folder):
+def _write_two_files(folder: pathlib.Path) -> None:
     (folder / "one").write_text("1")
     (folder / "two").write_text("22")
 
 
-def _contents(entry):
+def _contents(entry: pathlib.Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in entry.iterdir() if path.name in ("one", "two")}
 
 
-def _names(folder):
+def _names(folder: pathlib.Path) -> set[str]:
     return {path.name for path in (folder / "entries").iterdir()}
 
 
@@ -34,8 +37,8 @@ def _create_at_the_same_time(folder, barrier, answers):
     answers.put(str(cache.DatasetCache(folder).create("key", write)))
 
 
-def _create_and_die(folder):
-    def write(target):
+def _create_and_die(folder: pathlib.Path) -> None:
+    def write(target: pathlib.Path) -> None:
         (target / "one").write_text("1")
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -76,7 +79,7 @@ def test_two_processes_at_once(tmp_path):
     assert _names(tmp_path) == {"key"}
 
 
-def test_killed_half_way_leaves_no_entry_and_the_next_one_cleans_up(tmp_path):
+def test_killed_halfway_leaves_no_entry_and_the_next_one_cleans_up(tmp_path):
     process = _PROCESSES.Process(target=_create_and_die, args=(tmp_path,))
     process.start()
     process.join(60)
@@ -122,8 +125,8 @@ def test_damaged_entry_is_made_again(tmp_path, name):
     assert _names(tmp_path) == {"key"}
 
 
-def _settled(path):
-    """Waits until the files' times are old enough to be trusted."""
+def _wait_until_settled(path: pathlib.Path) -> None:
+    """Waits until the file's times are old enough to be trusted."""
     age = time.time_ns() - path.stat().st_ctime_ns
     time.sleep(max(0.0, 2.1 - age / 1e9))
 
@@ -137,7 +140,7 @@ def test_recall_only_while_nothing_changed(tmp_path):
     entry = store.create("key", _write_two_files)
     store.remember(source, "key", cache.stats_of(source, ["file"]))
     assert store.recall(source) is None, "the file could still change within the clock's tick"
-    _settled(file)
+    _wait_until_settled(file)
     store.remember(source, "key", cache.stats_of(source, ["file"]))
     assert store.recall(source) == entry
     modified = file.stat()
@@ -148,10 +151,10 @@ def test_recall_only_while_nothing_changed(tmp_path):
     assert store.recall(source) is None
 
 
-def test_what_another_version_has_noted_is_not_trusted(tmp_path):
+def test_what_another_version_recorded_is_not_trusted(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    _settled(source)
+    _wait_until_settled(source)
     store = cache.DatasetCache(tmp_path / "cache", version=1)
     entry = store.create("key", _write_two_files)
     store.remember(source, "key", cache.stats_of(source, ["."]))
@@ -159,11 +162,11 @@ def test_what_another_version_has_noted_is_not_trusted(tmp_path):
     assert cache.DatasetCache(tmp_path / "cache", version=2).recall(source) is None
 
 
-def test_what_a_source_was_before_is_known_as_long_as_no_other_needs_it(tmp_path):
+def test_the_former_entry_of_a_source_is_known_unless_another_source_needs_it(tmp_path):
     sources = [tmp_path / name for name in ("one", "two")]
     for source in sources:
         source.mkdir()
-    _settled(sources[-1])
+    _wait_until_settled(sources[-1])
     store = cache.DatasetCache(tmp_path / "cache")
     assert store.superseded(sources[0], "old") is None
     old = store.create("old", _write_two_files)
@@ -179,7 +182,7 @@ def test_what_a_source_was_before_is_known_as_long_as_no_other_needs_it(tmp_path
     assert store.superseded(sources[1], "new") is None, "it is gone"
 
 
-def test_the_size_is_that_of_all_entries(tmp_path):
+def test_the_size_counts_all_entries(tmp_path):
     store = cache.DatasetCache(tmp_path)
     assert store.size() == 0
     entry = store.create("key", _write_two_files)

@@ -5,9 +5,12 @@ import copy
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,47 +20,50 @@ from PIL import Image
 
 from libra_tf.data import DatasetError, annotations, checking
 from libra_tf.data.problems import FindingLog
+from tests.data.folders import Coco, CocoFolder
+
+pytestmark = pytest.mark.one_lane
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def _check(folder):
+def _check(folder: pathlib.Path) -> checking.CheckedFolder:
     checking.check_layout(folder)
-    return checking.check_folder(folder, report=lambda line: None)
+    return checking.check_folder(folder, report=str)
 
 
-def _save_deep(folder):
+def _save_deep(folder: CocoFolder) -> None:
     Image.fromarray(np.zeros((30, 40), np.uint16)).save(folder.image("b.png"))
 
 
-def _save_animation(folder):
+def _save_animation(folder: CocoFolder) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
     frames[0].save(folder.image(), format="GIF", save_all=True, append_images=frames[1:])
 
 
-def _save_turned(folder):
+def _save_turned(folder: CocoFolder) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 40)).save(folder.image(), exif=exif)
 
 
-def _truncate(folder):
+def _truncate(folder: CocoFolder) -> None:
     path = folder.image()
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def _link_outside(folder):
+def _link_outside(folder: CocoFolder) -> None:
     outside = folder.path.parent / "outside.jpg"
     shutil.move(folder.image(), outside)
     folder.image().symlink_to(outside)
 
 
-def _link_to_itself(folder):
+def _link_to_itself(folder: CocoFolder) -> None:
     folder.image().unlink()
     folder.image().symlink_to(folder.image())
 
 
-def _pipe(folder):
+def _pipe(folder: CocoFolder) -> None:
     folder.image().unlink()
     os.mkfifo(folder.image())
 
@@ -79,8 +85,8 @@ _FILE_MISTAKES = {
         lambda f: Image.new("RGB", (30, 40)).save(f.image()),
         "size differs(.|\n)*a.jpg, file 30x40, annotations 40x30",
     ),
-    "turned": (_save_turned, "EXIF orientation.*turn the pixels"),
-    "link_outside": (_link_outside, "symbolic link leads out"),
+    "turned": (_save_turned, "EXIF orientation.*rotate the pixels"),
+    "link_outside": (_link_outside, "symbolic link points outside"),
     "link_to_itself": (_link_to_itself, "not in images/"),
 }
 
@@ -93,18 +99,18 @@ def test_bad_image_file(coco_folder, name):
         _check(coco_folder.path)
 
 
-def _set(section, key, value):
-    def spoil(coco):
+def _set(section: str, key: str, value: Any) -> Callable[[Coco], None]:
+    def spoil(coco: Coco) -> None:
         coco[section][0][key] = value
 
     return spoil
 
 
-def _drop(section, key):
+def _drop(section: str, key: str) -> Callable[[Coco], Any]:
     return lambda coco: coco[section][0].pop(key)
 
 
-def _copy_first(section, **changes):
+def _copy_first(section: str, **changes: Any) -> Callable[[Coco], None]:
     return lambda coco: coco[section].append({**coco[section][0], **changes})
 
 
@@ -117,29 +123,32 @@ _ENTRY_MISTAKES = {
         lambda c: c["images"].append(5),
         r"not a JSON object(.|\n)*images\[3\] is 5",
     ),
-    "no_file_name": (_drop("images", "file_name"), "'images' lacks file_name"),
-    "no_bbox": (_drop("annotations", "bbox"), "'annotations' lacks bbox"),
-    "no_name": (_drop("categories", "name"), "'categories' lacks name"),
+    "no_file_name": (_drop("images", "file_name"), r"is missing file_name(.|\n)*: images\[0\]: "),
+    "no_bbox": (_drop("annotations", "bbox"), r"is missing bbox(.|\n)*: annotations\[0\]: "),
+    "no_name": (_drop("categories", "name"), r"is missing name(.|\n)*: categories\[0\]: "),
     "image_id_text": (_set("images", "id", "10"), "image id must be an integer"),
     "image_id_bool": (_set("images", "id", True), "image id must be an integer"),
     "image_id_huge": (_set("images", "id", 2**63), "image id must be an integer"),
     "width_zero": (_set("images", "width", 0), "positive integers"),
     "width_text": (_set("images", "width", "40"), "positive integers"),
-    "file_name_number": (_set("images", "file_name", 5), "file_name must be a text"),
-    "file_name_parent": (_set("images", "file_name", "../x.jpg"), "file_name leads out"),
-    "file_name_absolute": (_set("images", "file_name", "/etc/passwd"), "file_name leads out"),
-    "file_name_nul": (_set("images", "file_name", "a\0.jpg"), "file_name leads out"),
+    "file_name_number": (_set("images", "file_name", 5), "file_name must be non-empty, valid text"),
+    "file_name_parent": (_set("images", "file_name", "../x.jpg"), "file_name points outside"),
+    "file_name_absolute": (_set("images", "file_name", "/etc/passwd"), "file_name points outside"),
+    "file_name_nul": (_set("images", "file_name", "a\0.jpg"), "file_name points outside"),
     "file_name_half_character": (_set("images", "file_name", "a\ud800.jpg"), "file_name must be"),
     "file_name_long": (_set("images", "file_name", "a" * 5000), "not in images/"),
     "category_id_text": (_set("categories", "id", "1"), "category id must be an integer"),
-    "category_unnamed": (_set("categories", "name", " "), "category name must be a text"),
+    "category_unnamed": (
+        _set("categories", "name", " "),
+        "category name must be non-empty, valid text",
+    ),
     "bbox_short": (_set("annotations", "bbox", [1, 2, 3]), "four finite numbers"),
     "bbox_nan": (_set("annotations", "bbox", [1, 2, 3, float("nan")]), "four finite numbers"),
     "bbox_infinite": (_set("annotations", "bbox", [1, 2, 3, float("inf")]), "four finite"),
     "bbox_huge": (_set("annotations", "bbox", [1, 2, 3, 10**400]), "four finite numbers"),
     "bbox_text": (_set("annotations", "bbox", ["1", 2, 3, 4]), "four finite numbers"),
     "bbox_null": (_set("annotations", "bbox", None), "four finite numbers"),
-    "area_text": (_set("annotations", "area", "5"), "area must be a number"),
+    "area_text": (_set("annotations", "area", "5"), "area must be a non-negative number"),
     "iscrowd_text": (_set("annotations", "iscrowd", "yes"), "iscrowd must be 0 or 1"),
     "annotation_id_null": (_set("annotations", "id", None), "annotation id must be an integer"),
     "unknown_category": (
@@ -147,10 +156,10 @@ _ENTRY_MISTAKES = {
         r"not listed in 'categories' \(\[1, 3\]\)",
     ),
     "unknown_image": (_set("annotations", "image_id", 99), "annotation 1, image_id 99"),
-    "image_id_twice": (_copy_first("images", file_name="sub/c.jpg"), "image id repeated"),
-    "file_name_twice": (_copy_first("images", id=5, file_name="./a.jpg"), "file_name repeated"),
-    "annotation_id_twice": (_copy_first("annotations"), "annotation id repeated"),
-    "category_id_twice": (_copy_first("categories", name="cow"), "category id repeated"),
+    "image_id_twice": (_copy_first("images", file_name="sub/c.jpg"), "duplicate image id"),
+    "file_name_twice": (_copy_first("images", id=5, file_name="./a.jpg"), "duplicate file_name"),
+    "annotation_id_twice": (_copy_first("annotations"), "duplicate annotation id"),
+    "category_id_twice": (_copy_first("categories", name="cow"), "duplicate category id"),
 }
 
 
@@ -168,13 +177,16 @@ def test_bad_entry(coco_folder, name):
 )
 def test_annotation_file_that_is_not_json(coco_folder, encoded):
     coco_folder.annotation_path("val").write_bytes(encoded)
-    with pytest.raises(DatasetError, match=r"not JSON(.|\n)*instances_val.json"):
+    with pytest.raises(DatasetError, match=r"COCO JSON(.|\n)*instances_val.json is not JSON"):
         _check(coco_folder.path)
 
 
 def test_annotation_file_that_is_a_list(coco_folder):
     coco_folder.annotation_path("val").write_text("[1, 2]")
-    with pytest.raises(DatasetError, match=r"not COCO(.|\n)*top level is a list"):
+    with pytest.raises(
+        DatasetError,
+        match=r"val.json is not a COCO .*: the top level is a list",
+    ):
         _check(coco_folder.path)
 
 
@@ -192,7 +204,7 @@ def test_categories_must_agree(coco_folder):
         _check(coco_folder.path)
 
 
-def test_all_mistakes_are_told_at_once_and_counted(coco_folder):
+def test_all_mistakes_are_reported_at_once_and_counted(coco_folder):
     coco = coco_folder.coco["train"]
     coco["annotations"].extend(
         {"id": 100 + n, "image_id": 77, "category_id": 1, "bbox": [0, 0, 1, 1]} for n in range(8)
@@ -218,8 +230,8 @@ _JSON_VALUES = st.recursive(
 )
 
 
-def _places(value, place=()):
-    """Lists the paths of keys to everything inside a JSON value."""
+def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yields the path of keys to everything inside a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, child in items:
         yield (*place, key)
@@ -253,10 +265,10 @@ def test_layout(tmp_path, coco_folder):
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         _check(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"lacks images, .*Found: nothing"):
+    with pytest.raises(DatasetError, match=r"is missing images, .*Found: nothing"):
         _check(tmp_path / "empty")
     coco_folder.annotation_path("val").rename(coco_folder.path / "annotations" / "valid.json")
-    with pytest.raises(DatasetError, match=r"lacks .*instances_val.json.*annotations/valid.json"):
+    with pytest.raises(DatasetError, match=r"missing .*instances_val.json.*annotations/valid.json"):
         _check(coco_folder.path)
 
 
@@ -266,20 +278,24 @@ def test_valid_folder_passes(coco_folder):
     assert splits["train"].images[2].path == coco_folder.image("sub/c.jpg")
 
 
+def _checked_names(folder: CocoFolder) -> list[str]:
+    return [image.entry["file_name"] for image in _check(folder.path).splits["train"].images]
+
+
 def test_links_inside_the_folder_are_fine(coco_folder):
     shutil.move(coco_folder.image(), coco_folder.image("sub/original.jpg"))
     coco_folder.image().symlink_to(coco_folder.image("sub/original.jpg"))
-    _check(coco_folder.path)
+    assert _checked_names(coco_folder) == ["a.jpg", "b.png", "sub/c.jpg"]
 
 
 def test_folder_of_images_may_be_a_link(coco_folder, tmp_path):
     shutil.move(coco_folder.path / "images", tmp_path / "elsewhere")
     (coco_folder.path / "images").symlink_to(tmp_path / "elsewhere")
-    _check(coco_folder.path)
+    assert _checked_names(coco_folder) == ["a.jpg", "b.png", "sub/c.jpg"]
 
 
 def test_unfiltered_bccd_is_described(bccd, tmp_path):
-    """The source's own defects: two boxes of no height or width, and nothing else to refuse."""
+    """The source's only defects are two boxes without height or width; nothing is refused."""
     (tmp_path / "annotations").mkdir()
     (tmp_path / "images").symlink_to(bccd / "images")
     for split in checking.SPLITS:
@@ -290,9 +306,17 @@ def test_unfiltered_bccd_is_described(bccd, tmp_path):
     listed = json.loads((bccd / "raw" / "instances_all_unfiltered.json").read_text())["images"]
     splits = _check(tmp_path).splits
     assert len(splits["train"].images) == len(listed)
+    issues = FindingLog()
+    annotations.clip_annotations(splits["train"].annotation_file, issues)
+    (kind,) = issues.by_kind
+    assert "without positive width and height" in kind
+    assert [re.search(r"annotation (\d+) of", place)[1] for place in issues.by_kind[kind]] == [
+        "3951",
+        "4005",
+    ]
 
 
-def test_mistakes_are_told_without_tensorflow(coco_folder, tmp_path):
+def test_mistakes_are_reported_without_tensorflow(coco_folder, tmp_path):
     coco_folder.image().unlink()
     program = (
         "import sys\n"

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,24 +16,34 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from libra_tf.data import DatasetError, prepare_coco_folder, progress, tfrecords
+from libra_tf.data import (
+    DatasetError,
+    DetectionDataset,
+    Split,
+    prepare_coco_folder,
+    progress,
+    tfrecords,
+)
+from tests.data.folders import CocoFolder
+
+pytestmark = pytest.mark.one_lane
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def _prepare(folder, cache_dir):
-    return prepare_coco_folder(folder, cache_dir, report=lambda line: None)
+def _prepare(folder: pathlib.Path, cache_dir: pathlib.Path) -> DetectionDataset:
+    return prepare_coco_folder(folder, cache_dir, report=str)
 
 
-def _decode_records(split):
-    """Reads a split as Model Garden does; `{source id: decoded tensors}`."""
+def _decode_records(split: Split) -> dict[int, dict[str, Any]]:
+    """Reads a split as Model Garden does; returns the decoded tensors by source id."""
     decoder = tf_example_decoder.TfExampleDecoder()
     files = tf.io.gfile.glob(split.input_path)
     examples = [decoder.decode(record) for record in tf.data.TFRecordDataset(files)]
     return {int(example["source_id"].numpy()): example for example in examples}
 
 
-def _assert_records_equal_json(split):
+def _assert_records_equal_json(split: Split) -> None:
     coco = json.loads(pathlib.Path(split.annotation_file).read_text())
     examples = _decode_records(split)
     assert examples.keys() == {image["id"] for image in coco["images"]}
@@ -51,8 +62,8 @@ def _assert_records_equal_json(split):
             np.testing.assert_allclose(example[f"groundtruth_{key}"], [a[name] for a in entries])
 
 
-def _average_precision_of_truth(annotation_file):
-    """pycocotools' AP of the ground truth (crowds left out) as detections."""
+def _average_precision_of_truth(annotation_file: str) -> float:
+    """Measures the AP of the ground truth, without crowds, as detections with pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(annotation_file)
         detections = [
@@ -132,7 +143,7 @@ def test_boxes_are_clipped_dropped_and_listed(coco_folder, tmp_path):
     }
     assert (dataset.train.num_boxes, dataset.train.max_boxes_per_image) == (3, 2)
     text = "\n".join(dataset.issues)
-    assert "clipped (2)" in text and "wholly outside their image, dropped (1)" in text
+    assert "clipped (2)" in text and "entirely outside their image, dropped (1)" in text
     assert "instances_train.json: annotation 2 of a.jpg, bbox [30, 20, 20, 5], image 40x30" in text
     _assert_records_equal_json(dataset.train)
 
@@ -183,7 +194,7 @@ def test_annotation_id_0_would_cost_average_precision(coco_folder, tmp_path):
     assert any("annotation ids below 1" in issue for issue in dataset.issues)
 
 
-def _with_crowds(coco_folder):
+def _with_crowds(coco_folder: CocoFolder) -> str:
     """Fills in what pycocotools needs, without the code under test."""
     for annotation in coco_folder.coco["val"]["annotations"]:
         annotation.setdefault("iscrowd", 0)
@@ -214,10 +225,10 @@ def test_doubts_about_the_split_are_issues(coco_folder, tmp_path):
         coco["categories"].append({"id": 4, "name": "cat"})
     coco_folder.write()
     text = "\n".join(_prepare(coco_folder.path, tmp_path / "cache").issues)
-    assert "train and val share" in text and "train: a.jpg, val: d.jpg" in text
-    assert "no box to evaluate with" in text
-    assert "without a box to train with (1):\n    4 'cat'" in text
-    assert "several ids share (1):\n    'cat'" in text
+    assert "in both train and val" in text and "train: a.jpg, val: d.jpg" in text
+    assert "no boxes to evaluate with" in text
+    assert "without boxes to train on (1):\n    4 'cat'" in text
+    assert "shared by several ids (1):\n    'cat'" in text
 
 
 def test_nothing_to_learn_from(coco_folder, tmp_path):
@@ -225,7 +236,7 @@ def test_nothing_to_learn_from(coco_folder, tmp_path):
         {"id": 1, "image_id": 10, "category_id": 1, "bbox": [100, 0, 5, 5]}
     ]
     coco_folder.write()
-    with pytest.raises(DatasetError, match=r"no usable box(.|\n)*annotation 1 of a.jpg"):
+    with pytest.raises(DatasetError, match=r"no usable boxes(.|\n)*annotation 1 of a.jpg"):
         _prepare(coco_folder.path, tmp_path / "cache")
 
 
@@ -236,11 +247,11 @@ def test_crowds_are_nothing_to_learn_from(coco_folder, tmp_path):
     coco_folder.coco["val"]["annotations"].pop(0)
     coco_folder.write()
     text = "\n".join(_prepare(coco_folder.path, tmp_path / "cache").issues)
-    assert "without a box to train with (1):\n    3 'dog'" in text
-    assert "no box to evaluate with (1):\n    instances_val.json" in text
+    assert "without boxes to train on (1):\n    3 'dog'" in text
+    assert "no boxes to evaluate with (1):\n    instances_val.json" in text
     coco_folder.coco["train"]["annotations"].pop(0)
     coco_folder.write()
-    with pytest.raises(DatasetError, match=r"no usable box.*crowds.*instances_train\.json"):
+    with pytest.raises(DatasetError, match=r"no usable boxes.*crowds.*instances_train\.json"):
         _prepare(coco_folder.path, tmp_path / "cache")
 
 
@@ -265,8 +276,8 @@ def test_second_run_uses_the_cache_until_anything_changes(coco_folder, tmp_path,
     assert len(written) == 6 and third.val.annotation_file != second.val.annotation_file
 
 
-def test_a_former_copy_stays_and_is_named(coco_folder, tmp_path):
-    # Only then are the files' times old enough to be noted.
+def test_an_older_copy_stays_and_is_named(coco_folder, tmp_path):
+    # The files' times must be old enough to be recorded.
     time.sleep(2.1)
     first = _prepare(coco_folder.path, tmp_path / "cache")
     coco_folder.coco["val"]["annotations"][0]["bbox"] = [1, 2, 3, 4]
@@ -279,7 +290,7 @@ def test_a_former_copy_stays_and_is_named(coco_folder, tmp_path):
     assert str(former) in line and str(coco_folder.path) in line
     # A run may be reading it.
     _assert_records_equal_json(first.train)
-    # Nothing is converted, and so nothing new is to be said.
+    # Nothing is converted, so there is nothing new to report.
     lines.clear()
     prepare_coco_folder(coco_folder.path, tmp_path / "cache", lines.append)
     assert not any("the cache" in line for line in lines)
@@ -298,17 +309,17 @@ def test_progress_is_reported(coco_folder, tmp_path, monkeypatch):
         "checking 2 val images",
         "checked 2 of 2 images",
         "writing 3 train images (TFRecord files: 1)",
-        "written 2 of 3 images",
+        "wrote 2 of 3 images",
         "writing 2 val images (TFRecord files: 1)",
-        "written 2 of 2 images",
+        "wrote 2 of 2 images",
     ]
-    assert re.fullmatch(rf"the cache {tmp_path}/cache holds \d+\.\d MB", size)
-    assert note.startswith("- boxes across the border of their image, clipped (1):")
+    assert re.fullmatch(rf"the cache {tmp_path}/cache takes up \d+\.\d MB", size)
+    assert note.startswith("- boxes that extend beyond their image, clipped (1):")
     assert str(tmp_path / "cache") in last
 
 
 def test_the_folder_itself_is_left_alone(coco_folder, tmp_path):
-    def state():
+    def state() -> dict[pathlib.Path, int]:
         return {path: path.stat().st_mtime_ns for path in coco_folder.path.rglob("*")}
 
     before = state()
@@ -317,7 +328,7 @@ def test_the_folder_itself_is_left_alone(coco_folder, tmp_path):
 
 
 def test_image_that_changes_between_check_and_conversion(coco_folder, tmp_path):
-    def report(line):
+    def report(line: str) -> None:
         if line.startswith("writing 3 train"):
             Image.new("RGB", (20, 20)).save(coco_folder.image())
 
@@ -326,7 +337,7 @@ def test_image_that_changes_between_check_and_conversion(coco_folder, tmp_path):
     assert list((tmp_path / "cache" / "entries").iterdir()) == []
 
 
-def test_damage_that_only_tensorflow_minds(coco_folder, tmp_path):
+def test_damage_that_only_tensorflow_refuses(coco_folder, tmp_path):
     path = coco_folder.image("b.png")
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DatasetError, match=r"b\.png is damaged"):
@@ -342,7 +353,7 @@ def test_two_runs_at_once_share_one_result(bccd, tmp_path):
     program = (
         "import sys\n"
         "from libra_tf.data import prepare_coco_folder\n"
-        "print(prepare_coco_folder(*sys.argv[1:], report=lambda line: None).train.input_path)\n"
+        "print(prepare_coco_folder(*sys.argv[1:], report=str).train.input_path)\n"
     )
     runs = [
         subprocess.Popen(

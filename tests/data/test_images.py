@@ -8,6 +8,8 @@ from PIL import Image
 
 from libra_tf.data import images
 
+pytestmark = pytest.mark.one_lane
+
 _READ_AS_THEY_ARE = [
     ("JPEG", "L"),
     ("JPEG", "RGB"),
@@ -30,29 +32,29 @@ _CONVERTED = [
 ]
 
 
-def _picture():
+def _picture() -> Image.Image:
     rows, columns = np.mgrid[0:30, 0:40]
     pixels = np.stack([rows * 8, columns * 6, 255 - rows * 4 - columns * 3], axis=-1)
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def _encode(image_format, mode):
+def _encode(image_format: str, mode: str) -> bytes:
     buffer = io.BytesIO()
     options = {"lossless": True} if image_format == "WEBP" else {}
     _picture().convert(mode).save(buffer, format=image_format, **options)
     return buffer.getvalue()
 
 
-def _as_rgb(encoded):
+def _as_rgb(encoded: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
 
 
-def _as_model_garden_decodes(encoded):
+def _as_model_garden_decodes(encoded: bytes) -> np.ndarray:
     return tf.io.decode_image(encoded, channels=3).numpy().astype(int)
 
 
 @pytest.mark.parametrize(("image_format", "mode"), _READ_AS_THEY_ARE)
-def test_kept_images_look_alike_to_model_garden(tmp_path, image_format, mode):
+def test_kept_images_look_the_same_to_model_garden(tmp_path, image_format, mode):
     encoded = _encode(image_format, mode)
     (tmp_path / "image").write_bytes(encoded)
     facts = images.inspect_image(tmp_path / "image")
@@ -65,7 +67,7 @@ def test_kept_images_look_alike_to_model_garden(tmp_path, image_format, mode):
 
 
 @pytest.mark.parametrize(("image_format", "mode"), _CONVERTED)
-def test_converted_images_look_alike_to_model_garden(tmp_path, image_format, mode):
+def test_converted_images_look_the_same_to_model_garden(tmp_path, image_format, mode):
     encoded = _encode(image_format, mode)
     (tmp_path / "image").write_bytes(encoded)
     assert images.inspect_image(tmp_path / "image").needs_conversion
@@ -73,7 +75,7 @@ def test_converted_images_look_alike_to_model_garden(tmp_path, image_format, mod
     np.testing.assert_array_equal(decoded, _as_rgb(encoded))
 
 
-def test_jpeg_with_further_pictures_is_a_jpeg(tmp_path):
+def test_jpeg_with_more_pictures_counts_as_a_jpeg(tmp_path):
     path = tmp_path / "phone.jpg"
     _picture().save(path, format="MPO", save_all=True, append_images=[_picture()])
     facts = images.inspect_image(path)
@@ -83,7 +85,7 @@ def test_jpeg_with_further_pictures_is_a_jpeg(tmp_path):
     np.testing.assert_allclose(_as_model_garden_decodes(encoded), _as_rgb(encoded), atol=6)
 
 
-def test_orientation_is_told_and_not_followed(tmp_path):
+def test_orientation_is_reported_and_not_applied(tmp_path):
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -105,7 +107,7 @@ _MEANINGLESS_ORIENTATIONS = {
 
 
 @pytest.mark.parametrize("name", _MEANINGLESS_ORIENTATIONS)
-def test_an_orientation_that_means_nothing_is_upright(tmp_path, name):
+def test_a_meaningless_orientation_counts_as_upright(tmp_path, name):
     path = tmp_path / "image.jpg"
     # One entry; Pillow would write an integer whatever it is given.
     entry = struct.pack("<HHI4s", 0x0112, *_MEANINGLESS_ORIENTATIONS[name])

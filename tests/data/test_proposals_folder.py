@@ -1,14 +1,18 @@
 """Folders of proposals from COCO's results format."""
 
 import json
+import pathlib
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
 from libra_tf.data import DatasetError, proposals
+
+pytestmark = pytest.mark.one_lane
 
 IMAGE_IDS = [7, 3, 12]
 RESULTS = [
@@ -20,7 +24,7 @@ RESULTS = [
 
 
 @pytest.fixture
-def annotations(tmp_path):
+def annotations(tmp_path: pathlib.Path) -> pathlib.Path:
     path = tmp_path / "instances.json"
     images = [{"id": image_id, "width": 40, "height": 40} for image_id in IMAGE_IDS]
     path.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
@@ -28,10 +32,14 @@ def annotations(tmp_path):
 
 
 @pytest.fixture
-def convert(tmp_path, annotations):
-    """Converts results that are given as a document or as text."""
+def convert(
+    tmp_path: pathlib.Path, annotations: pathlib.Path
+) -> Callable[..., tuple[pathlib.Path, list[str]]]:
+    """Converts results given as a document or as text; returns the folder and the report."""
 
-    def convert(results, folder=tmp_path / "made" / "train"):
+    def convert(
+        results: object, folder: pathlib.Path = tmp_path / "made" / "train"
+    ) -> tuple[pathlib.Path, list[str]]:
         path = tmp_path / "results.json"
         path.write_text(results if isinstance(results, str) else json.dumps(results))
         lines = []
@@ -63,8 +71,8 @@ def test_what_pycocotools_reads(convert, annotations, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 8}, r"image_id is none of the images in .*instances\.json \(1\)"),
-        ({"image_id": [3]}, "image_id is none of the images"),
+        ({"image_id": 8}, r"image_id is not listed in .*instances\.json \(1\)"),
+        ({"image_id": [3]}, "image_id is not listed in"),
         ({"bbox": [1, 2, 3]}, "bbox must be four finite numbers"),
         ({"bbox": [1, 2, float("nan"), 3]}, "bbox must be four finite numbers"),
         ({"bbox": [1, 2, float("inf"), 3]}, "bbox must be four finite numbers"),
@@ -78,14 +86,14 @@ def test_what_pycocotools_reads(convert, annotations, tmp_path):
 def test_bad_entries(convert, tmp_path, change, message):
     with pytest.raises(DatasetError, match=message) as raised:
         convert([*RESULTS, {**RESULTS[0], **change}])
-    assert "entry 4: " in str(raised.value)
+    assert "results.json[4]: " in str(raised.value)
     assert not (tmp_path / "made").exists()
 
 
 def test_every_kind_of_mistake_at_once(convert):
     with pytest.raises(DatasetError) as raised:
         convert([*RESULTS, "a text", {"image_id": 3}, *[{**RESULTS[0], "image_id": 9}] * 8])
-    for text in ("not a JSON object (1)", "lacks bbox, score (1)", "none of the images", "3 more"):
+    for text in ("not a JSON object (1)", "missing bbox, score (1)", "is not listed", "3 more"):
         assert text in str(raised.value)
 
 
@@ -93,8 +101,11 @@ def test_every_kind_of_mistake_at_once(convert):
     ("results", "message"),
     [
         ("{", r"results\.json is not JSON"),
-        ({"annotations": []}, r"results\.json holds no list of proposals: it must be like \[\{"),
-        ([], "holds no list of proposals"),
+        (
+            {"annotations": []},
+            r"results\.json does not contain a list of proposals: it must look like \[\{",
+        ),
+        ([], "does not contain a list of proposals"),
     ],
 )
 def test_no_results(convert, results, message):
@@ -102,7 +113,7 @@ def test_no_results(convert, results, message):
         convert(results)
 
 
-def test_annotations_that_are_none(convert, annotations):
+def test_annotations_that_cannot_be_read(convert, annotations):
     annotations.write_text("[1, 2]")
     with pytest.raises(DatasetError, match=r"instances\.json is not a COCO annotation file"):
         convert(RESULTS)
@@ -112,7 +123,7 @@ def test_annotations_that_are_none(convert, annotations):
 
 
 @pytest.mark.parametrize("image_id", ["../evil", [1], "7", None])
-def test_an_image_id_that_is_no_number_names_no_file(convert, annotations, tmp_path, image_id):
+def test_an_image_id_that_is_not_an_integer_names_no_file(convert, annotations, tmp_path, image_id):
     annotations.write_text(json.dumps({"images": [{"id": image_id}]}))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(DatasetError, match=r"instances\.json cannot be used(.|\n)*an integer"):
@@ -123,7 +134,7 @@ def test_an_image_id_that_is_no_number_names_no_file(convert, annotations, tmp_p
 def test_nothing_is_overwritten(convert, tmp_path):
     folder, _ = convert(RESULTS)
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(DatasetError, match="is there already"):
+    with pytest.raises(DatasetError, match="train already exists"):
         convert(RESULTS[:1])
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     (tmp_path / "empty").mkdir()
@@ -131,7 +142,7 @@ def test_nothing_is_overwritten(convert, tmp_path):
 
 
 def test_nothing_is_half_written(tmp_path):
-    def fail_at_the_second():
+    def fail_at_the_second() -> Iterator[tuple[int, np.ndarray]]:
         yield 1, np.ones((2, 4))
         raise RuntimeError
 

@@ -1,25 +1,25 @@
 import hashlib
 import json
 import multiprocessing
+import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
 
 from libra_tf.data import DatasetError, make_shapes, prepare_coco_folder, shapes
 
+pytestmark = pytest.mark.one_lane
+
 _PROCESSES = multiprocessing.get_context("spawn")
 
 
-def _silent(line):
-    del line
-
-
-def _make(folder, **changes):
+def _make(folder: pathlib.Path, **changes: Any) -> str:
     arguments = {"num_train": 12, "num_val": 6, "image_size": 96, "seed": 3} | changes
-    return make_shapes(folder, **arguments, report=_silent)
+    return make_shapes(folder, **arguments, report=str)
 
 
-def _digests(folder):
+def _digests(folder: pathlib.Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -27,8 +27,8 @@ def _digests(folder):
     }
 
 
-def _coco(folder, split="train"):
-    return json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
+def _training_annotations(folder: pathlib.Path) -> dict[str, Any]:
+    return json.loads((folder / "annotations" / "instances_train.json").read_text())
 
 
 def test_same_arguments_give_the_same_bytes(tmp_path):
@@ -72,7 +72,7 @@ def test_folder_with_something_else_is_refused(tmp_path):
         _make(tmp_path / "shapes", seed=4)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
-    with pytest.raises(DatasetError, match="holds something else"):
+    with pytest.raises(DatasetError, match="contains something else"):
         _make(tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
@@ -105,7 +105,7 @@ def test_unwritable_folder_is_named(tmp_path):
 
 
 def test_is_a_valid_coco_folder(tmp_path):
-    dataset = prepare_coco_folder(_make(tmp_path / "shapes"), tmp_path / "cache", _silent)
+    dataset = prepare_coco_folder(_make(tmp_path / "shapes"), tmp_path / "cache", str)
     assert dataset.class_names == shapes.CLASS_NAMES
     assert dataset.train.num_examples == 12
     assert dataset.val.num_examples == 6
@@ -113,9 +113,9 @@ def test_is_a_valid_coco_folder(tmp_path):
 
 
 def test_variety(tmp_path):
-    """Sizes from 12 px to half the image, all classes alike, crowds and empty images."""
+    """Sizes from 12 px to half the image, classes equally often, crowds and empty images."""
     _make(tmp_path / "shapes", num_train=200, image_size=128)
-    coco = _coco(tmp_path / "shapes")
+    coco = _training_annotations(tmp_path / "shapes")
     extents = np.array([max(a["bbox"][2:]) for a in coco["annotations"]])
     assert 12 * 0.6 - 1 <= extents.min() < 14
     assert 60 < extents.max() <= 64.01
@@ -126,7 +126,7 @@ def test_variety(tmp_path):
 
 
 def test_boxes_fit_what_is_drawn():
-    """A box spans the pixels of its shape; of one cut by the border, all of them and few more."""
+    """A box spans its shape's pixels; where the border cuts the shape, it may be a bit larger."""
     placed = [
         shape
         for seed in range(40)
@@ -149,7 +149,7 @@ def test_boxes_fit_what_is_drawn():
 
 
 def test_no_shape_is_hidden_too_much():
-    """Redraws every image's shapes in turn and measures what is left of each."""
+    """Redraws every image's shapes in turn and measures how much of each stays visible."""
     for seed in range(30):
         placed = shapes._place_shapes(np.random.default_rng(seed), 128)
         visible = [shape.alpha for shape in placed]

@@ -1,15 +1,19 @@
 """Pascal VOC folders: the same records as the same data in COCO format, and clear errors."""
 
-import json
+import pathlib
 import shutil
 import time
-from xml.etree import ElementTree
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from libra_tf.data import DatasetError, checking, prepare_coco_folder, voc
+from libra_tf.data import DatasetError, Split, checking, prepare_coco_folder, voc
+from tests.data.folders import CocoFolder, to_voc, write_xml
+
+pytestmark = pytest.mark.one_lane
 
 VARIABLE = {
     f"image/object/{name}": tf.io.VarLenFeature(kind)
@@ -32,56 +36,8 @@ FEATURES = {
 }
 
 
-def write_xml(path, entry, objects, database="Unknown"):
-    """Writes what LabelImg writes: the edges of the boxes."""
-    root = ElementTree.Element("annotation")
-    ElementTree.SubElement(root, "filename").text = entry["file_name"]
-    ElementTree.SubElement(ElementTree.SubElement(root, "source"), "database").text = database
-    size = ElementTree.SubElement(root, "size")
-    for key in ("width", "height"):
-        ElementTree.SubElement(size, key).text = str(entry[key])
-    for name, (x, y, width, height), is_difficult in objects:
-        element = ElementTree.SubElement(root, "object")
-        ElementTree.SubElement(element, "name").text = name
-        ElementTree.SubElement(element, "difficult").text = str(is_difficult)
-        box = ElementTree.SubElement(element, "bndbox")
-        edges = {"xmin": x, "ymin": y, "xmax": x + width, "ymax": y + height}
-        for key, value in edges.items():
-            ElementTree.SubElement(box, key).text = str(value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(ElementTree.tostring(root))
-
-
-def to_voc(coco_folder, target, splits, side_by_side=False, most=10**6):
-    """Writes the first images of a COCO folder in Pascal VOC format."""
-    for split in splits:
-        path = coco_folder / "annotations" / f"instances_{split}.json"
-        coco = json.loads(path.read_text())
-        names = {category["id"]: category["name"] for category in coco["categories"]}
-        stems = []
-        for entry in coco["images"][:most]:
-            stem = entry["file_name"].rsplit(".", 1)[0]
-            images, annotations = target / "JPEGImages", target / "Annotations"
-            if side_by_side:
-                images = annotations = target / split
-            (images / entry["file_name"]).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(coco_folder / "images" / entry["file_name"], images / entry["file_name"])
-            objects = [
-                (names[a["category_id"]], a["bbox"], a.get("iscrowd", 0))
-                for a in coco["annotations"]
-                if a["image_id"] == entry["id"]
-            ]
-            write_xml(annotations / f"{stem}.xml", entry, objects)
-            stems.append(stem)
-        if not side_by_side:
-            listed = target / "ImageSets" / "Main" / f"{split}.txt"
-            listed.parent.mkdir(parents=True, exist_ok=True)
-            listed.write_text("\n".join(stems) + "\n")
-    return target
-
-
-def records_of(split):
-    """By the image's name without folders, all features but those that number things."""
+def records_of(split: Split) -> dict[bytes, dict[str, Any]]:
+    """Returns all features except ids, by the image's name without folders."""
     records = {}
     for record in tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(split.input_path))):
         example = tf.io.parse_single_example(record, FEATURES)
@@ -95,28 +51,28 @@ def records_of(split):
 
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_bccd_gives_the_records_of_its_coco_files(bccd, tmp_path, side_by_side):
-    # The whole of it where images lie in JPEGImages/, a part for the other layout.
-    most = 12 if side_by_side else 10**6
-    folder = to_voc(bccd, tmp_path / "voc", ("train", "val"), side_by_side, most)
+    # One layout is checked with the whole data set, the other with a part of it.
+    max_images = 12 if side_by_side else None
+    folder = to_voc(bccd, tmp_path / "voc", side_by_side, max_images)
     from_voc = prepare_coco_folder(folder, tmp_path / "cache", report=str)
     from_coco = prepare_coco_folder(bccd, tmp_path / "cache", report=str)
     assert set(from_voc.class_names.values()) == set(from_coco.class_names.values())
     assert from_voc.class_names == {1: "Platelets", 2: "RBC", 3: "WBC"}
     for split in ("train", "val"):
         ours, theirs = (records_of(getattr(d, split)) for d in (from_voc, from_coco))
-        assert len(ours) == min(most, len(theirs))
+        assert len(ours) == (max_images or len(theirs)) > 0
         assert ours == {name: theirs[name] for name in ours}
 
 
 def test_difficult_and_odd_files_of_the_small_folder(coco_folder, tmp_path):
-    """Subfolders, crowds and images without boxes come through as in COCO."""
-    folder = to_voc(coco_folder.path, tmp_path / "voc", ("train", "val"))
+    """Subfolders, crowds and images without boxes give the same records as in COCO format."""
+    folder = to_voc(coco_folder.path, tmp_path / "voc")
     from_voc = prepare_coco_folder(folder, tmp_path / "cache", report=str)
     from_coco = prepare_coco_folder(coco_folder.path, tmp_path / "cache", report=str)
     for split in ("train", "val"):
         ours, theirs = (records_of(getattr(d, split)) for d in (from_voc, from_coco))
         for record in [*ours.values(), *theirs.values()]:
-            # COCO's may be that of a mask, which VOC's files do not have.
+            # In COCO format the area may be that of a mask, which VOC does not have.
             del record["image/object/area"]
         assert ours == theirs
 
@@ -130,11 +86,11 @@ def test_a_folder_is_read_again_when_an_xml_file_changes(voc_folder, tmp_path):
 
 
 @pytest.fixture
-def voc_folder(coco_folder, tmp_path):
-    return to_voc(coco_folder.path, tmp_path / "voc", ("train", "val"))
+def voc_folder(coco_folder: CocoFolder, tmp_path: pathlib.Path) -> pathlib.Path:
+    return to_voc(coco_folder.path, tmp_path / "voc")
 
 
-def check(folder):
+def check(folder: pathlib.Path) -> checking.CheckedFolder:
     checking.check_layout(folder)
     return checking.check_folder(folder, report=str)
 
@@ -157,8 +113,8 @@ def test_the_size_may_be_left_out(voc_folder):
     assert (image["width"], image["height"]) == (40, 30)
 
 
-def replace(name, old, new):
-    def spoil(folder):
+def replace(name: str, old: str, new: str) -> Callable[[pathlib.Path], None]:
+    def spoil(folder: pathlib.Path) -> None:
         path = folder / name
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new))
@@ -168,12 +124,18 @@ def replace(name, old, new):
 
 MISTAKES = {
     "not_xml": (replace("Annotations/a.xml", "</annotation>", ""), r"not XML(.|\n)*a\.xml"),
-    "no_xml": (lambda f: (f / "Annotations/a.xml").unlink(), r"without an XML file(.|\n)*a\.xml"),
+    "no_xml": (
+        lambda f: (f / "Annotations/a.xml").unlink(),
+        r"without a readable XML file(.|\n)*a\.xml",
+    ),
     "other_root": (
         replace("Annotations/a.xml", "annotation>", "html>"),
         r"must be 'annotation'(.|\n)*'html'",
     ),
-    "no_image": (lambda f: (f / "JPEGImages/a.jpg").unlink(), r"no image(.|\n)*a\.xml"),
+    "no_image": (
+        lambda f: (f / "JPEGImages/a.jpg").unlink(),
+        r"no image for this XML file in JPEGImages/(.|\n)*a\.xml",
+    ),
     "bad_image": (lambda f: (f / "JPEGImages/a.jpg").write_text("x"), "not an image"),
     "no_name": (replace("Annotations/a.xml", "cat", " "), "object without a name"),
     "no_number": (
@@ -189,14 +151,17 @@ MISTAKES = {
         r"size differs(.|\n)*file 40x30, annotations 50x30",
     ),
     "twice": (replace("ImageSets/Main/train.txt", "a\n", "a\na\n"), "listed twice"),
-    "outside": (replace("ImageSets/Main/train.txt", "a\n", "../a\n"), "leads out"),
-    "no_file": (replace("ImageSets/Main/train.txt", "a\n", ".\n"), "leads out"),
+    "outside": (replace("ImageSets/Main/train.txt", "a\n", "../a\n"), "points outside"),
+    "no_file": (replace("ImageSets/Main/train.txt", "a\n", ".\n"), "points outside"),
     "empty_list": (
         lambda f: (f / "ImageSets/Main/val.txt").write_text(""),
-        r"without a usable image(.|\n)*val\.txt",
+        r"without usable images(.|\n)*val\.txt",
     ),
-    "no_list": (lambda f: (f / "ImageSets/Main/val.txt").unlink(), r"lacks ImageSets/Main/val"),
-    "no_images": (lambda f: shutil.rmtree(f / "JPEGImages"), "lacks JPEGImages"),
+    "no_list": (
+        lambda f: (f / "ImageSets/Main/val.txt").unlink(),
+        r"is missing ImageSets/Main/val",
+    ),
+    "no_images": (lambda f: shutil.rmtree(f / "JPEGImages"), "is missing JPEGImages"),
 }
 
 
@@ -209,12 +174,13 @@ def test_mistakes(voc_folder, mistake):
 
 
 def test_all_mistakes_are_listed_at_once(voc_folder):
-    for mistake in ("no_name", "twice", "bad_image"):
+    for mistake in ("no_name", "twice"):
         MISTAKES[mistake][0](voc_folder)
+    (voc_folder / "JPEGImages/d.jpg").write_text("not an image")
     replace("Annotations/b.xml", "<xmin>0</xmin>", "<xmin>zero</xmin>")(voc_folder)
     with pytest.raises(DatasetError, match=r"without a name(.|\n)*four finite") as error:
         check(voc_folder)
-    assert "listed twice" in str(error.value)
+    assert "listed twice" in str(error.value) and "not an image" in str(error.value)
 
 
 def test_boxes_across_the_border_are_clipped_and_listed(voc_folder, tmp_path):
@@ -233,8 +199,16 @@ def test_objects_nowhere(voc_folder):
 def test_side_by_side_needs_both_folders(voc_folder, tmp_path):
     folder = tmp_path / "pairs"
     shutil.copytree(voc_folder / "Annotations", folder / "train")
-    with pytest.raises(DatasetError, match="lacks val/ or valid/"):
+    with pytest.raises(DatasetError, match="is missing val/ or valid/"):
         check(folder)
+
+
+def test_valid_is_read_as_val_unless_there_is_val(pairs):
+    shutil.copytree(pairs / "val", pairs / "valid")
+    (pairs / "valid/e.xml").unlink()
+    assert len(check(pairs).splits["val"].images) == 2
+    shutil.rmtree(pairs / "val")
+    assert names_in(pairs, "val") == ["valid/d.jpg"]
 
 
 def test_a_coco_folder_is_not_taken_for_voc(coco_folder):
@@ -242,18 +216,18 @@ def test_a_coco_folder_is_not_taken_for_voc(coco_folder):
 
 
 @pytest.fixture
-def pairs(coco_folder, tmp_path):
+def pairs(coco_folder: CocoFolder, tmp_path: pathlib.Path) -> pathlib.Path:
     """Images and XML files side by side, one of them in a subfolder."""
-    return to_voc(coco_folder.path, tmp_path / "pairs", ("train", "val"), side_by_side=True)
+    return to_voc(coco_folder.path, tmp_path / "pairs", side_by_side=True)
 
 
-def names_in(folder, split="train"):
+def names_in(folder: pathlib.Path, split: str = "train") -> list[str]:
     entries = check(folder).splits[split].annotation_file.images
     return [entry["file_name"] for entry in entries]
 
 
 def test_a_file_added_in_a_subfolder_is_noticed(pairs, tmp_path):
-    # Only then are the files' times old enough to be trusted.
+    # The files' times must be old enough to be trusted.
     time.sleep(2.1)
     before = prepare_coco_folder(pairs, tmp_path / "cache", report=str)
     shutil.copy(pairs / "train/a.jpg", pairs / "train/sub/z.jpg")
@@ -277,7 +251,7 @@ def test_images_and_xml_files_in_subfolders(pairs):
 def test_two_xml_files_of_one_image(pairs, copy):
     (pairs / copy).parent.mkdir(exist_ok=True)
     shutil.copy(pairs / "train/a.xml", pairs / copy)
-    with pytest.raises(DatasetError, match=r"file_name repeated") as error:
+    with pytest.raises(DatasetError, match=r"duplicate file_name") as error:
         check(pairs)
     assert f"train: train/a.jpg, train/a.xml and {copy}" in str(error.value)
 

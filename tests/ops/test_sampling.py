@@ -1,4 +1,6 @@
 import collections
+import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -250,6 +252,38 @@ def test_bad_arguments(kwargs, match):
         ops.sample_iou_balanced(tf.zeros([1, 4]), tf.ones([1, 4], tf.bool), 2, **kwargs)
 
 
+def test_bins_cannot_change_after_they_were_checked():
+    bins = sampling.IoUBins(iou_limit=0.5)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        bins.num_bins = 0
+    with pytest.raises(ValueError, match="num_bins"):
+        dataclasses.replace(bins, num_bins=0)
+
+
+def test_bins_have_the_defaults_of_the_function():
+    parameters = inspect.signature(ops.sample_iou_balanced).parameters
+    defaults = dataclasses.asdict(sampling.IoUBins())
+    assert {name: parameters[name].default for name in defaults} == defaults
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_bins": 5, "iou_limit": 0.7},
+        {"floor_threshold": 0.3, "floor_fraction": 0.2, "bin_range": "all"},
+    ],
+)
+def test_drawing_with_bins_is_sampling_with_their_values(options):
+    ious = tf.random.stateless_uniform([2, 60], [0, 1])
+    bins = sampling.IoUBins(**options)
+    drawn = sampling.draw_iou_balanced(ious, ious < 0.8, 20, bins, seed=3)
+    sampled = ops.sample_iou_balanced(ious, ious < 0.8, 20, **options, seed=3)
+    np.testing.assert_array_equal(drawn, sampled)
+    if options:
+        assert (drawn != ops.sample_iou_balanced(ious, ious < 0.8, 20, seed=3)).numpy().any()
+
+
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64])
 def test_ious_of_other_types(dtype):
     ious = tf.cast([[0.0, 0.125, 0.25, 0.4375]], dtype)
@@ -296,7 +330,7 @@ BOXES = st.lists(
 def draw_indices(instances, ious, positives, negatives, others, num_positives, num_negatives):
     both = [
         sampling.instance_pool(instances, positives, num_positives, 5),
-        sampling.iou_pool(ious, negatives, num_negatives, iou_limit=0.5),
+        sampling.iou_pool(ious, negatives, num_negatives, sampling.IoUBins(iou_limit=0.5)),
     ]
     return pools.draw_indices(both, 16, others, 2)
 
@@ -339,7 +373,7 @@ def test_several_pools_draw_as_each_alone():
     indices = pools.draw_indices(
         [
             sampling.instance_pool(repeat(instances), repeat(positives), 8, 10),
-            sampling.iou_pool(repeat(ious), repeat(negatives), 30, iou_limit=0.5),
+            sampling.iou_pool(repeat(ious), repeat(negatives), 30, sampling.IoUBins(iou_limit=0.5)),
         ],
         38,
         tf.zeros([REPETITIONS, 119], tf.int32),

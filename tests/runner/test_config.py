@@ -7,10 +7,11 @@ from official.core import exp_factory
 from official.modeling import optimization
 
 import libra_tf.registry_imports  # noqa: F401
+from libra_tf.cli.errors import UsageError
+from libra_tf.configs import names
 from libra_tf.data import DetectionDataset, Split
 from libra_tf.runner import config
 from libra_tf.runner import flags as runner_flags
-from libra_tf.runner.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +53,21 @@ def dataset(num_train=100, num_val=21, max_boxes=7):
     )
 
 
+def build(experiment, flag_values, folder):
+    """The config of a run, as a session builds it."""
+    if folder is not None:
+        flag_values.dataset = folder.folder
+    return config.settle(config.build(experiment, flag_values), folder)
+
+
 def test_every_libra_experiment_is_registered():
     registered = {n for n in exp_factory._REGISTERED_CONFIGS if n.startswith("libra")}
-    assert registered == set(runner_flags.LIBRA_EXPERIMENTS)
+    assert registered == set(names.EXPERIMENTS)
 
 
-@pytest.mark.parametrize(
-    "experiment", [name for name in runner_flags.LIBRA_EXPERIMENTS if "mask" not in name]
-)
+@pytest.mark.parametrize("experiment", [name for name in names.EXPERIMENTS if "mask" not in name])
 def test_the_data_set_sets_what_follows_from_it(parse, experiment):
-    params = config.build(experiment, parse(), dataset())
+    params = build(experiment, parse(), dataset())
     task, trainer = params.task, params.trainer
     assert task.model.num_classes == 8
     assert task.train_data.input_path == "t/train*"
@@ -75,22 +81,19 @@ def test_the_data_set_sets_what_follows_from_it(parse, experiment):
 
 def test_a_folder_has_no_masks(parse):
     with pytest.raises(UsageError, match=r"include_mask=false"):
-        config.build("libra_maskrcnn_resnetfpn_coco", parse(), dataset())
+        build("libra_maskrcnn_resnetfpn_coco", parse(), dataset())
 
 
 def test_another_batch_size_still_evaluates_every_image(parse):
     override = "--params_override=task.validation_data.global_batch_size=4"
-    params = config.build("libra_retinanet_demo", parse(override), dataset())
+    params = build("libra_retinanet_demo", parse(override), dataset())
     assert params.trainer.validation_steps == 6
     override = "--params_override=trainer.validation_steps=3"
-    assert (
-        config.build("libra_retinanet_demo", parse(override), dataset()).trainer.validation_steps
-        == 3
-    )
+    assert build("libra_retinanet_demo", parse(override), dataset()).trainer.validation_steps == 3
 
 
 def test_a_published_experiment_keeps_its_epochs(parse):
-    params = config.build("libra_fasterrcnn_resnetfpn_coco", parse(), dataset(num_train=1600))
+    params = build("libra_fasterrcnn_resnetfpn_coco", parse(), dataset(num_train=1600))
     assert params.trainer.train_steps == pytest.approx(12 * 100, abs=2)
     boundaries = params.trainer.optimizer_config.learning_rate.stepwise.boundaries
     assert boundaries == [pytest.approx(800, abs=2), pytest.approx(1100, abs=2)]
@@ -102,7 +105,7 @@ def test_the_epochs_stay_with_another_batch_size(parse, tmp_path, batch_size):
     path = tmp_path / "batch.yaml"
     path.write_text(f"task: {{train_data: {{global_batch_size: {batch_size}}}}}")
     arguments = parse(f"--config_file={path}")
-    params = config.build("libra_fasterrcnn_resnetfpn_coco", arguments, dataset(num_train=1600))
+    params = build("libra_fasterrcnn_resnetfpn_coco", arguments, dataset(num_train=1600))
     epoch = 1600 // batch_size
     assert params.task.train_data.global_batch_size == batch_size
     assert params.trainer.train_steps == pytest.approx(12 * epoch, rel=0.01)
@@ -112,7 +115,7 @@ def test_the_epochs_stay_with_another_batch_size(parse, tmp_path, batch_size):
 
 
 def test_fewer_images_than_a_batch_keep_the_epochs_too(parse):
-    params = config.build("libra_fasterrcnn_resnetfpn_coco", parse(), dataset(num_train=5))
+    params = build("libra_fasterrcnn_resnetfpn_coco", parse(), dataset(num_train=5))
     assert params.trainer.train_steps == 12
 
 
@@ -120,7 +123,7 @@ def test_steps_that_are_set_are_not_scaled(parse):
     override = "trainer.train_steps=77,trainer.validation_interval=7,trainer.validation_steps=3"
     override += ",task.train_data.global_batch_size=4,task.validation_data.global_batch_size=4"
     arguments = parse(f"--params_override={override}")
-    trainer = config.build("libra_retinanet_resnetfpn_coco", arguments, dataset()).trainer
+    trainer = build("libra_retinanet_resnetfpn_coco", arguments, dataset()).trainer
     assert (trainer.train_steps, trainer.validation_interval) == (77, 7)
     assert trainer.validation_steps == 3
 
@@ -128,7 +131,7 @@ def test_steps_that_are_set_are_not_scaled(parse):
 def test_a_short_training_reaches_its_learning_rate(parse):
     """Of 205 images, an epoch has 12 steps, and the learning rate drops after 96 of 144."""
     arguments = parse()
-    params = config.build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
+    params = build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
     assert params.trainer.train_steps == 144
     factory = optimization.OptimizerFactory(params.trainer.optimizer_config)
     rate = factory.build_learning_rate()
@@ -142,52 +145,50 @@ def test_a_short_training_reaches_its_learning_rate(parse):
 
 def test_a_warmup_that_is_set_stays(parse):
     key = "trainer.optimizer_config.warmup.linear.warmup_steps"
-    params = config.build(
+    params = build(
         "libra_retinanet_demo", parse(f"--params_override={key}=60,trainer.train_steps=77"), None
     )
     assert params.trainer.optimizer_config.warmup.linear.warmup_steps == 60
     arguments = parse(f"--params_override={key}=97")
     with pytest.raises(UsageError, match=rf"{key} is 97, but the learning rate drops.*step 96"):
-        config.build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
+        build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
 
 
 def test_the_schedule_of_a_folder_is_not_judged_before_the_folder_is_read(parse):
     """An epoch of 205 images ends the loop of 100 steps after 12."""
     arguments = parse("--dataset=cells", "--params_override=trainer.summary_interval=12")
-    config.build("libra_retinanet_resnetfpn_coco", arguments, None)
-    params = config.build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
+    build("libra_retinanet_resnetfpn_coco", arguments, None)
+    params = build("libra_retinanet_resnetfpn_coco", arguments, dataset(num_train=205))
     assert (params.trainer.summary_interval, params.trainer.steps_per_loop) == (12, 12)
 
 
 @pytest.mark.parametrize(("steps_per_loop", "summary_interval"), [(50, 50), (5, 10), (7, 7)])
 def test_summaries_follow_the_loops(parse, steps_per_loop, summary_interval):
     override = f"--params_override=trainer.steps_per_loop={steps_per_loop}"
-    trainer = config.build("libra_retinanet_demo", parse(override), None).trainer
+    trainer = build("libra_retinanet_demo", parse(override), None).trainer
     assert trainer.summary_interval == summary_interval
 
 
 def test_a_small_experiment_keeps_its_steps(parse):
     plain = exp_factory.get_exp_config("libra_retinanet_demo")
-    params = config.build("libra_retinanet_demo", parse(), dataset())
+    params = build("libra_retinanet_demo", parse(), dataset())
     assert params.trainer.train_steps == plain.trainer.train_steps
 
 
 def test_a_batch_is_not_larger_than_the_data_set(parse):
-    params = config.build("libra_retinanet_demo", parse(), dataset(num_train=3))
+    params = build("libra_retinanet_demo", parse(), dataset(num_train=3))
     assert params.task.train_data.global_batch_size == 3
 
 
 def test_the_cosine_ends_with_training(parse):
-    params = config.build(
-        "libra_retinanet_demo", parse("--params_override=trainer.train_steps=77"), None
-    )
+    params = build("libra_retinanet_demo", parse("--params_override=trainer.train_steps=77"), None)
     assert params.trainer.optimizer_config.learning_rate.cosine.decay_steps == 77
 
 
 def test_a_cosine_that_is_set_stays(parse):
     key = "trainer.optimizer_config.learning_rate.cosine.decay_steps"
     override = f"--params_override=trainer.train_steps=77,{key}=450"
-    params = config.build("libra_retinanet_demo", parse(override), None)
+    params = build("libra_retinanet_demo", parse(override), None)
     assert params.trainer.optimizer_config.learning_rate.cosine.decay_steps == 450
 
 
@@ -195,21 +196,19 @@ def test_files_come_before_params_override(parse, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("trainer: {train_steps: 5, steps_per_loop: 3}\n")
     arguments = parse(f"--config_file={path}", "--params_override=trainer.train_steps=6")
-    params = config.build("libra_retinanet_demo", arguments, None)
+    params = build("libra_retinanet_demo", arguments, None)
     assert (params.trainer.train_steps, params.trainer.steps_per_loop) == (6, 3)
 
 
 def test_a_whole_number_may_be_written_as_a_float(parse):
-    params = config.build(
-        "libra_retinanet_demo", parse("--params_override=trainer.train_steps=1e3"), None
-    )
+    params = build("libra_retinanet_demo", parse("--params_override=trainer.train_steps=1e3"), None)
     assert params.trainer.train_steps == 1000
     assert isinstance(params.trainer.train_steps, int)
 
 
 def test_a_number_may_be_written_without_a_point(parse):
     key = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"
-    params = config.build("libra_retinanet_demo", parse(f"--params_override={key}=1e-4"), None)
+    params = build("libra_retinanet_demo", parse(f"--params_override={key}=1e-4"), None)
     assert params.trainer.optimizer_config.learning_rate.cosine.initial_learning_rate == 1e-4
 
 
@@ -220,7 +219,7 @@ def test_what_yaml_reads_as_another_type(parse):
         "task.model.roi_sampler.cascade_iou_thresholds=[1e-1],"
         "task.model.detection_head.class_agnostic_bbox_pred=true"
     )
-    task = config.build("libra_fasterrcnn_demo", parse(f"--params_override={override}"), None).task
+    task = build("libra_fasterrcnn_demo", parse(f"--params_override={override}"), None).task
     assert task.model.backbone.spinenet.model_id == "96"
     assert task.losses.rpn_box_weight == 0.5
     assert task.model.mask_head is None and task.init_checkpoint is None
@@ -235,7 +234,7 @@ def test_a_seed_that_numpy_cannot_take(parse):
 
 @pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
 def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
-    params = config.build(experiment, parse("--tpu=local"), None)
+    params = build(experiment, parse("--tpu=local"), None)
     assert params.runtime.distribution_strategy == "tpu"
     assert params.runtime.tpu == "local"
     assert params.task.model.detection_generator.nms_version == "v2"
@@ -291,14 +290,14 @@ def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
 )
 def test_bad_overrides(parse, override, message):
     with pytest.raises(UsageError, match=message):
-        config.build("libra_fasterrcnn_demo", parse(f"--params_override={override}"), None)
+        build("libra_fasterrcnn_demo", parse(f"--params_override={override}"), None)
 
 
 def test_a_file_that_is_not_yaml(parse, tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text("trainer: [1,\n")
     with pytest.raises(UsageError, match=r"broken\.yaml.*could not be read"):
-        config.build("libra_retinanet_demo", parse(f"--config_file={path}"), None)
+        build("libra_retinanet_demo", parse(f"--config_file={path}"), None)
 
 
 @pytest.mark.parametrize(
@@ -320,17 +319,17 @@ def test_an_experiment_of_another_kind(parse):
 
 
 def test_default_experiments_and_folders(parse):
-    assert runner_flags.experiment_name(parse()) == runner_flags.DEMO_EXPERIMENT
+    assert runner_flags.experiment_name(parse()) == names.DEMO_EXPERIMENT
     arguments = parse("--dataset=/data/my cells/")
     name = runner_flags.experiment_name(arguments)
-    assert name == runner_flags.FOLDER_EXPERIMENT
+    assert name == names.FOLDER_EXPERIMENT
     assert runner_flags.model_dir(arguments, name) == f"runs/{name}-my cells"
 
 
 @pytest.mark.parametrize("detector", ["fasterrcnn", "retinanet"])
 def test_the_switches_off_files_fit_their_experiments(parse, detector):
     path = pathlib.Path(__file__).parents[2] / "configs" / f"{detector}_switches_off.yaml"
-    task = config.build(f"libra_{detector}_demo", parse(f"--config_file={path}"), None).task
+    task = build(f"libra_{detector}_demo", parse(f"--config_file={path}"), None).task
     assert task.model.decoder.type == "fpn"
     assert task.model.decoder.fpn.num_filters == task.model.decoder.libra_fpn.num_filters
     assert task.losses.box_loss == "huber"

@@ -8,8 +8,10 @@ import tensorflow as tf
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
-from libra_tf.runner import config, guards, results, training
-from libra_tf.runner.errors import PreemptedError
+from libra_tf.cli.errors import PreemptedError
+from libra_tf.runner import config, guards, training
+from libra_tf.runs import results
+from libra_tf.runs.folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,7 @@ def terminate():
 
 def test_what_has_nothing_to_save_ends_at_once():
     guards.StopOnTermination(tf.distribute.get_strategy())
-    with pytest.raises(PreemptedError, match="asked to end"):
+    with pytest.raises(PreemptedError, match="rerun the same command to resume"):
         try:
             terminate()
         except Exception:
@@ -88,11 +90,12 @@ def test_a_signal_in_an_evaluation_saves_the_weights_of_the_training(tiny_shapes
             "optimizer_config": {"ema": ema},
         }
     )
-    record = results.Results(str(tmp_path), "libra_retinanet_demo", "shapes")
+    folder = RunFolder(str(tmp_path))
+    record = results.Results(folder, "libra_retinanet_demo", "shapes")
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     progress = _EndingIn("evaluating")
     with pytest.raises(PreemptedError, match="step 2 is saved"):
-        training.run(params, strategy, "train_and_eval", str(tmp_path), progress, record)
+        training.run(params, strategy, "train_and_eval", folder, progress, record)
     assert not record.evaluations
     reader = tf.train.load_checkpoint(str(tmp_path / "ckpt-2"))
     shapes = reader.get_variable_to_shape_map()

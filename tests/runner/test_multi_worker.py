@@ -1,4 +1,4 @@
-"""Two processes train one detector together, are asked to end, and go on."""
+"""Two processes train one detector together, are told to stop, and continue."""
 
 import os
 import pathlib
@@ -88,7 +88,7 @@ def test_two_processes(folder, tmp_path):
     for worker in workers:
         _, errors = worker.communicate(timeout=300)
         assert worker.returncode == 143, errors
-        assert "asked to end: step" in errors and "Traceback" not in errors
+        assert "stopped: step" in errors and "Traceback" not in errors
     saved = newest_step(model_dir)
     assert 5 <= saved < STEPS
 
@@ -101,6 +101,6 @@ def test_two_processes(folder, tmp_path):
     # Both say the loss of the last step, which is that of both halves of the batch.
     losses = [re.search(rf"step {last}/{last}, loss ([\d.]+)", out).group(1) for out, _ in outputs]
     assert losses[0] == losses[1]
-    assert "reading past the data already used" in outputs[1][0]
+    assert "skipping the data already used" in outputs[1][0]
     names = {path.name for path in model_dir.iterdir()}
     assert {"log.txt", "log-worker1.txt", "params.yaml"} <= names

@@ -7,10 +7,10 @@ import tensorflow as tf
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.cli.errors import TrainingError, UsageError
 from libra_tf.data import DatasetError
 from libra_tf.dataloaders.proposals import read_proposals
 from libra_tf.runner import proposals
-from libra_tf.runner.errors import TrainingError, UsageError
 
 
 @pytest.fixture

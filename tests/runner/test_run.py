@@ -131,6 +131,7 @@ def test_a_run_is_quiet_and_shows_progress(trained):
     assert len(result.stdout.splitlines()) < 40
 
 
+@pytest.mark.one_lane
 def test_a_finished_run_is_evaluated_again(trained):
     model_dir, _, arguments = trained
     result = run(*arguments, f"--params_override={TINY.format(steps=2)}")
@@ -165,6 +166,7 @@ def test_fast_rcnn_without_proposals(folder, tmp_path):
     assert not (tmp_path / "cache").exists() and not (tmp_path / "model").exists()
 
 
+@pytest.mark.one_lane
 def test_fine_tuning_then_going_on(trained, tmp_path):
     """The second run has checkpoints of its own, and no use for the first one's any more."""
     start, _, arguments = trained
@@ -198,6 +200,7 @@ def test_a_checkpoint_that_is_not_there_is_told_before_data_is_read(folder, tmp_
     assert not (tmp_path / "cache").exists() and not (tmp_path / "model").exists()
 
 
+@pytest.mark.one_lane
 def test_a_checkpoint_of_which_nothing_fits(trained, tmp_path):
     start, _, arguments = trained
     arguments = [*arguments[:-1], f"--model_dir={tmp_path}"]

@@ -1,14 +1,12 @@
-import io
-
 import pytest
-import rich.console
 from absl import flags
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.cli.errors import UsageError
 from libra_tf.data import DatasetError, shapes
-from libra_tf.runner import session
-from libra_tf.runner.errors import UsageError
+from libra_tf.runner import input_data, session
+from libra_tf.runs.folder import RunFolder
 
 
 @pytest.mark.parametrize("name", ["train_data", "validation_data"])
@@ -33,23 +31,22 @@ def test_what_is_random_is_not_frozen(overrides, keys, tmp_path):
     params = exp_factory.get_exp_config("libra_retinanet_resnetfpn_coco")
     params.task.override({"init_checkpoint": None, **overrides})
     with pytest.raises(UsageError, match=rf"init_checkpoint is not set.*{keys}"):
-        session._check_init_checkpoint(params, "train", str(tmp_path))
-    session._check_init_checkpoint(params, "eval", str(tmp_path))
+        session._check_init_checkpoint(params, RunFolder(str(tmp_path)), "train")
+    session._check_init_checkpoint(params, RunFolder(str(tmp_path)), "eval")
     keys = {"frozen_stages": None, "model": {"backbone": {"resnet": {"bn_trainable": True}}}}
     params.task.override(keys)
-    session._check_init_checkpoint(params, "train", str(tmp_path))
+    session._check_init_checkpoint(params, RunFolder(str(tmp_path)), "train")
 
 
 def test_a_cache_with_shapes_drawn_in_another_way_is_no_hindrance(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "DEMO_SHAPES", {"num_train": 2, "num_val": 2, "image_size": 64})
+    monkeypatch.setattr(input_data, "DEMO_SHAPES", {"num_train": 2, "num_val": 2, "image_size": 64})
     values = flags.FlagValues()
     flags.DEFINE_string("dataset", None, "", flag_values=values)
     flags.DEFINE_string("cache_dir", str(tmp_path), "", flag_values=values)
     values(["test"])
-    console = rich.console.Console(file=io.StringIO())
-    before = session._prepare_dataset("libra_fasterrcnn_demo", values, console)
+    before = input_data.prepare("libra_fasterrcnn_demo", values, report=str)
     monkeypatch.setattr(shapes, "_DRAWING_VERSION", shapes._DRAWING_VERSION + 1)
-    after = session._prepare_dataset("libra_fasterrcnn_demo", values, console)
+    after = input_data.prepare("libra_fasterrcnn_demo", values, report=str)
     assert before.folder != after.folder
 
 
@@ -71,13 +68,13 @@ def test_files_are_named_as_model_garden_reads_them(write, tmp_path):
     here, gone = str(tmp_path / "val-*"), str(tmp_path / "gone-*")
     params = exp_factory.get_exp_config("libra_retinanet_demo")
     params.task.validation_data.input_path = write(here, str(tmp_path / "more[1]"))
-    session._check_data_files(params, "eval")
+    input_data.check_files(params, "eval")
     params.task.validation_data.input_path = write(here, gone)
     with pytest.raises(UsageError, match=r"task\.validation_data\.input_path is .*no such files"):
-        session._check_data_files(params, "eval")
+        input_data.check_files(params, "eval")
 
 
 def test_no_files():
     params = exp_factory.get_exp_config("libra_retinanet_demo")
     with pytest.raises(UsageError, match=r"task\.train_data\.input_path is ''"):
-        session._check_data_files(params, "train")
+        input_data.check_files(params, "train")

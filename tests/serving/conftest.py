@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from official.core import exp_factory, task_factory, train_utils
+from official.core import exp_factory, task_factory
 from official.modeling import hyperparams
 from PIL import Image
 
 from libra_tf.compat import keras
-from libra_tf.runner import trained_run
+from libra_tf.runs.folder import RunFolder
 from libra_tf.serving import saved_model
 
 SMALL = {
@@ -59,8 +59,7 @@ def make_run(folder, experiment, dataset, **overrides):
         (params.task.validation_data, dataset.val),
     ):
         data.input_path = split.input_path
-    train_utils.serialize_config(params, folder)
-    trained_run.write_class_names(folder, dataset.class_names)
+    RunFolder(folder).write_config(experiment, params, dataset.class_names)
     task = task_factory.get_task(params.task)
     keras.utils.set_random_seed(0)
     model = task.build_model()

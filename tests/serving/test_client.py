@@ -25,12 +25,13 @@ from google.protobuf import text_format
 from PIL import Image
 from tensorflow_serving.config import model_server_config_pb2
 
-from libra_tf.runner.errors import UsageError
-from libra_tf.serving import local
-from libra_tf.serving.client import answers, files, retrying, run
-from libra_tf.serving.client.errors import RefusedError, RequestError, ServerError
-from libra_tf.serving.client.target import Target
-from libra_tf.serving.drawing import draw_detections
+from libra_tf.cli import image_files
+from libra_tf.cli.errors import UsageError
+from libra_tf.inference import local
+from libra_tf.inference.client import answers, retrying, run
+from libra_tf.inference.client.errors import RefusedError, RequestError, ServerError
+from libra_tf.inference.client.target import Target
+from libra_tf.inference.drawing import draw_detections
 from tests.serving.conftest import encode
 from tests.serving.server import Server
 from tests.serving.test_saved_model import assert_same
@@ -103,7 +104,7 @@ def connected(server, protocol, **kwargs):
 def write_files(folder, images):
     for name, image in images.items():
         (folder / name).write_bytes(image)
-    return files.find([str(folder)])
+    return image_files.find([str(folder)])
 
 
 @only_retinanet
@@ -133,7 +134,7 @@ def test_bad_files_are_named_and_the_others_answered(
     }
     images = write_files(tmp_path, contents)
     os.symlink("nowhere", tmp_path / "f.jpg")
-    images = files.find([str(tmp_path)])
+    images = image_files.find([str(tmp_path)])
     assert len(images) == 6
     with connected(server, protocol) as transport:
         results = list(run.detect(transport, images, batch_size=batch_size))
@@ -483,7 +484,9 @@ def test_finding_files(tmp_path):
     (tmp_path / "empty").mkdir()
 
     def find(*arguments):
-        return [str(image.name) for image in files.find([f"{tmp_path}/{a}" for a in arguments])]
+        return [
+            str(image.name) for image in image_files.find([f"{tmp_path}/{a}" for a in arguments])
+        ]
 
     assert find("") == ["a.jpg", "b.PNG", "sub/c.jpeg"]
     assert find("odd", "") == ["odd", "a.jpg", "b.PNG", "sub/c.jpeg"]
@@ -495,9 +498,9 @@ def test_finding_files(tmp_path):
     with pytest.raises(UsageError, match="empty holds no file that ends in"):
         find("empty")
     with pytest.raises(UsageError, match="neither a file nor a folder"):
-        files.find([os.devnull])
+        image_files.find([os.devnull])
     with pytest.raises(UsageError, match="would replace the image"):
-        files.name_pictures(files.find([str(tmp_path)]), str(tmp_path))
+        image_files.name_pictures(image_files.find([str(tmp_path)]), str(tmp_path))
 
 
 NAMES = st.lists(st.from_regex(r"(sub/)?[ab](_2)?(\.jpg|\.png|\.gif)?", fullmatch=True), max_size=9)
@@ -506,15 +509,15 @@ NAMES = st.lists(st.from_regex(r"(sub/)?[ab](_2)?(\.jpg|\.png|\.gif)?", fullmatc
 @hypothesis.given(NAMES)
 def test_every_image_has_a_picture_of_its_own(names):
     images = [
-        files.ImageFile(pathlib.Path("/x", str(i), name), pathlib.PurePath(name))
+        image_files.ImageFile(pathlib.Path("/x", str(i), name), pathlib.PurePath(name))
         for i, name in enumerate(names)
     ]
-    pictures = files.name_pictures(images, "drawn")
+    pictures = image_files.name_pictures(images, "drawn")
     assert len(set(pictures)) == len(names)
     for picture, name in zip(pictures, names, strict=True):
-        assert picture.suffix in files.SUFFIXES
+        assert picture.suffix in image_files.SUFFIXES
         assert picture.parent == pathlib.Path("drawn", name).parent
-    if names and names[0].endswith(files.SUFFIXES):
+    if names and names[0].endswith(image_files.SUFFIXES):
         assert pictures[0] == pathlib.Path("drawn", names[0])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from libra_tf.serving.drawing import draw_detections
+from libra_tf.inference.drawing import draw_detections
 
 GREY = (90, 90, 90)
 
@@ -126,5 +126,5 @@ def test_whatever_a_detector_gives_can_be_drawn(boxes, labels, size, with_masks)
 
 
 def test_no_tensorflow_is_imported():
-    code = "import sys, libra_tf.serving.drawing; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, libra_tf.inference.drawing; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from libra_tf.serving import prediction, saved_model
-from libra_tf.serving.client import files
+from libra_tf.cli import image_files
+from libra_tf.inference import prediction
+from libra_tf.serving import saved_model
 from tests.serving.conftest import encode, load, make_run
 
 
@@ -27,7 +28,7 @@ def test_masks(tiny_shapes, tmp_path):
     assert not masks[1, num:].any()
 
     failures = prediction.predict(
-        folder, files.find([str(image)]), str(tmp_path / "found"), report=str
+        folder, image_files.find([str(image)]), str(tmp_path / "found"), report=str
     )
     detections = json.loads((tmp_path / "found/detections.json").read_text())
     assert failures == 0 and len(detections) == num

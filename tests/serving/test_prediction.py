@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from pycocotools import coco, cocoeval
 
-from libra_tf.runner.errors import UsageError
-from libra_tf.serving import prediction
-from libra_tf.serving.client import files
+from libra_tf.cli import image_files
+from libra_tf.cli.errors import UsageError
+from libra_tf.inference import prediction
 from tests.serving.conftest import copy_run, encode
 
 # What has nothing of the kind of detector in it.
@@ -21,7 +21,7 @@ one_detector = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
 def predict(model, arguments, output_dir, **kwargs):
     """Returns the number of failures and what was reported."""
     lines = []
-    images = files.find([str(argument) for argument in arguments])
+    images = image_files.find([str(argument) for argument in arguments])
     failures = prediction.predict(
         str(model), images, str(output_dir), report=lines.append, **kwargs
     )

@@ -11,9 +11,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from libra_tf.runner import trained_run
-from libra_tf.runner.errors import UsageError
-from libra_tf.serving import images, local, saved_model, warmup
+from libra_tf.cli.errors import UsageError
+from libra_tf.inference import local
+from libra_tf.runs import trained_run
+from libra_tf.serving import images, saved_model, warmup
 from tests.serving.conftest import copy_run, encode, load
 from tests.serving.server import Version
 

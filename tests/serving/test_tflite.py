@@ -7,9 +7,11 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from libra_tf import compat
-from libra_tf.runner.errors import UsageError
-from libra_tf.serving import local, tflite
-from libra_tf.serving.client import errors, files
+from libra_tf.cli import image_files
+from libra_tf.cli.errors import UsageError
+from libra_tf.inference import local
+from libra_tf.inference.client import errors
+from libra_tf.serving import tflite
 from tests.serving.conftest import copy_run, encode
 from tests.serving.test_saved_model import assert_same
 
@@ -25,7 +27,7 @@ def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibration")
     for seed in range(4):
         (folder / f"{seed}.jpg").write_bytes(encode(64, 48 + 16 * seed, seed=seed))
-    return files.find([str(folder)])
+    return image_files.find([str(folder)])
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +153,7 @@ def test_what_cannot_be_converted(exported, images, tmp_path, arguments, message
     (tmp_path / "there.tflite").write_bytes(b"mine")
     places = {
         "GOOD": images,
-        "BAD": files.find([str(tmp_path / "bad.jpg")]),
+        "BAD": image_files.find([str(tmp_path / "bad.jpg")]),
         "THERE": str(tmp_path / "there.tflite"),
     }
     arguments = {

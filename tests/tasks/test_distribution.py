@@ -11,6 +11,8 @@ import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
 from libra_tf.runner.config import use_dataset
 
+pytestmark = pytest.mark.one_lane
+
 STEPS = 3
 RTOL = 1e-5
 ATOL = 5e-6

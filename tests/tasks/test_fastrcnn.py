@@ -11,6 +11,8 @@ from official.core import exp_factory, task_factory
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
 
+pytestmark = pytest.mark.one_lane
+
 SMALL = {
     "task": {
         "init_checkpoint": None,

@@ -16,7 +16,9 @@ from libra_tf.analysis.samples import SampleTally
 from libra_tf.balance import boxes, quotas, samples
 from libra_tf.compat import keras
 from libra_tf.configs import components
-from libra_tf.runner import config, results, training
+from libra_tf.runner import config, training
+from libra_tf.runs import results
+from libra_tf.runs.folder import RunFolder
 from libra_tf.tasks import histograms
 
 SMALL = {
@@ -176,8 +178,9 @@ def test_a_training_writes_them(experiment, two_devices, tiny_shapes, tmp_path):
     params.trainer.override(
         {"train_steps": 4, "steps_per_loop": 2, "summary_interval": 4, "checkpoint_interval": 4}
     )
-    record = results.Results(str(tmp_path), experiment, "shapes")
-    training.run(params, two_devices, "train", str(tmp_path), _Silent(), record, False)
+    folder = RunFolder(str(tmp_path))
+    record = results.Results(folder, experiment, "shapes")
+    training.run(params, two_devices, "train", folder, _Silent(), record, False)
     (events,) = (tmp_path / "train").glob("events*")
     accumulator = event_accumulator.EventAccumulator(
         str(events), size_guidance={"tensors": 0, "histograms": 0}

@@ -10,6 +10,8 @@ import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
 from libra_tf.runner.config import use_dataset
 
+pytestmark = pytest.mark.one_lane
+
 
 @pytest.fixture
 def determinism():

@@ -1,0 +1,117 @@
+"""May it be written? The checks of the paths that a command writes to.
+
+Each check names the flag, says what is wrong with the path and what to do about it. A command runs
+them before its long work.
+"""
+
+import io
+import os
+import pathlib
+
+from libra_tf import atomic
+from libra_tf.cli.errors import UsageError
+
+
+def require_local(flag: str, path: str) -> None:
+    """Refuses a remote path (`gs://...`) where only this machine's files will do.
+
+    Args:
+      flag: the flag that names the path, such as `--output_dir`.
+      path: of a file or folder.
+
+    Raises:
+      UsageError: if the path is remote.
+    """
+    if atomic.is_remote(path):
+        raise UsageError(
+            f"{flag}={path} is not on this machine; name a local path, and copy from there"
+        )
+
+
+def make_folder(flag: str, folder: str) -> None:
+    """Creates a local or remote folder, with its parents, unless it exists.
+
+    Args:
+      flag: the flag that names the folder, such as `--output_dir`.
+      folder: its path.
+
+    Raises:
+      UsageError: if the folder cannot be created or written.
+    """
+    if atomic.is_remote(folder):
+        _make_remote_folder(flag, folder)
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{flag}={folder} cannot be created ({error.strerror}); name a folder"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{flag}={folder} cannot be written; name another folder")
+
+
+def require_new_folder(flag: str, folder: str) -> None:
+    """Checks that a local folder can be created, and creates its parents.
+
+    Args:
+      flag: the flag that names the folder, such as `--model_dir`.
+      folder: its path. An empty folder counts as new.
+
+    Raises:
+      UsageError: if something else has that name, or the parent cannot be written.
+    """
+    require_local(flag, folder)
+    if atomic.is_occupied(pathlib.Path(folder)):
+        raise UsageError(f"{flag}={folder} already exists; name a new or empty folder")
+    make_folder(flag, os.path.dirname(os.path.abspath(folder)))
+
+
+def require_new_file(flag: str, path: str, suffix: str) -> None:
+    """Checks that a local file can be created.
+
+    Args:
+      flag: the flag that names the file, such as `--output`.
+      path: its path.
+      suffix: what the name must end in, such as `.tflite`.
+
+    Raises:
+      UsageError: if it already exists, has another suffix, or its folder cannot be written.
+    """
+    require_local(flag, path)
+    folder = os.path.dirname(path) or "."
+    if not path.endswith(suffix):
+        raise UsageError(f"{flag}={path} must end in {suffix}")
+    if os.path.exists(path):
+        raise UsageError(f"{flag}={path} already exists; remove it or choose another name")
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UsageError(f"{flag}={path}: the folder {folder} does not exist or cannot be written")
+
+
+def open_text(flag: str, path: str) -> io.TextIOBase:
+    """Opens a local text file for writing, in UTF-8; it is written line by line as results come.
+
+    Args:
+      flag: the flag that names the file, such as `--output`.
+      path: its path.
+
+    Raises:
+      UsageError: if the file cannot be written.
+    """
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{flag}={path} cannot be written ({error.strerror}); name another file"
+        ) from error
+
+
+def _make_remote_folder(flag: str, folder: str) -> None:
+    # Imported here because most commands check local paths before TensorFlow is imported.
+    import tensorflow as tf
+
+    try:
+        tf.io.gfile.makedirs(folder)
+    except tf.errors.OpError as error:
+        reason = error.message.splitlines()[0]
+        raise UsageError(f"{flag}={folder} cannot be created ({reason}); name a folder") from error

@@ -1,0 +1,51 @@
+"""How every command ends: an error as one line that says what is wrong, and an exit status."""
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from libra_tf.cli.errors import PreemptedError, TrainingError, UsageError
+
+
+def exit_status(work: Callable[[], int | None]) -> int:
+    """Runs the work of a command and prints what goes wrong.
+
+    Args:
+      work: returns the exit status, None for 0.
+
+    Returns:
+      The exit status: that of the work; 2 for an error that the user can fix; 1 for a training that
+      cannot continue; 143 or 130 for a command that was terminated or interrupted.
+    """
+    try:
+        return work() or 0
+    except UsageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except TrainingError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except PreemptedError as message:
+        sys.stderr.write(f"{message}\n")
+        return 143
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process at once, after everything is written.
+
+    Python's own shutdown frees every protobuf message of TensorFlow's graphs one by one, which
+    takes 2 s after the demo and has taken up to a minute.
+
+    Args:
+      status: the exit status.
+    """
+    # AutoGraph, for one, removes its temporary source files here.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,82 @@
+"""Keeps the libraries' output off the terminal and in a log file."""
+
+import contextlib
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+
+from absl import logging as absl_logging
+
+from libra_tf import atomic
+
+
+def silence_libraries() -> None:
+    """Keeps libraries' log lines and warnings off the terminal, except errors."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    warnings.simplefilter("ignore")
+
+
+@contextlib.contextmanager
+def libraries_write_to(path: str) -> Iterator[None]:
+    """Sends what libraries print and log to a file while the block runs.
+
+    Args:
+      path: log file to append to; its folder is created. A remote file (`gs://...`) is written when
+        the block ends, even if it fails.
+    """
+    if atomic.is_remote(path):
+        with _copied_to(path) as local, _redirected_to(local):
+            yield
+    else:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with _redirected_to(path):
+            yield
+
+
+@contextlib.contextmanager
+def _copied_to(path: str) -> Iterator[str]:
+    """Gives a local file to write in place of a remote one, which cannot be appended to."""
+    # Imported here since libraries are silenced before TensorFlow is imported.
+    from tensorflow.io import gfile
+
+    with tempfile.TemporaryDirectory(prefix="libra_tf-log-") as folder:
+        local = os.path.join(folder, os.path.basename(path))
+        if gfile.exists(path):
+            gfile.copy(path, local)
+        try:
+            yield local
+        finally:
+            gfile.makedirs(os.path.dirname(path))
+            gfile.copy(local, path, overwrite=True)
+
+
+@contextlib.contextmanager
+def _redirected_to(path: str) -> Iterator[None]:
+    with open(path, "a", buffering=1) as log:
+        handler = logging.StreamHandler(log)
+        handler.setFormatter(absl_logging.PythonFormatter())
+        root = logging.getLogger()
+        terminal_handlers, root.handlers = root.handlers, [handler]
+        verbosity = absl_logging.get_verbosity()
+        absl_logging.set_verbosity(absl_logging.INFO)
+        try:
+            with contextlib.redirect_stdout(log):
+                yield
+        finally:
+            absl_logging.set_verbosity(verbosity)
+            root.handlers = terminal_handlers
+
+
+@contextlib.contextmanager
+def stderr_closed() -> Iterator[None]:
+    """Hides what C++ code writes to the process's standard error."""
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

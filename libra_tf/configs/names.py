@@ -1,0 +1,17 @@
+"""The names of the Libra experiments. Imports nothing, so that commands know them at once."""
+
+# Name -> what it is for. The functions are in `experiments`.
+EXPERIMENTS = {
+    "libra_retinanet_demo": "the built-in shapes, minutes on two CPU cores",
+    "libra_fasterrcnn_demo": "the built-in shapes, minutes on two CPU cores",
+    "libra_retinanet_small": "a folder of your own images, minutes on two CPU cores",
+    "libra_fasterrcnn_small": "a folder of your own images, a quarter of an hour on two CPU cores",
+    "libra_retinanet_resnetfpn_coco": "COCO, R-50-FPN, the published schedule",
+    "libra_fasterrcnn_resnetfpn_coco": "COCO, R-50-FPN, the published schedule",
+    "libra_fasterrcnn_resnextfpn_coco": "COCO, X-101-64x4d-FPN, the published schedule",
+    "libra_fastrcnn_resnetfpn_coco": "COCO, R-50-FPN on given proposals, the published schedule",
+    "libra_maskrcnn_resnetfpn_coco": "COCO, R-50-FPN with masks",
+    "libra_cascadercnn_resnetfpn_coco": "COCO, R-50-FPN with three stages",
+}
+DEMO_EXPERIMENT = "libra_fasterrcnn_demo"
+FOLDER_EXPERIMENT = "libra_retinanet_small"

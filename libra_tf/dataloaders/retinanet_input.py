@@ -1,0 +1,50 @@
+"""Parsers of RetinaNet's input: Model Garden's, with what the Libra task needs besides."""
+
+import tensorflow as tf
+from official.vision.dataloaders import retinanet_input
+from official.vision.ops import anchor, preprocess_ops
+
+from libra_tf.dataloaders import mmdetection_input
+
+
+class Parser(retinanet_input.Parser):
+    """Model Garden's parser with a graph that TensorFlow can make deterministic.
+
+    The parser has control dependencies on its arguments, which get lost where op determinism
+    splits it into a random and a parallel part ("input[0] == '^args_3', is not found"). On the
+    results of operations they do not.
+    """
+
+    def parse_fn(self, is_training):
+        """Returns the function that parses one decoded example."""
+        parse = super().parse_fn(is_training)
+        return lambda example: parse(tf.nest.map_structure(tf.identity, example))
+
+
+class ParserWithObjects(Parser):
+    """Also gives the objects, `gt_boxes` and `gt_classes`, which the losses do not need."""
+
+    def _parse_train_data(self, data, anchor_labeler=None, input_anchor=None):
+        labeler = _RememberingLabeler(
+            self._match_threshold, self._unmatched_threshold, self._box_coder_weights
+        )
+        image, labels = super()._parse_train_data(data, labeler, input_anchor)
+        objects = {"gt_boxes": labeler.gt_boxes, "gt_classes": labeler.gt_classes}
+        for name, rows in objects.items():
+            labels[name] = preprocess_ops.clip_or_pad_to_fixed_size(
+                rows, self._max_num_instances, -1
+            )
+        return image, labels
+
+
+class _RememberingLabeler(anchor.AnchorLabeler):
+    """The parser hands the augmented boxes to nobody but its labeler."""
+
+    def label_anchors(self, anchor_boxes, gt_boxes, gt_labels, *args, **kwargs):
+        """See base class."""
+        self.gt_boxes, self.gt_classes = gt_boxes, gt_labels[:, 0]
+        return super().label_anchors(anchor_boxes, gt_boxes, gt_labels, *args, **kwargs)
+
+
+class KeepsShapeParser(mmdetection_input.KeepsShapeMixin, Parser):
+    """RetinaNet's parser that prepares evaluation images as MMDetection does."""

@@ -1,0 +1,1 @@
+"""Detection with a trained detector: in this process, or by a server."""

@@ -1,0 +1,126 @@
+"""The detections of one image, as lines of JSON and as pictures."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from libra_tf.inference.client.errors import ServerError
+from libra_tf.inference.drawing import draw_detections
+
+_NEEDED = (
+    "detection_boxes",
+    "detection_scores",
+    "detection_classes",
+    "detection_class_names",
+    "num_detections",
+    "image_size",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What was detected in an image, best first.
+
+    Attributes:
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+      boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
+      scores: `[N]`.
+      category_ids: `[N]`.
+      names: `[N]`, of the categories.
+      masks: `[N, h, w]`, the probability of each cell of an evenly divided box, or None.
+    """
+
+    height: int
+    width: int
+    boxes: np.ndarray
+    scores: np.ndarray
+    category_ids: np.ndarray
+    names: np.ndarray
+    masks: np.ndarray | None = None
+
+    def to_json(self, file: str) -> str:
+        """Returns a line that says what was detected in `file`."""
+        detections = [
+            {
+                "box": _rounded(box),
+                "score": _rounded(score),
+                "category_id": int(category_id),
+                "name": name,
+            }
+            for box, score, category_id, name in zip(
+                self.boxes, self.scores, self.category_ids, self.names, strict=True
+            )
+        ]
+        if self.masks is not None:
+            for detection, mask in zip(detections, self.masks, strict=True):
+                detection["mask"] = np.round(mask.astype(float), 3).tolist()
+        return json.dumps(
+            {"file": file, "height": self.height, "width": self.width, "detections": detections}
+        )
+
+    def draw(self, encoded: bytes, threshold: float) -> Image.Image:
+        """Draws the detections with at least this score on the image they were found in."""
+        is_drawn = self.scores >= threshold
+        return draw_detections(
+            Image.open(io.BytesIO(encoded)),
+            self.boxes[is_drawn],
+            [str(name) for name in self.names[is_drawn]],
+            self.scores[is_drawn],
+            None if self.masks is None else self.masks[is_drawn],
+        )
+
+
+def with_text(array: np.ndarray) -> np.ndarray:
+    """Returns an array of byte strings as text, and any other as it is."""
+    return np.char.decode(array.astype(bytes), "utf-8") if array.dtype == object else array
+
+
+def from_outputs(outputs: Mapping[str, np.ndarray], is_normalized: bool) -> list[Answer]:
+    """Takes the outputs of a batch apart.
+
+    Args:
+      outputs: of the model; see `libra_tf.serving.detection.DetectionModule`.
+      is_normalized: whether boxes come as shares of the image's height and width.
+
+    Returns:
+      An answer for each image.
+
+    Raises:
+      ServerError: if they are not those of an exported detector.
+    """
+    missing = [name for name in _NEEDED if name not in outputs]
+    if missing:
+        raise ServerError(
+            f"the model gives no {missing[0]}; serve a folder that export/saved_model.py wrote"
+        )
+    answers = []
+    for i, num in enumerate(outputs["num_detections"]):
+        height, width = (int(size) for size in outputs["image_size"][i])
+        boxes = outputs["detection_boxes"][i, :num].astype(np.float32).reshape(-1, 4)
+        if is_normalized:
+            boxes = boxes * np.array([height, width] * 2, np.float32)
+        masks = outputs.get("detection_masks")
+        answers.append(
+            Answer(
+                height,
+                width,
+                boxes,
+                outputs["detection_scores"][i, :num].astype(np.float32),
+                outputs["detection_classes"][i, :num],
+                outputs["detection_class_names"][i, :num],
+                None if masks is None else masks[i, :num],
+            )
+        )
+    return answers
+
+
+def _rounded(values: np.ndarray):
+    """As many digits as float32 has; more would be noise."""
+    if np.ndim(values):
+        return [_rounded(value) for value in values]
+    return float(f"{values:.7g}")

@@ -1,0 +1,85 @@
+"""What can go wrong between client and server, said in one line, whichever the protocol."""
+
+import re
+
+from libra_tf.inference.client.target import INPUT, SIGNATURE, Target
+
+# What the served graph says of an image that it cannot decode; see `libra_tf.serving.images`.
+_BAD_IMAGES = re.compile(r"\[(image \d+ of the batch .*)\]")
+_BAD_IMAGE = re.compile(r"image (\d+) of the batch (.*)")
+# What a server with batching says then, as UNAVAILABLE, though it can be reached.
+_FULL_QUEUE = re.compile(r"batch scheduling queue .*full", re.DOTALL)
+
+
+class ServerError(Exception):
+    """No request will be answered: the server is gone, or does not serve what is asked for."""
+
+
+class RequestError(Exception):
+    """This request was not answered; another one may be."""
+
+
+class RefusedError(RequestError):
+    """The server refuses images of the request.
+
+    Attributes:
+      problems: place in the request -> what is wrong with that image.
+    """
+
+    def __init__(self, problems: dict[int, str]):
+        super().__init__("; ".join(problems.values()))
+        self.problems = problems
+
+
+def from_status(code: str, message: str, target: Target) -> Exception:
+    """Makes the exception for a status of the server.
+
+    Args:
+      code: name of a gRPC status, such as `NOT_FOUND`.
+      message: what the server says.
+      target: what was asked for.
+
+    Returns:
+      `ServerError`, `RequestError` or `RefusedError`.
+    """
+    refusal = find_refusal(message)
+    if refusal:
+        return refusal
+    said = _first_line(message)
+    if code in ("NOT_FOUND", "UNIMPLEMENTED") or "version label" in message:
+        return ServerError(
+            f"{target.server} does not serve {target} ({said}); check --model, --model_version and "
+            "--model_label"
+        )
+    if "Serving signature" in message or "named input" in message or "input tensor" in message:
+        return ServerError(
+            f"{target} on {target.server} has no signature {SIGNATURE} with an input {INPUT} "
+            f"({said}); serve a folder that export/saved_model.py wrote"
+        )
+    if code == "UNAVAILABLE" and _FULL_QUEUE.search(message):
+        code = "RESOURCE_EXHAUSTED"
+    if code == "UNAVAILABLE":
+        return ServerError(
+            f"{target.server} cannot be reached ({said}); check that it runs, and the port: 8500 "
+            "is usual for grpc://, 8501 for http://"
+        )
+    if code == "DEADLINE_EXCEEDED":
+        return RequestError(f"no answer within --timeout={target.timeout:g} seconds")
+    if code == "RESOURCE_EXHAUSTED":
+        return RequestError(f"the server had no room for it ({said}); lower --concurrency")
+    return RequestError(f"the server answered {code}: {said}")
+
+
+def find_refusal(message: str) -> RefusedError | None:
+    """Returns what an error of the served graph says of images, None if it is another error."""
+    refused = _BAD_IMAGES.search(message)
+    if not refused:
+        return None
+    parts = re.split(r"; (?=image \d+ of the batch )", refused.group(1))
+    matches = (_BAD_IMAGE.match(part) for part in parts)
+    return RefusedError({int(match.group(1)): match.group(2) for match in matches})
+
+
+def _first_line(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[0][:300] if lines else "without a message"

@@ -1,0 +1,260 @@
+"""Sends images to a server, several requests at once, and passes on what comes back."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from libra_tf.cli.errors import UsageError
+from libra_tf.cli.image_files import ImageFile
+from libra_tf.inference.client import answers
+from libra_tf.inference.client.errors import RefusedError, RequestError, ServerError
+from libra_tf.inference.client.target import Target
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+# More often than that, images of other clients do not fail an image by chance.
+_MOST_TRIES_ALONE = 5
+
+
+class Detector(Protocol):
+    """What detects: a server, or a model in this process (`libra_tf.inference.local`)."""
+
+    def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """Returns the outputs of the model for image files.
+
+        Raises:
+          RefusedError: if one of them is not an image that the model takes.
+        """
+
+
+class Transport(Detector, Protocol):
+    """How a model on a server is asked; see `rest` and `grpc_api`."""
+
+    def states(self) -> dict[int, str]:
+        """Returns the state of every version that is asked for."""
+
+    def close(self) -> None:
+        """Closes the connections."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What became of an image.
+
+    Attributes:
+      file: the image.
+      answer: what was detected, None if that failed.
+      problem: why there is no answer or no picture; empty if all went well.
+    """
+
+    file: ImageFile
+    answer: answers.Answer | None = None
+    problem: str = ""
+
+    @property
+    def line(self) -> str:
+        """JSON, with the detections or the error."""
+        if self.answer:
+            return self.answer.to_json(str(self.file.path))
+        return json.dumps({"file": str(self.file.path), "error": self.problem})
+
+    @property
+    def num_detections(self) -> int:
+        """How many objects were detected."""
+        return len(self.answer.scores) if self.answer else 0
+
+
+def connect(target: Target) -> Transport:
+    """Makes the transport for the server's protocol.
+
+    Raises:
+      UsageError: if there is none.
+    """
+    scheme, separator, address = target.server.partition("://")
+    if not separator or not address or scheme not in ("grpc", "http", "https"):
+        raise UsageError(
+            f"--server={target.server}: write grpc://HOST:PORT, http://HOST:PORT or "
+            "https://HOST:PORT"
+        )
+    # Imported here because TensorFlow takes seconds, and is not needed for REST.
+    if scheme == "grpc":
+        from libra_tf.inference.client import grpc_api
+
+        return grpc_api.GrpcTransport(target)
+    from libra_tf.inference.client import rest
+
+    return rest.RestTransport(dataclasses.replace(target, server=target.server.rstrip("/")))
+
+
+def wait_until_available(
+    transport: Transport, target: Target, seconds: float, report: Callable[[str], None]
+) -> None:
+    """Returns once the server says that it serves the model.
+
+    Args:
+      transport: how to ask.
+      target: what is asked for.
+      seconds: how long to wait for it; 0 to ask once.
+      report: is given a line if there is something to wait for.
+
+    Raises:
+      UsageError: if it does not in that time; the message says why.
+    """
+    end = time.monotonic() + seconds
+    problem = _why_not_available(transport, target)
+    if problem and seconds:
+        report(f"waiting for {seconds:g} seconds at the most: {problem}")
+    while problem and time.monotonic() < end:
+        time.sleep(min(_SECONDS_BETWEEN_LOOKS, max(0.0, end - time.monotonic())))
+        problem = _why_not_available(transport, target)
+    if problem:
+        raise UsageError(problem)
+
+
+def _why_not_available(transport: Transport, target: Target) -> str:
+    try:
+        states = transport.states()
+    except (ServerError, RequestError) as error:
+        return str(error)
+    if "AVAILABLE" in states.values():
+        return ""
+    listed = ", ".join(f"version {number} {state}" for number, state in states.items())
+    return f"{target} on {target.server} is not available yet ({listed}); --wait waits for it"
+
+
+def detect(
+    detector: Detector,
+    files: Sequence[ImageFile],
+    pictures: Sequence[pathlib.Path] | None = None,
+    batch_size: int = 1,
+    concurrency: int = 4,
+    is_normalized: bool = False,
+    draw_threshold: float = 0.0,
+) -> Iterator[Result]:
+    """Sends images and gives what became of each, in their order.
+
+    A file that cannot be read or that the server refuses is one of the results. Where an image of
+    a request is refused, each is sent again alone; see `_Asker`.
+
+    Args:
+      detector: what detects.
+      files: the images.
+      pictures: where to draw the detections of each; None for no pictures.
+      batch_size: images in one request.
+      concurrency: requests at once.
+      is_normalized: whether the model gives boxes as shares of height and width.
+      draw_threshold: detections with a lower score are not drawn.
+
+    Yields:
+      Results.
+
+    Raises:
+      ServerError: if the server is gone or does not serve the model.
+    """
+    targets = pictures or [None] * len(files)
+    jobs = list(zip(files, targets, strict=True))
+    batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
+    asker = _Asker(detector, is_normalized, concurrency)
+    work = functools.partial(_detect_batch, asker, draw_threshold)
+    with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
+        for results in pool.map(work, batches):
+            yield from results
+
+
+def _detect_batch(asker, draw_threshold, jobs) -> list[Result]:
+    results, readable = {}, []
+    for file, picture in jobs:
+        try:
+            readable.append((file, picture, file.path.read_bytes()))
+        except OSError as error:
+            results[file] = Result(file, problem=f"cannot be read ({error.strerror})")
+    asked = asker.ask([encoded for _, _, encoded in readable])
+    for (file, picture, encoded), answer in zip(readable, asked, strict=True):
+        if isinstance(answer, str):
+            results[file] = Result(file, problem=answer)
+            continue
+        problem = _draw(answer, encoded, picture, draw_threshold) if picture else ""
+        results[file] = Result(file, answer, problem)
+    return [results[file] for file, _ in jobs]
+
+
+class _Asker:
+    """Asks for detections, and finds out which images of a refused request are to blame.
+
+    A server that puts requests together into batches fails all of them for one bad image, and the
+    places that it names count through all of them. So after a refusal each image is sent again
+    while no other request is on its way; only then is a problem at its own place believed.
+
+    Args:
+      detector: what detects.
+      is_normalized: whether the model gives boxes as shares of height and width.
+      concurrency: requests at once.
+    """
+
+    def __init__(self, detector: Detector, is_normalized: bool, concurrency: int):
+        self._detector = detector
+        self._is_normalized = is_normalized
+        self._concurrency = concurrency
+        self._places = threading.Semaphore(concurrency)
+        self._taking_all_places = threading.Lock()
+
+    def ask(self, images: Sequence[bytes]) -> list[answers.Answer | str]:
+        """Returns for each image its answer, or what is wrong with it."""
+        if not images:
+            return []
+        try:
+            with self._places:
+                return self._predict(images)
+        except RefusedError:
+            return [self._ask_alone(image) for image in images]
+        except RequestError as error:
+            return [str(error)] * len(images)
+
+    def _ask_alone(self, image: bytes) -> answers.Answer | str:
+        for _ in range(_MOST_TRIES_ALONE):
+            try:
+                with self._all_places():
+                    return self._predict([image])[0]
+            except RefusedError as error:
+                if set(error.problems) == {0}:
+                    return error.problems[0]
+            except RequestError as error:
+                return str(error)
+        return (
+            f"not answered: the server put it into one batch with images of other clients, "
+            f"{_MOST_TRIES_ALONE} times, and refused one of those; send it again"
+        )
+
+    def _predict(self, images: Sequence[bytes]) -> list[answers.Answer]:
+        return answers.from_outputs(self._detector.predict(images), self._is_normalized)
+
+    @contextlib.contextmanager
+    def _all_places(self) -> Iterator[None]:
+        # One at a time: two that had some of the places each would wait for ever.
+        with self._taking_all_places:
+            for _ in range(self._concurrency):
+                self._places.acquire()
+        try:
+            yield
+        finally:
+            self._places.release(self._concurrency)
+
+
+def _draw(answer, encoded, path, threshold) -> str:
+    """Writes a picture; returns what prevented it."""
+    try:
+        picture = answer.draw(encoded, threshold)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    # Pillow's decoders raise all sorts of things.
+    except Exception as error:
+        return f"answered, but its picture {path} cannot be written ({error})"
+    return ""

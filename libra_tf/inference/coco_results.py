@@ -1,0 +1,103 @@
+"""Detections in COCO's results format, and their average precision.
+
+https://cocodataset.org/#format-results
+"""
+
+import contextlib
+import copy
+import io
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from official.vision.ops import mask_ops
+from pycocotools import coco, cocoeval
+from pycocotools import mask as coco_mask
+
+from libra_tf.data import annotations, problems
+from libra_tf.inference.client.answers import Answer
+
+METRICS = ("AP", "AP50", "AP75")
+
+
+def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, Any]]:
+    """Writes the detections of an image in COCO's format.
+
+    Args:
+      answer: the detections.
+      image_id: id of the image.
+      file_name: name of its file, which COCO's tools ignore.
+
+    Returns:
+      For each detection `image_id`, `file_name`, `category_id`, `bbox` (`[x, y, width, height]` in
+      pixels), `score`, and `segmentation` (run-length encoded) where there are masks.
+    """
+    ymin, xmin, ymax, xmax = answer.boxes.astype(float).T
+    boxes = np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=-1)
+    results = [
+        {
+            "image_id": image_id,
+            "file_name": file_name,
+            "category_id": int(category_id),
+            "bbox": [round(value, 3) for value in box],
+            "score": round(float(score), 7),
+        }
+        for category_id, box, score in zip(
+            answer.category_ids, boxes.tolist(), answer.scores, strict=True
+        )
+    ]
+    if answer.masks is not None and results:
+        pasted = mask_ops.paste_instance_masks(answer.masks, boxes, answer.height, answer.width)
+        for result, mask in zip(results, pasted, strict=True):
+            encoded = coco_mask.encode(np.asfortranarray(mask))
+            result["segmentation"] = {**encoded, "counts": encoded["counts"].decode()}
+    return results
+
+
+def read_annotations(path: str) -> annotations.AnnotationFile:
+    """Reads the images and the ground truth of a COCO annotation file.
+
+    Raises:
+      DatasetError: if it cannot be read or has mistakes.
+    """
+    found = problems.FindingLog()
+    annotation_file = annotations.read_annotation_file(pathlib.Path(path), found)
+    found.raise_if_any(path)
+    return annotation_file
+
+
+def evaluate(
+    annotation_file: annotations.AnnotationFile,
+    results: Sequence[dict[str, Any]],
+    image_ids: Iterable[int],
+) -> dict[str, float]:
+    """Measures the average precision of boxes with pycocotools.
+
+    Args:
+      annotation_file: the ground truth; boxes are clipped to their images as before a training.
+      results: detections in COCO's format.
+      image_ids: the images that count.
+
+    Returns:
+      `AP`, `AP50` and `AP75`, in 0..1; -1 where there are no objects.
+    """
+    truth = {
+        "images": annotation_file.images,
+        "annotations": annotations.clip_annotations(annotation_file, problems.FindingLog()),
+        "categories": [
+            {"id": category, "name": name} for category, name in annotation_file.class_names.items()
+        ],
+    }
+    # pycocotools prints its progress, and adds to what it is given.
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = coco.COCO()
+        ground_truth.dataset = copy.deepcopy(truth)
+        ground_truth.createIndex()
+        detections = ground_truth.loadRes(copy.deepcopy(list(results))) if results else coco.COCO()
+        evaluation = cocoeval.COCOeval(ground_truth, detections, "bbox")
+        evaluation.params.imgIds = sorted(image_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {name: float(value) for name, value in zip(METRICS, evaluation.stats, strict=False)}

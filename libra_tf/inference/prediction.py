@@ -1,0 +1,186 @@
+"""Detection in files on disk: pictures, COCO results and a summary."""
+
+import collections
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import rich.console
+
+from libra_tf import atomic
+from libra_tf.cli import image_files, outputs
+from libra_tf.cli.errors import UsageError
+from libra_tf.cli.image_files import ImageFile
+from libra_tf.cli.progress import Progress
+from libra_tf.data.annotations import AnnotationFile
+from libra_tf.inference import coco_results, local
+from libra_tf.inference.client import run
+
+RESULTS = "detections.json"
+PICTURES = "pictures"
+
+
+def predict(
+    model: str,
+    images: Sequence[ImageFile],
+    output_dir: str,
+    checkpoint: str | None = None,
+    annotations: str | None = None,
+    draw: bool = True,
+    draw_threshold: float = 0.4,
+    batch_size: int = 1,
+    max_pixels: int | None = None,
+    report: Callable[[str], None] = print,
+) -> int:
+    """Detects objects in images, draws them and writes them down.
+
+    `output_dir/detections.json` has all detections (see `coco_results.to_results`), and replaces
+    that of an earlier time when the work ends, also by an interruption. `output_dir/pictures` has
+    the images with the detections drawn.
+
+    Args:
+      model: folder of a run or of a SavedModel; see `local.open_detector`.
+      images: the files.
+      output_dir: it is made if it is not there.
+      checkpoint: a checkpoint of the run; None for the newest.
+      annotations: COCO annotation file. The images that it lists are taken, their ids are used,
+        and the average precision is measured. None to take all and number them from 1.
+      draw: whether to draw.
+      draw_threshold: detections with a lower score are neither drawn nor counted in the summary.
+      batch_size: images at once.
+      max_pixels: images with more pixels are refused; None for the default of `open_detector`.
+      report: is given lines about the progress, and in the end a summary.
+
+    Returns:
+      How many images could not be read or drawn. The summary names them.
+
+    Raises:
+      UsageError: if the model cannot be loaded or has another limit than `max_pixels`, the folder
+        cannot be written, or the annotations list none of the images.
+      DatasetError: if the annotations have mistakes.
+    """
+    outputs.require_local("--output_dir", output_dir)
+    truth = coco_results.read_annotations(annotations) if annotations else None
+    if truth:
+        image_ids = _listed_in(truth, images, report)
+    else:
+        image_ids = {image: number for number, image in enumerate(images, start=1)}
+    images = list(image_ids)
+    pictures = (
+        image_files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
+    )
+    detector = local.open_detector(model, checkpoint, max_pixels)
+    # Not before: a model that cannot be loaded leaves no folder.
+    outputs.make_folder("--output_dir", output_dir)
+    report(f"detecting with {detector.source}")
+    summary, detections, answered = _Summary(draw_threshold), [], []
+    try:
+        for result in _detect(detector, images, pictures, batch_size, draw_threshold):
+            summary.add(result)
+            if result.answer:
+                image_id = image_ids[result.file]
+                answered.append(image_id)
+                name = result.file.name.as_posix()
+                detections += coco_results.to_results(result.answer, image_id, name)
+    finally:
+        atomic.write_file(os.path.join(output_dir, RESULTS), json.dumps(detections))
+    for line in summary.lines():
+        report(line)
+    if truth:
+        report(_precision(truth, detections, answered))
+    report(f"results: {os.path.join(output_dir, RESULTS)}")
+    if pictures:
+        report(f"pictures: {os.path.join(output_dir, PICTURES)}")
+    if summary.problems:
+        report(f"{len(summary.problems)} of {len(images)} images had problems:")
+    for problem in summary.problems:
+        report(f"  {problem}")
+    return len(summary.problems)
+
+
+def _listed_in(
+    truth: AnnotationFile, images: Sequence[ImageFile], report: Callable[[str], None]
+) -> dict[ImageFile, int]:
+    """Returns the ids of the images that the annotations list."""
+    listed = {image["file_name"]: image["id"] for image in truth.images}
+    found = {
+        image: listed[image.name.as_posix()] for image in images if image.name.as_posix() in listed
+    }
+    if len(set(found.values())) < len(found):
+        raise UsageError(
+            "several of the images have the same name in different folders; name one folder only"
+        )
+    if not found:
+        raise UsageError(
+            f"--annotations={truth.path} lists none of the images, such as {images[0].name}; name "
+            "the folder that its file names are relative to"
+        )
+    if len(found) < len(images):
+        report(f"{len(images) - len(found)} images are not listed in {truth.path} and left out")
+    return found
+
+
+def _detect(detector, images, pictures, batch_size, draw_threshold) -> Iterator[run.Result]:
+    """Yields the results as they come, and shows the progress."""
+    progress = Progress(rich.console.Console())
+    progress.start("detecting", len(images), unit="image")
+    results = run.detect(
+        detector,
+        images,
+        pictures,
+        batch_size,
+        # One draws while the other detects.
+        concurrency=2,
+        is_normalized=detector.normalized_boxes,
+        draw_threshold=draw_threshold,
+    )
+    try:
+        for done, result in enumerate(results, start=1):
+            yield result
+            progress.advance(done, images=1)
+    finally:
+        progress.stop()
+
+
+class _Summary:
+    """Counts what is detected; the detections themselves, with masks, would fill the memory.
+
+    Args:
+      threshold: detections with a lower score are not counted.
+
+    Attributes:
+      problems: a line for each image that had one.
+    """
+
+    def __init__(self, threshold: float):
+        self.problems = []
+        self._threshold = threshold
+        self._num_images = 0
+        self._detections, self._images = collections.Counter(), collections.Counter()
+
+    def add(self, result: run.Result) -> None:
+        """Counts an image."""
+        self._num_images += 1
+        if result.problem:
+            self.problems.append(f"{result.file.path}: {result.problem}")
+        if result.answer:
+            is_counted = result.answer.scores >= self._threshold
+            names = [str(name) for name in result.answer.names[is_counted]]
+            self._detections.update(names)
+            self._images.update(set(names))
+
+    def lines(self) -> Iterator[str]:
+        """Yields how many there are of each class, the most frequent first."""
+        yield (
+            f"{self._num_images} images, {sum(self._detections.values())} detections with a score "
+            f"of {self._threshold:g} or more"
+        )
+        width = max(map(len, self._detections), default=0)
+        for name, number in self._detections.most_common():
+            yield f"  {name:<{width}}  {number} in {self._images[name]} images"
+
+
+def _precision(truth: AnnotationFile, detections, image_ids: Sequence[int]) -> str:
+    metrics = coco_results.evaluate(truth, detections, image_ids)
+    values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    return f"{values} on {len(image_ids)} of the {len(truth.images)} images of {truth.path}"

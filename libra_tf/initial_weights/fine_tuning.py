@@ -1,0 +1,166 @@
+"""Starts a detector from the weights of another one, as far as they fit.
+
+Model Garden restores a checkpoint only into a model that is built like the one in it. Here each
+part of a detector (`backbone`, `decoder`, `head`, ...) is matched by itself, so that a detector may
+have other classes, another decoder or more heads; `weight_matching` says how.
+
+What is loaded are the weights themselves. The averages of them that Model Garden's `ema` and
+`swa` and `moving_average` of TensorFlow Addons keep beside the weights are left alone.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+
+from absl import logging
+from official.core import config_definitions as cfg
+
+from libra_tf.compat import keras
+from libra_tf.initial_weights import checkpoint_files, checkpoint_graph, weight_matching
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
+
+_MAX_LISTED = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of each weight, by names such as `head/classnet-conv_0/kernel`.
+
+    Attributes:
+      checkpoint: the checkpoint that was read.
+      loaded: weights of the model that were loaded.
+      kept: weights of the model that keep their initial values, each with the reason.
+      unused: weights of the checkpoint that have no place in the model.
+    """
+
+    checkpoint: str
+    loaded: tuple[str, ...]
+    kept: Mapping[str, str]
+    unused: tuple[str, ...]
+
+    def summary(self) -> str:
+        """Returns one line: how many weights were loaded, and which layers were not."""
+        total = len(self.loaded) + len(self.kept)
+        line = f"fine-tuning from {self.checkpoint}: {len(self.loaded)} of {total} weights loaded"
+        if self.kept:
+            line += f"; {len(self.kept)} keep their initial values: {_listed(self._kept_layers())}"
+        if self.unused:
+            line += f"; {len(self.unused)} in the checkpoint have no place in the model"
+        return line
+
+    def details(self) -> str:
+        """Returns the summary and a line for every weight that was not loaded or not used."""
+        lines = [self.summary()]
+        lines += [f"  keeps its initial value: {name}: {why}" for name, why in self.kept.items()]
+        lines += [f"  has no place in the model: {name}" for name in self.unused]
+        return "\n".join(lines)
+
+    def _kept_layers(self) -> list[str]:
+        """The layers of the kept weights, or their part if nothing of it was loaded."""
+        loaded_parts = {_part_of(name) for name in self.loaded}
+        layers = (
+            os.path.dirname(name) if _part_of(name) in loaded_parts else _part_of(name)
+            for name in self.kept
+        )
+        return list(dict.fromkeys(layers))
+
+
+def _part_of(name: str) -> str:
+    return name.split("/")[0]
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _MAX_LISTED
+    return ", ".join(names[:_MAX_LISTED]) + (f" and {more} more (see log.txt)" if more > 0 else "")
+
+
+def initialize(model: keras.Model, task: cfg.TaskConfig) -> Report | None:
+    """Loads a task's `init_checkpoint` and logs what became of each weight.
+
+    Args:
+      model: the detector, changed in place.
+      task: config with `init_checkpoint` and `init_checkpoint_modules`.
+
+    Returns:
+      What became of each weight, or None if the task names no checkpoint.
+
+    Raises:
+      CheckpointError: if the checkpoint cannot be read or nothing in it fits.
+    """
+    if not task.init_checkpoint:
+        return None
+    report = load(model, task.init_checkpoint, task.init_checkpoint_modules)
+    logging.info(report.details())
+    return report
+
+
+def load(model: keras.Model, path: str, modules: str | Iterable[str] = "all") -> Report:
+    """Loads what fits of a checkpoint into a detector.
+
+    The checkpoint is that of a Libra or Model Garden run, or has a backbone alone. A weight is
+    loaded if the checkpoint has its counterpart in the same shape. With another number of classes
+    all but the class layers are: the classifiers, and what predicts boxes or masks per class. With
+    the same number they are loaded as well, whatever the classes.
+
+    Args:
+      model: a detector of Model Garden's, built, changed in place.
+      path: a folder of checkpoints or one of them; see `checkpoint_files.find`.
+      modules: `all`, or which of the parts `backbone` and `decoder` to load.
+
+    Returns:
+      What became of each weight.
+
+    Raises:
+      CheckpointError: if the checkpoint cannot be read or nothing in it fits. The model is left as
+        it was.
+    """
+    checkpoint = checkpoint_graph.Checkpoint(checkpoint_files.find(path))
+    matches = {}
+    for part in _parts(model):
+        if checkpoint_graph.is_wanted(part.name, modules):
+            matches.update(
+                weight_matching.match_part(part.name, part.layer, checkpoint.weights(part.path))
+            )
+    fitting = {name: match for name, match in matches.items() if match.reason is None}
+    kept = {name: match.reason for name, match in matches.items() if match.reason is not None}
+    if not fitting:
+        raise CheckpointError(
+            f"nothing in {checkpoint.path} fits {', '.join(dict.fromkeys(map(_part_of, kept)))} of "
+            f"this model; for example, {' is '.join(next(iter(kept.items())))}. Name a checkpoint "
+            "of a detector built alike, or null to start without one"
+        )
+    values = checkpoint.read([match.saved.handle for match in fitting.values()])
+    for match, value in zip(fitting.values(), values, strict=True):
+        match.weight.handle.assign(value)
+    used = {match.saved.handle for match in matches.values() if match.saved}
+    return Report(
+        checkpoint=checkpoint.path,
+        loaded=tuple(fitting),
+        kept=kept,
+        unused=checkpoint.unused(used, modules),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A part of a detector: its name for people, its path in a checkpoint, and the layer."""
+
+    name: str
+    path: tuple[str, ...]
+    layer: keras.layers.Layer
+
+
+def _parts(model: keras.Model) -> list[_Part]:
+    parts = []
+    for name, item in model.checkpoint_items.items():
+        if not isinstance(item, (list, tuple)):
+            parts.append(_Part(name, (name,), item))
+        elif len(item) == 1:
+            parts.append(_Part(name, (name, "0"), item[0]))
+        else:
+            # The stages of a cascade.
+            parts += [
+                _Part(f"{name}[{index}]", (name, str(index)), stage)
+                for index, stage in enumerate(item)
+            ]
+    return parts

@@ -1,0 +1,279 @@
+"""The folder of a run, local or remote (`gs://...`): what it holds, read, written and checked."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+import yaml
+from official.core import config_definitions as cfg
+from official.modeling import hyperparams
+
+from libra_tf import atomic
+from libra_tf.cli.errors import UsageError
+from libra_tf.initial_weights import checkpoint_files
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
+from libra_tf.runs import differences
+
+PARAMS = "params.yaml"
+EXPERIMENT = "experiment.txt"
+CLASS_NAMES = "class_names.json"
+RESULTS = "results.json"
+PICTURES = "detections.png"
+# Groups and keys that the config of every run has; a file that breaks off lacks the last ones.
+_NEEDED_PARAMS = (("task", "model"), ("task", "train_data"), ("trainer", "optimizer_config"))
+_WRITTEN_BY_TRAINING = "delete it: the command that trains this run writes it again"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run.
+
+    Attributes:
+      path: where it is. The folder need not exist yet.
+    """
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+    def file(self, name: str) -> str:
+        """Returns the path of a file in the folder."""
+        return os.path.join(self.path, name)
+
+    def log(self, task_index: int | None = None) -> str:
+        """Returns the path of the log.
+
+        Args:
+          task_index: of a worker other than the chief, which has a log of its own; None otherwise.
+        """
+        return self.file("log.txt" if task_index is None else f"log-worker{task_index}.txt")
+
+    # Checkpoints
+
+    def latest_checkpoint(self) -> str | None:
+        """Returns the common start of the newest checkpoint's files, None without a checkpoint."""
+        return tf.train.latest_checkpoint(self.path)
+
+    def find_checkpoint(self, name: str | None = None) -> str:
+        """Returns the common start of a checkpoint's files.
+
+        Args:
+          name: a checkpoint of the run, such as `ckpt-9000`, or its path; None for the newest.
+
+        Raises:
+          UsageError: if there is no such checkpoint.
+        """
+        path = self.path
+        if name:
+            path = name if os.path.dirname(name) else self.file(name)
+        try:
+            return checkpoint_files.find(path)
+        except CheckpointError as error:
+            flag = f"--checkpoint={name}" if name else f"--model_dir={self}"
+            raise UsageError(f"{flag}: {error}") from error
+
+    def copy_newest_checkpoint(self, target: "RunFolder") -> None:
+        """Copies the newest checkpoint, if there is one, to the folder of another process."""
+        newest = self.latest_checkpoint()
+        if newest:
+            for file in tf.io.gfile.glob(f"{newest}.*"):
+                tf.io.gfile.copy(file, target.file(os.path.basename(file)))
+            copied = target.file(os.path.basename(newest))
+            tf.compat.v1.train.update_checkpoint_state(target.path, copied)
+
+    def set_damaged_checkpoints_aside(self, report: Callable[[str], None]) -> None:
+        """Moves the newest checkpoints to `damaged/` until one of them can be read.
+
+        Args:
+          report: receives a line for each checkpoint that is moved.
+        """
+        state = tf.train.get_checkpoint_state(self.path)
+        paths = list(state.all_model_checkpoint_paths) if state else []
+        while paths and (damage := checkpoint_files.damage(paths[-1])):
+            path, aside = paths.pop(), self.file("damaged")
+            tf.io.gfile.makedirs(aside)
+            for file in tf.io.gfile.glob(f"{path}.*"):
+                moved = os.path.join(aside, os.path.basename(file))
+                tf.io.gfile.rename(file, moved, overwrite=True)
+            self._list_checkpoints(paths)
+            report(
+                f"checkpoint {path} is damaged ({damage}); it was moved to {aside}, and training "
+                f"continues from {paths[-1] if paths else 'the start'}"
+            )
+
+    def _list_checkpoints(self, paths: list[str]) -> None:
+        if paths:
+            tf.compat.v1.train.update_checkpoint_state(self.path, paths[-1], paths)
+        else:
+            tf.io.gfile.remove(self.file("checkpoint"))
+
+    # Config and classes
+
+    def write_config(
+        self, experiment: str, params: cfg.ExperimentConfig, class_names: Mapping[int, str]
+    ) -> None:
+        """Writes what a run is, creating the folder: experiment, config and classes.
+
+        Args:
+          experiment: the name of the experiment.
+          params: its config.
+          class_names: by category id.
+        """
+        tf.io.gfile.makedirs(self.path)
+        with atomic.unfinished_file(self.file(PARAMS)) as path:
+            hyperparams.save_params_dict_to_yaml(params, path)
+        atomic.write_file(self.file(EXPERIMENT), f"{experiment}\n")
+        atomic.write_file(self.file(CLASS_NAMES), json.dumps(class_names, indent=2) + "\n")
+
+    def read_params(self) -> dict[str, Any] | None:
+        """Reads the config of the run.
+
+        Returns:
+          Its nested keys and values; None without such a file.
+
+        Raises:
+          UsageError: if the file is not the whole config of a run.
+        """
+        if not tf.io.gfile.exists(self.file(PARAMS)):
+            return None
+        with self.explaining(PARAMS):
+            saved = hyperparams.read_yaml_to_params_dict(self.file(PARAMS)).as_dict()
+            for group, key in _NEEDED_PARAMS:
+                saved[group][key]
+            return saved
+
+    def read_experiment(self) -> str:
+        """Returns the name of the run's experiment.
+
+        Raises:
+          UsageError: if the folder does not say, as after a training by an earlier version that
+            was never evaluated.
+        """
+        if tf.io.gfile.exists(self.file(EXPERIMENT)):
+            return self._read(EXPERIMENT).strip()
+        results = self.read_results()
+        if results and "experiment" in results:
+            return results["experiment"]
+        raise UsageError(
+            f"{self} has no {EXPERIMENT}, so its experiment is unknown; rerun the command that "
+            f"trained it, or write the experiment's name to {self.file(EXPERIMENT)}"
+        )
+
+    def read_class_names(self) -> dict[int, str]:
+        """Returns the names of the classes by category id; none if the run has no such file.
+
+        Raises:
+          UsageError: if the file is damaged.
+        """
+        if not tf.io.gfile.exists(self.file(CLASS_NAMES)):
+            return {}
+        with self.explaining(CLASS_NAMES):
+            return {int(id_): name for id_, name in json.loads(self._read(CLASS_NAMES)).items()}
+
+    # Results
+
+    def read_results(self) -> dict[str, Any] | None:
+        """Returns the content of `results.json`; None without such a file.
+
+        Raises:
+          UsageError: if the file is damaged.
+        """
+        if not tf.io.gfile.exists(self.file(RESULTS)):
+            return None
+        with self.explaining(RESULTS, "move it away: only earlier evaluations' records are lost"):
+            results = json.loads(self._read(RESULTS))
+            list(results["evaluations"])
+            return results
+
+    # Checks
+
+    def check_continues(self, mode: str, params: cfg.ExperimentConfig, dataset: str) -> None:
+        """Checks that the checkpoints in the folder, if any, belong to an experiment.
+
+        The model and the training data must be those of the run; everything else may change when a
+        run continues.
+
+        Args:
+          mode: one of `libra_tf.runner.flags.MODES`.
+          params: config of the run that is about to start.
+          dataset: what the user calls its data set, for the message.
+
+        Raises:
+          UsageError: if the checkpoints belong to another experiment, or there are none to
+            evaluate.
+        """
+        if self.latest_checkpoint() is None:
+            if mode == "eval":
+                raise UsageError(
+                    f"--model_dir={self} holds no checkpoint to evaluate; train first "
+                    "(--mode=train_and_eval) or name the folder of a trained model"
+                )
+            return
+        saved = self.read_params()
+        if saved is None:
+            return
+        wanted = params.as_dict()
+        found = list(
+            differences.between(saved["task"]["model"], wanted["task"]["model"], "task.model")
+        )
+        if "train" in mode:
+            found += differences.of_images(saved, wanted, dataset)
+        if found:
+            raise UsageError(
+                f"--model_dir={self} holds checkpoints of another experiment: "
+                f"{'; '.join(found[:3])}. Choose another --model_dir, or delete this one"
+            )
+
+    def check_classes(self, class_names: Mapping[int, str], dataset: str) -> None:
+        """Checks that a category id means the same in the run and in data that it continues with.
+
+        A folder without checkpoints, or without names beside them, fits all data.
+
+        Args:
+          class_names: the names in the data by category id, as far as they are known.
+          dataset: what the user calls the data set, for the message.
+
+        Raises:
+          UsageError: if an id has another name; it names the first.
+        """
+        if self.latest_checkpoint() is None:
+            return
+        for category, name in sorted(self.read_class_names().items()):
+            other = class_names.get(category, name)
+            if not differences.is_same_class(category, name, other):
+                raise UsageError(
+                    f"--model_dir={self} holds a detector whose class {category} is {name!r}, and "
+                    f"in {dataset} it is {other!r}. Name a data set with the classes of "
+                    f"{self.file(CLASS_NAMES)}, or another --model_dir; delete that file if both "
+                    "mean the same"
+                )
+
+    @contextlib.contextmanager
+    def explaining(self, name: str, remedy: str = _WRITTEN_BY_TRAINING) -> Iterator[None]:
+        """Turns what goes wrong with the content of a file into one clear error.
+
+        Args:
+          name: of the file that the block reads.
+          remedy: what to do about a damaged file.
+
+        Raises:
+          UsageError: it names the file.
+        """
+        try:
+            yield
+        except (AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
+            if isinstance(error, UsageError):
+                raise
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UsageError(
+                f"{self.file(name)} is damaged, or does not belong to a run ({what}); {remedy}"
+            ) from error
+
+    def _read(self, name: str) -> str:
+        with tf.io.gfile.GFile(self.file(name)) as file:
+            return file.read()

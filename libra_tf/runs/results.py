@@ -1,0 +1,94 @@
+"""The results of a run: `results.json` and the closing table."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import rich.markup
+import rich.table
+import tensorflow as tf
+
+from libra_tf import atomic
+from libra_tf.runs.folder import RESULTS, RunFolder
+
+_COLUMNS = {
+    "AP": "Precision mAP ByCategory",
+    "AP50": "Precision mAP ByCategory@50IoU",
+    "AP75": "Precision mAP ByCategory@75IoU",
+    "APs": "Precision mAP ByCategory (small)",
+    "APm": "Precision mAP ByCategory (medium)",
+    "APl": "Precision mAP ByCategory (large)",
+}
+
+
+class Results:
+    """Every evaluation of a run, kept in its `results.json`.
+
+    The file holds `experiment`, `dataset`, `evaluations` (one entry per evaluation, oldest first)
+    and, beside them, the keys of the newest evaluation. An entry holds every metric under its
+    name (`AP`, `AP50`, ...) and
+
+    * `step`: training step of the weights;
+    * `seconds`: since this run started;
+    * `images_per_second`: training speed since the evaluation before, None if nothing was trained;
+    * `eval_seconds`, `eval_images_per_second`: of the evaluation itself.
+
+    Args:
+      folder: of the run; the evaluations that it already holds are kept.
+      experiment: name of the experiment.
+      dataset: folder of the data set or pattern of its files.
+
+    Raises:
+      UsageError: if the file is there and cannot be read.
+    """
+
+    def __init__(self, folder: RunFolder, experiment: str, dataset: str):
+        self.path = folder.file(RESULTS)
+        self._header = {"experiment": experiment, "dataset": dataset}
+        self._started = time.monotonic()
+        self._evaluations = list((folder.read_results() or {"evaluations": []})["evaluations"])
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Entries of all evaluations, oldest first."""
+        return self._evaluations
+
+    def add(self, step: int, metrics: Mapping[str, Any], speed: Mapping[str, float | None]) -> None:
+        """Appends an evaluation and writes the file, completely or not at all.
+
+        Args:
+          step: training step of the weights.
+          metrics: by name; what is not a scalar, such as a picture, is left out.
+          speed: `images_per_second`, `eval_seconds` and `eval_images_per_second`.
+        """
+        entry = {"step": step, "seconds": time.monotonic() - self._started, **speed}
+        for name, value in metrics.items():
+            if tf.rank(value) == 0:
+                entry[name] = float(value)
+        self._evaluations = [*self._evaluations, entry]
+        document = {**self._header, **entry, "evaluations": self._evaluations}
+        atomic.write_file(self.path, json.dumps(document, indent=2) + "\n")
+
+
+def table(evaluation: Mapping[str, Any]) -> rich.table.Table:
+    """Returns the closing table: AP, AP50, AP75 and AP by size, for all classes and for each.
+
+    Args:
+      evaluation: an entry of `Results.evaluations`.
+    """
+    result = rich.table.Table(title=f"COCO metrics at step {evaluation['step']}")
+    result.add_column("class")
+    for column in _COLUMNS:
+        result.add_column(column, justify="right")
+    result.add_row("all", *(_cell(evaluation.get(column)) for column in _COLUMNS))
+    prefix = _COLUMNS["AP"] + "/"
+    for name in (key.removeprefix(prefix) for key in evaluation if key.startswith(prefix)):
+        cells = (_cell(evaluation.get(f"{key}/{name}")) for key in _COLUMNS.values())
+        result.add_row(rich.markup.escape(name), *cells)
+    return result
+
+
+def _cell(value: float | None) -> str:
+    # pycocotools gives -1 where there is no object to find.
+    return "-" if value is None or value < 0 else f"{value:.3f}"

@@ -1,0 +1,133 @@
+"""A trained run, read back: its task, its detector with trained weights, its classes."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+from official.core import base_task, exp_factory, task_factory
+from official.core import config_definitions as cfg
+
+import libra_tf.registry_imports  # noqa: F401, registers experiments and tasks
+from libra_tf.cli.errors import UsageError
+from libra_tf.compat import keras
+from libra_tf.configs import optimization
+from libra_tf.data import annotations
+from libra_tf.initial_weights import checkpoint_files
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
+from libra_tf.modeling import optimizers
+from libra_tf.runs.folder import EXPERIMENT, PARAMS, RunFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run that has a checkpoint.
+
+    Attributes:
+      folder: its folder.
+      params: the config that it ran with.
+      checkpoint: the common start of the checkpoint's files.
+    """
+
+    folder: RunFolder
+    params: cfg.ExperimentConfig
+    checkpoint: str
+
+    @property
+    def model_dir(self) -> str:
+        """The path of the folder."""
+        return self.folder.path
+
+    def build_task(self) -> base_task.Task:
+        """Builds the task of the run."""
+        return task_factory.get_task(self.params.task)
+
+    def load_model(self) -> keras.Model:
+        """Builds the detector and loads the weights that an evaluation of the run uses.
+
+        Raises:
+          UsageError: if the checkpoint is damaged or belongs to another detector.
+        """
+        task = self.build_task()
+        model = task.build_model()
+        items = {"model": model}
+        optimizer = task.create_optimizer(self.params.trainer.optimizer_config)
+        if optimizers.has_averages(optimizer):
+            optimizers.create_weights(optimizer, model.trainable_variables)
+            items["optimizer"] = optimizer
+        try:
+            with checkpoint_files.reading(self.checkpoint):
+                status = tf.train.Checkpoint(**items).read(self.checkpoint)
+                status.expect_partial().assert_existing_objects_matched()
+        except CheckpointError as error:
+            raise UsageError(str(error)) from error
+        except AssertionError as error:
+            raise UsageError(
+                f"{self.checkpoint} does not fit the detector in {self.folder.file(PARAMS)} "
+                f"({str(error).splitlines()[0]}); name a checkpoint of this run"
+            ) from error
+        if "optimizer" in items:
+            optimizers.swap_averages(optimizer, model.trainable_variables)
+        return model
+
+    def read_class_names(self) -> dict[int, str]:
+        """Returns the names of all classes that the detector can give, by category id.
+
+        They come from the data that the run was started with, or from `task.annotation_file`; a
+        class that has a name in neither is called by its number.
+        """
+        names = self.folder.read_class_names()
+        if not names and self.params.task.annotation_file:
+            names = read_category_names(self.params.task.annotation_file)
+        ids = range(1, self.params.task.model.num_classes)
+        return {category: names.get(category, str(category)) for category in ids}
+
+
+def read(model_dir: str, checkpoint: str | None = None) -> TrainedRun:
+    """Reads what a run was.
+
+    Args:
+      model_dir: folder of a run of `run.py`.
+      checkpoint: a checkpoint of the run, such as `ckpt-9000`, or its path; None for the newest.
+
+    Raises:
+      UsageError: if the folder does not belong to a run, or there is no such checkpoint.
+    """
+    folder = RunFolder(model_dir)
+    saved = folder.read_params()
+    if saved is None:
+        raise UsageError(
+            f"--model_dir={folder} holds no {PARAMS}; name the folder of a run of run.py"
+        )
+    task_class = _task_class(folder)
+    with folder.explaining(PARAMS):
+        params = _experiment_config(saved, task_class)
+    return TrainedRun(folder, params, folder.find_checkpoint(checkpoint))
+
+
+def read_category_names(annotation_file: str) -> dict[int, str]:
+    """Returns the category names of a COCO annotation file by id; none without a file.
+
+    Raises:
+      DatasetError: if the file is not COCO.
+    """
+    if not tf.io.gfile.exists(annotation_file):
+        return {}
+    return annotations.read_category_names(annotation_file, tf.io.gfile.GFile)
+
+
+def _task_class(folder: RunFolder) -> type[cfg.TaskConfig]:
+    name = folder.read_experiment()
+    try:
+        return type(exp_factory.get_exp_config(name).task)
+    except (LookupError, ValueError) as error:
+        raise UsageError(
+            f"{folder.file(EXPERIMENT)} names {name!r}, and there is no such experiment"
+        ) from error
+
+
+def _experiment_config(
+    saved: dict[str, Any], task_class: type[cfg.TaskConfig]
+) -> cfg.ExperimentConfig:
+    task, trainer = saved["task"], saved["trainer"]
+    trainer["optimizer_config"] = optimization.OptimizationConfig(trainer["optimizer_config"])
+    return cfg.ExperimentConfig(task=task_class(task), trainer=cfg.TrainerConfig(**trainer))

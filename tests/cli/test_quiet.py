@@ -1,0 +1,42 @@
+"""Where the libraries' messages go."""
+
+import logging
+import os
+
+import pytest
+import tensorflow as tf
+
+from libra_tf.cli import quiet
+
+
+def say(path, message):
+    with quiet.libraries_write_to(path):
+        print(message)
+        logging.getLogger().warning("%s, logged", message)
+
+
+def test_messages_are_appended(tmp_path, capsys):
+    path = tmp_path / "run" / "log.txt"
+    say(str(path), "one")
+    say(str(path), "two")
+    assert [line.split("] ")[-1] for line in path.read_text().splitlines()] == [
+        "one",
+        "one, logged",
+        "two",
+        "two, logged",
+    ]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_remote_log_is_written_in_the_end(tmp_path, monkeypatch):
+    """TensorFlow's file system in memory stands for one that Python cannot open."""
+    monkeypatch.chdir(tmp_path)
+    path = "ram://quiet/run/log.txt"
+    say(path, "one")
+    with pytest.raises(KeyboardInterrupt), quiet.libraries_write_to(path):
+        print("two")
+        raise KeyboardInterrupt
+    with tf.io.gfile.GFile(path) as file:
+        lines = file.read().splitlines()
+    assert lines[0] == "one" and lines[-1] == "two"
+    assert os.listdir(tmp_path) == []

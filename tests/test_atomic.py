@@ -1,0 +1,56 @@
+import multiprocessing
+import os
+import pathlib
+
+import pytest
+
+from libra_tf import atomic
+
+_PROCESSES = multiprocessing.get_context("spawn")
+_NOBODY = 65534
+
+
+@pytest.mark.parametrize(
+    ("content", "encoded"), [("größer\n", "größer\n".encode()), (b"\xff\r\n", b"\xff\r\n")]
+)
+def test_a_file_is_written_and_replaced(tmp_path, content, encoded):
+    path = tmp_path / "file"
+    atomic.write_file(path, "before")
+    before = path.stat().st_ino
+    atomic.write_file(str(path), content)
+    assert path.read_bytes() == encoded
+    assert path.stat().st_ino != before, "whoever has it open goes on reading what was there"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "child").write_text("")
+    with pytest.raises(OSError, match="file"):
+        atomic.write_file(tmp_path / "file", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(UnicodeEncodeError):
+        atomic.write_file(tmp_path / "other", "half a character: \ud800")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def _write_as_another_user(parent, names):
+    # Users above may not pass the folders of root's tests, but their own working folder.
+    os.chdir(parent)
+    if os.getuid() == 0:
+        os.setuid(_NOBODY)
+    with atomic.unfinished_folder(pathlib.Path(".")) as folder:
+        names.put(folder.name)
+
+
+def test_a_private_left_over_of_another_user_is_let_be(tmp_path):
+    left_over = tmp_path / f"{atomic._PREFIX}0"
+    left_over.mkdir(mode=0)
+    tmp_path.chmod(0o777)
+    names = _PROCESSES.Queue()
+    process = _PROCESSES.Process(target=_write_as_another_user, args=(tmp_path, names))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    assert names.get(timeout=60) != left_over.name
+    assert list(tmp_path.iterdir()) == [left_over]
