@@ -1,4 +1,4 @@
-"""Runs the detector of a run over batches of its training images and measures."""
+"""Runs the detector of a run over batches of its training images and measures it."""
 
 import dataclasses
 import os
@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from official.vision.ops import preprocess_ops
 
 from libra_tf.analysis import detectors, gradients, pyramid, samples
+from libra_tf.analysis.batches import Batch
+from libra_tf.analysis.detector import Detector
 from libra_tf.compat import keras
 from libra_tf.runs import trained_run
 
@@ -17,12 +20,13 @@ _PICTURED_IMAGES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image with what is to be drawn on it.
+    """An image and the boxes to draw on it.
 
     Attributes:
       pixels: uint8 array `[height, width, 3]`.
       objects: float array `[M, 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
-      negatives: by way of sampling, the boxes `[N, 4]` and IoUs `[N]` of the sampled negatives.
+      negatives: for each way of sampling, the boxes `[N, 4]` and IoUs `[N]` of the negatives that
+        it takes.
     """
 
     pixels: np.ndarray
@@ -32,7 +36,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """What one point of an image looks at.
+    """The attention of one point of an image.
 
     Attributes:
       pixels: uint8 array `[height, width, 3]`.
@@ -47,12 +51,12 @@ class Attention:
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """What was measured of a run.
+    """The measures of a run.
 
     Attributes:
       numbers: all numbers, ready for JSON.
       pictures: images with the negatives that are sampled.
-      attention: None without a non-local block.
+      attention: the attention of one point, None without a non-local block.
     """
 
     numbers: dict[str, Any]
@@ -71,60 +75,96 @@ def analyse(
     """Measures a run.
 
     Args:
-      run: which one.
+      run: the run to measure.
       input_path: pattern of TFRecord files; None for the training images of the run.
-      num_batches: how many batches of at most 8 images.
-      point: whose attention to show, y and x as shares of height and width; None for the middle of
-        the largest object of the first image.
-      max_num_instances: the most objects of an image, if more than the run's config says.
-      report: is given lines about the progress.
+      num_batches: how many batches of at most 8 images to read.
+      point: the point whose attention to show, y and x as shares of height and width; None for the
+        middle of the largest object of the first image.
+      max_num_instances: the largest number of objects in an image, if larger than in the run's
+        config.
+      report: called with lines about the progress.
 
     Raises:
       UsageError: if the detector or the images cannot be read.
     """
-    # Sampling draws are part of a training step; the same report comes out each time.
+    # A training step draws samples. Seeded, the report is the same each time.
     keras.utils.set_random_seed(0)
-    report(f"{run.model_dir}: loading {os.path.basename(run.checkpoint)}")
+    report(f"{run.folder}: loading {os.path.basename(run.checkpoint)}")
     detector = detectors.load(run)
-    names = run.read_class_names()
-    tallies = {
-        kind: samples.SampleTally(detector.levels, names, quota)
-        for kind, quota in detector.quotas.items()
-    }
-    of_pyramid = pyramid.PyramidTally(detector)
-    of_gradients = gradients.GradientTally(detector)
-    pictures, attention, num_images = [], None, 0
+    measures = _Measures(detector, run.read_class_names(), point)
     for index, batch in enumerate(detector.read(input_path, max_num_instances)):
         if index == num_batches:
             break
-        report(f"{run.model_dir}: batch {index + 1} of {num_batches}")
-        first_kind = next(iter(tallies))
-        for kind, candidates in detector.candidates(batch).items():
-            for i, of_image in enumerate(candidates):
-                picks = tallies[kind].add(of_image)
-                if kind == first_kind and len(pictures) < _PICTURED_IMAGES:
-                    pictures.append(_picture(batch, i, of_image, picks))
-        of_pyramid.add(batch.images)
-        of_gradients.add(batch.images, batch.labels)
-        if attention is None:
-            attention = _attention(of_pyramid, batch, point)
-        num_images += len(batch.boxes)
-    numbers = {
-        "model_dir": run.model_dir,
+        report(f"{run.folder}: batch {index + 1} of {num_batches}")
+        measures.add(batch)
+    of_run = {
+        "model_dir": run.folder.path,
         "checkpoint": os.path.basename(run.checkpoint),
         "step": _step(run),
-        "kind": "two_stage" if "proposals" in tallies else "one_stage",
-        "num_images": num_images,
         "settings": _settings(run),
-        "samples": {kind: tally.result() for kind, tally in tallies.items()},
-        "features": of_pyramid.result(),
-        "objective": of_gradients.result(),
     }
-    return Analysis(_plain(numbers), pictures, attention)
+    numbers = _plain({**of_run, **measures.result()})
+    return Analysis(numbers, measures.pictures, measures.attention)
 
 
-def _settings(run):
-    """The keys of the config that the verdicts are about."""
+class _Measures:
+    """The measures of a detector over many batches.
+
+    Args:
+      detector: the detector.
+      class_names: category id to name.
+      point: see `analyse`.
+
+    Attributes:
+      pictures: see `Analysis`.
+      attention: see `Analysis`.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        class_names: dict[int, str],
+        point: tuple[float, float] | None,
+    ):
+        self._detector = detector
+        self._point = point
+        self._samples = {
+            kind: samples.SampleTally(detector.levels, class_names, quota)
+            for kind, quota in detector.quotas.items()
+        }
+        self._pyramid = pyramid.PyramidTally(detector)
+        self._gradients = gradients.GradientTally(detector)
+        self._num_images = 0
+        self.pictures: list[Picture] = []
+        self.attention: Attention | None = None
+
+    def add(self, batch: Batch) -> None:
+        """Adds a batch."""
+        pictured_kind = next(iter(self._samples))
+        for kind, candidates in self._detector.candidates(batch).items():
+            for i, of_image in enumerate(candidates):
+                picks = self._samples[kind].add(of_image)
+                if kind == pictured_kind and len(self.pictures) < _PICTURED_IMAGES:
+                    self.pictures.append(_picture(batch, i, of_image, picks))
+        self._pyramid.add(batch.images)
+        self._gradients.add(batch.images, batch.labels)
+        if self.attention is None:
+            self.attention = _attention(self._pyramid, batch, self._point)
+        self._num_images += len(batch.boxes)
+
+    def result(self) -> dict[str, Any]:
+        """Returns all numbers."""
+        return {
+            "kind": "two_stage" if "proposals" in self._samples else "one_stage",
+            "num_images": self._num_images,
+            "samples": {kind: tally.result() for kind, tally in self._samples.items()},
+            "features": self._pyramid.result(),
+            "objective": self._gradients.result(),
+        }
+
+
+def _settings(run: trained_run.TrainedRun) -> dict[str, Any]:
+    """The values of the config that the verdicts are about, by key."""
     task = run.params.task
     settings = {
         "task.model.anchor.num_scales": task.model.anchor.num_scales,
@@ -148,13 +188,15 @@ def _settings(run):
     return settings
 
 
-def _step(run):
-    """The step that the checkpoint's name says, None where it says none."""
+def _step(run: trained_run.TrainedRun) -> int | None:
+    """The step in the checkpoint's name, None if it has none."""
     number = os.path.basename(run.checkpoint).rsplit("-", 1)[-1]
     return int(number) if number.isdigit() else None
 
 
-def _picture(batch, index, candidates, picks):
+def _picture(
+    batch: Batch, index: int, candidates: samples.Candidates, picks: dict[str, np.ndarray]
+) -> Picture:
     negatives = {
         name: (candidates.boxes[picks[name]], candidates.max_ious[picks[name]])
         for name in ("random", "iou_balanced", "mmdet")
@@ -162,7 +204,9 @@ def _picture(batch, index, candidates, picks):
     return Picture(_pixels(batch.images[index]), batch.boxes[index], negatives)
 
 
-def _attention(of_pyramid, batch, point):
+def _attention(
+    of_pyramid: pyramid.PyramidTally, batch: Batch, point: tuple[float, float] | None
+) -> Attention | None:
     image = batch.images[0]
     height, width = image.shape[:2]
     if point is not None:
@@ -177,14 +221,14 @@ def _attention(of_pyramid, batch, point):
     return None if weights is None else Attention(_pixels(image), point, weights)
 
 
-def _pixels(image):
+def _pixels(image: tf.Tensor) -> np.ndarray:
     """Undoes the normalisation of Model Garden's parsers."""
     values = image.numpy() * preprocess_ops.STDDEV_RGB + preprocess_ops.MEAN_RGB
     return np.clip(values.round(), 0, 255).astype(np.uint8)
 
 
-def _plain(value):
-    """Numbers and containers as JSON knows them."""
+def _plain(value: Any) -> Any:
+    """Converts to numbers and containers that JSON has."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

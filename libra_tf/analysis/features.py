@@ -1,7 +1,7 @@
-"""The feature level: what each pyramid level brings, and how far the attention reaches.
+"""The feature level: the share of each pyramid level, and how far the attention reaches.
 
-Paper section 3.2: the levels of a pyramid are integrated at one of them, refined there, and given
-back to each.
+Paper section 3.2: the levels of a pyramid are integrated at the size of one of them, refined there,
+and added back to each level.
 """
 
 from typing import Any
@@ -12,15 +12,19 @@ import numpy as np
 class Moments:
     """Mean and covariance of the channels of feature maps, over images and positions."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._count = 0
         self._sum = 0.0
         self._products = 0.0
-        # Near the mean, so that little of it is left to cancel in the covariance.
+        # Subtracted from all rows: near the mean, so that less cancels in the covariance.
         self._shift = None
 
     def add(self, features: np.ndarray) -> None:
-        """Takes maps `[B, H, W, C]` into account."""
+        """Adds feature maps.
+
+        Args:
+          features: float array `[B, H, W, C]`.
+        """
         rows = np.asarray(features, np.float64).reshape(-1, features.shape[-1])
         if self._shift is None:
             self._shift = rows.mean(0)
@@ -45,10 +49,12 @@ class Moments:
 
 
 def effective_rank(covariance: np.ndarray) -> float:
-    """How many directions the features really use: exp of the entropy of the singular values.
+    """Returns how many directions the features really use: exp of the singular values' entropy.
 
-    Roy and Vetterli, "The effective rank", EUSIPCO 2007. From 1, all channels one multiple of
-    another, to C, uncorrelated with equal variance. 0 for features that do not vary.
+    It is 1 where all channels are multiples of one another, C where they are uncorrelated with
+    equal variance, and 0 for features that do not vary.
+
+    Reference: Roy and Vetterli, "The effective rank", EUSIPCO 2007.
 
     Args:
       covariance: float array `[C, C]`.
@@ -63,14 +69,14 @@ def effective_rank(covariance: np.ndarray) -> float:
 
 
 def level_shares(gathered: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """How much of the integrated map each level is.
+    """Returns how much each level contributes to the integrated map.
 
-    The integrated map is the mean of the L levels, b = 1/L sum_l g_l. `share` of level l is
+    The integrated map is the mean of the L levels, b = 1/L sum_l g_l. The `share` of level l is
     <g_l, b> / (L <b, b>): the shares add up to 1, and a level that points away from the others has
     a negative one. `magnitude` is |g_l| / sum_k |g_k|, with Frobenius norms.
 
     Args:
-      gathered: the levels at the size of one of them, float arrays of one shape.
+      gathered: the levels resized to one of them, float arrays of the same shape.
 
     Returns:
       Float arrays `[L]` by name.
@@ -87,18 +93,18 @@ def level_shares(gathered: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def attention_reach(attention: np.ndarray, height: int, width: int) -> dict[str, Any]:
-    """How far the positions of a map look.
+    """Returns how far the positions of a map look.
 
     Args:
-      attention: float array `[H * W, H * W]`, each row of which sums to 1.
+      attention: float array `[H * W, H * W]` whose rows sum to 1.
       height: H.
       width: W.
 
     Returns:
-      `entropy`: float array `[H * W]`, the entropy of each row divided by log(H * W): 0 looks at
-      one position, 1 at all alike. `distance`: float array `[H * W]`, the mean Euclidean distance
-      of what each position looks at, in cells. `uniform_distance`: the mean of the same if every
-      position looked at all alike.
+      `entropy`: float array `[H * W]`, the entropy of each row divided by log(H * W): 0 for a look
+      at one position, 1 for an equal look at all. `distance`: float array `[H * W]`, the mean
+      Euclidean distance that each position looks, in cells. `uniform_distance`: the mean of
+      these distances if every position looked equally at all.
     """
     attention = np.asarray(attention, np.float64)
     rows, columns = np.divmod(np.arange(height * width), width)

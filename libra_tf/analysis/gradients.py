@@ -1,4 +1,4 @@
-"""Where the gradient of one training step comes from."""
+"""Where the gradient of a training step comes from."""
 
 import collections
 import contextlib
@@ -9,21 +9,24 @@ import numpy as np
 import tensorflow as tf
 
 from libra_tf.analysis import objective
-from libra_tf.analysis.detectors import Detector
+from libra_tf.analysis.detector import BoxHead, Detector
 
 _SHARED = ("backbone", "decoder")
+# A gradient by part of the detector, one tensor for each trainable weight.
+_ByPart = dict[str, list[tf.Tensor]]
 
 
 class GradientTally:
     """Norms of gradients and box errors over many batches.
 
     The norm of a loss at a part of the detector is the Euclidean norm of the gradient of the
-    weighted loss with respect to the part's trainable weights, in a training step on one batch; the
-    mean over the batches is reported. `shared` is backbone and decoder together, where the losses
-    compete. The part of a box loss that is of inliers is what their coordinates send back.
+    weighted loss with respect to the part's trainable weights, in a training step on one batch. The
+    result is the mean over the batches. `shared` is the backbone and the decoder together, where
+    the losses compete. The inliers' part of a box loss is the gradient that their coordinates send
+    back.
 
     Args:
-      detector: what to differentiate.
+      detector: the detector to differentiate.
     """
 
     def __init__(self, detector: Detector):
@@ -36,7 +39,12 @@ class GradientTally:
         self._step = tf.function(self._differentiate)
 
     def add(self, images: tf.Tensor, labels: dict[str, Any]) -> None:
-        """Takes a batch into account; the detector stays as it is."""
+        """Adds a batch; the detector stays as it is.
+
+        Args:
+          images: float `[B, height, width, 3]`.
+          labels: as in training.
+        """
         with _restored(self._detector.model.non_trainable_variables):
             losses, norms, errors = self._step(images, labels)
         for name, loss in losses.items():
@@ -60,7 +68,7 @@ class GradientTally:
             "box_errors": {name: self._box_errors(name) for name in self._errors},
         }
 
-    def _box_errors(self, loss):
+    def _box_errors(self, loss: str) -> dict[str, Any]:
         errors, slopes = (np.concatenate(x[loss]) for x in (self._errors, self._slopes))
         beta = self._betas[loss]
         result = {
@@ -75,7 +83,9 @@ class GradientTally:
             result["grid"] = objective.balanced_l1_grid(errors, beta, form)
         return result
 
-    def _differentiate(self, images, labels):
+    def _differentiate(
+        self, images: tf.Tensor, labels: dict[str, Any]
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], dict[str, tuple[tf.Tensor, tf.Tensor]]]:
         """Losses, norms by `loss/errors/part`, and by box loss the errors and their slopes."""
         modules = self._detector.modules
         with tf.GradientTape(persistent=True) as tape:
@@ -85,22 +95,12 @@ class GradientTally:
             by_loss[head.loss].append(head)
         gradients, errors = {}, {}
         for name, loss in losses.items():
-            if name not in by_loss:
-                gradients[f"{name}/all"] = _gradients(tape, loss, modules)
-                continue
-            outputs = [output for head in by_loss[name] for output in head.outputs]
-            slopes = tape.gradient(loss, outputs, unconnected_gradients="zero")
-            self._betas[name] = by_loss[name][0].beta
-            errors[name] = _of_positives(by_loss[name], slopes)
-            is_inlier = [tf.abs(e) < head.beta for head in by_loss[name] for e in head.errors]
-            kinds = {"inliers": is_inlier, "outliers": [~inlier for inlier in is_inlier]}
-            for kind, masks in kinds.items():
-                masked = [tf.where(*pair, 0) for pair in zip(masks, slopes, strict=True)]
-                gradients[f"{name}/{kind}"] = _gradients(tape, outputs, modules, masked)
-            # A box loss reaches the weights through its outputs alone, and gradients add up.
-            gradients[f"{name}/all"] = tf.nest.map_structure(
-                tf.add, *(gradients[f"{name}/{kind}"] for kind in kinds)
-            )
+            if name in by_loss:
+                self._betas[name] = by_loss[name][0].beta
+                of_kinds, errors[name] = _box_gradients(tape, loss, by_loss[name], modules)
+            else:
+                of_kinds = {"all": _gradients(tape, loss, modules)}
+            gradients.update({f"{name}/{kind}": parts for kind, parts in of_kinds.items()})
         norms = {
             f"{key}/{part}": norm
             for key, of_parts in gradients.items()
@@ -109,23 +109,48 @@ class GradientTally:
         return losses, norms, errors
 
 
-def _of_positives(heads, slopes):
+def _box_gradients(
+    tape: tf.GradientTape,
+    loss: tf.Tensor,
+    heads: list[BoxHead],
+    modules: dict[str, list[tf.Variable]],
+) -> tuple[dict[str, _ByPart], tuple[tf.Tensor, tf.Tensor]]:
+    """Gradients of a box loss by kind of error; and the positives' errors and slopes."""
+    outputs = [output for head in heads for output in head.boxes.outputs]
+    slopes = tape.gradient(loss, outputs, unconnected_gradients="zero")
+    is_inlier = [tf.abs(error) < head.beta for head in heads for error in head.boxes.errors]
+    masks = {"inliers": is_inlier, "outliers": [~inlier for inlier in is_inlier]}
+    gradients = {}
+    for kind, of_kind in masks.items():
+        masked = [tf.where(mask, slope, 0) for mask, slope in zip(of_kind, slopes, strict=True)]
+        gradients[kind] = _gradients(tape, outputs, modules, masked)
+    # A box loss reaches the weights through its outputs alone, and gradients add up.
+    gradients["all"] = tf.nest.map_structure(tf.add, gradients["inliers"], gradients["outliers"])
+    return gradients, _of_positives(heads, slopes)
+
+
+def _of_positives(heads: list[BoxHead], slopes: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """The errors of the positives of all heads, and the slopes of the loss there, both flat."""
-    masks = [mask for head in heads for mask in head.is_positive]
-    errors = [error for head in heads for error in head.errors]
+    masks = [mask for head in heads for mask in head.boxes.is_positive]
+    errors = [error for head in heads for error in head.boxes.errors]
     return tuple(
         tf.concat([tf.boolean_mask(*pair) for pair in zip(tensors, masks, strict=True)], 0)
         for tensors in (errors, slopes)
     )
 
 
-def _gradients(tape, target, modules, output_gradients=None):
+def _gradients(
+    tape: tf.GradientTape,
+    target: tf.Tensor | list[tf.Tensor],
+    modules: dict[str, list[tf.Variable]],
+    output_gradients: list[tf.Tensor] | None = None,
+) -> _ByPart:
     return tape.gradient(
         target, modules, output_gradients=output_gradients, unconnected_gradients="zero"
     )
 
 
-def _norms(gradients):
+def _norms(gradients: _ByPart) -> dict[str, tf.Tensor]:
     """Norms of the gradient at every part, and at the shared parts together."""
     norms = {name: tf.linalg.global_norm(parts) for name, parts in gradients.items() if parts}
     shared = [gradient for name in _SHARED for gradient in gradients[name]]
@@ -134,7 +159,7 @@ def _norms(gradients):
 
 @contextlib.contextmanager
 def _restored(variables: list[tf.Variable]) -> Iterator[None]:
-    """Sets variables back in the end: a training step moves the statistics of batch norms."""
+    """Restores variables afterwards: a training step moves the statistics of batch norms."""
     values = [variable.numpy() for variable in variables]
     try:
         yield

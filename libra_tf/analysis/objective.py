@@ -1,7 +1,7 @@
-"""The objective level: which errors and which losses the gradient comes from.
+"""The objective level: which errors the gradient of a box loss comes from.
 
-Paper section 3.3. The error of a coordinate is x = prediction - target in the units of the box
-coder. Inliers have |x| < beta, outliers the rest.
+Paper section 3.3. The error of a coordinate is x = prediction - target, in the units of the box
+coder. Inliers are the coordinates with |x| < beta, outliers all others.
 """
 
 from typing import Any
@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from libra_tf import ops
+from libra_tf.balance import bins, boxes
+from libra_tf.configs import components
 
 ALPHAS = (0.2, 0.3, 0.5, 0.7, 1.0)
 GAMMAS = (1.0, 1.5, 2.0)
+# Of errors in units of beta; the last bin holds everything above 2.
+_ERROR_STEP = 0.1
+_NUM_ERROR_BINS = 21
 
 
 def shares_of_gradient(errors: np.ndarray, slopes: np.ndarray, beta: float) -> dict[str, Any]:
-    """How the gradient of a box loss divides between inliers and outliers.
+    """Returns how the gradient of a box loss divides between inliers and outliers.
 
     Args:
       errors: float array `[E]`, x of every coordinate of every positive candidate.
@@ -45,31 +49,36 @@ def shares_of_gradient(errors: np.ndarray, slopes: np.ndarray, beta: float) -> d
 def balanced_l1_slopes(
     errors: np.ndarray, alpha: float, gamma: float, beta: float, form: str = "paper"
 ) -> np.ndarray:
-    """The size of the derivative of the balanced L1 loss at each error."""
-    errors = tf.constant(errors, tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(errors)
-        loss = ops.balanced_l1(tf.zeros_like(errors), errors, alpha, gamma, beta, form)
-    return np.abs(tape.gradient(loss, errors).numpy())
+    """Returns the size of the derivative of the balanced L1 loss at each error.
 
+    Args:
+      errors: float array `[...]`.
+      alpha: see `libra_tf.ops.balanced_l1`.
+      gamma: see `libra_tf.ops.balanced_l1`.
+      beta: see `libra_tf.ops.balanced_l1`.
+      form: see `libra_tf.ops.balanced_l1`.
 
-def huber_slopes(errors: np.ndarray, delta: float) -> np.ndarray:
-    """The size of the derivative of the Huber loss, which is smooth L1 where delta is 1."""
-    return np.minimum(np.abs(errors), delta)
+    Returns:
+      float32 array `[...]`.
+    """
+    loss = boxes.BoxLoss(
+        beta, components.BalancedL1(alpha=alpha, gamma=gamma, beta=beta, form=form)
+    )
+    return loss.slopes(tf.constant(errors, tf.float32)).numpy()
 
 
 def balanced_l1_grid(errors: np.ndarray, beta: float, form: str = "paper") -> list[dict[str, Any]]:
-    """What the balanced L1 loss would make of measured errors, for a grid of alpha and gamma.
+    """Returns what the balanced L1 loss would make of measured errors, by alpha and gamma.
 
     Args:
       errors: float array `[E]`.
-      beta: as in the loss.
-      form: as in the loss.
+      beta: see `libra_tf.ops.balanced_l1`.
+      form: see `libra_tf.ops.balanced_l1`.
 
     Returns:
-      For each pair, `alpha`, `gamma`, what `shares_of_gradient` says, and `over_smooth_l1`, the
-      sum of the slopes over that of smooth L1 with its knee at `beta` (slope |x| / beta, at most
-      1).
+      For each pair: `alpha`, `gamma`, the results of `shares_of_gradient`, and `over_smooth_l1`,
+      the sum of the slopes over that of smooth L1 with its knee at `beta` (slope |x| / beta, at
+      most 1).
     """
     smooth = np.minimum(np.abs(errors) / beta, 1).sum()
     rows = []
@@ -88,21 +97,23 @@ def balanced_l1_grid(errors: np.ndarray, beta: float, form: str = "paper") -> li
 
 
 def error_histogram(errors: np.ndarray, slopes: np.ndarray, beta: float) -> dict[str, Any]:
-    """Where the errors are and where their gradient is.
+    """Returns where the errors are and where their gradient is.
 
     Args:
       errors: float array `[E]`.
-      slopes: float array `[E]`.
-      beta: where outliers begin; the bins are a tenth of it, and the last holds all from 2 beta.
+      slopes: float array `[E]`, the size of the loss's derivative at each.
+      beta: where outliers begin. The bins are a tenth of it wide; the last holds everything above
+        2 beta.
 
     Returns:
-      `edges` (lower, of |x|), and by bin the `count_share` and the `gradient_share`.
+      `edges` (the lower ones, of |x|), and for each bin `count_share` and `gradient_share`.
     """
-    bins = np.minimum((np.abs(errors) / beta * 10).astype(np.int64), 20)
-    counts = np.bincount(bins, minlength=21)
-    gradient = np.bincount(bins, weights=np.abs(slopes), minlength=21)
+    relative = np.abs(errors) / beta
+    indices = bins.bin_indices(relative, _ERROR_STEP, _NUM_ERROR_BINS).numpy()
+    counts = np.bincount(indices, minlength=_NUM_ERROR_BINS)
+    gradient = np.bincount(indices, weights=np.abs(slopes), minlength=_NUM_ERROR_BINS)
     return {
-        "edges": (np.arange(21) * beta / 10).tolist(),
+        "edges": (np.arange(_NUM_ERROR_BINS) * beta / 10).tolist(),
         "count_share": (counts / max(counts.sum(), 1)).tolist(),
         "gradient_share": (gradient / (gradient.sum() or 1)).tolist(),
     }

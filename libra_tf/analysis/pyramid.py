@@ -1,4 +1,4 @@
-"""Looks into the feature pyramid of a detector: what it integrates, and what that does."""
+"""Measures of a detector's feature pyramid: what is integrated, and what that changes."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ import tensorflow as tf
 from official.vision.modeling.decoders import fpn
 
 from libra_tf.analysis import features
-from libra_tf.analysis.detectors import Detector
+from libra_tf.analysis.detector import Detector
+from libra_tf.compat import keras
 from libra_tf.layers import BalancedFeaturePyramid, NonLocal2D
 from libra_tf.modeling.libra_fpn import LibraFPN
 
@@ -18,11 +19,11 @@ _DEFAULT_LEVEL = 4
 class PyramidTally:
     """Measures of the pyramid over many images.
 
-    With a plain FPN, `before` is the pyramid and there is no `after`; the shares are those that the
-    levels would have if they were integrated.
+    With a plain FPN, `before` is the pyramid and there is no `after`. The shares are then those
+    that the levels would have if they were integrated.
 
     Args:
-      detector: whose pyramid.
+      detector: the detector with the pyramid.
     """
 
     def __init__(self, detector: Detector):
@@ -48,7 +49,11 @@ class PyramidTally:
         self._run = tf.function(self._look)
 
     def add(self, images: tf.Tensor) -> None:
-        """Takes images `[B, height, width, 3]` into account."""
+        """Adds images.
+
+        Args:
+          images: float `[B, height, width, 3]`.
+        """
         seen = tf.nest.map_structure(lambda tensor: tensor.numpy(), self._run(images))
         for side in ("before", "after") if self.is_balanced else ("before",):
             for level in self._levels:
@@ -85,7 +90,7 @@ class PyramidTally:
             "attention": self._attention_result(stride) if self._reach else None,
         }
 
-    def _attention_result(self, stride):
+    def _attention_result(self, stride: int) -> dict[str, Any]:
         entropy = np.concatenate([reach["entropy"] for reach in self._reach])
         distance = np.concatenate([reach["distance"] for reach in self._reach]) * stride
         counts, edges = np.histogram(entropy, bins=20, range=(0, 1))
@@ -100,7 +105,7 @@ class PyramidTally:
         }
 
     def attention_at(self, image: tf.Tensor, point: tuple[float, float]) -> np.ndarray | None:
-        """Says what a point of an image looks at.
+        """Returns the attention of a point of an image.
 
         Args:
           image: `[height, width, 3]`.
@@ -118,7 +123,8 @@ class PyramidTally:
         column = min(int(point[1]) // stride, width - 1)
         return seen["attention"][0, row * width + column].numpy().reshape(height, width)
 
-    def _look(self, images):
+    def _look(self, images: tf.Tensor) -> dict[str, Any]:
+        """What the pyramid computes on its way, by name."""
         before = self._fpn(self._model.backbone(images, training=False), training=False)
         before = {str(level): before[str(level)] for level in self._levels}
         gathered = self._balanced.gather(before)
@@ -135,5 +141,5 @@ class PyramidTally:
         return seen
 
 
-def _layer(model, kind):
+def _layer(model: keras.Model, kind: type[keras.layers.Layer]) -> keras.layers.Layer:
     return next(layer for layer in model.layers if isinstance(layer, kind))

@@ -95,7 +95,7 @@ def _check_classes(
             # A class without a name is called by its number, which fits any name.
             if theirs is None or (theirs != name and str(category) not in (theirs, name)):
                 raise UsageError(
-                    f"class {category} is {name!r} in {owner} and {theirs!r} in {run.model_dir}; "
+                    f"class {category} is {name!r} in {owner} and {theirs!r} in {run.folder}; "
                     "name runs and images of the same classes"
                 )
 

@@ -1,7 +1,7 @@
-"""The sample level: what there is to sample from, and what each way of sampling takes.
+"""The sample level over many images: what there is to sample from, and what each way takes.
 
-A candidate is an anchor or a proposal; its IoU is the largest with any object of its image. Paper
-section 3.1: most hard negatives overlap an object, and random sampling takes few of these.
+A candidate is an anchor or a proposal; its IoU is the largest with any object of its image. What is
+measured of an image is in `libra_tf.balance.samples`.
 """
 
 import collections
@@ -11,27 +11,24 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from libra_tf import ops
-from libra_tf.configs import components
+from libra_tf.balance import samples
+from libra_tf.balance.quotas import Quota
+from libra_tf.balance.samples import NEGATIVE, NUM_IOU_BINS, POSITIVE
 from libra_tf.ops import sampling
 
-# The paper calls negatives above it hard.
-HARD_IOU = 0.05
-NUM_BINS = round(1 / HARD_IOU)
-POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
-# What a way of sampling can take. The first two are what there is, the last what a detector that
-# looked for its own worst mistakes would take (online hard example mining).
+# The sets of candidates that are counted. The first two are what there is to sample from, the last
+# what a detector that looked for its own worst mistakes would take (online hard example mining).
 PICKS = ("candidates", "negatives", "random", "iou_balanced", "mmdet", "hardest")
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """The candidates of one image, padding left out.
+    """The candidates of one image, without padding.
 
     Attributes:
       boxes: float array `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of the input.
       max_ious: float array `[N]`, the largest IoU of each with an object, 0 without objects.
-      kinds: int array `[N]`: `POSITIVE`, `NEGATIVE` or `IGNORED`.
+      kinds: int array `[N]`: `POSITIVE`, `NEGATIVE` or `IGNORED` of `libra_tf.balance.samples`.
       instances: int array `[N]`, the object of largest IoU.
       classes: int array `[N]`, the class of that object, 0 where the IoU is 0.
       levels: int array `[N]`, the pyramid level that each is seen in.
@@ -48,41 +45,14 @@ class Candidates:
     losses: np.ndarray
     num_instances: int
 
-
-@dataclasses.dataclass(frozen=True)
-class Quota:
-    """How many candidates of an image are sampled, and how IoU-balanced sampling bins them.
-
-    Attributes:
-      num_samples: positives and negatives together.
-      positive_fraction: the largest share of positives, from 0 to 1.
-      negative_iou: the IoU below which a candidate is negative; the paper's bins end there.
-      balancing: how they are binned; its `bin_range` does not matter.
-      max_negatives_per_positive: see `libra_tf.configs.components.RPNSampler`.
-    """
-
-    num_samples: int
-    positive_fraction: float
-    negative_iou: float
-    balancing: components.IoUBalancing = dataclasses.field(default_factory=components.IoUBalancing)
-    max_negatives_per_positive: int = 0
-
-    def num_positives(self, candidates: Candidates) -> int:
-        """Returns how many positives of an image are sampled."""
-        limit = int(self.num_samples * self.positive_fraction)
-        return min(int((candidates.kinds == POSITIVE).sum()), limit)
-
-    def num_negatives(self, candidates: Candidates) -> int:
-        """Returns how many negatives of an image are sampled, if it has so many."""
-        num_positives = self.num_positives(candidates)
-        number = self.num_samples - num_positives
-        if self.max_negatives_per_positive:
-            number = min(number, self.max_negatives_per_positive * max(num_positives, 1))
-        return number
-
-    def bins(self, bin_range: str) -> sampling.IoUBins:
-        """Returns the bins of IoU-balanced sampling, with another `bin_range`."""
-        return self.balancing.replace(bin_range=bin_range).bins(self.negative_iou)
+    @property
+    def matches(self) -> samples.Matches:
+        """How they match the objects, as tensors."""
+        return samples.Matches(
+            tf.constant(self.max_ious, tf.float32),
+            tf.constant(self.kinds, tf.int32),
+            tf.constant(self.instances, tf.int32),
+        )
 
 
 def pick(candidates: Candidates, quota: Quota, seed: int) -> dict[str, np.ndarray]:
@@ -90,50 +60,33 @@ def pick(candidates: Candidates, quota: Quota, seed: int) -> dict[str, np.ndarra
 
     Args:
       candidates: what to sample from.
-      quota: how many.
+      quota: how many to sample.
       seed: fixes the draws.
 
     Returns:
-      By the names of `PICKS`, a bool array `[N]`. `mmdet` is IoU-balanced sampling with
-      MMDetection's bins, which reach up to the largest IoU of all candidates.
+      By the names of `PICKS`, a bool array `[N]`.
     """
     negatives = candidates.kinds == NEGATIVE
-    number = quota.num_negatives(candidates)
-    row, ious = tf.constant(negatives[None]), tf.constant(candidates.max_ious[None], tf.float32)
+    number = int(quota.num_negatives(tf.constant(candidates.kinds == POSITIVE)))
     hardness = np.where(negatives, candidates.losses, -np.inf)
     hardest = np.zeros_like(negatives)
     hardest[np.argsort(-hardness, kind="stable")[:number]] = True
-    paper, mmdet = (
-        sampling.draw_iou_balanced(ious, row, number, quota.bins(bin_range), seed)
-        for bin_range in ("candidates", "all")
-    )
+    sampled = samples.pick_negatives(candidates.matches, quota, seed)
     return {
         "candidates": np.ones_like(negatives),
         "negatives": negatives,
-        "random": ops.sample_random(row, number, seed).numpy()[0],
-        "iou_balanced": paper.numpy()[0],
-        "mmdet": mmdet.numpy()[0],
+        **{name: mask.numpy() for name, mask in sampled.items()},
         "hardest": hardest & negatives,
     }
 
 
-def bin_of(ious: np.ndarray) -> np.ndarray:
-    """Returns the bin in `[0, NUM_BINS)` of every IoU in [0, 1].
-
-    Bins are a twentieth wide and hold their upper edge, so that all but the first are hard.
-    """
-    # In float64 the float32 nearest to 0.05 would be above 0.05.
-    edges = np.linspace(0, 1, NUM_BINS + 1)[1:-1].astype(np.float32)
-    return np.searchsorted(edges, ious.astype(np.float32), side="left")
-
-
 class SampleTally:
-    """Counts over many images what there is and what is taken.
+    """Counts the candidates of many images, and those that each way of sampling takes.
 
     Args:
       levels: the pyramid levels.
       class_names: category id to name.
-      quota: how many are sampled.
+      quota: how many are sampled from an image.
     """
 
     def __init__(self, levels: list[int], class_names: dict[int, str], quota: Quota):
@@ -141,7 +94,7 @@ class SampleTally:
         self._class_names = {0: "no object", **class_names}
         self._class_rows = {category: row for row, category in enumerate(self._class_names)}
         self._quota = quota
-        shape = (len(self._levels), len(self._class_names), NUM_BINS)
+        shape = (len(self._levels), len(self._class_names), NUM_IOU_BINS)
         self._counts = {name: np.zeros(shape, np.int64) for name in PICKS}
         self._exactly_zero = dict.fromkeys(PICKS, 0)
         self._num_images = 0
@@ -157,12 +110,12 @@ class SampleTally:
           candidates: its candidates.
 
         Returns:
-          What `pick` gave.
+          The result of `pick`.
         """
         picks = pick(candidates, self._quota, seed=self._num_images)
         levels = candidates.levels - self._levels[0]
         classes = np.array([self._class_rows.get(c, 0) for c in candidates.classes], np.int64)
-        bins = bin_of(candidates.max_ious)
+        bins = samples.iou_bins(candidates.max_ious).numpy()
         for name, mask in picks.items():
             np.add.at(self._counts[name], (levels[mask], classes[mask], bins[mask]), 1)
             self._exactly_zero[name] += int((candidates.max_ious[mask] <= 0).sum())
@@ -172,25 +125,26 @@ class SampleTally:
         self._num_images += 1
         return picks
 
-    def _add_positives(self, candidates):
-        wanted = int(self._quota.num_samples * self._quota.positive_fraction)
-        self._wanted_positives += wanted
+    def _add_positives(self, candidates: Candidates) -> None:
+        self._wanted_positives += self._quota.max_positives
         self._present_positives += int((candidates.kinds == POSITIVE).sum())
-        for name, counts in positives_per_instance(candidates, wanted, self._num_images).items():
+        counts_by_pick = positives_per_instance(candidates, self._quota, self._num_images)
+        for name, counts in counts_by_pick.items():
             self._positives[name].extend(counts.tolist())
 
     def result(self) -> dict[str, Any]:
         """Returns all numbers, ready for JSON.
 
-        `hard_share` is the share above `HARD_IOU`, `zero_share` the share of exactly 0; `starved`
-        the share of an image's bins that hold fewer candidates than the bin is to give.
+        `hard_share` is the share of IoUs above `libra_tf.balance.samples.HARD_IOU`, `zero_share`
+        the share of IoUs of exactly 0. `starved` has, for each bin of IoU-balanced sampling, the
+        share of the images in which it holds fewer candidates than it should give.
         """
         by_pick = {name: self._of_pick(name) for name in PICKS}
         return {
             "num_images": self._num_images,
             "num_samples": self._quota.num_samples,
             "num_bins": self._quota.balancing.num_bins,
-            "bin_edges": np.linspace(0, 1, NUM_BINS + 1).round(2).tolist(),
+            "bin_edges": np.linspace(0, 1, NUM_IOU_BINS + 1).round(2).tolist(),
             "picks": by_pick,
             "by_level": {
                 str(level): {name: _shares(self._counts[name][i]) for name in PICKS}
@@ -205,7 +159,7 @@ class SampleTally:
             "positives": self._positives_result(),
         }
 
-    def _of_pick(self, name):
+    def _of_pick(self, name: str) -> dict[str, Any]:
         counts = self._counts[name]
         total = int(counts.sum())
         return {
@@ -215,7 +169,7 @@ class SampleTally:
             "per_image": total / self._num_images if self._num_images else None,
         }
 
-    def _positives_result(self):
+    def _positives_result(self) -> dict[str, Any]:
         images = max(self._num_images, 1)
         return {
             "num_instances": len(self._positives["all"]),
@@ -226,65 +180,57 @@ class SampleTally:
 
 
 def fill_of_bins(candidates: Candidates, quota: Quota, bin_range: str) -> dict[str, Any]:
-    """Says what each bin of IoU-balanced sampling has to give in one image, and what it has.
+    """Returns how many negatives each bin of IoU-balanced sampling should give, and has.
 
     Args:
-      candidates: the image's candidates.
+      candidates: the candidates of an image.
       quota: how many are sampled.
       bin_range: `candidates` for the paper's bins, `all` for MMDetection's.
 
     Returns:
-      `wanted`, how many each bin is to give, and `held`, a list of how many negatives it holds.
+      `wanted`, how many negatives each bin should give, and `held`, a list of how many it has.
     """
-    number = quota.num_negatives(candidates)
+    matches, num_bins = candidates.matches, quota.balancing.num_bins
     pool = sampling.iou_pool(
-        tf.constant(candidates.max_ious[None], tf.float32),
-        tf.constant((candidates.kinds == NEGATIVE)[None]),
-        number,
+        matches.ious[tf.newaxis],
+        tf.equal(matches.kinds, NEGATIVE)[tf.newaxis],
+        quota.num_negatives(tf.equal(matches.kinds, POSITIVE)),
         quota.bins(bin_range),
     )
-    groups = pool.groups.numpy()[0]
-    held = np.bincount(groups, minlength=quota.balancing.num_bins + 1)[: quota.balancing.num_bins]
+    held = np.bincount(pool.groups.numpy()[0], minlength=num_bins + 1)[:num_bins]
     return {"wanted": int(pool.share(held[None]).numpy()[0, 0]), "held": held.tolist()}
 
 
-def positives_per_instance(candidates: Candidates, wanted: int, seed: int) -> dict[str, np.ndarray]:
+def positives_per_instance(
+    candidates: Candidates, quota: Quota, seed: int
+) -> dict[str, np.ndarray]:
     """Counts the positives of each object of an image.
 
     Args:
-      candidates: the image's candidates.
-      wanted: how many positives are sampled at the most.
+      candidates: the candidates of an image.
+      quota: how many are sampled.
       seed: fixes the draws.
 
     Returns:
       Int arrays `[M]`: `all` positives, a `random` sample of them, an `instance_balanced` one.
     """
-    positives = candidates.kinds == POSITIVE
-    row = tf.constant(positives[None])
-    instances = tf.constant(candidates.instances[None], tf.int32)
-    num_instances = max(candidates.num_instances, 1)
-    masks = {
-        "all": positives,
-        "random": ops.sample_random(row, wanted, seed).numpy()[0],
-        "instance_balanced": ops.sample_instance_balanced(
-            instances, row, wanted, num_instances, seed
-        ).numpy()[0],
-    }
+    matches, num_instances = candidates.matches, max(candidates.num_instances, 1)
+    picks = samples.pick_positives(matches, quota, num_instances, seed)
     return {
-        name: np.bincount(candidates.instances[mask], minlength=num_instances)[
+        name: samples.count_by_instance(mask, matches.instances, num_instances).numpy()[
             : candidates.num_instances
         ]
-        for name, mask in masks.items()
+        for name, mask in picks.items()
     }
 
 
-def _shares(counts):
+def _shares(counts: np.ndarray) -> dict[str, Any]:
     total = int(counts.sum())
     hard = int(counts[..., 1:].sum())
     return {"count": total, "hard_share": hard / total if total else None}
 
 
-def _bins_result(rows):
+def _bins_result(rows: list[dict[str, Any]]) -> dict[str, Any]:
     held = np.array([row["held"] for row in rows], np.float64)
     wanted = np.array([row["wanted"] for row in rows], np.float64)
     if not held.size:
@@ -297,7 +243,7 @@ def _bins_result(rows):
     }
 
 
-def _spread(counts):
+def _spread(counts: list[int]) -> dict[str, Any]:
     counts = np.array(counts, np.float64)
     if not counts.size:
         return {"mean": None, "variation": None, "without": None, "histogram": []}

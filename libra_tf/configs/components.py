@@ -10,7 +10,6 @@ Each component can be switched off, and Model Garden's own part is then used unc
 """
 
 import dataclasses
-from typing import Any
 
 from official.modeling import hyperparams
 from official.vision.configs import decoders, maskrcnn
@@ -85,14 +84,6 @@ class IoUBalancing(hyperparams.Config):
             self.bin_range,
             iou_limit=negative_iou if self.bin_range == "candidates" else None,
         )
-
-    def binning(self, negative_iou: float) -> dict[str, Any]:
-        """Returns `bins` as arguments of `libra_tf.ops.sample_iou_balanced`.
-
-        Args:
-          negative_iou: the IoU below which a box is negative.
-        """
-        return dataclasses.asdict(self.bins(negative_iou))
 
 
 @dataclasses.dataclass

@@ -27,8 +27,8 @@ class Parser(retinanet_input.Parser):
         return lambda example: parse(tf.nest.map_structure(tf.identity, example))
 
 
-class ParserWithBoxes(Parser):
-    """Also returns `gt_boxes`, the boxes of the objects, for use beyond the losses."""
+class ParserWithObjects(Parser):
+    """Also returns the objects, `gt_boxes` and `gt_classes`, which the losses do not need."""
 
     def _parse_train_data(
         self,
@@ -40,21 +40,28 @@ class ParserWithBoxes(Parser):
             self._match_threshold, self._unmatched_threshold, self._box_coder_weights
         )
         image, labels = super()._parse_train_data(data, labeler, input_anchor)
-        boxes = preprocess_ops.clip_or_pad_to_fixed_size(
-            labeler.gt_boxes, self._max_num_instances, -1
-        )
-        return image, {**labels, "gt_boxes": boxes}
+        objects = {"gt_boxes": labeler.gt_boxes, "gt_classes": labeler.gt_classes}
+        for name, rows in objects.items():
+            labels[name] = preprocess_ops.clip_or_pad_to_fixed_size(
+                rows, self._max_num_instances, -1
+            )
+        return image, labels
 
 
 class _RememberingLabeler(anchor.AnchorLabeler):
     """Keeps the augmented boxes, which the parser passes only to its labeler."""
 
     def label_anchors(
-        self, anchor_boxes: Mapping[str, tf.Tensor], gt_boxes: tf.Tensor, *args, **kwargs
+        self,
+        anchor_boxes: Mapping[str, tf.Tensor],
+        gt_boxes: tf.Tensor,
+        gt_labels: tf.Tensor,
+        *args,
+        **kwargs,
     ) -> tuple[Any, ...]:
         """See base class."""
-        self.gt_boxes = gt_boxes
-        return super().label_anchors(anchor_boxes, gt_boxes, *args, **kwargs)
+        self.gt_boxes, self.gt_classes = gt_boxes, gt_labels[:, 0]
+        return super().label_anchors(anchor_boxes, gt_boxes, gt_labels, *args, **kwargs)
 
 
 class KeepsShapeParser(mmdetection_input.KeepsShapeMixin, Parser):

@@ -32,11 +32,6 @@ class TrainedRun:
     params: cfg.ExperimentConfig
     checkpoint: str
 
-    @property
-    def model_dir(self) -> str:
-        """The path of the folder."""
-        return self.folder.path
-
     def build_task(self) -> base_task.Task:
         """Builds the task of the run."""
         return task_factory.get_task(self.params.task)

@@ -1,24 +1,22 @@
-"""Histograms of what a training step samples and errs, for TensorBoard.
+"""Histograms of the samples and box errors of a training, for TensorBoard.
 
-The same as in the report of `libra_tf.analysis`, of the first image of every replica's batch, at
-every `interval`-th step. A step counts on the device; the counts are read and written between two
-loops of steps, so that a compiled or distributed step stays what it is.
+They are measured with `libra_tf.balance`, as in the report of `libra_tf.analysis`, on the first
+image of each replica's batch at every `interval`-th step. A step counts on the device. The counts
+are read and written between two loops of steps, so compiled and distributed steps stay as they are.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import tensorflow as tf
-from official.vision.ops import iou_similarity
 from tensorboard.plugins.histogram import metadata
 
-from libra_tf import ops
+from libra_tf.balance import bins, boxes, quotas, samples
 from libra_tf.compat import keras
-from libra_tf.configs import components
-from libra_tf.ops import sampling
 
-NUM_BINS = 20
-_IOU_STEP = 1 / NUM_BINS
+NUM_BINS = samples.NUM_IOU_BINS
+_IOU_STEP = samples.HARD_IOU
 # Errors are counted in tenths of the knee of the loss; the last bin holds all above.
 _ERROR_STEP = 0.1
 _NAMES = {
@@ -31,17 +29,17 @@ _NAMES = {
     "box_gradient_by_error_over_beta": _ERROR_STEP,
 }
 
-# By name, what to count: values, and how much each counts.
+# By name: the values to count, and how much each of them counts.
 Counted = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 
 
 class TrainingHistograms(tf.Module):
     """Counts that a training step adds to.
 
-    Made in the scope of the distribution strategy, whose replicas' counts are added up.
+    Create it in the scope of the distribution strategy: the counts of all replicas are added up.
 
     Args:
-      interval: every how many steps to count.
+      interval: count at every step that is a multiple of this.
     """
 
     def __init__(self, interval: int):
@@ -64,8 +62,8 @@ class TrainingHistograms(tf.Module):
         """Counts what is offered while the block builds a training step.
 
         Args:
-          step: the number of the step.
-          model: what it trains.
+          step: the training step.
+          model: the model that it trains.
         """
         self._step, self.model = step, model
         try:
@@ -74,28 +72,29 @@ class TrainingHistograms(tf.Module):
             self._step = self.model = None
 
     def offer(self, measure: Callable[[tf.Tensor], Counted]) -> None:
-        """Counts at the steps of the interval, inside of `during` alone.
+        """Counts at the steps of the interval; does nothing outside of `during`.
 
         Args:
-          measure: function of the step to what to count; it is called when the step is built.
+          measure: function from the step, a scalar int32, to what to count. It is called when the
+            training step is built.
         """
         if self._step is None:
             return
         variable = self._step
 
-        def count():
+        def count() -> bool:
             step = tf.cast(variable, tf.int32)
-            for name, (values, amounts) in measure(step).items():
-                self._counts[name].assign_add(_histogram(values, amounts, _NAMES[name]))
+            for name, counted in measure(step).items():
+                self._counts[name].assign_add(bins.histogram(*counted, _NAMES[name], NUM_BINS))
             return True
 
         tf.cond(tf.equal(variable % self._interval, 0), count, lambda: False)
 
     def write(self, step: int) -> None:
-        """Writes the counts to the default summary writer and starts anew, if it records.
+        """Writes the counts to the default summary writer and, if it records, resets them.
 
         Args:
-          step: the number of the step.
+          step: the training step.
         """
         for name, variable in self._counts.items():
             counts = variable.read_value()
@@ -109,87 +108,59 @@ class TrainingHistograms(tf.Module):
 
 
 def of_samples(
-    boxes: tf.Tensor,
-    gt_boxes: tf.Tensor,
-    sampler: components.IoUBalancing,
-    num_samples: int,
-    positive_fraction: float,
-    positive_iou: float,
-    negative_iou: float,
-    step: tf.Tensor,
+    matches: samples.Matches, gt_boxes: tf.Tensor, quota: quotas.Quota, step: tf.Tensor
 ) -> Counted:
     """Counts the IoUs of the candidates of an image, and of those that sampling takes.
 
     Args:
-      boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels; boxes of -1 are padding.
-      gt_boxes: `[M, 4]`, likewise.
-      sampler: how IoU-balanced sampling bins the negatives.
-      num_samples: how many candidates are sampled.
-      positive_fraction: the largest share of positives among them.
-      positive_iou: the IoU from which a candidate is positive.
-      negative_iou: the IoU below which it is negative.
-      step: the training step, which the draws depend on.
+      matches: the candidates `[N]`.
+      gt_boxes: float `[M, 4]`, the objects that they match; boxes of -1 are padding.
+      quota: how many are sampled.
+      step: the training step, a scalar int32, which the draws depend on.
 
     Returns:
       What to count, by name.
     """
-    boxes, gt_boxes = (tf.cast(tf.stop_gradient(x), tf.float32) for x in (boxes, gt_boxes))
-    is_box, is_object = (tf.reduce_max(x, axis=-1) >= 0 for x in (boxes, gt_boxes))
-    ious = iou_similarity.IouSimilarity()(boxes, gt_boxes)
-    ious = tf.where(is_object, ious, 0.0)
-    max_ious = tf.reduce_max(ious, axis=-1)
-    positives = is_box & (max_ious >= positive_iou)
-    negatives = (is_box & (max_ious < negative_iou))[tf.newaxis]
-    num_positives = tf.reduce_sum(tf.cast(positives, tf.int32))
-    number = num_samples - tf.minimum(num_positives, int(num_samples * positive_fraction))
-    seed, row = tf.stack([0, step]), max_ious[tf.newaxis]
-    picks = {"random": ops.sample_random(negatives, number, seed)}
-    for name, bin_range in (("iou_balanced", "candidates"), ("mmdet_bins", "all")):
-        bins = sampler.replace(bin_range=bin_range).bins(negative_iou)
-        picks[name] = sampling.draw_iou_balanced(row, negatives, number, bins, seed)
-    of_object = tf.math.unsorted_segment_sum(
-        tf.cast(positives, tf.float32), tf.argmax(ious, axis=-1), tf.shape(ious)[1]
+    picks = samples.pick_negatives(matches, quota, seed=tf.stack([0, step]))
+    is_object = tf.reduce_max(gt_boxes, axis=-1) >= 0
+    of_object = samples.count_by_instance(
+        tf.equal(matches.kinds, samples.POSITIVE), matches.instances, tf.shape(gt_boxes)[0]
     )
     return {
-        "iou/candidates": (max_ious, is_box),
-        **{f"iou/negatives_{name}": (max_ious, mask[0]) for name, mask in picks.items()},
+        "iou/candidates": (matches.ious, matches.kinds > samples.NO_CANDIDATE),
+        "iou/negatives_random": (matches.ious, picks["random"]),
+        "iou/negatives_iou_balanced": (matches.ious, picks["iou_balanced"]),
+        "iou/negatives_mmdet_bins": (matches.ious, picks["mmdet"]),
         "positives_of_an_object": (of_object, is_object),
     }
 
 
-def of_boxes(
-    errors: tf.Tensor, is_positive: tf.Tensor, losses: components.BalancedL1, huber: float | None
-) -> Counted:
+def of_boxes(boxes_of_head: boxes.BoxErrors, loss: boxes.BoxLoss) -> Counted:
     """Counts the errors of predicted boxes, and the gradient of the box loss by error.
 
     Args:
-      errors: `[...]`, prediction - target.
-      is_positive: `[...]`, bool, which of them the loss counts.
-      losses: the constants of the balanced L1 loss.
-      huber: the knee of the Huber loss where that is the run's loss, else None.
+      boxes_of_head: the coordinates of an image.
+      loss: the box loss of the run.
 
     Returns:
       What to count, by name.
     """
+    errors, is_positive = (
+        tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
+        for tensors in (boxes_of_head.errors, boxes_of_head.is_positive)
+    )
     errors = tf.stop_gradient(errors)
-    beta = losses.beta if huber is None else huber
-    if huber is None:
-        with tf.GradientTape() as tape:
-            tape.watch(errors)
-            loss = ops.balanced_l1(tf.zeros_like(errors), errors, **losses.as_dict())
-        slopes = tf.abs(tape.gradient(loss, errors))
-    else:
-        slopes = tf.minimum(tf.abs(errors), huber)
-    amounts = tf.cast(is_positive, tf.float32)
-    relative = tf.abs(errors) / beta
+    relative, amounts = tf.abs(errors) / loss.beta, tf.cast(is_positive, tf.float32)
     return {
         "box_error_over_beta": (relative, amounts),
-        "box_gradient_by_error_over_beta": (relative, amounts * slopes),
+        "box_gradient_by_error_over_beta": (relative, amounts * loss.slopes(errors)),
     }
 
 
-def proposals_of_first_image(model: keras.Model, outputs: Mapping, labels: Mapping) -> tf.Tensor:
-    """Returns what the sampler of a two-stage detector chose from, for the first image.
+def proposals_of_first_image(
+    model: keras.Model, outputs: Mapping[str, Any], labels: Mapping[str, Any]
+) -> tf.Tensor:
+    """Returns the proposals of the first image that the RoI sampler chose from.
 
     Args:
       model: Model Garden's `MaskRCNNModel`.
@@ -197,7 +168,7 @@ def proposals_of_first_image(model: keras.Model, outputs: Mapping, labels: Mappi
       labels: its labels.
 
     Returns:
-      `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
+      float `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels; boxes of -1 are padding.
     """
     first = tf.nest.map_structure(
         lambda tensor: tf.stop_gradient(tensor[:1]),
@@ -212,11 +183,3 @@ def proposals_of_first_image(model: keras.Model, outputs: Mapping, labels: Mappi
     if model.roi_sampler[0].get_config()["mix_gt_boxes"]:
         rois = tf.concat([rois, tf.cast(labels["gt_boxes"][:1], rois.dtype)], axis=1)
     return rois[0]
-
-
-def _histogram(values, amounts, bin_width):
-    """How much falls into each bin `(k w, (k + 1) w]`; the first holds 0, the last all above."""
-    bins = tf.cast(tf.math.ceil(tf.reshape(values, [-1]) / bin_width), tf.int32) - 1
-    bins = tf.clip_by_value(bins, 0, NUM_BINS - 1)
-    amounts = tf.reshape(tf.cast(amounts, tf.float32), [-1])
-    return tf.math.unsorted_segment_sum(amounts, bins, NUM_BINS)

@@ -1,8 +1,10 @@
 """What the Libra tasks add alike to Model Garden's detection tasks."""
 
 import tensorflow as tf
+from official.core import config_definitions as cfg
 
 from libra_tf.compat import keras
+from libra_tf.dataloaders import unaugmented
 from libra_tf.initial_weights import fine_tuning
 from libra_tf.modeling import freezing
 from libra_tf.tasks import histograms, mmdetection
@@ -31,6 +33,21 @@ class LibraTaskMixin:
     def initialize(self, model: keras.Model) -> None:
         """Loads what fits of `init_checkpoint`; see `libra_tf.initial_weights.fine_tuning`."""
         self.initialization_report = fine_tuning.initialize(model, self.task_config)
+
+    def build_unaugmented_inputs(self, data: cfg.DataConfig) -> tf.data.Dataset:
+        """Builds the training data without augmentation, each image once and in file order.
+
+        Images and labels come from the training's own parser, and from its own sampling of an RPN's
+        anchors. RetinaNet's labels hold the objects only where `analysis` is enabled.
+
+        Args:
+          data: config of the training data.
+
+        Returns:
+          Batches (images, labels), as in training.
+        """
+        with unaugmented.reading_once():
+            return self.build_inputs(unaugmented.without_augmentation(data))
 
     def train_step(self, inputs, model, optimizer, metrics=None) -> dict[str, tf.Tensor]:
         """Takes one step, and counts what is analysed."""

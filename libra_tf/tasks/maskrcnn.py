@@ -13,6 +13,7 @@ from official.vision.evaluation import coco_evaluator
 from official.vision.tasks import maskrcnn
 
 from libra_tf import compat
+from libra_tf.balance import boxes, quotas, samples
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
 from libra_tf.dataloaders import mmdetection_input, rpn_sampling
@@ -73,32 +74,25 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         self._offer_histograms(outputs, labels)
         return super().build_losses(outputs, labels, aux_losses)
 
-    def _count(self, outputs, labels, step):
-        config = self.task_config
-        sampler, losses = config.model.roi_sampler, config.losses
-        of_samples = histograms.of_samples(
-            histograms.proposals_of_first_image(self.training_histograms.model, outputs, labels),
-            labels["gt_boxes"][0],
-            sampler,
-            sampler.num_sampled_rois,
-            sampler.foreground_fraction,
-            sampler.foreground_iou_threshold,
-            sampler.background_iou_high_threshold,
-            step,
+    def _count(
+        self, outputs: Mapping[str, Any], labels: Mapping[str, Any], step: tf.Tensor
+    ) -> histograms.Counted:
+        model_config, losses = self.task_config.model, self.task_config.losses
+        model, gt_boxes = self.training_histograms.model, labels["gt_boxes"][0]
+        proposals = histograms.proposals_of_first_image(model, outputs, labels)
+        matches = samples.match_proposals(proposals, gt_boxes, model.roi_sampler[0])
+        errors = boxes.of_rois(
+            outputs["box_outputs"][:1],
+            outputs["box_targets"][:1],
+            outputs["class_targets"][:1],
+            model_config.detection_head.class_agnostic_bbox_pred,
         )
-        classes = tf.cast(outputs["class_targets"][0], tf.int32)
-        predicted = outputs["box_outputs"][0]
-        if not config.model.detection_head.class_agnostic_bbox_pred:
-            predicted = tf.reshape(predicted, [-1, config.model.num_classes, 4])
-            predicted = tf.gather(predicted, classes, batch_dims=1)
+        loss = boxes.box_loss(losses, losses.frcnn_huber_loss_delta)
         return {
-            **of_samples,
-            **histograms.of_boxes(
-                predicted - outputs["box_targets"][0],
-                tf.repeat(classes[:, tf.newaxis] > 0, 4, axis=1),
-                losses.balanced_l1,
-                losses.frcnn_huber_loss_delta if losses.box_loss == "huber" else None,
+            **histograms.of_samples(
+                matches, gt_boxes, quotas.of_proposals(model_config.roi_sampler), step
             ),
+            **histograms.of_boxes(errors, loss),
         }
 
     def _build_frcnn_losses(

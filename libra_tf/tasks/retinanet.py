@@ -7,18 +7,14 @@ import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import task_factory
 from official.vision.dataloaders import retinanet_input as model_garden_input
-from official.vision.losses import loss_utils
 from official.vision.tasks import retinanet
 
 from libra_tf import compat
-from libra_tf.configs import components
+from libra_tf.balance import boxes, quotas, samples
 from libra_tf.configs import retinanet as exp_cfg
 from libra_tf.dataloaders import retinanet_input
 from libra_tf.modeling import box_losses
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
-
-# RetinaNet does not sample; its histograms show what a sampler like the RPN's would take.
-ANCHORS_TO_SAMPLE = 256
 
 
 @task_factory.register_task_cls(exp_cfg.LibraRetinaNetTask)
@@ -35,7 +31,7 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
 
     def _parser_class(self, params: cfg.DataConfig) -> type[retinanet_input.Parser]:
         if params.is_training and self.task_config.analysis.enabled:
-            return retinanet_input.ParserWithBoxes
+            return retinanet_input.ParserWithObjects
         if not params.is_training and self.task_config.model.compatibility:
             return retinanet_input.KeepsShapeParser
         return retinanet_input.Parser
@@ -94,34 +90,25 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
             model_loss + weighted,
         )
 
-    def _count(self, outputs, labels, step):
-        losses, parser = self.task_config.losses, self.task_config.train_data.parser
-        anchors = [tf.reshape(boxes[0], [-1, 4]) for boxes in labels["anchor_boxes"].values()]
-        of_samples = histograms.of_samples(
-            tf.concat(anchors, axis=0),
-            labels["gt_boxes"][0],
-            components.IoUBalancing(),
-            ANCHORS_TO_SAMPLE,
-            0.5,
-            parser.match_threshold,
-            parser.unmatched_threshold,
-            step,
+    def _count(
+        self, outputs: Mapping[str, Any], labels: Mapping[str, Any], step: tf.Tensor
+    ) -> histograms.Counted:
+        config = self.task_config
+        parser, losses = config.train_data.parser, config.losses
+        gt_boxes = labels["gt_boxes"][0]
+        anchors = [tf.reshape(level[0], [-1, 4]) for level in labels["anchor_boxes"].values()]
+        matches = samples.match_anchors(
+            tf.concat(anchors, axis=0), gt_boxes, parser.match_threshold, parser.unmatched_threshold
         )
-        predicted, targets = (
-            loss_utils.multi_level_flatten(
-                {level: boxes[:1] for level, boxes in by_level.items()}, last_dim=4
-            )
-            for by_level in (outputs["box_outputs"], labels["box_targets"])
+        of_first_image = tf.nest.map_structure(
+            lambda tensor: tensor[:1],
+            (outputs["box_outputs"], labels["box_targets"], labels["box_weights"]),
         )
-        is_positive = labels["box_weights"][:1, :, tf.newaxis] > 0
+        quota = quotas.of_retinanet_anchors(parser)
+        loss = boxes.box_loss(losses, losses.huber_loss_delta)
         return {
-            **of_samples,
-            **histograms.of_boxes(
-                predicted - targets,
-                tf.repeat(is_positive, 4, axis=2),
-                losses.balanced_l1,
-                losses.huber_loss_delta if losses.box_loss == "huber" else None,
-            ),
+            **histograms.of_samples(matches, gt_boxes, quota, step),
+            **histograms.of_boxes(boxes.of_anchors(*of_first_image), loss),
         }
 
     def build_metrics(self, training: bool = True):

@@ -46,7 +46,7 @@ def test_a_smaller_alpha_gives_inliers_more():
     for gamma in objective.GAMMAS:
         shares = [grid[alpha, gamma] for alpha in objective.ALPHAS]
         assert shares == sorted(shares, reverse=True)
-    smooth = objective.shares_of_gradient(errors, objective.huber_slopes(errors, 1.0), 1.0)
+    smooth = objective.shares_of_gradient(errors, np.minimum(np.abs(errors), 1), 1.0)
     assert min(grid.values()) > smooth["inlier_gradient_share"]
 
 
@@ -60,3 +60,14 @@ def test_the_histogram_holds_all(errors, beta):
     # Where a share is on an edge, floats may put it on either side.
     if not np.isclose(np.abs(errors), beta).any():
         assert sum(histogram["count_share"][:10]) == pytest.approx(inliers["inlier_count_share"])
+
+
+def test_a_histogram_of_errors_counted_by_hand():
+    errors = np.array([0, 0.04, -0.06, 0.5, -1.1, 9])
+    histogram = objective.error_histogram(errors, np.array([0, 1, 1, -2, 2, 2]), beta=0.5)
+    assert histogram["edges"] == pytest.approx(np.arange(21) * 0.05)
+    shares = {0: (2, 1), 1: (1, 1), 9: (1, 2), 20: (2, 4)}
+    for index in range(21):
+        count, gradient = shares.get(index, (0, 0))
+        assert histogram["count_share"][index] == pytest.approx(count / 6)
+        assert histogram["gradient_share"][index] == pytest.approx(gradient / 8)

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import strategies as st
 
 from libra_tf.analysis import samples
+from libra_tf.balance.quotas import Quota
+from libra_tf.balance.samples import IGNORED, NEGATIVE, POSITIVE
 
 
 def make_candidates(ious, instances=None, losses=None, negative_iou=0.5, positive_iou=0.5):
     ious = np.asarray(ious, np.float32)
     kinds = np.select(
         [ious >= positive_iou, ious < negative_iou],
-        [samples.POSITIVE, samples.NEGATIVE],
-        samples.IGNORED,
+        [POSITIVE, NEGATIVE],
+        IGNORED,
     )
     instances = np.zeros(len(ious), np.int64) if instances is None else np.asarray(instances)
     return samples.Candidates(
@@ -29,22 +31,15 @@ def make_candidates(ious, instances=None, losses=None, negative_iou=0.5, positiv
 
 
 some_ious = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60)
-QUOTA = samples.Quota(num_samples=12, positive_fraction=0.25, negative_iou=0.5)
-
-
-@pytest.mark.parametrize(
-    ("iou", "expected"), [(0, 0), (0.05, 0), (0.0501, 1), (0.1, 1), (0.5, 9), (0.951, 19), (1, 19)]
-)
-def test_bins_hold_their_upper_edge(iou, expected):
-    assert samples.bin_of(np.array([iou])) == expected
+QUOTA = Quota(num_samples=12, positive_fraction=0.25, negative_iou=0.5)
 
 
 @hypothesis.given(some_ious, st.integers(0, 9))
 @hypothesis.settings(max_examples=30, deadline=None)
 def test_every_way_takes_its_number_of_negatives(ious, seed):
     candidates = make_candidates(ious)
-    negatives = candidates.kinds == samples.NEGATIVE
-    positives = int((candidates.kinds == samples.POSITIVE).sum())
+    negatives = candidates.kinds == NEGATIVE
+    positives = int((candidates.kinds == POSITIVE).sum())
     expected = min(negatives.sum(), 12 - min(positives, 3))
     for name, mask in samples.pick(candidates, QUOTA, seed).items():
         if name not in ("candidates", "negatives"):
@@ -67,7 +62,7 @@ def test_the_hardest_have_no_harder_one_beside_them(ious, random):
     random.shuffle(losses)
     candidates = make_candidates(ious, losses=losses)
     taken = samples.pick(candidates, QUOTA, 0)["hardest"]
-    left = (candidates.kinds == samples.NEGATIVE) & ~taken
+    left = (candidates.kinds == NEGATIVE) & ~taken
     if taken.any() and left.any():
         assert candidates.losses[taken].min() > candidates.losses[left].max()
 
@@ -77,7 +72,7 @@ def test_the_hardest_have_no_harder_one_beside_them(ious, random):
 def test_bins_are_filled_as_counted_by_hand(ious):
     candidates = make_candidates(ious)
     fill = samples.fill_of_bins(candidates, QUOTA, "candidates")
-    negatives = candidates.max_ious[candidates.kinds == samples.NEGATIVE]
+    negatives = candidates.max_ious[candidates.kinds == NEGATIVE]
     edges = np.float32([1 / 6, 1 / 3])
     by_hand = [
         (negatives < edges[0]).sum(),
@@ -85,7 +80,7 @@ def test_bins_are_filled_as_counted_by_hand(ious):
         (negatives >= edges[1]).sum(),
     ]
     assert fill["held"] == by_hand
-    positives = int((candidates.kinds == samples.POSITIVE).sum())
+    positives = int((candidates.kinds == POSITIVE).sum())
     assert fill["wanted"] == (12 - min(positives, 3)) // 3
 
 
@@ -116,7 +111,8 @@ def test_a_tally_counts_what_was_put_in():
 def test_instance_balance_evens_out_positives():
     ious = np.full(60, 0.8)
     instances = np.repeat([0, 1, 2], [50, 5, 5])
-    counts = samples.positives_per_instance(make_candidates(ious, instances), 12, seed=1)
+    quota = dataclasses.replace(QUOTA, positive_fraction=1.0)
+    counts = samples.positives_per_instance(make_candidates(ious, instances), quota, seed=1)
     assert counts["all"].tolist() == [50, 5, 5]
     # round(12 / 3) + 1 = 5 of each at first, then thinned out.
     assert counts["instance_balanced"].sum() == 12

@@ -1,0 +1,150 @@
+"""What the measures need from a detector, with one interface for one-stage and two-stage ones.
+
+Images and labels come from the run's own training pipeline, without its augmentation and each image
+once.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from official.core import config_definitions as cfg
+from official.core import task_factory
+
+from libra_tf.analysis.batches import Batch
+from libra_tf.analysis.samples import Candidates
+from libra_tf.balance import boxes, quotas, samples
+from libra_tf.cli.errors import UsageError
+from libra_tf.runs.trained_run import TrainedRun
+
+_MAX_BATCH_SIZE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxHead:
+    """The boxes that a head predicts, compared with their targets.
+
+    Attributes:
+      loss: the name of the loss that learns from them.
+      boxes: the predictions and their errors.
+      beta: the size of an error from which it is an outlier.
+    """
+
+    loss: str
+    boxes: boxes.BoxErrors
+    beta: float
+
+
+class Detector(abc.ABC):
+    """A trained detector.
+
+    Args:
+      run: the run that trained it.
+
+    Attributes:
+      config: the config of its task.
+      task: its task.
+      model: the Keras model.
+      levels: its pyramid levels.
+      quotas: by kind of candidates, how many are sampled.
+      losses: by name, the factor of each loss in the total loss.
+      modules: by name, the trainable weights of its parts; the first two are shared by the losses.
+    """
+
+    quotas: dict[str, quotas.Quota]
+    losses: dict[str, float]
+    modules: dict[str, list[tf.Variable]]
+
+    def __init__(self, run: TrainedRun):
+        self.config = run.params.task
+        # Only with `analysis` do the labels of RetinaNet hold the objects.
+        self.task = task_factory.get_task(self.config.replace(analysis={"enabled": True}))
+        self.model = run.load_model()
+        self.levels = list(range(self.config.model.min_level, self.config.model.max_level + 1))
+
+    @classmethod
+    def not_covered(cls, config: cfg.TaskConfig) -> str | None:
+        """Returns the name of a kind of detector that the measures do not cover, else None.
+
+        Args:
+          config: the config of its task.
+        """
+        del config
+        return None
+
+    def read(self, input_path: str | None, max_num_instances: int = 0) -> Iterator[Batch]:
+        """Reads training images.
+
+        Args:
+          input_path: pattern of TFRecord files; None for those that the run was trained on.
+          max_num_instances: the largest number of objects in an image, if larger than in the run's
+            config.
+
+        Yields:
+          The images with their labels.
+
+        Raises:
+          UsageError: if there are no such files.
+        """
+        data = self.config.train_data
+        data = data.replace(
+            input_path=input_path or data.input_path,
+            drop_remainder=False,
+            dtype="float32",
+            global_batch_size=min(data.global_batch_size, _MAX_BATCH_SIZE),
+            parser={
+                "max_num_instances": max(data.parser.max_num_instances, max_num_instances),
+            },
+        )
+        try:
+            dataset = self.task.build_unaugmented_inputs(data)
+        except ValueError as error:
+            raise UsageError(
+                f"the training images {data.input_path} cannot be read ({error}); name a folder "
+                "with --dataset"
+            ) from error
+        for images, labels in dataset:
+            yield Batch(images, labels)
+
+    @abc.abstractmethod
+    def candidates(self, batch: Batch) -> dict[str, list[Candidates]]:
+        """Returns the candidates of each image, by kind of candidates.
+
+        Args:
+          batch: the images.
+        """
+
+    @abc.abstractmethod
+    def compute_losses(
+        self, images: tf.Tensor, labels: dict[str, Any]
+    ) -> tuple[dict[str, tf.Tensor], list[BoxHead]]:
+        """Returns the weighted losses of a training step by name, and the boxes that it predicts.
+
+        Args:
+          images: float `[B, height, width, 3]`.
+          labels: as in training.
+        """
+
+    def _match_anchors(
+        self, batch: Batch, match_threshold: float, unmatched_threshold: float, losses: np.ndarray
+    ) -> list[Candidates]:
+        """The anchors of each image as candidates; `losses` `[B, N]` are theirs."""
+        by_level = [
+            # All images have the same anchors.
+            tf.reshape(batch.labels["anchor_boxes"][str(level)][0], [-1, 4])
+            for level in self.levels
+        ]
+        levels = np.repeat(self.levels, [len(anchors) for anchors in by_level])
+        anchors = tf.concat(by_level, axis=0)
+        all_candidates = []
+        for i, losses_of_image in enumerate(losses):
+            matches = samples.match_anchors(
+                anchors, batch.gt_boxes(i), match_threshold, unmatched_threshold
+            )
+            all_candidates.append(
+                batch.candidates(i, anchors.numpy(), matches, levels, losses_of_image)
+            )
+        return all_candidates

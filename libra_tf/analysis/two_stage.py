@@ -1,0 +1,142 @@
+"""Faster and Cascade R-CNN, as the measures see them."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from libra_tf.analysis.batches import Batch
+from libra_tf.analysis.detector import BoxHead, Detector
+from libra_tf.analysis.samples import Candidates
+from libra_tf.balance import boxes, quotas, samples
+from libra_tf.configs import maskrcnn
+from libra_tf.runs.trained_run import TrainedRun
+
+
+class TwoStage(Detector):
+    """Faster or Cascade R-CNN: the candidates are the proposals, and the anchors of the RPN."""
+
+    def __init__(self, run: TrainedRun):
+        super().__init__(run)
+        model, losses = self.config.model, self.config.losses
+        self.quotas = {
+            "proposals": quotas.of_proposals(model.roi_sampler),
+            "rpn_anchors": quotas.of_rpn_anchors(model.rpn_sampler, self.config.train_data.parser),
+        }
+        weights = {
+            "rpn_score": losses.rpn_score_weight,
+            "rpn_box": losses.rpn_box_weight,
+            "frcnn_cls": losses.frcnn_class_weight,
+            "frcnn_box": losses.frcnn_box_weight,
+        }
+        self.losses = {name: losses.loss_weight * weight for name, weight in weights.items()}
+        self.modules = {
+            "backbone": self.model.backbone.trainable_variables,
+            "decoder": self.model.decoder.trainable_variables,
+            "rpn_head": self.model.rpn_head.trainable_variables,
+            **{
+                f"detection_head{_suffix(stage)}": head.trainable_variables
+                for stage, head in enumerate(self.model.detection_head)
+            },
+        }
+
+    @classmethod
+    def not_covered(cls, config: maskrcnn.LibraMaskRCNNTask) -> str | None:
+        """See base class."""
+        return "Mask R-CNN" if config.model.include_mask else None
+
+    def candidates(self, batch: Batch) -> dict[str, list[Candidates]]:
+        """See base class."""
+        parser = self.config.train_data.parser
+        proposals, roi_losses, anchor_losses = self._propose(batch.images, batch.labels)
+        roi_losses, anchor_losses = roi_losses.numpy(), anchor_losses.numpy()
+        thresholds = (parser.rpn_match_threshold, parser.rpn_unmatched_threshold)
+        return {
+            "proposals": [
+                self._match_proposals(batch, i, proposals[i], roi_losses[i])
+                for i in range(len(proposals))
+            ],
+            "rpn_anchors": self._match_anchors(batch, *thresholds, anchor_losses),
+        }
+
+    @functools.cached_property
+    def _propose(
+        self,
+    ) -> Callable[[tf.Tensor, dict[str, Any]], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        """Function from images and labels to proposals and to the losses as background.
+
+        These are proposals `[B, P, 4]`, and the losses of the proposals `[B, P]` and of the RPN's
+        anchors `[B, N]`.
+        """
+        model = self.model
+
+        @tf.function
+        def compute(
+            images: tf.Tensor, labels: dict[str, Any]
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            features = model.decoder(model.backbone(images, training=False), training=False)
+            scores, rpn_boxes = model.rpn_head(features, training=False)
+            rois, _ = model.roi_generator(
+                rpn_boxes, scores, labels["anchor_boxes"], labels["image_info"][:, 1], training=True
+            )
+            if self.config.model.roi_sampler.mix_gt_boxes:
+                rois = tf.concat([rois, tf.cast(labels["gt_boxes"], rois.dtype)], axis=1)
+            logits, _ = model.detection_head[0](model.roi_aligner(features, rois), training=False)
+            flat = [tf.reshape(scores[str(k)], [tf.shape(images)[0], -1]) for k in self.levels]
+            background = -tf.nn.log_softmax(logits)[..., 0]
+            return rois, background, tf.math.softplus(tf.concat(flat, axis=1))
+
+        return compute
+
+    def _match_proposals(
+        self, batch: Batch, index: int, proposals: tf.Tensor, losses: np.ndarray
+    ) -> Candidates:
+        matches = samples.match_proposals(
+            proposals, batch.gt_boxes(index), self.model.roi_sampler[0]
+        )
+        levels = _levels_of_rois(proposals.numpy(), self.levels)
+        return batch.candidates(index, proposals.numpy(), matches, levels, losses)
+
+    def compute_losses(
+        self, images: tf.Tensor, labels: dict[str, Any]
+    ) -> tuple[dict[str, tf.Tensor], list[BoxHead]]:
+        """See base class."""
+        outputs = self.model(
+            images,
+            image_shape=labels["image_info"][:, 1],
+            anchor_boxes=labels["anchor_boxes"],
+            gt_boxes=labels["gt_boxes"],
+            gt_classes=labels["gt_classes"],
+            training=True,
+        )
+        losses = self.task.build_losses(outputs, labels)
+        weighted = {name: self.losses[name] * losses[f"{name}_loss"] for name in self.losses}
+        errors = boxes.of_rpn(outputs["rpn_boxes"], labels["rpn_box_targets"])
+        heads = [BoxHead("rpn_box", errors, self.config.losses.rpn_huber_loss_delta)]
+        num_stages = len(self.model.detection_head)
+        return weighted, heads + [self._roi_head(outputs, stage) for stage in range(num_stages)]
+
+    def _roi_head(self, outputs: dict[str, Any], stage: int) -> BoxHead:
+        losses, suffix = self.config.losses, _suffix(stage)
+        errors = boxes.of_rois(
+            outputs[f"box_outputs{suffix}"],
+            outputs[f"box_targets{suffix}"],
+            outputs[f"class_targets{suffix}"],
+            self.config.model.detection_head.class_agnostic_bbox_pred,
+        )
+        beta = boxes.box_loss(losses, losses.frcnn_huber_loss_delta).beta
+        return BoxHead("frcnn_box", errors, beta)
+
+
+def _suffix(stage: int) -> str:
+    return f"_{stage}" if stage else ""
+
+
+def _levels_of_rois(rois: np.ndarray, levels: Sequence[int]) -> np.ndarray:
+    """The level that each RoI `[N, 4]` is pooled from, by Model Garden's rule."""
+    sides = rois[:, 2:] - rois[:, :2]
+    with np.errstate(divide="ignore"):
+        unlimited = np.floor(np.log2(np.sqrt(np.maximum(sides.prod(-1), 0)) / 224)) + 4
+    return np.clip(unlimited, levels[0], levels[-1]).astype(np.int64)
