@@ -85,7 +85,7 @@ def _check_classes(
 ) -> None:
     """Checks that every class means the same in all detectors and in the images."""
     if dataset is None:
-        wanted, owner = runs[0].read_class_names(), runs[0].model_dir
+        wanted, owner = runs[0].read_class_names(), runs[0].folder
     else:
         wanted, owner = dataset.class_names, f"--dataset={dataset.folder}"
     for run in runs:
