@@ -13,14 +13,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import matplotlib.figure
 import numpy as np
 import tensorflow as tf
-import yaml
 from absl import app, flags
-from official.core import exp_factory, task_factory
 from official.vision.dataloaders import tf_example_decoder
 from official.vision.ops import preprocess_ops
 
-import libra_tf.registry_imports  # noqa: F401, registers the demo
 from libra_tf import ops
+from libra_tf.runs import trained_run
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "A trained demo.", required=True)
 
@@ -29,7 +27,7 @@ NUM_NEGATIVES, NUM_SAMPLES = 1800, 384
 BINS = np.linspace(0, 0.5, 31)
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Draws all pictures."""
     IMAGES.mkdir(exist_ok=True)
     _save(_draw_sampling(), "sampling.png")
@@ -37,12 +35,12 @@ def main(_):
     _save(_draw_pyramid(_MODEL_DIR.value), "pyramid.png")
 
 
-def _save(figure, name):
+def _save(figure: matplotlib.figure.Figure, name: str) -> None:
     figure.savefig(IMAGES / name, dpi=80)
     print(IMAGES / name)
 
 
-def _draw_sampling():
+def _draw_sampling() -> matplotlib.figure.Figure:
     """Draws the IoUs of sampled negatives: the mean of 200 images with mostly easy negatives."""
     rng = np.random.default_rng(0)
     below = 1 - np.exp(-0.5 / 0.08)  # An exponential distribution that ends at 0.5.
@@ -73,7 +71,7 @@ def _draw_sampling():
     return figure
 
 
-def _draw_loss():
+def _draw_loss() -> matplotlib.figure.Figure:
     """Draws value and gradient for several constants, and for both forms."""
     error = tf.constant(np.concatenate([[0], np.geomspace(1e-6, 2, 1000)]), tf.float32)
     kinds = {
@@ -105,11 +103,12 @@ def _draw_loss():
     return figure
 
 
-def _draw_pyramid(model_dir):
+def _draw_pyramid(model_dir: str) -> matplotlib.figure.Figure:
     """Draws the levels of a trained demo before and after the pyramid, on a validation image."""
-    task, model = _restore(model_dir)
-    image = _first_image(task.task_config.validation_data.input_path)
-    size = task.task_config.model.input_size[:2]
+    run = trained_run.read(model_dir)
+    model, task = run.load_model(), run.params.task
+    image = _first_image(task.validation_data.input_path)
+    size = task.model.input_size[:2]
     normalized = preprocess_ops.normalize_image(tf.image.resize(image, size))
     libra_fpn = model.decoder
     fpn = next(layer for layer in libra_fpn.layers if layer.name.startswith("fpn"))
@@ -132,23 +131,12 @@ def _draw_pyramid(model_dir):
     return figure
 
 
-def _strength(features):
+def _strength(features: tf.Tensor) -> tf.Tensor:
     """Returns the root mean square over the channels of the first image."""
     return tf.sqrt(tf.reduce_mean(features[0] ** 2, axis=-1))
 
 
-def _restore(model_dir):
-    params = exp_factory.get_exp_config(pathlib.Path(model_dir).name)
-    with open(os.path.join(model_dir, "params.yaml")) as file:
-        params.override(yaml.safe_load(file))
-    task = task_factory.get_task(params.task)
-    model = task.build_model()
-    checkpoint = tf.train.Checkpoint(model=model)
-    checkpoint.restore(tf.train.latest_checkpoint(model_dir)).expect_partial()
-    return task, model
-
-
-def _first_image(records):
+def _first_image(records: str) -> tf.Tensor:
     example = next(iter(tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(records)))))
     return tf_example_decoder.TfExampleDecoder().decode(example)["image"]
 

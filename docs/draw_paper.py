@@ -12,6 +12,8 @@ import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -44,7 +46,7 @@ _MODEL_DIR = flags.DEFINE_string(
 _TABLES = flags.DEFINE_bool("tables", False, "Only update the tables of the ablation.")
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Draws all figures and writes all tables."""
     _replace("ablation", _ablation())
     if _TABLES.value:
@@ -62,7 +64,7 @@ def main(_):
     _replace("errors", _errors_table(numbers["objective"]["box_errors"]["frcnn_box"]))
 
 
-def _train(model_dir):
+def _train(model_dir: str) -> None:
     command = [
         sys.executable,
         str(ROOT / "run.py"),
@@ -75,12 +77,12 @@ def _train(model_dir):
     subprocess.run(command, check=True)
 
 
-def _save(figure, name):
+def _save(figure: matplotlib.figure.Figure, name: str) -> None:
     figure.savefig(IMAGES / name, metadata={"Date": None})
     print(IMAGES / name)
 
 
-def _replace(name, lines):
+def _replace(name: str, lines: Sequence[str]) -> None:
     """Replaces what is between `<!-- name -->` and `<!-- end of name -->` in the document."""
     text = DOCUMENT.read_text()
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
@@ -91,7 +93,7 @@ def _replace(name, lines):
     DOCUMENT.write_text(new)
 
 
-def _ablation():
+def _ablation() -> list[str]:
     program = ROOT / "benchmarks/ablation.py"
     report = subprocess.run(
         [sys.executable, str(program), "--report"], capture_output=True, text=True, check=True
@@ -99,7 +101,7 @@ def _ablation():
     return report.stdout.strip().splitlines()
 
 
-def _draw_sampling(samples):
+def _draw_sampling(samples: Mapping[str, Any]) -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure(figsize=(9, 3.2), layout="constrained")
     for axes, (kind, title) in zip(figure.subplots(1, 2), KINDS.items(), strict=True):
         measured = samples[kind]
@@ -116,7 +118,7 @@ def _draw_sampling(samples):
     return figure
 
 
-def _draw_loss():
+def _draw_loss() -> matplotlib.figure.Figure:
     error = tf.constant(np.linspace(0, 2, 101), tf.float32)
     figure = matplotlib.figure.Figure(figsize=(9, 3.2), layout="constrained")
     gradient_axes, loss_axes = figure.subplots(1, 2)
@@ -135,7 +137,7 @@ def _draw_loss():
     return figure
 
 
-def _draw_errors(errors):
+def _draw_errors(errors: Mapping[str, Any]) -> matplotlib.figure.Figure:
     histogram = errors["histogram"]
     edges = [*histogram["edges"], histogram["edges"][-1] + errors["beta"] / 10]
     figure = matplotlib.figure.Figure(figsize=(5, 3), layout="constrained")
@@ -149,7 +151,7 @@ def _draw_errors(errors):
     return figure
 
 
-def _sampling_table(samples):
+def _sampling_table(samples: Mapping[str, Any]) -> list[str]:
     lines = ["| negatives above an IoU of 0.05 | paper | anchors of the RPN | proposals |"]
     lines.append("| --- | --- | --- | --- |")
     rows = {
@@ -164,7 +166,7 @@ def _sampling_table(samples):
     return lines
 
 
-def _errors_table(errors):
+def _errors_table(errors: Mapping[str, Any]) -> list[str]:
     by_constants = {(row["alpha"], row["gamma"]): row for row in errors["grid"]}
     rows = {"smooth L1 (this detector's loss)": errors}
     for alpha in (0.5, 0.2):

@@ -49,7 +49,7 @@ _CACHE_DIR = flags.DEFINE_string(
 )
 
 
-def main(_) -> None:
+def main(_: list[str]) -> None:
     """Writes the report that the flags ask for, or prints one clear error."""
     program.leave(program.exit_status(_report))
 

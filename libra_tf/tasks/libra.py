@@ -1,4 +1,7 @@
-"""What the Libra tasks add alike to Model Garden's detection tasks."""
+"""What all Libra tasks add to Model Garden's detection tasks."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
@@ -11,18 +14,18 @@ from libra_tf.tasks import histograms, mmdetection
 
 
 class LibraTaskMixin:
-    """Checked configs, frozen stages, fine-tuning and histograms, in front of a task's class.
+    """Checked configs, frozen stages, fine-tuning and histograms; comes in front of a task's class.
 
     Attributes:
-      initialization_report: what `initialize` has loaded, None before.
-      training_histograms: what the training counts, None where `analysis` is not enabled.
+      initialization_report: what `initialize` has loaded; None before.
+      training_histograms: what the training counts; None where `analysis` is not enabled.
     """
 
     initialization_report: fine_tuning.Report | None = None
     training_histograms: histograms.TrainingHistograms | None = None
 
     def build_model(self) -> keras.Model:
-        """Checks the config, builds the detector and freezes the stages that are to stay."""
+        """Checks the config, builds the detector and freezes its first stages."""
         self.task_config.validate()
         with mmdetection.parts_for(self.task_config.model):
             model = super().build_model()
@@ -31,7 +34,7 @@ class LibraTaskMixin:
         return model
 
     def initialize(self, model: keras.Model) -> None:
-        """Loads what fits of `init_checkpoint`; see `libra_tf.initial_weights.fine_tuning`."""
+        """Loads what fits from `init_checkpoint`; see `libra_tf.initial_weights.fine_tuning`."""
         self.initialization_report = fine_tuning.initialize(model, self.task_config)
 
     def build_unaugmented_inputs(self, data: cfg.DataConfig) -> tf.data.Dataset:
@@ -49,22 +52,28 @@ class LibraTaskMixin:
         with unaugmented.reading_once():
             return self.build_inputs(unaugmented.without_augmentation(data))
 
-    def train_step(self, inputs, model, optimizer, metrics=None) -> dict[str, tf.Tensor]:
-        """Takes one step, and counts what is analysed."""
+    def train_step(
+        self,
+        inputs: tuple[tf.Tensor, Mapping[str, Any]],
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        metrics: list[keras.metrics.Metric] | None = None,
+    ) -> dict[str, Any]:
+        """Takes one step, and counts what the histograms show."""
         if self.training_histograms is None:
             return super().train_step(inputs, model, optimizer, metrics)
         with self.training_histograms.during(optimizer.iterations, model):
             return super().train_step(inputs, model, optimizer, metrics)
 
     def build_metrics(self, training: bool = True) -> list[keras.metrics.Metric]:
-        """Builds the metrics, and what a training is to count."""
+        """Builds the metrics, and the histograms of a training."""
         if training and self.task_config.analysis.enabled:
             self.training_histograms = histograms.TrainingHistograms(
                 self.task_config.analysis.interval
             )
         return super().build_metrics(training)
 
-    def _offer_histograms(self, outputs, labels) -> None:
-        """Offers what `_count` of a task says of a batch to the histograms."""
+    def _offer_histograms(self, outputs: Mapping[str, Any], labels: Mapping[str, Any]) -> None:
+        """Lets the histograms count a batch with the task's `_count`."""
         if self.training_histograms is not None:
             self.training_histograms.offer(lambda step: self._count(outputs, labels, step))

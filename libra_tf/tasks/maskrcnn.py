@@ -39,7 +39,7 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         input_context: tf.distribute.InputContext | None = None,
         dataset_fn: dataset_fn_lib.PossibleDatasetType | None = None,
     ) -> tf.data.Dataset:
-        """Builds the dataset, for training with the anchors that the RPN's sampler chooses."""
+        """Builds the data set of a split; in training, the RPN's sampler chooses the anchors."""
         with mmdetection.parts_for(self.task_config.model):
             return self._build_inputs(params, input_context, dataset_fn)
 
@@ -58,19 +58,25 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         labelled = super().build_inputs(
             rpn_sampling.label_all_anchors(params), input_context, dataset_fn
         )
-        # Another one in every run, and the same again after `keras.utils.set_random_seed`.
+        # Different in every run, and reproducible with `keras.utils.set_random_seed`.
         seed = random.randrange(2**31)
         return rpn_sampling.sample_dataset(labelled, config, params.parser, seed)
 
-    def train_step(self, inputs, model, optimizer, metrics=None):
-        """Takes one step; the sampling depends on the step, so that a resumed run goes on alike."""
+    def train_step(
+        self,
+        inputs: tuple[tf.Tensor, Mapping[str, Any]],
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        metrics: list[keras.metrics.Metric] | None = None,
+    ) -> dict[str, Any]:
+        """Takes one step; sampling depends on the step, so a resumed run draws the same samples."""
         roi_sampler.set_step(model, optimizer.iterations)
         return super().train_step(inputs, model, optimizer, metrics)
 
     def build_losses(
         self, outputs: Mapping[str, Any], labels: Mapping[str, Any], aux_losses: Any | None = None
     ) -> dict[str, tf.Tensor]:
-        """Returns Model Garden's losses by name, and counts what is analysed."""
+        """Returns Model Garden's losses by name, and counts what the histograms show."""
         self._offer_histograms(outputs, labels)
         return super().build_losses(outputs, labels, aux_losses)
 
@@ -124,6 +130,6 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
             ]
         ) / len(suffixes)
 
-    def _build_coco_metrics(self):
+    def _build_coco_metrics(self) -> None:
         with compat.substituted(coco_evaluator, "COCOEvaluator", coco_metric.COCOEvaluator):
             super()._build_coco_metrics()

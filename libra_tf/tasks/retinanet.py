@@ -11,17 +11,23 @@ from official.vision.tasks import retinanet
 
 from libra_tf import compat
 from libra_tf.balance import boxes, quotas, samples
+from libra_tf.compat import keras
 from libra_tf.configs import retinanet as exp_cfg
 from libra_tf.dataloaders import retinanet_input
 from libra_tf.modeling import box_losses
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
+
+# Total, class, box and model loss.
+Losses = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 @task_factory.register_task_cls(exp_cfg.LibraRetinaNetTask)
 class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
     """Trains RetinaNet with the balanced feature pyramid and the balanced L1 loss."""
 
-    def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
+    def build_inputs(
+        self, params: cfg.DataConfig, input_context: tf.distribute.InputContext | None = None
+    ) -> tf.data.Dataset:
         """Builds the data set of a split; see Model Garden's `RetinaNetTask`."""
         with (
             compat.substituted(model_garden_input, "Parser", self._parser_class(params)),
@@ -41,12 +47,12 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
         outputs: Mapping[str, Any],
         labels: Mapping[str, Any],
         aux_losses: Any | None = None,
-    ):
+    ) -> Losses:
         """Returns total, class, box and model loss; see Model Garden's `RetinaNetTask`.
 
-        Several replicas divide their losses by the positive anchors of all of them, so that the
-        same images give the same gradients as on one device. Evaluation images that keep their
-        shapes, as in MMDetection, have no targets; their losses are 0.
+        Several replicas divide their losses by the positive anchors of all of them, so the same
+        images give the same gradients as on one device. Evaluation images that keep their shapes,
+        as in MMDetection, have no targets; their losses are 0.
         """
         if "cls_targets" not in labels:
             return (tf.constant(0.0),) * 4
@@ -67,7 +73,7 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
         outputs: Mapping[str, Any],
         labels: Mapping[str, Any],
         aux_losses: Any | None,
-    ):
+    ) -> Losses:
         """Returns the four losses, divided by the positive anchors of this replica."""
         losses = self.task_config.losses
         if losses.box_loss == "huber":
@@ -111,8 +117,8 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
             **histograms.of_boxes(boxes.of_anchors(*of_first_image), loss),
         }
 
-    def build_metrics(self, training: bool = True):
-        """Builds the metrics, per category ones included when the config asks for them."""
+    def build_metrics(self, training: bool = True) -> list[keras.metrics.Metric]:
+        """Builds the metrics, including those per category if the config enables them."""
         metrics = super().build_metrics(training)
         if not training and self.task_config.use_coco_metrics:
             self.coco_metric = coco_metric.build(
