@@ -9,7 +9,7 @@ import numpy as np
 from libra_tf.analysis import charts, pictures, verdicts
 from libra_tf.analysis.collect import Analysis
 from libra_tf.analysis.objective import balanced_l1_slopes
-from libra_tf.analysis.samples import HARD_IOU
+from libra_tf.balance.samples import HARD_IOU
 
 Figure: TypeAlias = (
     charts.LineChart
