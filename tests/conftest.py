@@ -22,34 +22,33 @@ hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
-SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+GOLDEN = pathlib.Path(__file__).resolve().parent / "golden"
+# A clone of the data set's repository.
+BCCD_VARIABLE = "LIBRA_TF_BCCD"
 
 
 @pytest.fixture(scope="session")
 def golden_blocks() -> pathlib.Path:
     """Folder of MMDetection's numbers for single blocks."""
-    folder = SHARED / "golden" / "blocks"
-    if not folder.is_dir():
-        pytest.skip("the golden numbers of MMDetection (../shared/golden) are not here")
-    return folder
+    return GOLDEN / "blocks"
 
 
 @pytest.fixture(scope="session")
 def golden_models() -> pathlib.Path:
     """Folder of small MMDetection detectors with the output of every stage."""
-    folder = SHARED / "golden" / "models"
-    if not folder.is_dir():
-        pytest.skip("the golden models of MMDetection (../shared/golden) are not here")
-    return folder
+    return GOLDEN / "models"
 
 
 @pytest.fixture(scope="session")
 def bccd() -> pathlib.Path:
-    """A real data set in COCO format: blood cells under a microscope."""
-    folder = SHARED / "data" / "bccd"
-    if not folder.is_dir():
-        pytest.skip("the BCCD data set (../shared/data/bccd) is not here")
-    return folder
+    """A real data set in Pascal VOC format: blood cells under a microscope."""
+    clone = os.environ.get(BCCD_VARIABLE)
+    if not clone:
+        pytest.skip(
+            "needs real photographs: clone https://github.com/Shenggan/BCCD_Dataset and set "
+            f"{BCCD_VARIABLE} to the path of the clone"
+        )
+    return pathlib.Path(clone) / "BCCD"
 
 
 @pytest.fixture(scope="session")

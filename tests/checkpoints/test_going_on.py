@@ -9,7 +9,6 @@ from official.core import train_utils
 from PIL import Image
 
 from libra_tf.checkpoints import mmdet
-from libra_tf.data import prepare_coco_folder
 from libra_tf.dataloaders import mmdetection_images
 from libra_tf.runner import config
 from libra_tf.runs import trained_run
@@ -76,11 +75,10 @@ def test_exported_with_the_preprocessing(run_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_fine_tuning_goes_down_at_once(run_folder, bccd, tmp_path_factory):
-    dataset = prepare_coco_folder(str(bccd), str(tmp_path_factory.mktemp("cache")), report=str)
+def test_fine_tuning_goes_down_at_once(run_folder, tiny_shapes):
     params = trained_run.read(run_folder).params
     task_config = params.task
-    config.use_dataset(params, dataset)
+    config.use_dataset(params, tiny_shapes)
     task_config.init_checkpoint = run_folder
     task_config.init_checkpoint_modules = "all"
     task_config.train_data.global_batch_size = 4

@@ -117,7 +117,7 @@ def test_structure(retinanet, faster_rcnn):
     detector = structure.infer_detector("a.pth", faster_rcnn.weights)
     assert str(detector) == "Libra Faster R-CNN ResNet-50-FPN, 5 classes"
     assert (detector.min_level, detector.max_level, detector.crop_size) == (2, 6, 7)
-    assert (detector.num_fcs, detector.fc_channels, detector.num_anchors) == (2, 64, 3)
+    assert (detector.num_fcs, detector.fc_channels, detector.num_anchors) == (2, 32, 3)
 
 
 def without_balance(arrays):
@@ -193,10 +193,10 @@ def test_changes_nothing_unless_everything_fits(imported, golden_models, name):
 
 # By detector, weights with shapes that do not fit the others.
 MISFITS = {
-    "rows of boxes": ("libra_faster_rcnn_r50", "roi_head.bbox_head.fc_reg.weight", [18, 64]),
-    "crops": ("libra_faster_rcnn_r50", "roi_head.bbox_head.shared_fcs.0.weight", [64, 32 * 48]),
-    "rows of logits": ("libra_retinanet_r50", "bbox_head.retina_cls.weight", [44, 32, 3, 3]),
-    "matrix": ("libra_retinanet_r50", "neck.1.refine.g.conv.weight", [32, 32]),
+    "rows of boxes": ("libra_faster_rcnn_r50", "roi_head.bbox_head.fc_reg.weight", [18, 32]),
+    "crops": ("libra_faster_rcnn_r50", "roi_head.bbox_head.shared_fcs.0.weight", [32, 16 * 48]),
+    "rows of logits": ("libra_retinanet_r50", "bbox_head.retina_cls.weight", [44, 16, 3, 3]),
+    "matrix": ("libra_retinanet_r50", "neck.1.refine.g.conv.weight", [16, 16]),
     "vector": ("libra_retinanet_r50", "backbone.layer1.0.conv2.weight", [8]),
 }
 
@@ -214,9 +214,9 @@ def test_shapes_that_do_not_fit_are_named(imported, golden_models, misfit):
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("bbox_head.retina_reg.weight", [3, 32, 3, 3], "45 logits for 0 anchors"),
-        ("bbox_head.retina_cls.weight", [8, 32, 3, 3], "8 logits for 9 anchors"),
-        ("bbox_head.retina_reg.weight", [0, 32, 3, 3], r"shape \[0, 32, 3, 3\]"),
+        ("bbox_head.retina_reg.weight", [3, 16, 3, 3], "45 logits for 0 anchors"),
+        ("bbox_head.retina_cls.weight", [8, 16, 3, 3], "8 logits for 9 anchors"),
+        ("bbox_head.retina_reg.weight", [0, 16, 3, 3], r"shape \[0, 16, 3, 3\]"),
     ],
 )
 def test_no_anchors_or_classes(retinanet, name, shape, message):
@@ -226,7 +226,7 @@ def test_no_anchors_or_classes(retinanet, name, shape, message):
 
 
 def test_no_class_but_the_background(faster_rcnn):
-    arrays = {**faster_rcnn.weights, "roi_head.bbox_head.fc_cls.weight": np.zeros([1, 64])}
+    arrays = {**faster_rcnn.weights, "roi_head.bbox_head.fc_cls.weight": np.zeros([1, 32])}
     with pytest.raises(UsageError, match="no class but the background"):
         structure.infer_detector("a.pth", arrays)
 

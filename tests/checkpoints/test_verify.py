@@ -12,7 +12,7 @@ from .conftest import MODELS
 pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize("size", ["160x224", "96x320", "416x544"])
+@pytest.mark.parametrize("size", ["96x160", "64x224", "320x416"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_stage_is_within_tolerance(imported, golden_models, name, size):
     detector = imported[name]
@@ -25,12 +25,12 @@ def test_every_stage_is_within_tolerance(imported, golden_models, name, size):
 
 
 def test_called_as_any_detector(imported, golden_models):
-    with np.load(golden_models / "libra_retinanet_r50_160x224.npz") as file:
+    with np.load(golden_models / "libra_retinanet_r50_96x160.npz") as file:
         numbers = dict(file)
     model = imported["libra_retinanet_r50"].model
     outputs = tf.function(model)(
         tf.constant(numbers["input"].transpose(0, 2, 3, 1)),
-        image_shape=tf.constant([[160.0, 224.0]]),
+        image_shape=tf.constant([[96.0, 160.0]]),
         training=False,
     )
     assert int(outputs["num_detections"][0]) == 100
@@ -53,7 +53,7 @@ def test_called_as_any_detector(imported, golden_models):
 )
 def test_sees_what_is_wrong(imported, golden_models, stage, change):
     detector = imported["libra_faster_rcnn_r50"]
-    numbers = verify.read(str(golden_models / "libra_faster_rcnn_r50_96x320.npz"))
+    numbers = verify.read(str(golden_models / "libra_faster_rcnn_r50_64x224.npz"))
     numbers = {**numbers, stage: change(numbers[stage])}
     if len(numbers["det_boxes"]) == 99:
         numbers = {
@@ -69,7 +69,7 @@ def test_sees_what_is_wrong(imported, golden_models, stage, change):
 
 def test_sees_a_wrong_order(imported, golden_models):
     detector = imported["libra_retinanet_r50"]
-    numbers = dict(verify.read(str(golden_models / "libra_retinanet_r50_416x544.npz")))
+    numbers = dict(verify.read(str(golden_models / "libra_retinanet_r50_320x416.npz")))
     for name in ("det_boxes", "det_scores", "det_labels"):
         numbers[name] = numbers[name][::-1]
     wrong = [
@@ -82,7 +82,7 @@ def test_sees_a_wrong_order(imported, golden_models):
 
 def test_exit_status(golden_models, tmp_path, capsys):
     checkpoint = str(golden_models / "libra_retinanet_r50.pth")
-    right = golden_models / "libra_retinanet_r50_96x320.npz"
+    right = golden_models / "libra_retinanet_r50_64x224.npz"
     with np.load(right) as file:
         numbers = dict(file)
     wrong = tmp_path / "wrong.npz"
@@ -156,7 +156,7 @@ def test_numbers_of_another_detector_end_the_command(
     detector = imported["libra_retinanet_r50"]
     monkeypatch.setattr(importing, "import_from", lambda file, config: detector)
     checkpoint = str(golden_models / "libra_retinanet_r50.pth")
-    numbers = str(golden_models / "libra_faster_rcnn_r50_96x320.npz")
+    numbers = str(golden_models / "libra_faster_rcnn_r50_64x224.npz")
     folder = tmp_path / "run"
     assert mmdet.main([checkpoint, f"--model_dir={folder}", "--verify", numbers]) == 2
     assert "which this RetinaNet does not have" in capsys.readouterr().err

@@ -5,7 +5,6 @@ import copy
 import json
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -292,28 +291,6 @@ def test_folder_of_images_may_be_a_link(coco_folder, tmp_path):
     shutil.move(coco_folder.path / "images", tmp_path / "elsewhere")
     (coco_folder.path / "images").symlink_to(tmp_path / "elsewhere")
     assert _checked_names(coco_folder) == ["a.jpg", "b.png", "sub/c.jpg"]
-
-
-def test_unfiltered_bccd_is_described(bccd, tmp_path):
-    """The source's only defects are two boxes without height or width; nothing is refused."""
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "images").symlink_to(bccd / "images")
-    for split in checking.SPLITS:
-        shutil.copy(
-            bccd / "raw" / "instances_all_unfiltered.json",
-            tmp_path / "annotations" / f"instances_{split}.json",
-        )
-    listed = json.loads((bccd / "raw" / "instances_all_unfiltered.json").read_text())["images"]
-    splits = _check(tmp_path).splits
-    assert len(splits["train"].images) == len(listed)
-    issues = FindingLog()
-    annotations.clip_annotations(splits["train"].annotation_file, issues)
-    (kind,) = issues.by_kind
-    assert "without positive width and height" in kind
-    assert [re.search(r"annotation (\d+) of", place)[1] for place in issues.by_kind[kind]] == [
-        "3951",
-        "4005",
-    ]
 
 
 def test_mistakes_are_reported_without_tensorflow(coco_folder, tmp_path):

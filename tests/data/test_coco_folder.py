@@ -20,6 +20,7 @@ from libra_tf.data import (
     DatasetError,
     DetectionDataset,
     Split,
+    make_shapes,
     prepare_coco_folder,
     progress,
     tfrecords,
@@ -78,45 +79,29 @@ def _average_precision_of_truth(annotation_file: str) -> float:
     return evaluation.stats[0]
 
 
-@pytest.fixture(scope="module")
-def bccd_dataset(bccd, tmp_path_factory):
-    return _prepare(bccd, tmp_path_factory.mktemp("cache"))
+def test_records_are_what_model_garden_reads(tiny_shapes):
+    _assert_records_equal_json(tiny_shapes.val)
 
 
-def test_bccd_is_described(bccd, bccd_dataset):
-    """Against the counts in the data set's own README."""
-    assert bccd_dataset.folder == str(bccd)
-    assert bccd_dataset.class_names == {1: "RBC", 2: "WBC", 3: "Platelets"}
-    assert bccd_dataset.num_classes == 4
-    train, val = bccd_dataset.train, bccd_dataset.val
-    assert (train.num_examples, train.num_boxes) == (205, 2804)
-    assert (val.num_examples, val.num_boxes, val.max_boxes_per_image) == (87, 1137, 30)
-    assert bccd_dataset.issues == ()
+def test_truth_has_average_precision_1(tiny_shapes):
+    assert _average_precision_of_truth(tiny_shapes.val.annotation_file) == pytest.approx(1.0)
 
 
-def test_bccd_records_are_what_model_garden_reads(bccd_dataset):
-    _assert_records_equal_json(bccd_dataset.val)
-
-
-def test_bccd_truth_has_average_precision_1(bccd_dataset):
-    assert _average_precision_of_truth(bccd_dataset.val.annotation_file) == pytest.approx(1.0)
-
-
-def test_bccd_cleaned_annotations_are_the_given_ones(bccd, bccd_dataset):
+def test_cleaned_annotations_are_the_given_ones(tiny_shapes):
     """Valid annotations pass through unchanged."""
-    given = json.loads((bccd / "annotations" / "instances_val.json").read_text())
-    cleaned = json.loads(pathlib.Path(bccd_dataset.val.annotation_file).read_text())
+    given = pathlib.Path(tiny_shapes.folder) / "annotations" / "instances_val.json"
+    given = json.loads(given.read_text())
+    cleaned = json.loads(pathlib.Path(tiny_shapes.val.annotation_file).read_text())
     assert cleaned["annotations"] == given["annotations"]
     assert cleaned["images"] == given["images"]
 
 
-def test_defects_of_bccd_are_dropped_and_listed(coco_folder, bccd, tmp_path):
-    """The two boxes without area of the source, on one of our images."""
-    raw = json.loads((bccd / "raw" / "instances_all_unfiltered.json").read_text())
-    dropped = json.loads((bccd / "raw" / "dropped_boxes.json").read_text())["dropped"]
-    by_id = {annotation["id"]: annotation for annotation in raw["annotations"]}
+def test_boxes_without_area_are_dropped_and_listed(coco_folder, tmp_path):
+    """The defects of BCCD, on one of our images."""
+    rest = {"category_id": 1, "image_id": 10, "area": 0, "iscrowd": 0, "segmentation": []}
     coco_folder.coco["train"]["annotations"] += [
-        {**by_id[entry["ann_id"]], "image_id": 10} for entry in dropped
+        {"id": 3951, "bbox": [504, 337, 0, 0], **rest},
+        {"id": 4005, "bbox": [181, 329, 0, 0], **rest},
     ]
     coco_folder.write()
     dataset = _prepare(coco_folder.path, tmp_path / "cache")
@@ -349,7 +334,9 @@ def test_many_images_are_spread_over_shards():
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_share_one_result(bccd, tmp_path):
+def test_two_runs_at_once_share_one_result(tmp_path):
+    # Large enough for the runs to overlap, however differently long their imports take.
+    folder = make_shapes(tmp_path / "shapes", 205, 87, image_size=480, report=lambda line: None)
     program = (
         "import sys\n"
         "from libra_tf.data import prepare_coco_folder\n"
@@ -357,7 +344,7 @@ def test_two_runs_at_once_share_one_result(bccd, tmp_path):
     )
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", program, bccd, tmp_path],
+            [sys.executable, "-c", program, folder, tmp_path / "cache"],
             cwd=_ROOT,
             stdout=subprocess.PIPE,
             text=True,
@@ -367,5 +354,5 @@ def test_two_runs_at_once_share_one_result(bccd, tmp_path):
     paths = {run.communicate(timeout=300)[0] for run in runs}
     assert [run.returncode for run in runs] == [0, 0]
     assert len(paths) == 1
-    assert len(list((tmp_path / "entries").iterdir())) == 1
+    assert len(list((tmp_path / "cache" / "entries").iterdir())) == 1
     assert sum(1 for _ in tf.data.TFRecordDataset(tf.io.gfile.glob(paths.pop().strip()))) == 205

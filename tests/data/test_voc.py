@@ -1,5 +1,7 @@
 """Pascal VOC folders: the same records as the same data in COCO format, and clear errors."""
 
+import json
+import math
 import pathlib
 import shutil
 import time
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from libra_tf.data import DatasetError, Split, checking, prepare_coco_folder, voc
+from libra_tf.data import DatasetError, Split, checking, make_shapes, prepare_coco_folder, voc
 from tests.data.folders import CocoFolder, to_voc, write_xml
 
 pytestmark = pytest.mark.one_lane
@@ -36,6 +38,17 @@ FEATURES = {
 }
 
 
+def round_boxes(path: pathlib.Path) -> None:
+    """Gives the boxes of a COCO file edges in whole pixels, as LabelImg's are."""
+    coco = json.loads(path.read_text())
+    for annotation in coco["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        left, top = int(x), int(y)
+        width, height = math.ceil(x + width) - left, math.ceil(y + height) - top
+        annotation.update(bbox=[left, top, width, height], area=width * height)
+    path.write_text(json.dumps(coco))
+
+
 def records_of(split: Split) -> dict[bytes, dict[str, Any]]:
     """Returns all features except ids, by the image's name without folders."""
     records = {}
@@ -50,18 +63,36 @@ def records_of(split: Split) -> dict[bytes, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("side_by_side", [False, True])
-def test_bccd_gives_the_records_of_its_coco_files(bccd, tmp_path, side_by_side):
+def test_gives_the_records_of_the_same_coco_files(tmp_path, side_by_side):
+    coco = pathlib.Path(make_shapes(tmp_path / "shapes", 24, 16, image_size=96, report=str))
+    for split in ("train", "val"):
+        round_boxes(coco / "annotations" / f"instances_{split}.json")
     # One layout is checked with the whole data set, the other with a part of it.
     max_images = 12 if side_by_side else None
-    folder = to_voc(bccd, tmp_path / "voc", side_by_side, max_images)
+    folder = to_voc(coco, tmp_path / "voc", side_by_side, max_images)
     from_voc = prepare_coco_folder(folder, tmp_path / "cache", report=str)
-    from_coco = prepare_coco_folder(bccd, tmp_path / "cache", report=str)
-    assert set(from_voc.class_names.values()) == set(from_coco.class_names.values())
-    assert from_voc.class_names == {1: "Platelets", 2: "RBC", 3: "WBC"}
+    from_coco = prepare_coco_folder(coco, tmp_path / "cache", report=str)
+    assert from_coco.class_names == {1: "circle", 2: "square", 3: "triangle", 4: "star"}
+    assert from_voc.class_names == {1: "circle", 2: "square", 3: "star", 4: "triangle"}
     for split in ("train", "val"):
         ours, theirs = (records_of(getattr(d, split)) for d in (from_voc, from_coco))
         assert len(ours) == (max_images or len(theirs)) > 0
         assert ours == {name: theirs[name] for name in ours}
+
+
+def test_bccd_is_described(bccd, tmp_path):
+    """Real photographs, against the number of boxes in the files as its authors publish them."""
+    dataset = prepare_coco_folder(bccd, tmp_path / "cache", report=str)
+    assert dataset.folder == str(bccd)
+    assert dataset.class_names == {1: "Platelets", 2: "RBC", 3: "WBC"}
+    assert dataset.num_classes == 4
+    train, val = dataset.train, dataset.val
+    assert (train.num_examples, train.num_boxes) == (205, 2804)
+    assert (val.num_examples, val.num_boxes, val.max_boxes_per_image) == (87, 1137, 30)
+    # The source's own defects: two boxes of no height and width, and nothing else.
+    (issue,) = dataset.issues
+    assert "without positive width and height, dropped (2)" in issue
+    assert "BloodImage_00343.jpg" in issue and "BloodImage_00338.jpg" in issue
 
 
 def test_difficult_and_odd_files_of_the_small_folder(coco_folder, tmp_path):
