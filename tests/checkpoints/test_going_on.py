@@ -14,8 +14,6 @@ from libra_tf.runner import config
 from libra_tf.runs import trained_run
 from libra_tf.serving import saved_model
 
-pytest.importorskip("torch")
-
 MODELS = ("libra_retinanet_r50", "libra_faster_rcnn_r50")
 
 

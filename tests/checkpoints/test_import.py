@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+import torch
 from official.core import task_factory
 
 from libra_tf.checkpoints import (
@@ -22,10 +23,7 @@ from libra_tf.checkpoints import (
 from libra_tf.cli.errors import UsageError
 from libra_tf.initial_weights import fine_tuning
 from libra_tf.runs import trained_run
-
-from .conftest import MODELS
-
-torch = pytest.importorskip("torch")
+from tests.checkpoints.names import MODELS
 
 
 class Code:

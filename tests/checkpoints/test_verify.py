@@ -6,10 +6,7 @@ import tensorflow as tf
 
 from libra_tf.checkpoints import importing, mmdet, verify
 from libra_tf.cli.errors import UsageError
-
-from .conftest import MODELS
-
-pytest.importorskip("torch")
+from tests.checkpoints.names import MODELS
 
 
 @pytest.mark.parametrize("size", ["96x160", "64x224", "320x416"])
