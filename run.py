@@ -3,7 +3,7 @@
 python run.py --mode=train_and_eval                   the demo: built-in shapes, minutes on a CPU
 python run.py --mode=train_and_eval --dataset=FOLDER  your own images, COCO or VOC
 
-The flags are those of Model Garden plus --dataset, --cache_dir and --seed; see --help.
+The flags are Model Garden's and this project's own; --help lists them.
 """
 
 import sys

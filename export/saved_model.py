@@ -11,7 +11,7 @@ import sys
 from absl import app, flags
 
 from libra_tf.cli import flags as run_flags
-from libra_tf.cli import program
+from libra_tf.cli import inputs, program
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run to export.", required=True)
 _EXPORT_DIR = flags.DEFINE_string(
@@ -35,6 +35,7 @@ def main(_: list[str]) -> None:
 
 
 def _export() -> None:
+    inputs.require_run("--model_dir", _MODEL_DIR.value)
     program.before_tensorflow()
     # Imported here because it is slow: --help and wrong flags are answered at once.
     from libra_tf.serving import saved_model

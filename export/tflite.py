@@ -13,7 +13,7 @@ import sys
 from absl import app, flags
 
 from libra_tf.cli import flags as run_flags
-from libra_tf.cli import image_files, program
+from libra_tf.cli import image_files, inputs, program
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run to convert.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, NAME.tflite.", required=True)
@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> None:
 
 def _export(arguments: list[str]) -> None:
     images = image_files.find(arguments) if arguments else []
+    inputs.require_run("--model_dir", _MODEL_DIR.value)
     program.before_tensorflow()
     # Imported here because it is slow: --help and wrong flags are answered at once.
     from libra_tf.serving import tflite

@@ -73,8 +73,8 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
 def unfinished_folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
     """Creates a folder to write in before it is renamed to its final name.
 
-    The folder is locked while this process lives, which tells it from what killed processes left
-    behind; that is removed on the way. A folder that is not renamed is removed at the end.
+    The folder is locked while this process lives, which distinguishes it from folders left by
+    killed processes; those are removed first. A folder that is not renamed is removed at the end.
 
     Args:
       parent: an existing folder, where the final name will be.

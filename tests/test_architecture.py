@@ -52,7 +52,7 @@ def imported_by(path):
 
 
 def room(module):
-    """The first name below the package; the package itself is the face of all rooms."""
+    """The first name below the package; the package's own `__init__` is in none."""
     return module.split(".")[1] if "." in module else None
 
 

@@ -10,9 +10,8 @@ import os
 
 from absl import app, flags
 
-from libra_tf import atomic
 from libra_tf.cli import flags as run_flags
-from libra_tf.cli import program
+from libra_tf.cli import inputs, program
 from libra_tf.cli.errors import UsageError
 
 _MODEL_DIR = flags.DEFINE_string(
@@ -59,10 +58,9 @@ def _report() -> None:
     runs = {"model_dir": [_MODEL_DIR.value], "compare": _COMPARE.value}
     for name, folders in runs.items():
         for folder in folders:
-            if not atomic.is_remote(folder) and not os.path.isdir(folder):
-                raise UsageError(f"--{name}={folder}: no such folder; name the folder of a run")
-    if _DATASET.value is not None and not os.path.isdir(_DATASET.value):
-        raise UsageError(f"--dataset={_DATASET.value}: no such folder; name a folder of images")
+            inputs.require_run(f"--{name}", folder)
+    if _DATASET.value is not None:
+        inputs.require_folder("--dataset", _DATASET.value, "name a folder of images")
     program.before_tensorflow()
     # Imported here because it takes that long; --help and bad flags are answered at once.
     from libra_tf.analysis import report

@@ -93,7 +93,7 @@ def level_shares(gathered: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def attention_reach(attention: np.ndarray, height: int, width: int) -> dict[str, Any]:
-    """Returns how far the positions of a map look.
+    """Returns how far each position of a map attends.
 
     Args:
       attention: float array `[H * W, H * W]` whose rows sum to 1.

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# Differences below these could disappear with another few batches.
+# Differences below these could disappear with a few more batches.
 _MUCH = 0.10
 _LITTLE = 0.05
 # The shares of two levels, or the norms of two losses, are unequal if they differ by more.
@@ -174,8 +174,7 @@ def _sampling_advice(key: str, current: str, shares: Mapping[str, float]) -> _Ad
     if gain < _LITTLE:
         return _Advice(
             FINE,
-            f"Balancing makes {_more(gain)} hard here: do not expect much of it, and do not blame "
-            "it either.",
+            f"Balancing makes {_more(gain)} hard here: expect little effect, good or bad.",
         )
     return _NO_CHANGE
 
@@ -348,11 +347,11 @@ def _refinement(features: Mapping[str, Any]) -> Verdict | None:
             (f"{_REFINE_TYPE}=null",),
         )
     elif attention is not None:
+        distance, uniform = attention["distance_pixels"], attention["uniform_distance_pixels"]
         text += (
-            f" On average, a position attends to what is {attention['distance_pixels']:.0f} pixels "
-            f"away ({attention['uniform_distance_pixels']:.0f} if it attended to everything "
-            f"equally), with an entropy of {attention['entropy']:.2f} (0: a single position, 1: "
-            "everything equally)."
+            f" On average, a position attends to positions {distance:.0f} pixels away "
+            f"({uniform:.0f} if it attended to everything equally), with an entropy of "
+            f"{attention['entropy']:.2f} (0: a single position, 1: everything equally)."
         )
         if attention["entropy"] > _FLAT_ATTENTION:
             advice = _Advice(

@@ -1,4 +1,4 @@
-"""Histograms with bins of equal width that hold their upper edge."""
+"""Histograms with equal-width bins that include their upper edge."""
 
 import numpy as np
 import tensorflow as tf

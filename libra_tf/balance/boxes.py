@@ -13,7 +13,7 @@ from official.modeling import hyperparams
 from libra_tf import ops
 from libra_tf.configs import components
 
-# Model Garden's RPN tells the positive anchors by a target that is not zero.
+# Model Garden's RPN recognises positive anchors by a non-zero target.
 _SMALLEST_TARGET = 1e-6
 
 

@@ -15,7 +15,7 @@ from libra_tf.balance import bins
 from libra_tf.balance.quotas import Quota
 from libra_tf.ops import sampling
 
-# The paper calls negatives above it hard. IoUs are counted in bins of this width.
+# The paper calls negatives above this IoU "hard". IoUs are counted in bins of this width.
 HARD_IOU = 0.05
 NUM_IOU_BINS = round(1 / HARD_IOU)
 POSITIVE, NEGATIVE, IGNORED, NO_CANDIDATE = 1, 0, -1, -2
@@ -73,7 +73,7 @@ def match_proposals(
     Args:
       proposals: float `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels; boxes of -1 are padding.
       gt_boxes: float `[M, 4]`, likewise, M at least 1.
-      sampler: the sampler, whose thresholds count.
+      sampler: the sampler whose thresholds are used.
 
     Returns:
       The matches `[N]`.
@@ -81,7 +81,7 @@ def match_proposals(
     is_padding = [
         tf.reduce_max(boxes, axis=-1, keepdims=True) < 0 for boxes in (proposals, gt_boxes)
     ]
-    # Model Garden's layer offers its matching under no public name.
+    # Model Garden's layer does not expose its matching.
     ious = sampler._sim_calc(proposals, gt_boxes, *is_padding)
     instances, indicators = sampler._box_matcher(ious)
     return Matches(tf.maximum(tf.reduce_max(ious, axis=-1), 0), _kinds(indicators), instances)

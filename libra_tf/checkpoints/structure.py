@@ -12,7 +12,7 @@ from libra_tf.cli.errors import UsageError
 
 Weights = Mapping[str, np.ndarray]
 
-# Name pattern that only one architecture has -> that architecture. The first match counts.
+# Name pattern that only one architecture has -> that architecture. The first match wins.
 _OTHERS = (
     (r"(roi_head\.)?mask_head\.", "a detector with masks"),
     (r"roi_head\.bbox_head\.\d+\.", "Cascade R-CNN"),
@@ -164,7 +164,7 @@ def infer_detector(path: str, weights: Weights) -> Detector:
     Raises:
       UsageError: if it has another architecture; the message says which was recognised.
     """
-    # The names of a detector with only one neck, FPN, do not number it.
+    # With a single neck (FPN), weight names carry no neck number.
     has_two_necks = any(name.startswith("neck.0.") for name in weights)
     weights = normalize_names(weights)
     _refuse_others(path, weights)

@@ -27,7 +27,7 @@ from libra_tf.modeling.mmdetection.pyramid import MMDetectionFPN
 STAGE_TOLERANCE = 1e-3
 BOX_TOLERANCE = 0.05
 SCORE_TOLERANCE = 1e-4
-# After so many layers, float32 cannot tell scores this close apart: their order is chance.
+# After so many layers, float32 cannot tell scores this close apart: their order is arbitrary.
 TIE = 2e-4
 _NUM_CROPS = 32
 # Arrays that belong together row by row, the boxes first.
@@ -77,7 +77,7 @@ def read(path: str) -> Numbers:
             numbers = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise UsageError(f"--verify={path}: there is no such file; {_HELP}") from None
-    # An .npy file loads as an array, which is no context manager.
+    # An .npy file loads as an array, which is not a context manager.
     except (
         OSError,
         EOFError,

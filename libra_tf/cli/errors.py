@@ -14,7 +14,7 @@ class TrainingError(RuntimeError):
 class PreemptedError(BaseException):
     """The process was told to stop, and the state of its training, if any, is saved.
 
-    Like `KeyboardInterrupt` it is no `Exception`, so no library mistakes it for one of its own.
+    Like `KeyboardInterrupt` it is not an `Exception`, so libraries do not catch it by accident.
     """
 
 
@@ -22,7 +22,7 @@ def first_line(error: BaseException | str) -> str:
     """Returns the first line of an error, to quote in a message of one line.
 
     Args:
-      error: the error, or its text. An error without a text is called by its type.
+      error: the error, or its text. An error without a message is shown by its type.
     """
     lines = str(error).strip().splitlines()
     if lines:

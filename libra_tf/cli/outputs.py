@@ -1,4 +1,4 @@
-"""May it be written? The checks of the paths that a command writes to.
+"""Checks that a command can write to its output paths.
 
 Each check names the flag, says what is wrong with the path and what to do about it. A command runs
 them before its long work.

@@ -45,7 +45,7 @@ def before_tensorflow(subject: str = "") -> None:
     Args:
       subject: what the message begins with, such as `libra_retinanet_demo: `.
     """
-    # Read when TensorFlow is imported; what goes wrong is raised as a Python error as well.
+    # TensorFlow reads this on import. Failures still arrive as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     print(f"{subject}importing TensorFlow and Model Garden (about 15 s) ...", flush=True)
     quiet.silence_libraries()

@@ -54,7 +54,7 @@ def check_task(task: hyperparams.Config) -> None:
         raise ValueError(f"task.analysis.interval is {task.analysis.interval}; it must be positive")
     for module in modules if isinstance(modules, (list, tuple)) else [modules]:
         check_choice("task.init_checkpoint_modules", module, INIT_CHECKPOINT_MODULES)
-    # It is 0 in the small experiments until their data set is known.
+    # `num_classes` is 0 in the small experiments until their data set is known.
     if model.num_classes < 0 or model.num_classes == 1:
         raise ValueError(
             f"task.model.num_classes is {model.num_classes}; it must be at least 2: the background "

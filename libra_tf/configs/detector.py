@@ -36,7 +36,7 @@ class LibraTask(hyperparams.Config):
       frozen_stages: number of stages of a ResNet or ResNeXt to freeze together with the stem: 0
         for the stem alone, 1 in the published recipe, None to freeze nothing.
       analysis: histograms that training writes to TensorBoard.
-      is_one_stage: whether the detector predicts boxes in one stage, as RetinaNet does.
+      converts_to_tflite: whether it is a detector of one stage with RetinaNet's heads and anchors.
       has_rpn: whether the detector has a region proposal network.
       takes_proposals: whether every image needs a file of proposals.
     """
@@ -44,7 +44,7 @@ class LibraTask(hyperparams.Config):
     frozen_stages: int | None = None
     analysis: components.Analysis = dataclasses.field(default_factory=components.Analysis)
 
-    is_one_stage: ClassVar[bool] = False
+    converts_to_tflite: ClassVar[bool] = False
     has_rpn: ClassVar[bool] = False
     takes_proposals: ClassVar[bool] = False
 

@@ -238,3 +238,7 @@ def libra_fastrcnn_resnetfpn_coco() -> cfg.ExperimentConfig:
     config = libra_fasterrcnn_resnetfpn_coco()
     config.task = fastrcnn.LibraFastRCNNTask(config.task.as_dict())
     return config
+
+
+if _missing := [name for name in names.EXPERIMENTS if name not in globals()]:
+    raise LookupError(f"libra_tf/configs/names.py lists {', '.join(_missing)}, not defined here")

@@ -13,5 +13,7 @@ EXPERIMENTS = {
     "libra_maskrcnn_resnetfpn_coco": "COCO, R-50-FPN with masks",
     "libra_cascadercnn_resnetfpn_coco": "COCO, R-50-FPN with three stages",
 }
+# Trained on the built-in shapes where no data set is named.
+ON_SHAPES = ("libra_retinanet_demo", "libra_fasterrcnn_demo")
 DEMO_EXPERIMENT = "libra_fasterrcnn_demo"
 FOLDER_EXPERIMENT = "libra_retinanet_small"

@@ -39,7 +39,7 @@ class LibraRetinaNetTask(LibraTask, retinanet.RetinaNetTask):
     model: LibraRetinaNet = dataclasses.field(default_factory=LibraRetinaNet)
     losses: Losses = dataclasses.field(default_factory=Losses)
 
-    is_one_stage: ClassVar[bool] = True
+    converts_to_tflite: ClassVar[bool] = True
 
     def validate(self) -> None:
         """Checks the values.

@@ -60,7 +60,7 @@ class DatasetCache:
         if unusable:
             raise DatasetError(
                 f"the cache path {self.folder} contains {' '.join(unusable)}, which Model Garden "
-                "reads as a pattern: choose another folder with cache_dir or XDG_CACHE_HOME"
+                "reads as a pattern: choose another folder with --cache_dir or XDG_CACHE_HOME"
             )
         self._version = version
         self._entries = self.folder / "entries"
@@ -174,7 +174,7 @@ class DatasetCache:
         except OSError as error:
             raise DatasetError(
                 f"the cache {self.folder} cannot be written ({error.strerror}): free some space "
-                "or choose another folder with cache_dir or the environment variable "
+                "or choose another folder with --cache_dir or the environment variable "
                 "XDG_CACHE_HOME"
             ) from error
 

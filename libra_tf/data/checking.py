@@ -11,16 +11,12 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 
+from libra_tf.cli.inputs import DATASET_LAYOUTS
 from libra_tf.data import annotations, cache, images, progress, voc
 from libra_tf.data.annotations import AnnotationFile, ImageEntry
 from libra_tf.data.problems import DatasetError, FindingLog
 
 SPLITS = ("train", "val")
-_LAYOUT = (
-    "the folder must contain images/, annotations/instances_train.json and "
-    "annotations/instances_val.json (COCO), or JPEGImages/, Annotations/ and "
-    "ImageSets/Main/train.txt and val.txt (Pascal VOC)"
-)
 _MAX_LISTED = 20
 
 
@@ -75,7 +71,7 @@ def check_layout(folder: pathlib.Path) -> None:
       DatasetError: if it does not; the message lists what it contains instead.
     """
     if not folder.is_dir():
-        raise DatasetError(f"data set {folder} is not a folder: {_LAYOUT}")
+        raise DatasetError(f"data set {folder} is not a folder: {DATASET_LAYOUTS}")
     if voc.is_voc(folder):
         voc.VOCFolder(folder)
         return
@@ -83,11 +79,11 @@ def check_layout(folder: pathlib.Path) -> None:
     missing = [name for name in needed if not (folder / name).exists()]
     if missing:
         raise DatasetError(
-            f"data set {folder} is missing {', '.join(missing)}: {_LAYOUT}. Found: "
+            f"data set {folder} is missing {', '.join(missing)}: {DATASET_LAYOUTS}. Found: "
             f"{_listing(folder)}"
         )
     if not (folder / "images").is_dir():
-        raise DatasetError(f"{folder / 'images'} is not a folder: {_LAYOUT}")
+        raise DatasetError(f"{folder / 'images'} is not a folder: {DATASET_LAYOUTS}")
 
 
 def check_folder(folder: pathlib.Path, report: Callable[[str], None]) -> CheckedFolder:
@@ -98,7 +94,7 @@ def check_folder(folder: pathlib.Path, report: Callable[[str], None]) -> Checked
       report: receives each line about the progress.
 
     Returns:
-      What was checked, complete.
+      The checked splits, and the stats of their files.
 
     Raises:
       DatasetError: if anything is wrong; the message lists all kinds of mistakes.

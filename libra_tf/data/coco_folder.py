@@ -18,8 +18,8 @@ from libra_tf.data.checking import CheckedSplit
 from libra_tf.data.problems import SHOWN, DatasetError, FindingLog
 
 _DESCRIPTION = "dataset.json"
-# Part of every cache key and note: raise it when the same folder must give different records than
-# before.
+# Part of every cache key and note: increment it when the same folder should give different
+# records.
 _CONVERSION_VERSION = 1
 # Every id up to the largest costs the detector an output, so larger ids are renumbered, unless
 # there really are that many categories.

@@ -117,7 +117,8 @@ def inspect_image(path: pathlib.Path) -> ImageFacts:
     _check_supported(image.format, image.mode, num_frames)
     try:
         if image.format == "PNG":
-            # Pillow decodes a PNG without its end, TensorFlow does not; this reads all checksums.
+            # Pillow accepts a PNG with its end missing; TensorFlow does not. This reads all
+            # checksums.
             Image.open(io.BytesIO(encoded)).verify()
         image.load()
         orientation = _orientation(image)

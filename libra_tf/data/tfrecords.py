@@ -105,7 +105,7 @@ def _require_decodable(encoded: bytes, image: CheckedImage) -> None:
         tf.io.decode_image(encoded, channels=3)
     except tf.errors.InvalidArgumentError as error:
         raise DatasetError(
-            f"{image.path} is damaged, TensorFlow cannot decode it: replace the file or remove its "
+            f"{image.path} is damaged: TensorFlow cannot decode it. Replace the file or remove its "
             "entry"
         ) from error
 

@@ -317,7 +317,7 @@ class _SideBySide:
         return tuple(name for name in images if name not in described)
 
     def listed(self, split: str, problems: FindingLog) -> Iterator[_Listed]:
-        del problems  # A folder lists itself without mistakes.
+        del problems  # Listing a folder cannot fail.
         folder = self.list_path(split)
         for path in _below(self._folder, self._subfolders[split], _XML_FILES):
             xml_path = self._folder / path

@@ -53,7 +53,7 @@ class XMLFile:
         """Reads the width and height of the image in pixels.
 
         Args:
-          image_path: the image file, which is asked if the XML file does not state a size.
+          image_path: the image file, read if the XML file does not state a size.
           problems: receives a size that makes no sense.
 
         Returns:

@@ -69,7 +69,11 @@ def decode_npy(encoded: tf.Tensor, path: str | tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([tf.debugging.Assert(is_boxes, [tf.strings.join(problem)])]):
         num_boxes = tf.strings.to_number(tf.strings.regex_replace(header, _HEADER, r"\1"), tf.int32)
     is_whole = tf.equal(tf.strings.length(data), _BYTES_PER_BOX * num_boxes)
-    problem = ["the proposals in ", path, " end too early or too late; rewrite the file"]
+    problem = [
+        "the proposals in ",
+        path,
+        " are truncated or have extra bytes; write the file again",
+    ]
     with tf.control_dependencies([tf.debugging.Assert(is_whole, [tf.strings.join(problem)])]):
         return tf.reshape(tf.io.decode_raw(data, tf.float32), [-1, 4])
 

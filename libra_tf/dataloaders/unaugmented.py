@@ -51,7 +51,7 @@ def _reader(
         dataset: tf.data.Dataset, input_context: tf.distribute.InputContext | None
     ) -> tf.data.Dataset:
         del input_context
-        # One image after the other, so that a parser that samples anchors draws the same again.
+        # One image at a time, so that a parser that samples anchors repeats its draws.
         dataset = dataset.map(parser_fn)
         return dataset.batch(params.global_batch_size, drop_remainder=params.drop_remainder)
 

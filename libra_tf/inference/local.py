@@ -120,7 +120,7 @@ def _of_saved_model(folder: str) -> LocalDetector:
         signature = tf.saved_model.load(folder).signatures[SIGNATURE]
         thresholds = pathlib.Path(folder, "assets", saved_model.THRESHOLDS)
         normalized_boxes = json.loads(thresholds.read_text())["normalized_boxes"]
-    # What a damaged or foreign folder makes TensorFlow raise varies.
+    # TensorFlow raises all kinds of errors for a damaged or foreign folder.
     except Exception as error:
         reason = first_line(error)
         raise UsageError(

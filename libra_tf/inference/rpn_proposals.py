@@ -1,4 +1,4 @@
-"""Writes the proposals of a trained detector's RPN, to train a detector without an RPN on."""
+"""Writes the proposals of a trained detector's RPN, as training input for one without an RPN."""
 
 import os
 from collections.abc import Callable, Iterator

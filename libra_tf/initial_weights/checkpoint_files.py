@@ -19,10 +19,10 @@ def find(path: str) -> str:
 
     Args:
       path: a folder of checkpoints, such as the model folder of a run, for the newest of them; or
-        the common start of a checkpoint's files, such as `runs/coco/ckpt-9000`.
+        the path prefix of a checkpoint, such as `runs/coco/ckpt-9000`.
 
     Returns:
-      The common start of the checkpoint's files.
+      The path prefix of the checkpoint.
 
     Raises:
       CheckpointError: if there is no such checkpoint.
@@ -66,7 +66,7 @@ def damage(checkpoint: str) -> str:
     """Returns what is wrong with a checkpoint, empty if all its tensors can be read.
 
     Args:
-      checkpoint: the common start of its files.
+      checkpoint: its path prefix.
     """
     try:
         _read_all(checkpoint)

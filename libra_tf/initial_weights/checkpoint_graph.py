@@ -46,7 +46,7 @@ class Checkpoint:
     """The weights of a detector, or of a backbone alone, in a checkpoint.
 
     Args:
-      path: the common start of its files.
+      path: its path prefix.
 
     Raises:
       CheckpointError: if the checkpoint cannot be read or has no object graph.

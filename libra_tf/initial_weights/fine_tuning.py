@@ -99,7 +99,7 @@ def load(model: keras.Model, path: str, modules: str | Iterable[str] = "all") ->
     The checkpoint is one of a Libra or Model Garden run, or holds a backbone alone. A weight is
     loaded if the checkpoint has a counterpart of the same shape. If the number of classes differs,
     that is all but the class layers: the classifiers, and the layers that predict boxes or masks
-    per class. If it is the same, these are loaded too, even if the classes are others.
+    per class. If it is the same, these are loaded too, even if they are different classes.
 
     Args:
       model: a detector of Model Garden, already built, changed in place.

@@ -74,7 +74,7 @@ def _compare(weight: Weight | None, saved: Weight | None) -> str:
 
 
 def _are_named(layer: keras.layers.Layer, weights: Weights, saved: Weights) -> bool:
-    """Returns whether all layers have telling names, and the checkpoint has some of these."""
+    """Returns whether all layers have descriptive names, and the checkpoint has some of these."""
     tails = [weight.tail for weight in weights.values()]
     classes = {type(sublayer).__name__.lower() for sublayer in (layer, *layer.submodules)}
     is_numbered = any(_class_name(os.path.dirname(tail)) in classes for tail in tails)

@@ -1,4 +1,4 @@
-"""Model Garden's RoI sampler with the balanced choice of Libra R-CNN."""
+"""Model Garden's RoI sampler that selects RoIs as Libra R-CNN does."""
 
 from typing import Any
 

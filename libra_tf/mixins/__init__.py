@@ -3,7 +3,7 @@
 Two Keras packages are in use: the one Model Garden is built on, and Keras 3. The classes here use
 only `libra_tf.ops` and what both packages share, and import neither. A concrete class derives from
 one of them and from the base class of a Keras, names that package in its attribute `_keras`, and
-takes over the docstring, which `help` would not look up here.
+copies the mixin's docstring, which `help` would not find.
 """
 
 from libra_tf.mixins.balanced_feature_pyramid import BalancedFeaturePyramidMixin

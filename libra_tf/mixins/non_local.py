@@ -154,7 +154,7 @@ class NonLocal2DMixin:
     def attention(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns how much each position attends to every other: the weights of `call`.
 
-        Meant for looking at them: it holds all N x M weights of an image at once, which `call`
+        For inspection only: it holds all N x M weights of an image at once, which `call`
         avoids.
 
         Args:

@@ -24,7 +24,7 @@ _BLOCK_AFFINITIES = 2**21
 
 _ONCE = "The gradient of a non-local block cannot be differentiated again."
 
-# Of a pairwise function with respect to queries, keys and values.
+# Gradients of a pairwise function with respect to queries, keys and values.
 _Gradients: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 _GradientFunction: TypeAlias = Callable[[tf.Tensor], _Gradients]
 

@@ -1,4 +1,4 @@
-"""Random draws from pools of candidates. A draw is a sort.
+"""Random draws from pools of candidates. Each draw is implemented as a sort.
 
 A pool says over which groups its candidates are drawn evenly, and how a shortfall is filled.
 """
@@ -89,9 +89,9 @@ def draw_indices(
         numbers come first.
       num_others: the number of priorities.
       seed: as in `libra_tf.ops.sample_random`.
-      row_keys: int32 `[B]`. The draw of a row then depends only on the seed and its key, not on its
-        place in the batch: it is the same on one device and on several. None: it depends on the
-        place.
+      row_keys: int32 `[B]`. The draw of a row then depends only on the seed and the row's key, not
+        on its place in the batch: it is the same on one device and on several. None: it depends on
+        the place.
 
     Returns:
       int32 `[B, num_samples]`, distinct indices in `[0, N)`; N must be at least `num_samples`.

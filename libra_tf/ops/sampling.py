@@ -23,8 +23,8 @@ class IoUBins:
 
     Attributes:
       num_bins: the number of bins, at least 1.
-      floor_threshold: the IoU below which (0: at which) candidates form the floor, in [0, 1); -1
-        for no floor.
+      floor_threshold: candidates below this IoU form the floor, in [0, 1); with 0, those at exactly
+        0 do; -1 for no floor.
       floor_fraction: the share of the samples to take from the floor, in [0, 1].
       bin_range: "candidates" or "all", see `sample_iou_balanced`.
       iou_limit: where the bins of "candidates" end; None for the largest IoU of a candidate.
@@ -148,7 +148,7 @@ def draw_iou_balanced(
     bins: IoUBins,
     seed: pools.Seed | None = None,
 ) -> tf.Tensor:
-    """Does what `sample_iou_balanced` does, for bins that were described before.
+    """Same as `sample_iou_balanced`, but takes the bins as `IoUBins`.
 
     Args:
       max_ious: as in `sample_iou_balanced`.

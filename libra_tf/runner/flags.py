@@ -7,6 +7,7 @@ import sys
 from absl import flags
 from official.common import flags as tfm_flags
 
+from libra_tf.cli import inputs
 from libra_tf.cli.errors import UsageError
 from libra_tf.configs import names
 
@@ -70,7 +71,7 @@ def experiment_name(flag_values: flags.FlagValues) -> str:
         raise UsageError(
             f"--experiment={name}: there is no such experiment.{hint} "
             f"The Libra experiments are {', '.join(names.EXPERIMENTS)}; Model Garden's own "
-            "experiments cannot be run here."
+            "experiments cannot be run here. A new one needs a line in libra_tf/configs/names.py."
         )
     return name
 
@@ -100,9 +101,7 @@ def check_flags(flag_values: flags.FlagValues) -> None:
     for config_file in flag_values.config_file or ():
         if "://" not in config_file and not os.path.isfile(config_file):
             raise UsageError(f"--config_file={config_file}: there is no such file")
-    if flag_values.dataset is not None and not os.path.isdir(flag_values.dataset):
-        raise UsageError(
-            f"--dataset={flag_values.dataset}: there is no such folder; it must contain images/ "
-            "and annotations/instances_train.json and instances_val.json, or Pascal VOC's "
-            "JPEGImages/, Annotations/ and ImageSets/Main/"
+    if flag_values.dataset is not None:
+        inputs.require_folder(
+            "--dataset", flag_values.dataset, f"name a data set: {inputs.DATASET_LAYOUTS}"
         )

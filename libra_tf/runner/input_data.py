@@ -8,6 +8,7 @@ from absl import flags
 from official.core import config_definitions as cfg
 
 from libra_tf.cli.errors import UsageError
+from libra_tf.configs import names
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, shapes
 from libra_tf.data.cache import default_cache_dir
 
@@ -37,7 +38,7 @@ def prepare(
 
     folder = flag_values.dataset
     if folder is None:
-        if not experiment.endswith("_demo"):
+        if experiment not in names.ON_SHAPES:
             return None
         root = flag_values.cache_dir or default_cache_dir()
         name = shapes.folder_name(**DEMO_SHAPES)

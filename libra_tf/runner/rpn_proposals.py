@@ -9,7 +9,7 @@ evaluated.
 import argparse
 import sys
 
-from libra_tf.cli import program
+from libra_tf.cli import inputs, program
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write(parsed: argparse.Namespace) -> None:
+    inputs.require_run("--model_dir", parsed.model_dir)
     program.before_tensorflow()
     # Imported here because it takes about 15 s, and --help and wrong flags should be quick.
     from libra_tf.inference import rpn_proposals

@@ -55,7 +55,7 @@ def is_same_class(category: int, name: str, other: str) -> bool:
 
 
 def _spelling(name: str) -> str:
-    """MMDetection has called one class of COCO traffic_light, and traffic light."""
+    """Normalises a class name: MMDetection has used both traffic_light and traffic light."""
     return name.casefold().replace("_", " ").replace("-", " ")
 
 

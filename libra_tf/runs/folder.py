@@ -23,7 +23,7 @@ EXPERIMENT = "experiment.txt"
 CLASS_NAMES = "class_names.json"
 RESULTS = "results.json"
 PICTURES = "detections.png"
-# Groups and keys that the config of every run has; a file that breaks off lacks the last ones.
+# Groups and keys that the config of every run has; a truncated file lacks the last ones.
 _NEEDED_PARAMS = (("task", "model"), ("task", "train_data"), ("trainer", "optimizer_config"))
 _WRITTEN_BY_TRAINING = "delete it: the command that trains this run writes it again"
 
@@ -56,11 +56,11 @@ class RunFolder:
     # Checkpoints
 
     def latest_checkpoint(self) -> str | None:
-        """Returns the common start of the newest checkpoint's files, None without a checkpoint."""
+        """Returns the path prefix of the newest checkpoint; None without a checkpoint."""
         return tf.train.latest_checkpoint(self.path)
 
     def find_checkpoint(self, name: str | None = None) -> str:
-        """Returns the common start of a checkpoint's files.
+        """Returns the path prefix of a checkpoint.
 
         Args:
           name: a checkpoint of the run, such as `ckpt-9000`, or its path; None for the newest.
@@ -185,7 +185,9 @@ class RunFolder:
         """
         if not tf.io.gfile.exists(self.file(RESULTS)):
             return None
-        with self.explaining(RESULTS, "move it away: only earlier evaluations' records are lost"):
+        with self.explaining(
+            RESULTS, "move it aside; you lose only the record of earlier evaluations"
+        ):
             results = json.loads(self._read(RESULTS))
             list(results["evaluations"])
             return results

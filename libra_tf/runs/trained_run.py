@@ -25,7 +25,7 @@ class TrainedRun:
     Attributes:
       folder: its folder.
       params: the config that it ran with.
-      checkpoint: the common start of the checkpoint's files.
+      checkpoint: the path prefix of the checkpoint.
     """
 
     folder: RunFolder
@@ -78,7 +78,7 @@ class TrainedRun:
 
 
 def read(model_dir: str, checkpoint: str | None = None) -> TrainedRun:
-    """Reads what a run was.
+    """Reads a trained run from its folder.
 
     Args:
       model_dir: folder of a run of `run.py`.
@@ -116,7 +116,8 @@ def _task_class(folder: RunFolder) -> type[cfg.TaskConfig]:
         return type(exp_factory.get_exp_config(name).task)
     except (LookupError, ValueError) as error:
         raise UsageError(
-            f"{folder.file(EXPERIMENT)} names {name!r}, and there is no such experiment"
+            f"{folder.file(EXPERIMENT)} names {name!r}, but there is no such experiment; write the "
+            "name of the experiment that the run was trained with"
         ) from error
 
 

@@ -173,7 +173,7 @@ def letterbox_kwargs(task: cfg.TaskConfig) -> dict[str, Any]:
 
 
 def special_suppression(generator: hyperparams.Config) -> str:
-    """Returns the config key that makes NMS keep other boxes than TensorFlow's, "" if none does."""
+    """Returns the key that makes suppression keep other boxes than TensorFlow's, or ""."""
     if generator.nms_version == "v1" and generator.soft_nms_sigma:
         return "soft_nms_sigma"
     # Two-stage detectors do not offer the choice.

@@ -90,7 +90,7 @@ def export(
 
 
 def _check_convertible(run: trained_run.TrainedRun) -> None:
-    if not run.params.task.is_one_stage:
+    if not run.params.task.converts_to_tflite:
         raise UsageError(
             f"--model_dir={run.folder} holds a two-stage detector, and only one-stage detectors "
             "(Libra RetinaNet) can be converted: TensorFlow Lite has no operations for the NMS "
@@ -223,7 +223,7 @@ def select_detections(
 
 
 def _with_empty_boxes_apart(boxes: tf.Tensor) -> tf.Tensor:
-    """Replaces each box that has no area by a square that overlaps nothing.
+    """Replaces each empty box with a square that overlaps nothing.
 
     A box without area overlaps nothing either, but TensorFlow Lite's NMS returns it repeatedly.
     """

@@ -29,7 +29,7 @@ _NAMES = {
     "box_gradient_by_error_over_beta": _ERROR_STEP,
 }
 
-# By name: the values to count, and how much each of them counts.
+# By name: the values to count, and the weight of each.
 Counted = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -59,7 +59,7 @@ class TrainingHistograms(tf.Module):
 
     @contextlib.contextmanager
     def during(self, step: tf.Variable, model: keras.Model) -> Iterator[None]:
-        """Counts what is offered while the block builds a training step.
+        """Accepts offers while the block builds a training step.
 
         Args:
           step: the training step.

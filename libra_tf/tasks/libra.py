@@ -14,7 +14,9 @@ from libra_tf.tasks import histograms, mmdetection
 
 
 class LibraTaskMixin:
-    """Checked configs, frozen stages, fine-tuning and histograms; comes in front of a task's class.
+    """Checked configs, frozen stages, fine-tuning and histograms.
+
+    List it before Model Garden's task among the bases of a class.
 
     Attributes:
       initialization_report: what `initialize` has loaded; None before.
@@ -72,6 +74,18 @@ class LibraTaskMixin:
                 self.task_config.analysis.interval
             )
         return super().build_metrics(training)
+
+    def _count(
+        self, outputs: Mapping[str, Any], labels: Mapping[str, Any], step: tf.Tensor
+    ) -> histograms.Counted:
+        """Returns what the histograms count of a batch; every task defines it.
+
+        Args:
+          outputs: of the detector in training.
+          labels: of the batch.
+          step: number of the training step.
+        """
+        raise NotImplementedError
 
     def _offer_histograms(self, outputs: Mapping[str, Any], labels: Mapping[str, Any]) -> None:
         """Lets the histograms count a batch with the task's `_count`."""

@@ -58,7 +58,7 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         labelled = super().build_inputs(
             rpn_sampling.label_all_anchors(params), input_context, dataset_fn
         )
-        # Different in every run, and reproducible with `keras.utils.set_random_seed`.
+        # Different in every run, but repeatable with `keras.utils.set_random_seed`.
         seed = random.randrange(2**31)
         return rpn_sampling.sample_dataset(labelled, config, params.parser, seed)
 

@@ -63,7 +63,9 @@ def test_refuses_anything_else(encoded, found):
 def test_refuses_half_a_file(change):
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
         decode(change(encode(np.ones((3, 4), np.float32))))
-    assert "the proposals in some/7.npy end too early" in proposals.problem_in(raised.value)
+    assert "the proposals in some/7.npy are truncated or have extra bytes" in proposals.problem_in(
+        raised.value
+    )
 
 
 @pytest.mark.parametrize("in_function", [False, True])

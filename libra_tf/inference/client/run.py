@@ -20,7 +20,7 @@ from libra_tf.inference.client.errors import RefusedError, RequestError, ServerE
 from libra_tf.inference.client.target import Target
 
 _SECONDS_BETWEEN_LOOKS = 1.0
-# Other clients' images are unlikely to fail the same image more often than this by chance.
+# It is unlikely that other clients' bad images fail the same request more often than this.
 _MOST_TRIES_ALONE = 5
 
 

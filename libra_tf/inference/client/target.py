@@ -1,4 +1,4 @@
-"""Which model on which server to ask, and with how much patience."""
+"""Which model on which server to ask, and how long to wait."""
 
 import dataclasses
 
