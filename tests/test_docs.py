@@ -1,4 +1,4 @@
-"""The Python blocks of the documents run as written."""
+"""Python blocks of the documents run as written, links lead somewhere, tables are the records."""
 
 import pathlib
 import re
@@ -10,7 +10,7 @@ import pytest
 from libra_tf import compat
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def needs_keras3(block):
