@@ -9,6 +9,7 @@ from official.core import train_utils
 from PIL import Image
 
 from libra_tf.checkpoints import mmdet
+from libra_tf.data import make_shapes, prepare_coco_folder
 from libra_tf.dataloaders import mmdetection_images
 from libra_tf.runner import config
 from libra_tf.runs import trained_run
@@ -73,10 +74,12 @@ def test_exported_with_the_preprocessing(run_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_fine_tuning_goes_down_at_once(run_folder, tiny_shapes):
+def test_fine_tuning_goes_down_at_once(run_folder, tmp_path):
+    folder = make_shapes(tmp_path / "shapes", 32, 6, image_size=128, report=str)
+    dataset = prepare_coco_folder(folder, tmp_path / "cache", report=str)
     params = trained_run.read(run_folder).params
     task_config = params.task
-    config.use_dataset(params, tiny_shapes)
+    config.use_dataset(params, dataset)
     task_config.init_checkpoint = run_folder
     task_config.init_checkpoint_modules = "all"
     task_config.train_data.global_batch_size = 4
