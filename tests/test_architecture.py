@@ -43,6 +43,8 @@ MODULES = {name_of(path): path for path in sorted((ROOT / "libra_tf").rglob("*.p
 def imported_by(path):
     """The modules of the package that a file imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text())):
+        # A relative import would name no module of the package.
+        assert not getattr(node, "level", 0), f"{path} has a relative import"
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
@@ -58,6 +60,22 @@ def room(module):
 
 def test_every_module_is_in_a_room_of_the_list():
     assert {room(module) for module in MODULES} - {None} == set(ROOMS)
+
+
+def test_imports_are_found_in_every_form(tmp_path):
+    file = tmp_path / "file.py"
+    file.write_text(
+        "import os, libra_tf.ops.sampling\n"
+        "from libra_tf import compat, ops\n"
+        "def later():\n"
+        "    from libra_tf.layers.roi_sampler import IoUBalancedROISampler\n"
+    )
+    assert sorted(imported_by(file)) == [
+        "libra_tf.compat",
+        "libra_tf.layers.roi_sampler",
+        "libra_tf.ops",
+        "libra_tf.ops.sampling",
+    ]
 
 
 def test_nothing_is_imported_upward():

@@ -13,6 +13,7 @@ import libra_tf.layers
 import libra_tf.losses
 from libra_tf import compat
 from libra_tf.mixins.non_local import MODES
+from tests import arguments
 
 Package = collections.namedtuple(
     "Package", "keras NonLocal2D BalancedFeaturePyramid BalancedL1Loss"
@@ -143,11 +144,19 @@ def test_configs_round_trip(package):
         package.NonLocal2D("gaussian", 2, True, True, 5, "he_normal", "ones", "ones", "l2"),
         package.BalancedFeaturePyramid("4", "conv", kernel_initializer="he_normal", name="p"),
     ]
+    defaults = [package.NonLocal2D(), package.BalancedFeaturePyramid("3")]
+    changed = [arguments.kept(*pair) for pair in zip(layers, defaults, strict=True)]
+    assert changed == [
+        arguments.names(package.NonLocal2D),
+        {"refine_level", "refine_type", "kernel_initializer"},
+    ]
     for layer in layers:
         restored = keras.layers.deserialize(keras.layers.serialize(layer))
         assert type(restored) is type(layer)
         assert restored.get_config() == layer.get_config()
     loss = package.BalancedL1Loss(0.4, 1.2, 0.2, "mmdet", reduction="sum", name="box")
+    names = arguments.names(package.BalancedL1Loss)
+    assert arguments.kept(loss, package.BalancedL1Loss()) == names
     restored = keras.losses.deserialize(keras.losses.serialize(loss))
     assert type(restored) is type(loss)
     assert restored.get_config() == loss.get_config()

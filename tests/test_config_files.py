@@ -141,7 +141,9 @@ def test_a_training_step(path, records, proposals):
     logs = step(next(iter(task.build_inputs(data))))
     assert np.isfinite(logs[task.loss])
     changed = {ref for ref, value in before.items() if not np.array_equal(ref.deref(), value)}
-    assert len(changed) > 0.5 * len(model.trainable_variables)
+    # Without the statistics of batch norms, which change whatever the gradients are.
+    trainable = {variable.ref() for variable in model.trainable_variables}
+    assert len(changed & trainable) > 0.5 * len(trainable)
     # Training makes nothing a weight of the model that was not one.
     assert {variable.ref() for variable in model.variables} == set(before)
     stem = model.backbone.layers[1].weights[0].ref()

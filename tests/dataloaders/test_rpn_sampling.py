@@ -143,6 +143,9 @@ def test_options_reach_the_sampler():
     sampled = sample(balanced(bin_range="all", num_bins=4), negatives_only)
     top = IOUS.max()
     assert bin_counts(sampled, [0, top / 4, 0.3])[1] >= 15
+    # Bins of the negatives alone would take 20 from each tenth, the first of these 15 and the rest.
+    assert bin_counts(sampled, [0, 0.1])[0] > 25
+    assert (sampled != sample(balanced(bin_range="all"), negatives_only)).any()
     sampled = sample(balanced(floor_threshold=0.1, floor_fraction=0.5), negatives_only)
     np.testing.assert_array_equal(bin_counts(sampled, [0, 0.1, 0.3]), [30, 30])
 

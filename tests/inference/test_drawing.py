@@ -107,7 +107,7 @@ def test_grey_of_16_bits_is_drawn_as_detectors_see_it(mode, kind):
 
 def test_numbers_that_differ_are_refused():
     image = Image.new("RGB", (40, 30))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="argument 2 is longer than argument 1"):
         draw_detections(image, [[0, 0, 9, 9]], ["a", "b"], [0.5])
 
 

@@ -42,32 +42,60 @@ def images_folder(tiny_shapes, val_images, tmp_path_factory):
     return folder
 
 
-def test_precision_is_that_of_the_evaluation(exported, tiny_shapes, images_folder, tmp_path):
+@pytest.fixture
+def found_objects(exported, tiny_shapes, val_images, tmp_path_factory):
+    """Annotations near a third of what the detector finds: of the shapes it finds nearly none."""
+    document = json.loads(pathlib.Path(tiny_shapes.val.annotation_file).read_text())
+    document["annotations"] = []
+    rng = np.random.default_rng(0)
+    for image_id, encoded in val_images.items():
+        outputs = exported.serve([encoded])
+        for index in range(0, outputs["num_detections"][0], 3):
+            box = outputs["detection_boxes"][0, index].astype(float) + rng.normal(0, 1, 4)
+            ymin, xmin = box[:2]
+            height, width = np.maximum(box[2:] - box[:2], 1)
+            document["annotations"].append(
+                {
+                    "id": len(document["annotations"]) + 1,
+                    "image_id": image_id,
+                    "category_id": int(outputs["detection_classes"][0, index]),
+                    "bbox": [xmin, ymin, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                }
+            )
+    path = tmp_path_factory.mktemp("objects") / "found.json"
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def test_precision_is_that_of_the_evaluation(
+    exported, found_objects, images_folder, tmp_path, monkeypatch
+):
     """Of the run and of its SavedModel, against the metrics of the task."""
     task, model = exported.task, exported.model
+    monkeypatch.setattr(task.task_config, "annotation_file", found_objects)
     metrics, state = task.build_metrics(training=False), None
     for inputs in task.build_inputs(task.task_config.validation_data):
         state = task.aggregate_logs(state, task.validation_step(inputs, model, metrics))
     expected = task.reduce_aggregated_logs(state)
+    assert 0.1 < expected["AP"] < expected["AP50"] < 0.9
     for name, path in (("run", exported.model_dir), ("export", exported.folder)):
-        failures, said = predict(
-            path, [images_folder], tmp_path / name, annotations=tiny_shapes.val.annotation_file
-        )
+        failures, said = predict(path, [images_folder], tmp_path / name, annotations=found_objects)
         assert failures == 0
         assert f"AP {expected['AP']:.4f}, AP50 {expected['AP50']:.4f}, " in said
         assert "on 6 of the 6 images" in said
 
 
 @one_detector
-def test_results_are_read_by_pycocotools(exported, tiny_shapes, images_folder, tmp_path):
-    _, said = predict(
-        exported.folder, [images_folder], tmp_path, annotations=tiny_shapes.val.annotation_file
-    )
-    truth = coco.COCO(tiny_shapes.val.annotation_file)
+def test_results_are_read_by_pycocotools(exported, found_objects, images_folder, tmp_path):
+    _, said = predict(exported.folder, [images_folder], tmp_path, annotations=found_objects)
+    truth = coco.COCO(found_objects)
     evaluation = cocoeval.COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
+    assert 0.1 < evaluation.stats[0] < evaluation.stats[1] < 0.9
     assert f"AP {evaluation.stats[0]:.4f}, AP50 {evaluation.stats[1]:.4f}, " in said
 
 

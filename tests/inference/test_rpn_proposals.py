@@ -83,6 +83,7 @@ def test_fast_rcnn_is_given_what_the_rpn_proposes(run, tiny_shapes, tmp_path):
         _, parsed = parser.parse_fn(is_training=False)(example)
         rois = seen[0][0][row].numpy()
         rois = rois[np.all(rois[:, 2:] > rois[:, :2], axis=-1)]
+        assert len(rois)
         np.testing.assert_allclose(parsed["proposals"][: len(rois)], rois, atol=1e-3)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from libra_tf.compat import keras
 from libra_tf.layers import BalancedFeaturePyramid
+from tests import arguments
 
 
 def channels_last(x):
@@ -114,13 +115,21 @@ def test_unknown_sizes_in_a_functional_model(refine_type, tmp_path):
     assert {k: tuple(v) for k, v in model.output_shape.items()} == dict.fromkeys(
         inputs, (None, None, None, 3)
     )
+    # A new non-local block refines nothing.
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=w.shape, scale=0.3) for w in model.get_weights()])
     model.save(tmp_path / "model.keras")
     restored = keras.models.load_model(tmp_path / "model.keras")
+    # Called as it is, the model would know the sizes of each input.
+    unknown = {key: tf.TensorSpec([None, None, None, 3]) for key in inputs}
+    traced = tf.function(lambda levels: restored(levels), input_signature=[unknown])
     for sizes in ([(16, 12), (8, 6), (4, 3)], [(15, 11), (8, 6), (4, 3)]):
         levels = dict(zip(inputs, random_levels(sizes), strict=True))
         expected = layer(levels)
-        for key, output in restored(levels).items():
-            np.testing.assert_allclose(output, expected[key], rtol=1e-5, atol=1e-6)
+        for outputs in (restored(levels), traced(levels)):
+            assert set(outputs) == set(expected)
+            for key, output in outputs.items():
+                np.testing.assert_allclose(output, expected[key], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -156,6 +165,11 @@ def test_config_round_trip():
         name="balance",
     )
     assert layer.refine.get_config()["out_kernel_initializer"]["class_name"] == "Ones"
+    names = arguments.names(BalancedFeaturePyramid)
+    assert arguments.kept(layer, BalancedFeaturePyramid("3")) == names - {"refine_type"}
+    assert arguments.kept(BalancedFeaturePyramid(3, "conv"), BalancedFeaturePyramid(3)) >= {
+        "refine_type"
+    }
     restored = keras.layers.deserialize(keras.layers.serialize(layer))
     assert isinstance(restored, BalancedFeaturePyramid)
     assert restored.get_config() == layer.get_config()

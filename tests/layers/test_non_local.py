@@ -5,6 +5,7 @@ import tensorflow as tf
 from libra_tf.compat import keras
 from libra_tf.layers import NonLocal2D
 from libra_tf.mixins.non_local import MODES
+from tests import arguments
 
 
 def golden_weights(golden, prefix):
@@ -65,6 +66,7 @@ def test_starts_as_the_identity_with_distinct_kernels(mode):
     x = tf.random.stateless_normal([1, 5, 4, 64], [0, 1])
     np.testing.assert_array_equal(layer(x), x)
     kernels = [w.numpy() for w in layer.weights if weight_name(w) in ("g_kernel", "theta_kernel")]
+    assert len(kernels) == (1 if mode == "gaussian" else 2)
     for kernel in kernels:
         np.testing.assert_allclose(kernel.std(), 0.01, rtol=0.1)
     assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
@@ -77,9 +79,12 @@ def test_unknown_sizes_in_a_functional_model(mode):
     model = keras.Model(inputs, layer(inputs))
     assert model.output_shape == (None, None, None, 4)
     assert layer.compute_output_shape((None, None, None, 4)) == (None, None, None, 4)
+    # Called as it is, the model would know the sizes of each input.
+    traced = tf.function(model, input_signature=[tf.TensorSpec([None, None, None, 4])])
     for size in ((5, 4), (8, 3)):
         x = tf.random.stateless_normal([2, *size, 4], [0, 1])
         np.testing.assert_allclose(model(x), layer(x), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(traced(x), layer(x), rtol=1e-5, atol=1e-6)
 
 
 def test_config_round_trip():
@@ -95,6 +100,7 @@ def test_config_round_trip():
         kernel_regularizer=keras.regularizers.L2(0.1),
         name="block",
     )
+    assert arguments.kept(layer, NonLocal2D()) == arguments.names(NonLocal2D)
     restored = keras.layers.deserialize(keras.layers.serialize(layer))
     assert isinstance(restored, NonLocal2D)
     assert restored.get_config() == layer.get_config()
@@ -110,11 +116,15 @@ def test_mixed_precision(mode, policy):
     layer = NonLocal2D(mode, out_kernel_initializer="ones", query_block=8, dtype=policy)
     exact = NonLocal2D(mode)
     exact.build(x.shape)
+    layer.build(x.shape)
+    rng = np.random.default_rng(0)
+    layer.set_weights([rng.normal(size=w.shape, scale=0.2) for w in layer.get_weights()])
     with tf.GradientTape() as tape:
         y = layer(x)
     assert y.dtype == layer.compute_dtype
     exact.set_weights(layer.get_weights())
     np.testing.assert_allclose(tf.cast(y, tf.float32), exact(x), rtol=0.05, atol=0.05)
+    assert np.abs(exact(x) - x).max() > 0.5, "the block does more than the tolerance lets pass"
     assert all(g.dtype == tf.float32 for g in tape.gradient(y, layer.trainable_weights))
 
 

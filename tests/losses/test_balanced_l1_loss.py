@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from libra_tf.compat import keras
 from libra_tf.losses import BalancedL1Loss
+from tests import arguments
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "sum_over_batch_size"])
@@ -30,6 +31,8 @@ def test_matches_mmdetection(golden_blocks, reduction, theirs):
 
 def test_config_round_trip():
     loss = BalancedL1Loss(0.4, 1.2, 0.2, "mmdet", reduction="sum", name="box")
+    assert arguments.kept(loss, BalancedL1Loss()) == arguments.names(BalancedL1Loss)
+    assert loss.get_config()["reduction"] == "sum"
     restored = keras.losses.deserialize(keras.losses.serialize(loss))
     assert isinstance(restored, BalancedL1Loss)
     assert restored.get_config() == loss.get_config()

@@ -75,7 +75,10 @@ def test_equals_faster_rcnn_on_its_own_rois(maskrcnn, fastrcnn, training):
     outputs = fastrcnn(IMAGES, image_shape=SHAPE, proposals=proposals, training=training, **gt)
     assert set(outputs) == set(expected) - {"rpn_boxes", "rpn_scores"}
     # With random weights many scores are nearly equal: the order of detections is left aside.
-    for name in (name for name in outputs if "detection" not in name):
+    compared = {name for name in outputs if "detection" not in name}
+    assert compared >= {"backbone_features", "decoder_features", "class_outputs", "box_outputs"}
+    assert not training or compared >= {"class_targets", "box_targets"}
+    for name in compared:
         for actual, wanted in zip(
             tf.nest.flatten(outputs[name]), tf.nest.flatten(expected[name]), strict=True
         ):
@@ -127,6 +130,7 @@ def test_padding_is_not_sampled(maskrcnn, fastrcnn, sampler):
             )
     finally:
         fastrcnn.roi_sampler[0].call = sample
+    assert len(sampled) == 5
     for boxes, _, classes, _ in sampled:
         assert np.all(np.max(boxes, axis=-1) > 0)
         assert np.any(classes.numpy() > 0)
@@ -185,5 +189,6 @@ def test_detections_do_not_depend_on_padding(maskrcnn, fastrcnn):
         for boxes in (proposals, padded)
     )
     np.testing.assert_array_equal(found["num_detections"], expected["num_detections"])
+    assert np.all(expected["num_detections"] > 0)
     for key in ("detection_boxes", "detection_scores", "detection_classes"):
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-5, atol=1e-5)

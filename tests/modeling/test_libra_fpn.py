@@ -29,6 +29,9 @@ def build(**kwargs):
 @pytest.mark.parametrize("refine_type", ["non_local", "conv", None])
 def test_is_model_gardens_fpn_and_the_balanced_pyramid(refine_type):
     decoder = build(refine_level=3, refine_type=refine_type)
+    # A new non-local block refines nothing.
+    rng = np.random.default_rng(1)
+    decoder.set_weights([rng.normal(size=w.shape, scale=0.3) for w in decoder.get_weights()])
     keras.utils.set_random_seed(3)
     plain = fpn.FPN(SPECS, **FPN_ARGS)
     plain.set_weights(decoder.get_weights()[: len(plain.weights)])
@@ -46,8 +49,12 @@ def test_is_model_gardens_fpn_and_the_balanced_pyramid(refine_type):
 
 def test_output_specs_are_the_output_shapes():
     decoder = build()
+    outputs = decoder(features())
+    assert decoder.output_specs.keys() == outputs.keys()
     for level, shape in decoder.output_specs.items():
-        assert shape.is_compatible_with(decoder(features())[level].shape)
+        assert shape.is_compatible_with(outputs[level].shape)
+        # Only the number of images is unknown: unknown sizes would be compatible with any.
+        assert shape[1:] == outputs[level].shape[1:]
 
 
 def test_config_round_trip():

@@ -93,7 +93,10 @@ print(_has_grouped_gradient())
 
 def test_configs_round_trip():
     block = ResNeXtBlock(64, 2, groups=32, base_width=4, use_projection=True)
-    assert ResNeXtBlock.from_config(block.get_config()).get_config() == block.get_config()
+    config = block.get_config()
+    assert (config["filters"], config["strides"], config["use_projection"]) == (64, 2, True)
+    assert (config["groups"], config["base_width"]) == (32, 4)
+    assert ResNeXtBlock.from_config(config).get_config() == config
     model = ResNeXt(50, groups=4, base_width=8, depth_multiplier=0.25)
     restored = ResNeXt.from_config(model.get_config())
     assert restored.get_config() == model.get_config()

@@ -234,11 +234,15 @@ def test_a_seed_that_numpy_cannot_take(parse):
 
 @pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
 def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
+    elsewhere = build(experiment, parse(), None)
+    assert elsewhere.runtime.distribution_strategy != "tpu"
+    assert elsewhere.task.model.detection_generator.nms_version != "v2"
     params = build(experiment, parse("--tpu=local"), None)
     assert params.runtime.distribution_strategy == "tpu"
     assert params.runtime.tpu == "local"
     assert params.task.model.detection_generator.nms_version == "v2"
     if experiment == "libra_fasterrcnn_demo":
+        assert elsewhere.task.model.roi_generator.use_batched_nms
         assert not params.task.model.roi_generator.use_batched_nms
 
 

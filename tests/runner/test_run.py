@@ -139,6 +139,8 @@ def test_a_finished_run_is_evaluated_again(trained):
     document = json.loads((model_dir / "results.json").read_text())
     first, second = document["evaluations"]
     assert first["AP"] == second["AP"]
+    # After two steps the AP is as good as zero, but the loss is not.
+    assert second["validation_loss"] == pytest.approx(first["validation_loss"], rel=1e-5)
     assert second["step"] == 2
     assert second["images_per_second"] is None
 

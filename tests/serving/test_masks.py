@@ -32,11 +32,14 @@ def test_masks(tiny_shapes, tmp_path):
     )
     detections = json.loads((tmp_path / "found/detections.json").read_text())
     assert failures == 0 and len(detections) == num
+    num_pixels = 0
     for detection in detections:
         mask = coco_mask.decode(detection["segmentation"])
         assert mask.shape == (48, 80)
         x, y, width, height = detection["bbox"]
         rows, columns = np.nonzero(mask)
+        num_pixels += len(rows)
         # A pixel more on every side, as the reference implementation pastes.
         assert np.all((rows >= y - 3) & (rows <= y + height + 3))
         assert np.all((columns >= x - 3) & (columns <= x + width + 3))
+    assert num_pixels, "every mask is empty"

@@ -122,8 +122,13 @@ def test_mixed_precision(either):
         outputs = task.validation_step(inputs, model, metrics)
     finally:
         keras.mixed_precision.set_global_policy("float32")
+    assert model.backbone.layers[1].compute_dtype == "bfloat16"
     assert np.isfinite(logs[task.loss])
-    assert outputs
+    _, predictions = outputs[task.coco_metric.name]
+    assert predictions["detection_scores"].dtype == predictions["detection_boxes"].dtype
+    assert np.all(predictions["num_detections"] > 0)
+    for name in ("detection_scores", "detection_boxes"):
+        assert np.isfinite(tf.cast(predictions[name], tf.float32)).all(), name
 
 
 def test_the_proposals_are_not_set(params):
