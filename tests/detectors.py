@@ -46,11 +46,19 @@ class Exported:
     serve: object
 
 
-def make_run(folder, experiment, dataset, **overrides):
-    """Writes the folder of a run whose weights are random; returns its task and its model."""
+def write_run(folder, experiment, dataset, overrides, randomize):
+    """Writes the folder of a run whose weights are random; returns its task and its model.
+
+    Args:
+      folder: the folder.
+      experiment: name of the experiment.
+      dataset: its data set.
+      overrides: what to change in the config of the task, in order.
+      randomize: is given the number and the variable of every trainable weight.
+    """
     params = exp_factory.get_exp_config(experiment)
-    params.task.override(SMALL)
-    params.task.override(overrides)
+    for override in overrides:
+        params.task.override(override)
     params.task.annotation_file = dataset.val.annotation_file
     for data, split in (
         (params.task.train_data, dataset.train),
@@ -61,12 +69,21 @@ def make_run(folder, experiment, dataset, **overrides):
     task = task_factory.get_task(params.task)
     keras.utils.set_random_seed(0)
     model = task.build_model()
-    # Scores of all sizes, where an untrained detector has none above the threshold.
-    for i, variable in enumerate(model.trainable_variables):
-        if "head" in variable.name and "kernel" in variable.name:
-            variable.assign(tf.random.stateless_normal(variable.shape, [0, i], stddev=0.05))
+    for number, variable in enumerate(model.trainable_variables):
+        randomize(number, variable)
     tf.train.CheckpointManager(tf.train.Checkpoint(model=model), folder, 1).save()
     return task, model
+
+
+def make_run(folder, experiment, dataset, **overrides):
+    """Writes a run with scores of all sizes, where an untrained detector has none to show."""
+
+    def randomize(number, variable):
+        if "head" in variable.name and "kernel" in variable.name:
+            values = tf.random.stateless_normal(variable.shape, [0, number], stddev=0.05)
+            variable.assign(values)
+
+    return write_run(folder, experiment, dataset, (SMALL, overrides), randomize)
 
 
 def copy_run(model_dir, folder, **suppression):

@@ -4,6 +4,8 @@ import pytest
 
 from libra_tf.analysis import charts
 
+pytestmark = pytest.mark.one_lane
+
 
 def test_a_histogram_is_an_outline_between_the_axes():
     chart = charts.histogram("Title", [0, 0.5, 1], {"a": [0, 1], "b": [0.25, 0.25]}, "IoU")

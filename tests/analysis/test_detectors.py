@@ -13,6 +13,8 @@ from libra_tf.configs import fastrcnn, maskrcnn
 from libra_tf.dataloaders import rpn_sampling
 from libra_tf.runs import trained_run
 
+pytestmark = pytest.mark.one_lane
+
 AUGMENTED = {"aug_rand_hflip": True, "aug_scale_min": 0.5, "aug_scale_max": 2.0}
 NOT_AUGMENTED = {"aug_rand_hflip": False, "aug_scale_min": 1.0, "aug_scale_max": 1.0}
 # All labelled anchors are sampled, so that no label depends on a draw.

@@ -8,6 +8,8 @@ from hypothesis.extra import numpy as st_numpy
 from libra_tf.analysis import features
 from libra_tf.layers import BalancedFeaturePyramid, NonLocal2D
 
+pytestmark = pytest.mark.one_lane
+
 values = st.floats(-5, 5, width=32)
 
 

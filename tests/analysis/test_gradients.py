@@ -7,6 +7,8 @@ import tensorflow as tf
 from libra_tf.analysis import detectors, gradients
 from libra_tf.runs import trained_run
 
+pytestmark = pytest.mark.one_lane
+
 # Random weights make no errors above 1.
 LOW_KNEE = {"losses": {"balanced_l1": {"beta": 0.3}}}
 # The seeded sampler draws the same RoIs for the measure and for the test.

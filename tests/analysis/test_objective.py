@@ -6,6 +6,8 @@ from hypothesis.extra import numpy as st_numpy
 
 from libra_tf.analysis import objective
 
+pytestmark = pytest.mark.one_lane
+
 some_errors = st_numpy.arrays(np.float32, st.integers(1, 50), elements=st.floats(-3, 3, width=32))
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from libra_tf.analysis import collect, figures, page, verdicts
 
+pytestmark = pytest.mark.one_lane
+
 
 class Elements(html.parser.HTMLParser):
     """Collects the tags with their attributes' names, and the text between them."""

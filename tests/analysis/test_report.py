@@ -18,6 +18,8 @@ from libra_tf.analysis import collect, detectors, page, report, verdicts
 from libra_tf.cli.errors import UsageError
 from libra_tf.runs import trained_run
 
+pytestmark = pytest.mark.one_lane
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

@@ -9,6 +9,8 @@ from libra_tf.analysis import samples
 from libra_tf.balance.quotas import Quota
 from libra_tf.balance.samples import IGNORED, NEGATIVE, POSITIVE
 
+pytestmark = pytest.mark.one_lane
+
 
 def make_candidates(ious, instances=None, losses=None, negative_iou=0.5, positive_iou=0.5):
     ious = np.asarray(ious, np.float32)
