@@ -222,7 +222,7 @@ def test_a_step_trains_as_without(experiment, tiny_shapes):
         )
         # Adam takes a step of the same size for a gradient that is rounding alone.
         params.trainer.optimizer_config.override({"optimizer": {"type": "sgd"}})
-        # One step only, so it may be large: a small one would be lost among the weights' own digits.
+        # One step only, so it may be large: a small one would be lost in the weights' own digits.
         params.trainer.optimizer_config.warmup.type = None
         params.trainer.optimizer_config.learning_rate.cosine.initial_learning_rate = 1e4
         keras.utils.set_random_seed(3)
