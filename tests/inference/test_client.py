@@ -113,7 +113,7 @@ def test_same_as_the_saved_model(exported, server, protocol, which):
     expected = exported.serve(images)
     expected["detection_class_names"] = expected["detection_class_names"].astype(str)
     with connected(server, protocol, **which) as transport:
-        assert_same(transport.predict(images), expected)
+        assert assert_same(transport.predict(images), expected) > 10
 
 
 @only_retinanet

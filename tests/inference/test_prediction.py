@@ -43,28 +43,31 @@ def images_folder(tiny_shapes, val_images, tmp_path_factory):
 
 
 @pytest.fixture
-def found_objects(exported, tiny_shapes, val_images, tmp_path_factory):
-    """Annotations near a third of what the detector finds: of the shapes it finds nearly none."""
+def found_objects(exported, tiny_shapes, val_images, tmp_path):
+    """Annotations near half of what the detector finds: of the shapes it finds nearly none."""
     document = json.loads(pathlib.Path(tiny_shapes.val.annotation_file).read_text())
     document["annotations"] = []
     rng = np.random.default_rng(0)
     for image_id, encoded in val_images.items():
         outputs = exported.serve([encoded])
-        for index in range(0, outputs["num_detections"][0], 3):
-            box = outputs["detection_boxes"][0, index].astype(float) + rng.normal(0, 1, 4)
-            ymin, xmin = box[:2]
-            height, width = np.maximum(box[2:] - box[:2], 1)
-            document["annotations"].append(
-                {
-                    "id": len(document["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": int(outputs["detection_classes"][0, index]),
-                    "bbox": [xmin, ymin, width, height],
-                    "area": width * height,
-                    "iscrowd": 0,
-                }
-            )
-    path = tmp_path_factory.mktemp("objects") / "found.json"
+        for index in range(0, outputs["num_detections"][0], 2):
+            box = outputs["detection_boxes"][0, index].astype(float)
+            size = np.tile(box[2:] - box[:2], 2)
+            # Some near enough for any IoU threshold, others for the low ones only.
+            box = np.clip(box + rng.normal(0, 0.05, 4) * size, 0, 64)
+            height, width = box[2:] - box[:2]
+            if min(height, width) > 1:
+                document["annotations"].append(
+                    {
+                        "id": len(document["annotations"]) + 1,
+                        "image_id": image_id,
+                        "category_id": int(outputs["detection_classes"][0, index]),
+                        "bbox": [box[1], box[0], width, height],
+                        "area": width * height,
+                        "iscrowd": 0,
+                    }
+                )
+    path = tmp_path / "found.json"
     path.write_text(json.dumps(document))
     return str(path)
 

@@ -211,6 +211,12 @@ def test_the_backbone_of_a_detector(libra, tmp_path):
     report = fine_tuning.load(model, save(libra["retinanet"], tmp_path), "backbone")
     assert len(report.loaded) == len(model.backbone.weights)
     assert not report.kept and not report.unused
+    assert_same_weights(model.backbone, libra["retinanet"].backbone)
+
+
+def assert_same_weights(one, other):
+    for value, expected in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, expected)
 
 
 def test_a_file_of_the_model_alone(libra, tmp_path):
@@ -375,6 +381,8 @@ def test_imagenet_classifiers_keep_their_backbone_apart(libra, tmp_path):
     classifier = keras.Sequential([keras.layers.Dense(10)])
     classifier.build([None, 4])
     path = tf.train.Checkpoint(model=classifier, backbone=backbone).save(str(tmp_path / "ckpt"))
-    report = fine_tuning.load(make_model("retinanet", seed=1), path)
+    model = make_model("retinanet", seed=1)
+    report = fine_tuning.load(model, path)
     assert len(report.loaded) == len(backbone.weights)
     assert len(report.unused) == 2
+    assert_same_weights(model.backbone, backbone)
