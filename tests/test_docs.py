@@ -66,7 +66,7 @@ def test_the_tables_are_those_of_the_records():
     )
     tables = report.stdout.strip().split("\n\n")
     assert len(tables) == 2
-    # `python docs/draw_paper.py --tables` writes those of docs/paper.md anew.
+    # `python docs/draw_paper.py --tables` rewrites those of docs/paper.md.
     for document in ("results.md", "paper.md"):
         text = (ROOT / "docs" / document).read_text()
         assert all(table in text for table in tables), document

@@ -1,4 +1,4 @@
-"""The sample level over many images: what there is to sample from, and what each way takes.
+"""The sample level over many images: the candidates, and what each way takes.
 
 A candidate is an anchor or a proposal; its IoU is the largest with any object of its image. What is
 measured of an image is in `libra_tf.balance.samples`.
@@ -16,7 +16,7 @@ from libra_tf.balance.quotas import Quota
 from libra_tf.balance.samples import NEGATIVE, NUM_IOU_BINS, POSITIVE
 from libra_tf.ops import sampling
 
-# The sets of candidates that are counted. The first two are what there is to sample from, the last
+# The sets of candidates that are counted. The first two are those a sampler chooses from, the last
 # what a detector that looked for its own worst mistakes would take (online hard example mining).
 PICKS = ("candidates", "negatives", "random", "iou_balanced", "mmdet", "hardest")
 

@@ -40,7 +40,7 @@ def test_gradient_norms_are_those_of_a_training_step(report_of_both):
 
 
 def keep(kind, outputs, errors, beta):
-    """The same outputs, of which only some send a gradient back."""
+    """The same outputs, but only some of them send a gradient back."""
     if kind == "all":
         return outputs
     is_inlier = tf.abs(errors) < beta

@@ -160,7 +160,8 @@ def test_positives_are_spread_evenly_over_the_objects():
             )
             per_object.append(np.bincount(IOUS.argmax(1)[sampled == 1], minlength=3))
     available = np.bincount(IOUS.argmax(1)[LABELS == 1], minlength=3)
-    # round(9 / 3) + 1 = 4 are drawn of each that has so many, and the excess dropped at random.
+    # round(9 / 3) + 1 = 4 are drawn of each object (fewer where it has fewer); what is too much is
+    # dropped at random.
     drawn = np.minimum(available, 4)
     np.testing.assert_allclose(np.mean(counts[True], 0), drawn * 9 / drawn.sum(), atol=0.4)
     np.testing.assert_allclose(np.mean(counts[False], 0), available * 9 / available.sum(), atol=0.5)

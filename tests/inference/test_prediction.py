@@ -141,7 +141,7 @@ def test_unreadable_files_are_passed_over_and_listed(exported, tmp_path):
 
 @one_detector
 def test_no_detections_at_all(exported, tiny_shapes, images_folder, tmp_path):
-    """An empty list of results, of which pycocotools makes no data set by itself."""
+    """An empty list of results, which pycocotools cannot load by itself."""
     model_dir = copy_run(exported.model_dir, tmp_path / "run", pre_nms_score_threshold=1.0)
     annotations = tiny_shapes.val.annotation_file
     failures, said = predict(model_dir, [images_folder], tmp_path, annotations=annotations)
