@@ -40,8 +40,12 @@ def unfinished_file(path: str | os.PathLike[str]) -> Iterator[str]:
         # Imported here because data sets are checked without waiting for TensorFlow.
         from tensorflow.io import gfile
 
-        yield unfinished
-        gfile.rename(unfinished, path, overwrite=True)
+        try:
+            yield unfinished
+            gfile.rename(unfinished, path, overwrite=True)
+        finally:
+            if gfile.exists(unfinished):
+                gfile.remove(unfinished)
         return
     try:
         yield unfinished

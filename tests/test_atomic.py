@@ -3,6 +3,7 @@ import os
 import pathlib
 
 import pytest
+import tensorflow as tf
 
 from libra_tf import atomic
 
@@ -32,6 +33,21 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         atomic.write_file(tmp_path / "other", "half a character: \ud800")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_remote_file_is_replaced_or_left_as_it_was():
+    atomic.write_file("ram://atomic_file", "before")
+    with (
+        pytest.raises(RuntimeError, match="the disk"),
+        atomic.unfinished_file("ram://atomic_file") as path,
+    ):
+        tf.io.gfile.GFile(path, "w").write("half")
+        raise RuntimeError("the disk is full")
+    assert tf.io.gfile.glob("ram://atomic_file*") == ["ram://atomic_file"]
+    assert tf.io.gfile.GFile("ram://atomic_file").read() == "before"
+    atomic.write_file("ram://atomic_file", "größer")
+    assert tf.io.gfile.GFile("ram://atomic_file").read() == "größer"
+    assert tf.io.gfile.glob("ram://atomic_file*") == ["ram://atomic_file"]
 
 
 def _write_as_another_user(parent, names):
