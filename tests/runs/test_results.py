@@ -39,7 +39,7 @@ def test_a_model_folder_that_only_tensorflow_can_write():
 @pytest.mark.parametrize("text", ["", '{"evaluations": [', "[]", '{"AP": 1}'])
 def test_a_record_that_is_damaged(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(UsageError, match=r"results\.json is damaged.*move it away"):
+    with pytest.raises(UsageError, match=r"results\.json is damaged.*move it aside"):
         results.Results(RunFolder(str(tmp_path)), "libra_x", "cells")
 
 
