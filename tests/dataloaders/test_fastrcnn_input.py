@@ -5,6 +5,8 @@ from official.vision.dataloaders import maskrcnn_input
 
 from libra_tf.dataloaders import fastrcnn_input
 
+pytestmark = pytest.mark.one_lane
+
 NUM_INSTANCES = 12
 PARSER = {"output_size": [64, 96], "max_level": 4, "max_num_instances": NUM_INSTANCES}
 

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from libra_tf.dataloaders import proposals
 
+pytestmark = pytest.mark.one_lane
+
 
 def encode(array, **kwargs):
     file = io.BytesIO()

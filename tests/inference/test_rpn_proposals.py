@@ -14,6 +14,8 @@ from libra_tf.inference import rpn_proposals
 from libra_tf.runner import rpn_proposals as program
 from libra_tf.runs.folder import RunFolder
 
+pytestmark = pytest.mark.one_lane
+
 SMALL = {
     "task": {
         "annotation_file": None,

@@ -10,6 +10,8 @@ from libra_tf.compat import keras
 from libra_tf.configs import components
 from libra_tf.modeling import fast_rcnn, roi_sampler
 
+pytestmark = pytest.mark.one_lane
+
 SMALL = {
     "input_size": [64, 64, 3],
     "num_classes": 5,

@@ -5,6 +5,8 @@ from PIL import Image
 from libra_tf.runner import contact_sheet
 from libra_tf.tasks.coco_metric import Detections
 
+pytestmark = pytest.mark.one_lane
+
 EMPTY = Detections(np.zeros([0, 4]), np.zeros([0], int), np.zeros([0]))
 
 

@@ -12,6 +12,8 @@ from libra_tf.data import DatasetError
 from libra_tf.dataloaders.proposals import read_proposals
 from libra_tf.runner import proposals
 
+pytestmark = pytest.mark.one_lane
+
 
 @pytest.fixture
 def params():

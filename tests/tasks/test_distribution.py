@@ -59,7 +59,10 @@ def train(params, strategy):
     return losses, [(variable.name, variable.numpy()) for variable in model.trainable_variables]
 
 
-@pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param("libra_retinanet_demo", marks=pytest.mark.slow), "libra_fasterrcnn_demo"],
+)
 def test_two_devices_are_as_good_as_one(experiment, determinism, two_devices, tiny_shapes):
     params = configure(experiment, tiny_shapes)
     losses, weights = train(params, tf.distribute.OneDeviceStrategy("/cpu:0"))

@@ -21,6 +21,8 @@ from libra_tf.runs import results
 from libra_tf.runs.folder import RunFolder
 from libra_tf.tasks import histograms
 
+pytestmark = pytest.mark.one_lane
+
 SMALL = {
     "model": {
         "input_size": [64, 64, 3],
