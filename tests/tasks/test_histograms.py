@@ -253,7 +253,9 @@ def test_a_step_trains_as_without(experiment, tiny_shapes):
         if enabled:
             counts = task.training_histograms._counts["iou/candidates"].numpy()
             assert counts.sum() > 0
+    # Some gradients, such as that of a bias before a batch norm, are rounding alone.
+    rounding = 1e-5 + 1e-6 * max(np.abs(plain).max() for plain in steps[False])
     for counted, plain in zip(*steps.values(), strict=True):
-        tolerance = 1e-5 + 1e-3 * np.abs(plain).max()
+        tolerance = rounding + 1e-3 * np.abs(plain).max()
         np.testing.assert_allclose(counted, plain, rtol=1e-4, atol=tolerance)
-    assert np.mean([np.abs(plain).max() > 1e-2 for plain in steps[False]]) > 0.5
+    assert np.mean([np.abs(plain).max() > 2 * rounding for plain in steps[False]]) > 0.5

@@ -99,10 +99,12 @@ def test_compiled_step_is_the_plain_one(experiment, dtype, tiny_shapes):
     np.testing.assert_allclose(loss, plain_loss, rtol=1e-3)
     for values, plain_values in zip(statistics, plain_statistics, strict=True):
         np.testing.assert_allclose(values, plain_values, rtol=1e-3, atol=1e-4)
+    # Some gradients, such as that of a bias before a batch norm, are rounding alone.
+    rounding = 1e-4 + 1e-6 * max(np.abs(plain_step).max() for plain_step in plain_steps)
     for step, plain_step in zip(steps, plain_steps, strict=True):
-        tolerance = 1e-4 + 1e-3 * np.abs(plain_step).max()
+        tolerance = rounding + 1e-3 * np.abs(plain_step).max()
         np.testing.assert_allclose(step, plain_step, rtol=1e-3, atol=tolerance)
-    assert np.mean([np.abs(plain_step).max() > 1e-2 for plain_step in plain_steps]) > 0.5
+    assert np.mean([np.abs(plain_step).max() > 2 * rounding for plain_step in plain_steps]) > 0.5
     # Nothing calls back into Python.
     assert not {name for name in operations if "PyFunc" in name}
 
