@@ -10,6 +10,8 @@ from official.vision.ops import anchor
 
 from libra_tf.balance import quotas, samples
 
+pytestmark = pytest.mark.one_lane
+
 PADDING = tf.fill([3, 4], -1.0)
 
 

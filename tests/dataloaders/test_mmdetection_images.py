@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from libra_tf.dataloaders import mmdetection_images
 
+pytestmark = pytest.mark.one_lane
+
 SIDES = st.integers(1, 150)
 
 

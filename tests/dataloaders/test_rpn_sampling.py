@@ -9,6 +9,8 @@ from official.vision.ops import anchor, iou_similarity
 from libra_tf.configs import components
 from libra_tf.dataloaders import rpn_sampling
 
+pytestmark = pytest.mark.one_lane
+
 SIZE = 128
 LEVELS = {"min_level": 2, "max_level": 4}
 PARSER = maskrcnn.Parser(rpn_batch_size_per_im=60, rpn_match_threshold=0.5)

@@ -10,6 +10,8 @@ from official.vision.modeling.backbones import resnet
 from libra_tf.compat import keras
 from libra_tf.modeling.resnext import GroupedConv2D, ResNeXt, ResNeXtBlock
 
+pytestmark = pytest.mark.one_lane
+
 # Parameters of torchvision's models (32x4d of 101: timm's) without their classifier, 2049000.
 PUBLISHED_PARAMETERS = {
     (50, 32, 4): 25_028_904 - 2_049_000,

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from libra_tf import ops
 
+pytestmark = pytest.mark.one_lane
+
 YX_FROM_XY = [1, 0, 3, 2]
 
 

@@ -101,6 +101,7 @@ def uninterrupted(command, tmp_path_factory):
     return weights(model_dir)
 
 
+@pytest.mark.slow
 def test_killed_then_asked_to_end_then_damaged(command, uninterrupted, tmp_path):
     status, _ = stop_at_step(command(tmp_path), 20, signal.SIGKILL)
     assert status == -signal.SIGKILL

@@ -8,6 +8,8 @@ from libra_tf.data import DatasetError, shapes
 from libra_tf.runner import input_data, session
 from libra_tf.runs.folder import RunFolder
 
+pytestmark = pytest.mark.one_lane
+
 
 @pytest.mark.parametrize("name", ["train_data", "validation_data"])
 @pytest.mark.parametrize("batch_size", [0, 3])

@@ -15,6 +15,8 @@ from benchmarks import c_runtime, damage
 from libra_tf.inference import local
 from tests.detectors import MAX_PIXELS, encode
 
+pytestmark = pytest.mark.one_lane
+
 only_retinanet = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
 FEW = c_runtime.Load(threads=2, requests=4, warm_up=1)
 

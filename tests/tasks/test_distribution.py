@@ -61,7 +61,7 @@ def train(params, strategy):
 
 @pytest.mark.parametrize(
     "experiment",
-    [pytest.param("libra_retinanet_demo", marks=pytest.mark.slow), "libra_fasterrcnn_demo"],
+    ["libra_retinanet_demo", pytest.param("libra_fasterrcnn_demo", marks=pytest.mark.slow)],
 )
 def test_two_devices_are_as_good_as_one(experiment, determinism, two_devices, tiny_shapes):
     params = configure(experiment, tiny_shapes)

@@ -10,6 +10,8 @@ import libra_tf.registry_imports  # noqa: F401
 from libra_tf.compat import keras
 from libra_tf.dataloaders import rpn_sampling
 
+pytestmark = pytest.mark.one_lane
+
 ON = {"type": "iou_balanced", "max_negatives_per_positive": 5}
 PUBLISHED = {"type": "random", "max_negatives_per_positive": 5}
 

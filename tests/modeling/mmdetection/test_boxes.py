@@ -7,6 +7,8 @@ import tensorflow as tf
 from libra_tf.modeling.mmdetection import boxes
 from libra_tf.modeling.mmdetection.anchors import AnchorGenerator
 
+pytestmark = pytest.mark.one_lane
+
 YX_FROM_XY = [1, 0, 3, 2]
 # What the level is, and Model Garden's scales and size.
 ANCHORS = {"rpn": (2, 1, 8.0), "retina": (3, 3, 4.0)}
