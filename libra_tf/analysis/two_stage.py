@@ -12,6 +12,7 @@ from libra_tf.analysis.detector import BoxHead, Detector
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance import boxes, quotas, samples
 from libra_tf.configs import maskrcnn
+from libra_tf.modeling import roi_sampler
 from libra_tf.runs.trained_run import TrainedRun
 
 
@@ -78,11 +79,7 @@ class TwoStage(Detector):
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             features = model.decoder(model.backbone(images, training=False), training=False)
             scores, rpn_boxes = model.rpn_head(features, training=False)
-            rois, _ = model.roi_generator(
-                rpn_boxes, scores, labels["anchor_boxes"], labels["image_info"][:, 1], training=True
-            )
-            if self.config.model.roi_sampler.mix_gt_boxes:
-                rois = tf.concat([rois, tf.cast(labels["gt_boxes"], rois.dtype)], axis=1)
+            rois = roi_sampler.propose(model, rpn_boxes, scores, labels)
             logits, _ = model.detection_head[0](model.roi_aligner(features, rois), training=False)
             flat = [tf.reshape(scores[str(k)], [tf.shape(images)[0], -1]) for k in self.levels]
             background = -tf.nn.log_softmax(logits)[..., 0]

@@ -1,6 +1,8 @@
 """Puts IoU-balanced sampling into a Mask R-CNN built by Model Garden."""
 
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -47,3 +49,29 @@ def set_step(model: keras.Model, step: tf.Variable) -> None:
     sampler = model.roi_sampler[0]
     if isinstance(sampler, layers.IoUBalancedROISampler):
         sampler.step = lambda: step
+
+
+def propose(
+    model: keras.Model,
+    rpn_boxes: Mapping[str, tf.Tensor],
+    rpn_scores: Mapping[str, tf.Tensor],
+    labels: Mapping[str, Any],
+) -> tf.Tensor:
+    """Returns the proposals that the RoI sampler chooses from in a training step.
+
+    Args:
+      model: Model Garden's `MaskRCNNModel`.
+      rpn_boxes: by level, the boxes that its RPN predicts.
+      rpn_scores: by level, the scores that its RPN predicts.
+      labels: as in training.
+
+    Returns:
+      float `[B, N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels; boxes of -1 are padding.
+    """
+    image_shape = labels["image_info"][:, 1]
+    rois, _ = model.roi_generator(
+        rpn_boxes, rpn_scores, labels["anchor_boxes"], image_shape, training=True
+    )
+    if model.roi_sampler[0].get_config()["mix_gt_boxes"]:
+        rois = tf.concat([rois, tf.cast(labels["gt_boxes"], rois.dtype)], axis=1)
+    return rois

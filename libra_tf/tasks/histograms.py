@@ -14,6 +14,7 @@ from tensorboard.plugins.histogram import metadata
 
 from libra_tf.balance import bins, boxes, quotas, samples
 from libra_tf.compat import keras
+from libra_tf.modeling import roi_sampler
 
 NUM_BINS = samples.NUM_IOU_BINS
 _IOU_STEP = samples.HARD_IOU
@@ -175,11 +176,7 @@ def proposals_of_first_image(
         (
             dict(outputs.get("rpn_boxes", {})),
             dict(outputs.get("rpn_scores", {})),
-            labels["anchor_boxes"],
-            labels["image_info"][:, 1],
+            {name: labels[name] for name in ("anchor_boxes", "image_info", "gt_boxes")},
         ),
     )
-    rois, _ = model.roi_generator(*first, True)
-    if model.roi_sampler[0].get_config()["mix_gt_boxes"]:
-        rois = tf.concat([rois, tf.cast(labels["gt_boxes"][:1], rois.dtype)], axis=1)
-    return rois[0]
+    return roi_sampler.propose(model, *first)[0]
