@@ -6,6 +6,7 @@ measured of an image is in `libra_tf.balance.samples`.
 
 import collections
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Candidates:
     losses: np.ndarray
     num_instances: int
 
-    @property
+    @functools.cached_property
     def matches(self) -> samples.Matches:
         """How they match the objects, as tensors."""
         return samples.Matches(
