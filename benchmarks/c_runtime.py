@@ -16,9 +16,9 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from libra_tf.inference.client.errors import RefusedError
+from libra_tf.inference.client.target import INPUT, SIGNATURE
 
 _SOURCE = pathlib.Path(__file__).with_name("soak.c")
-_INPUT = "image_bytes"
 _OUTPUTS = (
     "detection_boxes",
     "detection_scores",
@@ -126,8 +126,8 @@ def _tensor_names(saved_model: str | os.PathLike[str]) -> list[str]:
     document = saved_model_pb2.SavedModel()
     document.ParseFromString(pathlib.Path(saved_model, "saved_model.pb").read_bytes())
     (meta_graph,) = document.meta_graphs
-    signature = meta_graph.signature_def["serving_default"]
-    return [signature.inputs[_INPUT].name, *(signature.outputs[name].name for name in _OUTPUTS)]
+    signature = meta_graph.signature_def[SIGNATURE]
+    return [signature.inputs[INPUT].name, *(signature.outputs[name].name for name in _OUTPUTS)]
 
 
 def _write_request(file: BinaryIO, request: Request) -> None:

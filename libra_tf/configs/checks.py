@@ -149,10 +149,7 @@ def check_roi_sampler(
     """
     key = "task.model.roi_sampler"
     _check_sampler(key, sampler, sampler.background_iou_high_threshold)
-    if not 0 <= sampler.foreground_fraction <= 1:
-        raise ValueError(
-            f"{key}.foreground_fraction is {sampler.foreground_fraction}; it must be from 0 to 1"
-        )
+    _check_fraction(f"{key}.foreground_fraction", sampler.foreground_fraction)
     check_thresholds(
         {
             f"{key}.background_iou_low_threshold": sampler.background_iou_low_threshold,
@@ -199,10 +196,7 @@ def check_rpn_sampler(sampler: RPNSampler, parser: maskrcnn.Parser) -> None:
             f"{parser_key}.rpn_batch_size_per_im is {parser.rpn_batch_size_per_im}; it must be at "
             "least 1"
         )
-    if not 0 <= parser.rpn_fg_fraction <= 1:
-        raise ValueError(
-            f"{parser_key}.rpn_fg_fraction is {parser.rpn_fg_fraction}; it must be from 0 to 1"
-        )
+    _check_fraction(f"{parser_key}.rpn_fg_fraction", parser.rpn_fg_fraction)
     check_thresholds(
         {
             f"{parser_key}.rpn_unmatched_threshold": parser.rpn_unmatched_threshold,
@@ -235,6 +229,11 @@ def _check_sampler(key: str, sampler: ROISampler | RPNSampler, negative_iou: flo
             f"{key}.floor_fraction is {sampler.floor_fraction} without a floor to draw from; also "
             f"set {key}.floor_threshold to 0 or above"
         )
+
+
+def _check_fraction(key: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{key} is {value}; it must be from 0 to 1")
 
 
 @contextlib.contextmanager

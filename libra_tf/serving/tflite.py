@@ -28,7 +28,7 @@ from libra_tf.serving.detection import (
     special_suppression,
 )
 
-FLOAT32, FLOAT16, INT8 = PRECISIONS = ("float32", "float16", "int8")
+FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
 SUFFIX = ".tflite"
 # More images hardly change the activation ranges, and take long.
 MOST_CALIBRATION_IMAGES = 200
