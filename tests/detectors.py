@@ -107,6 +107,20 @@ def load(folder):
     return serve
 
 
+def predict_in_training(model, images, labels):
+    """The outputs of a training step, of a detector of one stage or of two."""
+    if "rpn_score_targets" not in labels:
+        return model(images, training=True)
+    return model(
+        images,
+        image_shape=labels["image_info"][:, 1],
+        anchor_boxes=labels["anchor_boxes"],
+        gt_boxes=labels["gt_boxes"],
+        gt_classes=labels["gt_classes"],
+        training=True,
+    )
+
+
 def encode(height, width, image_format="JPEG", mode="RGB", seed=0):
     """Bytes of a picture of smooth noise."""
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)

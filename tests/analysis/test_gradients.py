@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from libra_tf.analysis import detectors, gradients
 from libra_tf.runs import trained_run
+from tests.detectors import predict_in_training
 
 pytestmark = pytest.mark.one_lane
 
@@ -61,14 +62,7 @@ def retinanet_losses(detector, batch, kind):
 
 def fasterrcnn_losses(detector, batch, kind):
     labels, losses = batch.labels, detector.config.losses
-    outputs = detector.model(
-        batch.images,
-        image_shape=labels["image_info"][:, 1],
-        anchor_boxes=labels["anchor_boxes"],
-        gt_boxes=labels["gt_boxes"],
-        gt_classes=labels["gt_classes"],
-        training=True,
-    )
+    outputs = predict_in_training(detector.model, batch.images, labels)
     rpn = {
         level: keep(
             kind,

@@ -20,6 +20,7 @@ from libra_tf.runner import config, training
 from libra_tf.runs import results
 from libra_tf.runs.folder import RunFolder
 from libra_tf.tasks import histograms
+from tests.detectors import predict_in_training
 
 pytestmark = pytest.mark.one_lane
 
@@ -80,18 +81,11 @@ def predict(detector, batch):
     """What a training step predicts, but with the report's proposals, those of an inference."""
     model, labels = detector.model, batch.labels
     if not hasattr(model, "rpn_head"):
-        return model(batch.images, training=True)
+        return predict_in_training(model, batch.images, labels)
     # First: a training step moves the statistics of batch norms.
     features = model.decoder(model.backbone(batch.images, training=False), training=False)
     scores, rpn_boxes = model.rpn_head(features, training=False)
-    outputs = model(
-        batch.images,
-        image_shape=labels["image_info"][:, 1],
-        anchor_boxes=labels["anchor_boxes"],
-        gt_boxes=labels["gt_boxes"],
-        gt_classes=labels["gt_classes"],
-        training=True,
-    )
+    outputs = predict_in_training(model, batch.images, labels)
     return {**outputs, "rpn_scores": scores, "rpn_boxes": rpn_boxes}
 
 

@@ -10,6 +10,7 @@ from official.core import exp_factory, task_factory
 
 import libra_tf.registry_imports  # noqa: F401
 from libra_tf.compat import keras
+from tests.detectors import predict_in_training
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 SMALL = {
@@ -93,17 +94,7 @@ def losses_and_graph(config, batch):
 
     @tf.function
     def losses(images, labels):
-        if "rpn_score_targets" in labels:
-            outputs = model(
-                images,
-                image_shape=labels["image_info"][:, 1, :],
-                anchor_boxes=labels["anchor_boxes"],
-                gt_boxes=labels["gt_boxes"],
-                gt_classes=labels["gt_classes"],
-                training=True,
-            )
-        else:
-            outputs = model(images, training=True)
+        outputs = predict_in_training(model, images, labels)
         outputs = tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
         return task.build_losses(outputs, labels, aux_losses=model.losses)
 
