@@ -12,19 +12,15 @@ well. docs/results.md has the results on BCCD.
 """
 
 import dataclasses
-import json
 import os
-import pathlib
-import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import app, flags
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-METRICS = ("AP", "AP50", "AP75")
+from trainings import METRICS, ROOT, mean_and_spread, read, train_once
+
 FPN = "task.model.decoder.type=fpn"
 RANDOM_SAMPLING = "task.model.roi_sampler.type=random"
 ROI_HUBER = "task.losses.box_loss=huber"
@@ -94,7 +90,7 @@ def main(_: list[str]) -> None:
             for name in _DETECTORS.value:
                 for row in DETECTORS[name].rows:
                     _train_once(name, row, seed)
-    records = _read(_RECORDS.value)
+    records = read(_RECORDS.value)
     for setting in sorted({_setting(record) for record in records}):
         of_setting = [record for record in records if _setting(record) == setting]
         for name in _DETECTORS.value:
@@ -108,45 +104,26 @@ def _train_once(name: str, row: str, seed: int) -> None:
         "input_size": _INPUT_SIZE.value,
     }
     key = {"detector": name, "row": row, "seed": seed, **setting}
-    if any(key.items() <= record.items() for record in _read(_RECORDS.value)):
-        return
-    model_dir = pathlib.Path(_RUNS.value) / "-".join(map(str, key.values())).replace(" ", "_")
-    print(f"training {name}, {row}, seed {seed}: {model_dir}", flush=True)
-    subprocess.run(_command(DETECTORS[name], row, seed, model_dir), check=True)
-    results = json.loads((model_dir / "results.json").read_text())
-    per_class = {k: v for k, v in results.items() if k.startswith("Precision mAP ByCategory/")}
-    record = {**key, **{metric: results[metric] for metric in METRICS}, **per_class}
-    os.makedirs(os.path.dirname(_RECORDS.value), exist_ok=True)
-    with open(_RECORDS.value, "a") as file:
-        file.write(json.dumps(record) + "\n")
+    train_once(_RECORDS.value, _RUNS.value, key, _arguments(DETECTORS[name], row, seed))
 
 
-def _command(detector: Detector, row: str, seed: int, model_dir: pathlib.Path) -> list[str]:
+def _arguments(detector: Detector, row: str, seed: int) -> list[str]:
     size, steps = _INPUT_SIZE.value, _STEPS.value
     overrides = [
         *detector.rows[row],
+        # As in the first records, on whatever machine the table is continued.
+        "runtime.mixed_precision_dtype=float32",
         f"task.model.input_size=[{size},{size},3]",
         f"trainer.train_steps={steps}",
         f"trainer.validation_interval={steps}",
         f"trainer.checkpoint_interval={min(steps, 100)}",
     ]
     return [
-        sys.executable,
-        str(ROOT / "run.py"),
-        "--mode=train_and_eval",
         f"--experiment={detector.experiment}",
         f"--dataset={_DATASET.value}",
         f"--seed={seed}",
-        f"--model_dir={model_dir}",
         f"--params_override={','.join(overrides)}",
     ]
-
-
-def _read(path: str) -> list[dict[str, Any]]:
-    if not os.path.exists(path):
-        return []
-    with open(path) as file:
-        return [json.loads(line) for line in file]
 
 
 def _setting(record: Mapping[str, Any]) -> tuple[str, int, int]:
@@ -176,18 +153,11 @@ def table(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
         f"| --- |{' --- |' * (len(METRICS) + 2)}",
     ]
     for row, runs in by_row.items():
-        cells = [_mean_and_spread([run[metric] for run in runs.values()]) for metric in METRICS]
+        cells = [mean_and_spread([run[metric] for run in runs.values()]) for metric in METRICS]
         gains = [run["AP"] - baseline[seed]["AP"] for seed, run in runs.items() if seed in baseline]
-        cells.append("" if runs is baseline else _mean_and_spread(gains, "+.3f"))
+        cells.append("" if runs is baseline else mean_and_spread(gains, "+.3f"))
         lines.append(f"| {row} | {' | '.join(cells)} | {len(runs)} |")
     return lines
-
-
-def _mean_and_spread(values: Sequence[float], sign: str = ".3f") -> str:
-    if not values:
-        return "-"
-    mean = format(statistics.mean(values), sign)
-    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

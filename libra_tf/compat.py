@@ -61,7 +61,10 @@ def substituted(owner: types.ModuleType, name: str, replacement: Any) -> Iterato
     * `official/vision/tasks/maskrcnn.py`, `_build_coco_metrics`: `coco_evaluator.COCOEvaluator`;
     * both tasks, `build_model`: `factory.build_retinanet` and `factory.build_maskrcnn`;
     * both parsers: `anchor.build_anchor_generator`;
-    * both tasks, `build_inputs`: `input_reader_factory.input_reader_generator`.
+    * both tasks, `build_inputs`: `input_reader_factory.input_reader_generator`;
+    * `official/vision/modeling/factory.py`, `build_retinanet` and `build_maskrcnn`: the classes
+      of `dense_prediction_heads`, `instance_heads`, `roi_generator`, `roi_sampler` and
+      `mask_sampler`.
 
     Do not build different tasks in several threads at once: this is not thread-safe.
 

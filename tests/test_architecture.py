@@ -9,6 +9,7 @@ ROOMS = (
     "ops",
     "mixins",
     "compat",
+    "precision",
     "losses",
     "layers",
     "keras3",

@@ -2,6 +2,7 @@
 
 from official.core import config_definitions as cfg
 
+from libra_tf import precision
 from libra_tf.configs import optimization
 
 COCO_TRAIN_EXAMPLES = 118287
@@ -16,7 +17,7 @@ def use_published_schedule(config: cfg.ExperimentConfig, learning_rate: float) -
     SGD with momentum 0.9, 16 images per step, 12 epochs. The learning rate warms up linearly over
     500 steps, starting at a third, and drops tenfold after epochs 8 and 11. Gradients are clipped
     to a global norm of 35. In the backbone, all batch norms are frozen, and so are the stem and the
-    first stage.
+    first stage. The precision is what the device computes natively.
 
     The schedule scales linearly with the batch size: for k times as many images per step, multiply
     the learning rates by k and divide the steps by k.
@@ -31,6 +32,7 @@ def use_published_schedule(config: cfg.ExperimentConfig, learning_rate: float) -
     config.task.validation_data.global_batch_size = eval_batch_size
     config.task.model.backbone.get().bn_trainable = False
     config.task.frozen_stages = 1
+    config.runtime.mixed_precision_dtype = precision.AUTO
     config.trainer = cfg.TrainerConfig(
         train_steps=PUBLISHED_EPOCHS * steps_per_epoch,
         validation_steps=-(-COCO_VAL_EXAMPLES // eval_batch_size),
@@ -65,7 +67,8 @@ def use_published_schedule(config: cfg.ExperimentConfig, learning_rate: float) -
 def use_small_scale(config: cfg.ExperimentConfig, input_size: int, max_level: int) -> None:
     """Makes a detector small enough to train on a CPU.
 
-    It uses ResNet-18 with half the channels, float32 and 8 images per step. The pyramid starts at
+    It uses ResNet-18 with half the channels, the precision that the device computes natively, and 8
+    images per step. The pyramid starts at
     level 2, because objects are small in a small input.
 
     Args:
@@ -74,7 +77,7 @@ def use_small_scale(config: cfg.ExperimentConfig, input_size: int, max_level: in
       max_level: coarsest pyramid level; its smallest square anchor has sides of 4 * 2**max_level
         pixels.
     """
-    config.runtime.mixed_precision_dtype = "float32"
+    config.runtime.mixed_precision_dtype = precision.AUTO
     model = config.task.model
     model.input_size = [input_size, input_size, 3]
     model.min_level = 2

@@ -73,6 +73,20 @@ def _configure_workers(runtime: cfg.RuntimeConfig, mode: str) -> None:
     distribute_utils.configure_cluster(runtime.worker_hosts, runtime.task_index)
 
 
+def device_type(strategy: tf.distribute.Strategy) -> str | None:
+    """Returns what a strategy computes on: `CPU`, `GPU` or `TPU`; None if it leaves that open.
+
+    Args:
+      strategy: the strategy.
+    """
+    try:
+        devices = strategy.extended.worker_devices
+    except RuntimeError:
+        # TensorFlow's default strategy has none.
+        return None
+    return tf.DeviceSpec.from_string(devices[0]).device_type
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether this is the process that writes to the run folder."""
     return strategy.extended.should_checkpoint

@@ -11,14 +11,16 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.modeling import hyperparams
 
+from libra_tf import precision
 from libra_tf.cli.errors import UsageError
 from libra_tf.configs import checks, optimization
 from libra_tf.configs.recipes import COCO_TRAIN_EXAMPLES
 from libra_tf.data import DetectionDataset
 from libra_tf.runner import overrides, schedule
 
-# Types of computation; weights are always float32. None keeps the Keras default.
-DTYPES = (None, "float32", "float16", "bfloat16")
+# What the network computes in; weights are always float32. None is float32, too.
+DTYPE = "runtime.mixed_precision_dtype"
+DTYPES = (None, precision.AUTO, precision.FLOAT32, precision.FLOAT16, precision.BFLOAT16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,24 @@ def settle(draft: Draft, dataset: DetectionDataset | None) -> cfg.ExperimentConf
     return draft.params
 
 
+def choose_precision(draft: Draft, device_type: str | None) -> precision.Precision:
+    """Chooses what the network computes in, and gives the images that dtype.
+
+    Args:
+      draft: the config, changed in place. `task.train_data.dtype` and `task.validation_data.dtype`
+        keep what the user has set.
+      device_type: what the run computes on: `CPU`, `GPU` or `TPU`; None if TensorFlow decides.
+
+    Returns:
+      The precision.
+    """
+    chosen = precision.choose(draft.params.runtime.mixed_precision_dtype, DTYPE, device_type)
+    for name in ("train_data", "validation_data"):
+        if f"task.{name}.dtype" not in draft.named:
+            getattr(draft.params.task, name).dtype = chosen.dtype
+    return chosen
+
+
 def use_dataset(
     params: cfg.ExperimentConfig,
     dataset: DetectionDataset,
@@ -134,9 +154,7 @@ def _check(draft: Draft, settles_schedule: bool) -> None:
     try:
         if settles_schedule:
             schedule.settle(params.trainer, draft.named)
-        checks.check_choice(
-            "runtime.mixed_precision_dtype", params.runtime.mixed_precision_dtype, DTYPES
-        )
+        checks.check_choice(DTYPE, params.runtime.mixed_precision_dtype, DTYPES)
         params.task.validate()
         params.validate()
         optimization.check_optimizer(

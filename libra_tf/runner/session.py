@@ -7,7 +7,6 @@ import rich.console
 import tensorflow as tf
 from absl import flags
 from official.core import config_definitions as cfg
-from official.modeling import performance
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.cli import quiet
@@ -17,6 +16,7 @@ from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset
 from libra_tf.initial_weights import checkpoint_files
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
+from libra_tf.precision import Precision
 from libra_tf.runner import cluster, config, contact_sheet, input_data, proposals, training
 from libra_tf.runs import results, trained_run
 from libra_tf.runs.folder import PICTURES, RunFolder
@@ -59,13 +59,15 @@ def run(
         folder.set_damaged_checkpoints_aside(functools.partial(_print, console))
     cluster.wait_for_all(strategy)
     _check_continues(folder, mode, params, dataset, class_names)
-    record = results.Results(folder, experiment, _dataset_name(dataset, params))
-    _configure_computation(params, flag_values.seed)
+    chosen = config.choose_precision(draft, cluster.device_type(strategy))
+    record = results.Results(folder, experiment, _dataset_name(dataset, params), chosen.dtype)
+    _configure_computation(chosen, flag_values.seed)
     if "train" in mode and cluster.is_chief(strategy):
         folder.write_config(experiment, params, class_names)
     params.lock()
 
     _announce(console, experiment, params, dataset, folder)
+    _announce_precision(console, chosen)
     task_index = None if cluster.is_chief(strategy) else params.runtime.task_index
     with quiet.libraries_write_to(folder.log(task_index)):
         trainer = _train(params, strategy, mode, folder, flag_values, record, console)
@@ -157,12 +159,11 @@ def _check_continues(
     folder.check_classes(class_names, source)
 
 
-def _configure_computation(params: cfg.ExperimentConfig, seed: int | None) -> None:
+def _configure_computation(chosen: Precision, seed: int | None) -> None:
     if seed is not None:
         keras.utils.set_random_seed(seed)
         tf.config.experimental.enable_op_determinism()
-    if params.runtime.mixed_precision_dtype:
-        performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
+    keras.mixed_precision.set_global_policy(chosen.policy)
 
 
 def _print(console: rich.console.Console, message: str) -> None:
@@ -198,6 +199,12 @@ def _announce(
         )
     height, width, _channels = params.task.model.input_size
     _print(console, f"{experiment}: {schedule}; input {height}x{width}; model folder {folder}")
+
+
+def _announce_precision(console: rich.console.Console, chosen: Precision) -> None:
+    _print(console, f"precision: {chosen}")
+    if chosen.warning:
+        _print(console, f"warning: {chosen.warning}")
 
 
 def _draw_contact_sheet(

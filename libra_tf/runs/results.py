@@ -30,6 +30,7 @@ class Results:
     name (`AP`, `AP50`, ...) and
 
     * `step`: training step of the weights;
+    * `precision`: what the network computed in;
     * `seconds`: since this run started;
     * `images_per_second`: training speed since the evaluation before, None if nothing was trained;
     * `eval_seconds`, `eval_images_per_second`: of the evaluation itself.
@@ -38,14 +39,16 @@ class Results:
       folder: of the run; the evaluations that it already holds are kept.
       experiment: name of the experiment.
       dataset: folder of the data set or pattern of its files.
+      precision: dtype that the network computes in.
 
     Raises:
       UsageError: if the file is there and cannot be read.
     """
 
-    def __init__(self, folder: RunFolder, experiment: str, dataset: str):
+    def __init__(self, folder: RunFolder, experiment: str, dataset: str, precision: str):
         self.path = folder.file(RESULTS)
         self._header = {"experiment": experiment, "dataset": dataset}
+        self._precision = precision
         self._started = time.monotonic()
         self._evaluations = list((folder.read_results() or {"evaluations": []})["evaluations"])
 
@@ -62,7 +65,12 @@ class Results:
           metrics: by name; what is not a scalar, such as a picture, is left out.
           speed: `images_per_second`, `eval_seconds` and `eval_images_per_second`.
         """
-        entry = {"step": step, "seconds": time.monotonic() - self._started, **speed}
+        entry = {
+            "step": step,
+            "precision": self._precision,
+            "seconds": time.monotonic() - self._started,
+            **speed,
+        }
         for name, value in metrics.items():
             if tf.rank(value) == 0:
                 entry[name] = float(value)

@@ -9,7 +9,7 @@ from official.core import config_definitions as cfg
 from libra_tf.compat import keras
 from libra_tf.dataloaders import unaugmented
 from libra_tf.initial_weights import fine_tuning
-from libra_tf.modeling import freezing
+from libra_tf.modeling import freezing, mixed_precision
 from libra_tf.tasks import histograms, mmdetection
 
 
@@ -29,7 +29,7 @@ class LibraTaskMixin:
     def build_model(self) -> keras.Model:
         """Checks the config, builds the detector and freezes its first stages."""
         self.task_config.validate()
-        with mmdetection.parts_for(self.task_config.model):
+        with mixed_precision.float32_boxes(), mmdetection.parts_for(self.task_config.model):
             model = super().build_model()
         if self.task_config.frozen_stages is not None:
             freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)

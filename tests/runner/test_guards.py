@@ -91,7 +91,7 @@ def test_a_signal_in_an_evaluation_saves_the_weights_of_the_training(tiny_shapes
         }
     )
     folder = RunFolder(str(tmp_path))
-    record = results.Results(folder, "libra_retinanet_demo", "shapes")
+    record = results.Results(folder, "libra_retinanet_demo", "shapes", "float32")
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     progress = _EndingIn("evaluating")
     with pytest.raises(PreemptedError, match="step 2 is saved"):

@@ -142,7 +142,7 @@ def test_a_run_of_an_earlier_version_says_its_experiment_in_its_results(used):
     pathlib.Path(used.path, "experiment.txt").unlink()
     with pytest.raises(UsageError, match=r"has no experiment\.txt.*rerun the command"):
         trained_run.read(used.path)
-    record = results.Results(used, "libra_retinanet_demo", "cells")
+    record = results.Results(used, "libra_retinanet_demo", "cells", "float32")
     record.add(1, {}, {})
     assert trained_run.read(used.path).params.task.as_dict() == experiment().task.as_dict()
 
@@ -159,7 +159,7 @@ def test_a_remote_folder():
     assert folder.read_params() is None and folder.read_results() is None
     folder.write_config("libra_retinanet_demo", experiment(), {1: "RBC"})
     tf.train.CheckpointManager(tf.train.Checkpoint(step=tf.Variable(1)), folder.path, 1).save()
-    results.Results(folder, "libra_retinanet_demo", "cells").add(1, {"AP": 0.5}, {})
+    results.Results(folder, "libra_retinanet_demo", "cells", "float32").add(1, {"AP": 0.5}, {})
     assert folder.read_class_names() == {1: "RBC"}
     assert folder.read_results()["AP"] == 0.5
     assert trained_run.read(folder.path).checkpoint == "ram://folder/cells/ckpt-1"

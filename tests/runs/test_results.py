@@ -14,9 +14,9 @@ SPEED = {"images_per_second": 3.0, "eval_seconds": 2.0, "eval_images_per_second"
 
 
 def test_every_evaluation_is_kept_over_runs(tmp_path):
-    first = results.Results(RunFolder(str(tmp_path)), "libra_x", "cells")
+    first = results.Results(RunFolder(str(tmp_path)), "libra_x", "cells", "float32")
     first.add(10, {"AP": tf.constant(0.25), "picture": np.zeros([2, 2])}, SPEED)
-    second = results.Results(RunFolder(str(tmp_path)), "libra_x", "cells")
+    second = results.Results(RunFolder(str(tmp_path)), "libra_x", "cells", "float32")
     second.add(20, {"AP": np.float32(0.5)}, {**SPEED, "images_per_second": None})
     document = json.loads((tmp_path / "results.json").read_text())
     assert [e["step"] for e in document["evaluations"]] == [10, 20]
@@ -30,7 +30,7 @@ def test_every_evaluation_is_kept_over_runs(tmp_path):
 def test_a_model_folder_that_only_tensorflow_can_write():
     """As on the remote file systems that TPUs need."""
     for step in (10, 20):
-        results.Results(RunFolder("ram://run"), "libra_x", "cells").add(step, {}, SPEED)
+        results.Results(RunFolder("ram://run"), "libra_x", "cells", "float32").add(step, {}, SPEED)
     with tf.io.gfile.GFile("ram://run/results.json") as file:
         assert [e["step"] for e in json.load(file)["evaluations"]] == [10, 20]
     assert tf.io.gfile.listdir("ram://run") == ["results.json"]
@@ -40,7 +40,7 @@ def test_a_model_folder_that_only_tensorflow_can_write():
 def test_a_record_that_is_damaged(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(UsageError, match=r"results\.json is damaged.*move it aside"):
-        results.Results(RunFolder(str(tmp_path)), "libra_x", "cells")
+        results.Results(RunFolder(str(tmp_path)), "libra_x", "cells", "float32")
 
 
 def test_the_table_has_a_row_for_each_class():

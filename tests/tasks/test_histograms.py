@@ -175,7 +175,7 @@ def test_a_training_writes_them(experiment, two_devices, tiny_shapes, tmp_path):
         {"train_steps": 4, "steps_per_loop": 2, "summary_interval": 4, "checkpoint_interval": 4}
     )
     folder = RunFolder(str(tmp_path))
-    record = results.Results(folder, experiment, "shapes")
+    record = results.Results(folder, experiment, "shapes", "float32")
     training.run(params, two_devices, "train", folder, _Silent(), record, False)
     (events,) = (tmp_path / "train").glob("events*")
     accumulator = event_accumulator.EventAccumulator(

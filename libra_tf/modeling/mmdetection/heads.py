@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
-from official.vision.modeling.heads import dense_prediction_heads, instance_heads
 
 from libra_tf.compat import keras
+from libra_tf.modeling import mixed_precision
 
 
 class _WithoutNorms:
@@ -29,21 +29,21 @@ def _without_norms(norms: Any) -> Any:
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class RetinaNetHead(_WithoutNorms, dense_prediction_heads.RetinaNetHead):
+class RetinaNetHead(_WithoutNorms, mixed_precision.RetinaNetHead):
     """RetinaNet's head without batch norms."""
 
     _norms_attributes = ("_cls_norms", "_box_norms")
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class RPNHead(_WithoutNorms, dense_prediction_heads.RPNHead):
+class RPNHead(_WithoutNorms, mixed_precision.RPNHead):
     """The RPN's head without batch norms."""
 
     _norms_attributes = ("_norms",)
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class DetectionHead(_WithoutNorms, instance_heads.DetectionHead):
+class DetectionHead(_WithoutNorms, mixed_precision.DetectionHead):
     """The second stage's head without batch norms."""
 
     _norms_attributes = ("_conv_norms", "_fc_norms")

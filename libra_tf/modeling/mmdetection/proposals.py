@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 
 import tensorflow as tf
-from official.vision.modeling.layers import roi_generator
 
 from libra_tf.compat import keras
+from libra_tf.modeling import mixed_precision
 from libra_tf.modeling.mmdetection import boxes as box_coder
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class ROIGenerator(roi_generator.MultilevelROIGenerator):
+class ROIGenerator(mixed_precision.MultilevelROIGenerator):
     """Proposes RoIs as MMDetection's RPN head does, with Model Garden's arguments.
 
     It decodes the best `pre_nms_top_k` boxes of each level, drops boxes without area, suppresses

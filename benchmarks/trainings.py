@@ -1,0 +1,62 @@
+"""Trainings that a benchmark makes once: each is recorded when it ends, and resumes if stopped."""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+METRICS = ("AP", "AP50", "AP75")
+
+
+def train_once(records: str, runs: str, key: Mapping[str, Any], arguments: Sequence[str]) -> None:
+    """Trains with `run.py` and records the result, unless the records have it already.
+
+    Args:
+      records: file with a JSON line for every finished training.
+      runs: folder for the folders of the trainings.
+      key: what tells this training from the others; it is recorded and names the folder.
+      arguments: of `run.py`, without the mode and the folder.
+    """
+    if any(key.items() <= record.items() for record in read(records)):
+        return
+    name = "-".join(map(str, key.values())).replace(" ", "_")
+    model_dir = pathlib.Path(runs) / name
+    print(f"training {name}: {model_dir}", flush=True)
+    command = [sys.executable, str(ROOT / "run.py"), "--mode=train_and_eval", *arguments]
+    subprocess.run([*command, f"--model_dir={model_dir}"], check=True)
+    results = json.loads((model_dir / "results.json").read_text())
+    per_class = {k: v for k, v in results.items() if k.startswith("Precision mAP ByCategory/")}
+    record = {**key, **{metric: results[metric] for metric in METRICS}, **per_class}
+    os.makedirs(os.path.dirname(records), exist_ok=True)
+    with open(records, "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read(records: str) -> list[dict[str, Any]]:
+    """Returns the recorded trainings, oldest first; none if there is no such file.
+
+    Args:
+      records: the file.
+    """
+    if not os.path.exists(records):
+        return []
+    with open(records) as file:
+        return [json.loads(line) for line in file]
+
+
+def mean_and_spread(values: Sequence[float], sign: str = ".3f") -> str:
+    """Returns the mean with the sample standard deviation, as a cell of a table.
+
+    Args:
+      values: one per seed.
+      sign: how to format the mean.
+    """
+    if not values:
+        return "-"
+    mean = format(statistics.mean(values), sign)
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean

@@ -1,0 +1,126 @@
+"""The precision a network computes in: bfloat16 where the device has it, float32 elsewhere.
+
+Weights are float32 in either case, so a checkpoint serves both.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+import tensorflow as tf
+
+AUTO, FLOAT32, FLOAT16, BFLOAT16 = "auto", "float32", "float16", "bfloat16"
+
+# Instructions that multiply bfloat16, as Linux names them.
+_CPU_FLAGS = ("avx512_bf16", "amx_bf16")
+# The values of oneDNN's environment variable that stop short of those instructions.
+_WITHOUT_BFLOAT16 = (
+    "SSE41",
+    "AVX",
+    "AVX2",
+    "AVX2_VNNI",
+    "AVX2_VNNI_2",
+    "AVX512_CORE",
+    "AVX512_CORE_VNNI",
+)
+_FIRST_CAPABLE_GPU = (8, 0)
+# Measured with benchmarks/detectors.py on a CPU that has AVX2 alone; see docs/results.md.
+_SLOWDOWN = "a training step took XXX times as long on a CPU without it"
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """A precision, and why it was chosen.
+
+    Attributes:
+      dtype: `float32`, `float16` or `bfloat16`.
+      reason: why, as a clause such as "this CPU has avx512_bf16".
+      is_emulated: whether the device has no instructions for it, so that it is slower than float32.
+    """
+
+    dtype: str
+    reason: str
+    is_emulated: bool = False
+
+    @property
+    def policy(self) -> str:
+        """The Keras policy."""
+        return self.dtype if self.dtype == FLOAT32 else f"mixed_{self.dtype}"
+
+    @property
+    def warning(self) -> str:
+        """What an emulated precision costs, as a sentence; empty if the device has it."""
+        if not self.is_emulated:
+            return ""
+        return (
+            f"{self.dtype} is emulated here and slower than float32: {_SLOWDOWN}. "
+            "Choose float32, or auto"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({self.reason})"
+
+
+def choose(asked: str | None, key: str, device_type: str | None = None) -> Precision:
+    """Chooses the precision to compute in.
+
+    Args:
+      asked: `auto`, or a precision; None for float32.
+      key: the flag or key that asks for it, for the reason.
+      device_type: `CPU`, `GPU` or `TPU`; None for a GPU if there is one, else the CPU.
+
+    Returns:
+      What was asked for. With `auto`, bfloat16 if the device computes it natively, else float32.
+    """
+    if device_type is None:
+        device_type = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    is_native, reason = {"CPU": _of_cpu, "GPU": _of_gpus}.get(device_type, _of_tpu)()
+    if asked == AUTO:
+        return Precision(BFLOAT16 if is_native else FLOAT32, reason)
+    if asked == BFLOAT16 and not is_native:
+        return Precision(BFLOAT16, f"{key} asks for it, but {reason}", is_emulated=True)
+    return Precision(asked or FLOAT32, f"set by {key}")
+
+
+def _of_cpu() -> tuple[bool, str]:
+    """Returns whether this CPU computes bfloat16 natively, and why."""
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        return False, "TF_ENABLE_ONEDNN_OPTS=0 switches off the library that computes bfloat16"
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        if os.environ.get(name, "").upper() in _WITHOUT_BFLOAT16:
+            return False, f"{name}={os.environ[name]} hides the CPU's bfloat16"
+    flags = _cpu_flags()
+    found = [flag for flag in _CPU_FLAGS if flag in flags]
+    if found:
+        return True, f"this CPU has {found[0]}"
+    return False, "this CPU has neither avx512_bf16 nor amx_bf16"
+
+
+def _cpu_flags() -> frozenset[str]:
+    # `py-cpuinfo` knows more systems, but takes longer than a second.
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.split())
+
+
+def _of_gpus() -> tuple[bool, str]:
+    """Returns whether all visible GPUs compute bfloat16 natively, and why."""
+    details = [
+        tf.config.experimental.get_device_details(gpu)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    # Only NVIDIA's have it.
+    oldest = min(details, key=lambda gpu: gpu.get("compute_capability") or (0, 0), default={})
+    capability = oldest.get("compute_capability") or (0, 0)
+    name = oldest.get("device_name", "this GPU")
+    described = f"{name} has compute capability {capability[0]}.{capability[1]}"
+    if capability >= _FIRST_CAPABLE_GPU:
+        return True, described
+    return False, f"{described}, and bfloat16 needs {'.'.join(map(str, _FIRST_CAPABLE_GPU))}"
+
+
+def _of_tpu() -> tuple[bool, str]:
+    return True, "a TPU multiplies in bfloat16"

@@ -1,0 +1,121 @@
+"""Which precision is chosen for which device."""
+
+import pathlib
+
+import pytest
+import tensorflow as tf
+
+from libra_tf import precision
+
+KEY = "runtime.mixed_precision_dtype"
+REAL_READ = pathlib.Path.read_text
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """Makes this CPU one with the given flags."""
+
+    def use(*flags):
+        for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS"):
+            monkeypatch.delenv(name, raising=False)
+        text = f"processor : 0\nflags\t\t: fpu avx2 {' '.join(flags)}\nbugs : none\n"
+        monkeypatch.setattr(
+            pathlib.Path,
+            "read_text",
+            lambda path: text if str(path) == "/proc/cpuinfo" else REAL_READ(path),
+        )
+        return monkeypatch
+
+    return use
+
+
+@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16"])
+def test_auto_on_a_cpu_that_has_it(cpu, flag):
+    cpu("avx512f", flag)
+    chosen = precision.choose("auto", KEY, "CPU")
+    assert (chosen.dtype, chosen.policy) == ("bfloat16", "mixed_bfloat16")
+    assert str(chosen) == f"bfloat16 (this CPU has {flag})"
+    assert not chosen.warning
+
+
+@pytest.mark.parametrize("flags", [(), ("avx512f", "avx512_vnni"), ("avx512_fp16",)])
+def test_auto_on_a_cpu_without(cpu, flags):
+    cpu(*flags)
+    chosen = precision.choose("auto", KEY, "CPU")
+    assert (chosen.dtype, chosen.policy) == ("float32", "float32")
+    assert str(chosen) == "float32 (this CPU has neither avx512_bf16 nor amx_bf16)"
+
+
+def test_a_system_without_that_file(monkeypatch):
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(pathlib.Path, "read_text", missing)
+    assert precision.choose("auto", KEY, "CPU").dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "dtype"),
+    [
+        ("ONEDNN_MAX_CPU_ISA", "avx2", "float32"),
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI", "float32"),
+        ("DNNL_MAX_CPU_ISA", "AVX512_CORE", "float32"),
+        ("TF_ENABLE_ONEDNN_OPTS", "0", "float32"),
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16", "bfloat16"),
+        ("ONEDNN_MAX_CPU_ISA", "DEFAULT", "bfloat16"),
+        ("TF_ENABLE_ONEDNN_OPTS", "1", "bfloat16"),
+    ],
+)
+def test_variables_that_hide_it(cpu, name, value, dtype):
+    cpu("avx512_bf16").setenv(name, value)
+    chosen = precision.choose("auto", KEY, "CPU")
+    assert chosen.dtype == dtype
+    assert (f"{name}={value}" in chosen.reason) == (dtype == "float32")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ([(8, 0)], "bfloat16"),
+        ([(9, 0), (8, 9)], "bfloat16"),
+        ([(9, 0), (7, 5)], "float32"),
+        ([None], "float32"),
+    ],
+)
+def test_all_gpus_must_have_it(monkeypatch, capabilities, dtype):
+    details = {
+        f"gpu {number}": {"device_name": f"card {number}"}
+        | ({"compute_capability": capability} if capability else {})
+        for number, capability in enumerate(capabilities)
+    }
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(details))
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", details.get)
+    chosen = precision.choose("auto", KEY, "GPU")
+    assert chosen.dtype == dtype
+    assert f"card {len(capabilities) - 1} has compute capability" in chosen.reason
+    # Where nothing names the device, a GPU counts before the CPU.
+    assert precision.choose("auto", KEY) == chosen
+
+
+def test_a_tpu():
+    assert precision.choose("auto", KEY, "TPU").dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_is_named_is_taken(cpu, dtype):
+    cpu("avx512_bf16")
+    chosen = precision.choose(dtype, KEY, "CPU")
+    assert (chosen.dtype, chosen.warning) == (dtype, "")
+    assert chosen.reason == f"set by {KEY}"
+
+
+def test_an_emulated_precision_is_taken_with_a_warning(cpu):
+    cpu()
+    chosen = precision.choose("bfloat16", "--precision", "CPU")
+    assert chosen.dtype == "bfloat16"
+    assert "--precision asks for it, but this CPU has neither" in chosen.reason
+    assert "emulated here and slower than float32" in chosen.warning
+
+
+def test_none_is_float32():
+    assert precision.choose(None, KEY, "CPU").dtype == "float32"
