@@ -37,6 +37,12 @@ _MAX_PIXELS = flags.DEFINE_integer(
     lower_bound=1,
 )
 
+_PRECISION = run_flags.define_precision(
+    None,
+    "What the network of a run computes in. Default: as in the run's evaluations. An export "
+    "computes as it was exported.",
+)
+
 
 def main(arguments: list[str]) -> None:
     """Runs the detection, or prints one clear error."""
@@ -59,6 +65,7 @@ def _predict(arguments: list[str]) -> int:
         draw_threshold=_DRAW_THRESHOLD.value,
         batch_size=_BATCH_SIZE.value,
         max_pixels=_MAX_PIXELS.value,
+        asked_precision=_PRECISION.value,
     )
     return 1 if problems else 0
 

@@ -28,6 +28,11 @@ _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", 25_000_000, "Refuse image files with more pixels.", lower_bound=1
 )
 
+_PRECISION = run_flags.define_precision(
+    "float32",
+    "What the network computes in; boxes, scores and the stored weights are float32 in any case.",
+)
+
 
 def main(_: list[str]) -> None:
     """Runs the export, or prints one clear error."""
@@ -47,6 +52,7 @@ def _export() -> None:
         normalized_boxes=_NORMALIZED_BOXES.value,
         score_threshold=_SCORE_THRESHOLD.value,
         max_pixels=_MAX_PIXELS.value,
+        asked_precision=_PRECISION.value,
     )
     print(f"SavedModel: {folder}")
 

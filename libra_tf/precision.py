@@ -3,13 +3,20 @@
 Weights are float32 in either case, so a checkpoint serves both.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterator
 
 import tensorflow as tf
 
+from libra_tf.compat import keras
+
 AUTO, FLOAT32, FLOAT16, BFLOAT16 = "auto", "float32", "float16", "bfloat16"
+
+# What a command can be asked for.
+CHOICES = (AUTO, FLOAT32, BFLOAT16)
 
 # Instructions that multiply bfloat16, as Linux names them.
 _CPU_FLAGS = ("avx512_bf16", "amx_bf16")
@@ -25,7 +32,7 @@ _WITHOUT_BFLOAT16 = (
 )
 _FIRST_CAPABLE_GPU = (8, 0)
 # Measured with benchmarks/detectors.py on a CPU that has AVX2 alone; see docs/results.md.
-_SLOWDOWN = "a training step took XXX times as long on a CPU without it"
+_SLOWDOWN = "it is emulated, and a training step took XXX times as long as in float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +53,6 @@ class Precision:
     def policy(self) -> str:
         """The Keras policy."""
         return self.dtype if self.dtype == FLOAT32 else f"mixed_{self.dtype}"
-
-    @property
-    def warning(self) -> str:
-        """What an emulated precision costs, as a sentence; empty if the device has it."""
-        if not self.is_emulated:
-            return ""
-        return (
-            f"{self.dtype} is emulated here and slower than float32: {_SLOWDOWN}. "
-            "Choose float32, or auto"
-        )
 
     def __str__(self) -> str:
         return f"{self.dtype} ({self.reason})"
@@ -78,8 +75,25 @@ def choose(asked: str | None, key: str, device_type: str | None = None) -> Preci
     if asked == AUTO:
         return Precision(BFLOAT16 if is_native else FLOAT32, reason)
     if asked == BFLOAT16 and not is_native:
-        return Precision(BFLOAT16, f"{key} asks for it, but {reason}", is_emulated=True)
+        return Precision(
+            BFLOAT16, f"{key} asks for it, but {reason}: {_SLOWDOWN}", is_emulated=True
+        )
     return Precision(asked or FLOAT32, f"set by {key}")
+
+
+@contextlib.contextmanager
+def computing_in(policy: str) -> Iterator[None]:
+    """Makes layers that are built while the block runs compute with a Keras policy.
+
+    Args:
+      policy: its name, such as `Precision.policy`.
+    """
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
 
 
 def _of_cpu() -> tuple[bool, str]:

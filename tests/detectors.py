@@ -57,6 +57,8 @@ def write_run(folder, experiment, dataset, overrides, randomize):
       randomize: is given the number and the variable of every trainable weight.
     """
     params = exp_factory.get_exp_config(experiment)
+    # The same on every machine.
+    params.runtime.mixed_precision_dtype = "float32"
     for override in overrides:
         params.task.override(override)
     params.task.annotation_file = dataset.val.annotation_file

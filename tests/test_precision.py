@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from libra_tf import precision
+from libra_tf.compat import keras
 
 KEY = "runtime.mixed_precision_dtype"
 REAL_READ = pathlib.Path.read_text
@@ -35,7 +36,7 @@ def test_auto_on_a_cpu_that_has_it(cpu, flag):
     chosen = precision.choose("auto", KEY, "CPU")
     assert (chosen.dtype, chosen.policy) == ("bfloat16", "mixed_bfloat16")
     assert str(chosen) == f"bfloat16 (this CPU has {flag})"
-    assert not chosen.warning
+    assert not chosen.is_emulated
 
 
 @pytest.mark.parametrize("flags", [(), ("avx512f", "avx512_vnni"), ("avx512_fp16",)])
@@ -105,16 +106,23 @@ def test_a_tpu():
 def test_what_is_named_is_taken(cpu, dtype):
     cpu("avx512_bf16")
     chosen = precision.choose(dtype, KEY, "CPU")
-    assert (chosen.dtype, chosen.warning) == (dtype, "")
+    assert (chosen.dtype, chosen.is_emulated) == (dtype, False)
     assert chosen.reason == f"set by {KEY}"
 
 
-def test_an_emulated_precision_is_taken_with_a_warning(cpu):
+def test_an_emulated_precision_is_taken_and_says_what_it_costs(cpu):
     cpu()
     chosen = precision.choose("bfloat16", "--precision", "CPU")
-    assert chosen.dtype == "bfloat16"
+    assert (chosen.dtype, chosen.is_emulated) == ("bfloat16", True)
     assert "--precision asks for it, but this CPU has neither" in chosen.reason
-    assert "emulated here and slower than float32" in chosen.warning
+    assert "it is emulated, and a training step took" in chosen.reason
+
+
+def test_layers_built_in_a_block_compute_with_its_policy():
+    with precision.computing_in("mixed_bfloat16"):
+        inside = keras.layers.Dense(1)
+    assert inside.compute_dtype == "bfloat16"
+    assert keras.layers.Dense(1).compute_dtype == "float32"
 
 
 def test_none_is_float32():

@@ -24,6 +24,21 @@ def define_score_threshold() -> flags.FlagHolder[float]:
     )
 
 
+def define_precision(default: str | None, help_: str) -> flags.FlagHolder[str]:
+    """Defines `--precision`, what the network computes in.
+
+    Args:
+      default: its default.
+      help_: what the command does with it.
+    """
+    return flags.DEFINE_enum(
+        "precision",
+        default,
+        ["auto", "float32", "bfloat16"],
+        f"{help_} auto: bfloat16 if this machine computes it natively, else float32.",
+    )
+
+
 def define_draw_threshold(drawn: str) -> flags.FlagHolder[float]:
     """Defines `--draw_threshold`.
 

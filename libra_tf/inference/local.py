@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from libra_tf import precision
 from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.inference import tflite_detector
 from libra_tf.inference.client import answers, errors
@@ -26,7 +27,7 @@ class LocalDetector:
     Args:
       function: takes image files, string `[B]`, and returns the outputs of
         `libra_tf.serving.detection.DetectionModule`.
-      source: the path of the checkpoint or SavedModel behind the function.
+      source: what is behind the function, for the user: a checkpoint or a SavedModel.
       normalized_boxes: whether boxes are fractions of the image's height and width.
     """
 
@@ -60,7 +61,10 @@ class LocalDetector:
 
 
 def open_detector(
-    path: str, checkpoint: str | None = None, max_pixels: int | None = None
+    path: str,
+    checkpoint: str | None = None,
+    max_pixels: int | None = None,
+    asked_precision: str | None = None,
 ) -> LocalDetector | tflite_detector.TFLiteDetector:
     """Opens the detector of a run or of an export.
 
@@ -70,17 +74,25 @@ def open_detector(
       checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
       max_pixels: images with more pixels are refused; None for `images.MAX_PIXELS`, or for the
         limit that a SavedModel was exported with.
+      asked_precision: what the network of a run computes in, one of `precision.CHOICES`; None for
+        that of the run's evaluations.
 
     Raises:
-      UsageError: if the path is none of these or cannot be loaded, or if `max_pixels` is given for
-        a SavedModel, which has its own limit.
+      UsageError: if the path is none of these or cannot be loaded, if `max_pixels` is given for a
+        SavedModel, which has its own limit, or a precision for anything but a run.
     """
     if os.path.exists(os.path.join(path, PARAMS)):
-        return _of_run(path, checkpoint, max_pixels or serving_images.MAX_PIXELS)
+        max_pixels = max_pixels or serving_images.MAX_PIXELS
+        return _of_run(path, checkpoint, max_pixels, asked_precision)
     if checkpoint:
         raise UsageError(
             f"--checkpoint={checkpoint} selects a checkpoint of a run, but --model={path} is not "
             "the folder of a run; leave --checkpoint out"
+        )
+    if asked_precision:
+        raise UsageError(
+            f"--precision={asked_precision} is for the folder of a run, but --model={path} is an "
+            "export, which computes as it was exported; leave the flag out, or export again with it"
         )
     if os.path.isfile(path):
         return tflite_detector.TFLiteDetector(path, max_pixels or serving_images.MAX_PIXELS)
@@ -98,12 +110,18 @@ def open_detector(
     return _of_saved_model(folder)
 
 
-def _of_run(model_dir: str, checkpoint: str | None, max_pixels: int) -> LocalDetector:
+def _of_run(
+    model_dir: str, checkpoint: str | None, max_pixels: int, asked_precision: str | None
+) -> LocalDetector:
     run = trained_run.read(model_dir, checkpoint)
     saved_model.check_servable(run)
-    module = saved_model.build_module(run, max_pixels=max_pixels)
+    if asked_precision:
+        chosen = precision.choose(asked_precision, "--precision")
+    else:
+        chosen = precision.choose(run.params.runtime.mixed_precision_dtype, f"the run's {PARAMS}")
+    module = saved_model.build_module(run, max_pixels=max_pixels, policy=chosen.policy)
     function = tf.function(module.serve_bytes, input_signature=[tf.TensorSpec([None], tf.string)])
-    return LocalDetector(function, run.checkpoint)
+    return LocalDetector(function, f"{run.checkpoint} in {chosen}")
 
 
 def _saved_model_in(path: str) -> str | None:

@@ -32,6 +32,7 @@ def predict(
     draw_threshold: float = 0.4,
     batch_size: int = 1,
     max_pixels: int | None = None,
+    asked_precision: str | None = None,
     report: Callable[[str], None] = print,
 ) -> int:
     """Detects objects in images, and writes and draws the detections.
@@ -51,6 +52,7 @@ def predict(
       draw_threshold: detections with a lower score are neither drawn nor counted in the summary.
       batch_size: images in one batch.
       max_pixels: images with more pixels are refused; None for the default of `open_detector`.
+      asked_precision: what the network computes in; see `open_detector`.
       report: receives progress lines and, at the end, a summary.
 
     Returns:
@@ -71,7 +73,7 @@ def predict(
     pictures = (
         image_files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
     )
-    detector = local.open_detector(model, checkpoint, max_pixels)
+    detector = local.open_detector(model, checkpoint, max_pixels, asked_precision)
     # Only now, so that a model that cannot be loaded leaves no folder behind.
     outputs.make_folder("--output_dir", output_dir)
     report(f"detecting with {detector.source}")

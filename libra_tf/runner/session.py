@@ -67,7 +67,7 @@ def run(
     params.lock()
 
     _announce(console, experiment, params, dataset, folder)
-    _announce_precision(console, chosen)
+    _print(console, f"{'warning: ' if chosen.is_emulated else ''}precision: {chosen}")
     task_index = None if cluster.is_chief(strategy) else params.runtime.task_index
     with quiet.libraries_write_to(folder.log(task_index)):
         trainer = _train(params, strategy, mode, folder, flag_values, record, console)
@@ -199,12 +199,6 @@ def _announce(
         )
     height, width, _channels = params.task.model.input_size
     _print(console, f"{experiment}: {schedule}; input {height}x{width}; model folder {folder}")
-
-
-def _announce_precision(console: rich.console.Console, chosen: Precision) -> None:
-    _print(console, f"precision: {chosen}")
-    if chosen.warning:
-        _print(console, f"warning: {chosen.warning}")
 
 
 def _draw_contact_sheet(

@@ -126,4 +126,8 @@ def _experiment_config(
 ) -> cfg.ExperimentConfig:
     task, trainer = saved["task"], saved["trainer"]
     trainer["optimizer_config"] = optimization.OptimizationConfig(trainer["optimizer_config"])
-    return cfg.ExperimentConfig(task=task_class(task), trainer=cfg.TrainerConfig(**trainer))
+    return cfg.ExperimentConfig(
+        task=task_class(task),
+        trainer=cfg.TrainerConfig(**trainer),
+        runtime=cfg.RuntimeConfig(**saved["runtime"]),
+    )

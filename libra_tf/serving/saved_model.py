@@ -11,10 +11,9 @@ import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import export_base
 
-from libra_tf import atomic
+from libra_tf import atomic, precision
 from libra_tf.cli import outputs
 from libra_tf.cli.errors import UsageError
-from libra_tf.compat import keras
 from libra_tf.runs import trained_run
 from libra_tf.runs.folder import CLASS_NAMES
 from libra_tf.serving import images, warmup
@@ -31,6 +30,7 @@ def export(
     normalized_boxes: bool = False,
     score_threshold: float | None = None,
     max_pixels: int = images.MAX_PIXELS,
+    asked_precision: str = precision.FLOAT32,
     report: Callable[[str], None] = print,
 ) -> str:
     """Writes the next version of a model: `export_dir/1`, then `export_dir/2` and so on.
@@ -46,6 +46,8 @@ def export(
       normalized_boxes: whether boxes are fractions of the image's size instead of pixels.
       score_threshold: detections with a lower score are dropped; None for the run's own threshold.
       max_pixels: images with more pixels are refused.
+      asked_precision: what the network computes in, one of `precision.CHOICES`. Boxes, scores and
+        the stored weights are float32 in any case.
       report: receives progress lines.
 
     Returns:
@@ -62,10 +64,11 @@ def export(
         generator.pre_nms_score_threshold = score_threshold
     outputs.make_folder("--export_dir", export_dir)
     parent = pathlib.Path(export_dir)
-    module = build_module(run, normalized_boxes, max_pixels)
-    report(f"exporting {run.checkpoint}")
+    chosen = precision.choose(asked_precision, "--precision")
+    module = build_module(run, normalized_boxes, max_pixels, chosen.policy)
+    report(f"exporting {run.checkpoint}; the network computes in {chosen}")
     with tempfile.TemporaryDirectory() as assets, atomic.unfinished_folder(parent) as folder:
-        module.assets = _write_assets(assets, run, normalized_boxes)
+        module.assets = _write_assets(assets, run, normalized_boxes, chosen.dtype)
         export_base.export(
             module, {name: key for key, name in SIGNATURES.items()}, str(folder), timestamped=False
         )
@@ -78,8 +81,9 @@ def build_module(
     run: trained_run.TrainedRun,
     normalized_boxes: bool = False,
     max_pixels: int = images.MAX_PIXELS,
+    policy: str = precision.FLOAT32,
 ) -> DetectionModule:
-    """Builds the module to serve for a run, in float32 and with TensorFlow's own NMS.
+    """Builds the module to serve for a run, with TensorFlow's own NMS.
 
     Model Garden's NMS (`nms_version` `v1` and `v2`), designed for TPUs, keeps the same boxes but
     takes several times as long on a CPU. It is left in place if TensorFlow's own would keep others.
@@ -88,15 +92,15 @@ def build_module(
       run: the run; its config is changed in place.
       normalized_boxes: see `export`.
       max_pixels: see `export`.
+      policy: the Keras policy that the network computes with.
     """
     generator = run.params.task.model.detection_generator
     if generator.nms_version in ("v1", "v2") and not special_suppression(generator):
         generator.nms_version = "batched"
-    keras.mixed_precision.set_global_policy("float32")
+    with precision.computing_in(policy):
+        model = run.load_model()
     module_class = MMDetectionModule if run.params.task.model.compatibility else DetectionModule
-    return module_class(
-        run.params, run.load_model(), run.read_class_names(), normalized_boxes, max_pixels
-    )
+    return module_class(run.params, model, run.read_class_names(), normalized_boxes, max_pixels)
 
 
 def check_servable(run: trained_run.TrainedRun) -> None:
@@ -145,7 +149,7 @@ def _next_version(parent: pathlib.Path) -> int:
 
 
 def _write_assets(
-    folder: str, run: trained_run.TrainedRun, normalized_boxes: bool
+    folder: str, run: trained_run.TrainedRun, normalized_boxes: bool, dtype: str
 ) -> list[tf.saved_model.Asset]:
     generator = run.params.task.model.detection_generator
     documents = {
@@ -155,6 +159,7 @@ def _write_assets(
             "nms_iou_threshold": generator.nms_iou_threshold,
             "max_detections": generator.max_num_detections,
             "normalized_boxes": normalized_boxes,
+            "precision": dtype,
         },
     }
     for name, document in documents.items():

@@ -20,6 +20,7 @@ from libra_tf import atomic
 from libra_tf.cli import image_files, outputs, quiet
 from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras, tflite_interpreter
+from libra_tf.precision import FLOAT16, FLOAT32, computing_in
 from libra_tf.runs import trained_run
 from libra_tf.serving import images as serving_images
 from libra_tf.serving.detection import (
@@ -28,7 +29,7 @@ from libra_tf.serving.detection import (
     special_suppression,
 )
 
-FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
+INT8 = "int8"
 SUFFIX = ".tflite"
 # More images hardly change the activation ranges, and take long.
 MOST_CALIBRATION_IMAGES = 200
@@ -139,8 +140,8 @@ def _build_function(
         "iou_threshold": generator.nms_iou_threshold,
     }
     generator.apply_nms = False
-    keras.mixed_precision.set_global_policy("float32")
-    model = run.load_model()
+    with computing_in(FLOAT32):
+        model = run.load_model()
     anchors = anchor.Anchor(
         task.min_level,
         task.max_level,

@@ -11,7 +11,7 @@ from pycocotools import coco, cocoeval
 
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference import prediction
+from libra_tf.inference import local, prediction
 from tests.detectors import copy_run, encode
 
 pytestmark = pytest.mark.one_lane
@@ -181,6 +181,23 @@ def test_the_most_pixels_of_an_image(exported, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (None, "ckpt-1 in float32 (set by the run's params.yaml)"),
+        ("float32", "ckpt-1 in float32 (set by --precision)"),
+        ("bfloat16", "ckpt-1 in bfloat16 ("),
+    ],
+)
+@one_detector
+def test_the_precision_of_a_run(exported, asked, said):
+    detector = local.open_detector(exported.model_dir, asked_precision=asked)
+    assert said in detector.source
+    scores = detector.predict([encode(64, 64)])["detection_scores"]
+    expected = exported.serve([encode(64, 64)])["detection_scores"]
+    assert np.array_equal(scores, expected) == (asked != "bfloat16")
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"model": "nowhere"}, "--model=nowhere is neither the folder of a run"),
@@ -191,6 +208,7 @@ def test_the_most_pixels_of_an_image(exported, tmp_path):
         ({"output_dir": "/proc/found"}, "--output_dir=/proc/found cannot be created"),
         ({"output_dir": "gs://found"}, "--output_dir=gs://found is not on this machine"),
         ({"max_pixels": 5000}, "--max_pixels=5000: the limit of --model=.* is fixed in its graph"),
+        ({"asked_precision": "auto"}, "--precision=auto is for the folder of a run, but --model="),
         ({"annotations": "UNRELATED"}, r"lists none of the images, such as a\.jpg"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

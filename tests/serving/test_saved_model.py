@@ -118,7 +118,7 @@ def test_what_the_folder_holds(exported):
     assert names == {"1": "circle", "2": "square", "3": "triangle", "4": "star"}
     thresholds = json.loads((folder / "assets/thresholds.json").read_text())
     expected = {"score_threshold": 0.05, "nms_iou_threshold": 0.5, "max_detections": 50}
-    assert thresholds == {**expected, "normalized_boxes": False}
+    assert thresholds == {**expected, "normalized_boxes": False, "precision": "float32"}
     signatures = tf.saved_model.load(str(folder)).signatures
     requests = tf.data.TFRecordDataset(str(folder / warmup.PATH))
     warmed_up = []
@@ -175,6 +175,46 @@ def test_the_next_version_with_a_threshold_and_in_shares(exported):
         expected["detection_boxes"][0, :num],
         atol=1e-3,
     )
+
+
+def test_an_export_in_bfloat16(exported, tmp_path):
+    said = []
+    path = saved_model.export(
+        exported.model_dir, str(tmp_path), asked_precision="bfloat16", report=said.append
+    )
+    assert "the network computes in bfloat16" in said[0]
+    assert json.loads(pathlib.Path(path, "assets/thresholds.json").read_text())["precision"] == (
+        "bfloat16"
+    )
+    graph = _meta_graph(path).graph_def
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    convolutions = [node for node in nodes if node.op == "Conv2D"]
+    assert convolutions
+    assert {node.attr["T"].type for node in convolutions} == {tf.bfloat16.as_datatype_enum}
+    suppressions = [node for node in nodes if node.op == "CombinedNonMaxSuppression"]
+    assert len(suppressions) >= 3  # One for each signature.
+    # The weights are stored once, in float32.
+    stored, wide = (
+        tf.train.load_checkpoint(f"{folder}/variables/variables")
+        for folder in (path, exported.folder)
+    )
+    assert stored.get_variable_to_shape_map() == wide.get_variable_to_shape_map()
+    dtypes = stored.get_variable_to_dtype_map()
+    weights = [name for name in dtypes if name.startswith("model/")]
+    assert len(weights) > 100
+    assert {dtypes[name] for name in weights} == {tf.float32}
+    assert all((stored.get_tensor(name) == wide.get_tensor(name)).all() for name in weights)
+
+    file = encode(64, 64)
+    outputs, expected = load(path)([file]), exported.serve([file])
+    assert outputs["num_detections"][0] > 5
+    for name in ("detection_boxes", "detection_scores"):
+        assert outputs[name].dtype == np.float32
+    # Half of the last place that bfloat16 has, through a few layers.
+    np.testing.assert_allclose(
+        outputs["detection_scores"][0, :5], expected["detection_scores"][0, :5], atol=0.05
+    )
+    assert (outputs["detection_scores"] != expected["detection_scores"]).any()
 
 
 @only_retinanet
