@@ -30,7 +30,7 @@ def configure(experiment, dtype, dataset):
     model.decoder.libra_fpn.num_filters = 16
     model.norm_activation.use_sync_bn = False
     if isinstance(model, maskrcnn.MaskRCNN):
-        # TensorFlow's batched suppression has neither an XLA kernel nor one for bfloat16.
+        # TensorFlow's batched suppression has no XLA kernel.
         model.roi_generator.use_batched_nms = False
         model.detection_generator.nms_version = "v2"
     params.task.init_checkpoint = None
