@@ -13,6 +13,7 @@ from absl import app, flags
 
 from libra_tf.cli import program
 from libra_tf.runner import flags as runner_flags
+from libra_tf.runner import startup
 
 
 def main(_: list[str]) -> None:
@@ -23,6 +24,7 @@ def main(_: list[str]) -> None:
 
 def _run(console: rich.console.Console) -> None:
     flag_values = flags.FLAGS
+    watch = startup.StartUp(is_shown=flag_values.verbosity > 0)
     experiment = runner_flags.experiment_name(flag_values)
     runner_flags.check_flags(flag_values)
     model_dir = runner_flags.model_dir(flag_values, experiment)
@@ -30,8 +32,9 @@ def _run(console: rich.console.Console) -> None:
     # Imported here because it is slow: --help and wrong flags are answered at once.
     from libra_tf.runner import session
 
+    watch.mark("import")
     try:
-        session.run(experiment, model_dir, flag_values, console)
+        session.run(experiment, model_dir, flag_values, console, watch)
     except KeyboardInterrupt:
         console.print("rerun the same command to continue from the newest checkpoint")
         raise

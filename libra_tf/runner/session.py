@@ -18,6 +18,7 @@ from libra_tf.initial_weights import checkpoint_files
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.precision import Precision
 from libra_tf.runner import cluster, config, contact_sheet, input_data, proposals, training
+from libra_tf.runner.startup import StartUp
 from libra_tf.runs import results, trained_run
 from libra_tf.runs.folder import PICTURES, RunFolder
 
@@ -27,6 +28,7 @@ def run(
     model_dir: str,
     flag_values: flags.FlagValues,
     console: rich.console.Console,
+    startup: StartUp,
 ) -> None:
     """Trains and evaluates as set by the flags, and prints the results.
 
@@ -35,6 +37,7 @@ def run(
       model_dir: path of the run folder.
       flag_values: parsed flags; see `libra_tf.runner.flags`.
       console: where to print progress and results.
+      startup: measures the time to the first step.
 
     Raises:
       UsageError: if the flags, the config or the files they name are invalid.
@@ -68,9 +71,10 @@ def run(
 
     _announce(console, experiment, params, dataset, folder)
     _print(console, f"{'warning: ' if chosen.is_emulated else ''}precision: {chosen}")
+    startup.mark("data")
     task_index = None if cluster.is_chief(strategy) else params.runtime.task_index
     with quiet.libraries_write_to(folder.log(task_index)):
-        trainer = _train(params, strategy, mode, folder, flag_values, record, console)
+        trainer = _train(params, strategy, mode, folder, flag_values, record, console, startup)
         if record.evaluations and "eval" in mode:
             console.print(results.table(record.evaluations[-1]))
         has_pictures = _draw_contact_sheet(folder, params, trainer, class_names)
@@ -85,6 +89,7 @@ def _train(
     flag_values: flags.FlagValues,
     record: results.Results,
     console: rich.console.Console,
+    startup: StartUp,
 ) -> training.ReportingTrainer:
     progress = Progress(console)
     try:
@@ -98,6 +103,7 @@ def _train(
                 record,
                 flag_values.enable_async_checkpointing,
                 replays_data=flag_values.seed is not None,
+                startup=startup,
             )
     finally:
         progress.stop()

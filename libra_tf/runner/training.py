@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 from official.core import base_trainer, task_factory, train_lib, train_utils
 from official.core import config_definitions as cfg
 from official.modeling import optimization
@@ -16,6 +17,7 @@ from libra_tf.cli.progress import Progress
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
 from libra_tf.runner import cluster, guards
+from libra_tf.runner.startup import StartUp
 from libra_tf.runs.folder import RunFolder
 from libra_tf.runs.results import Results
 
@@ -30,6 +32,7 @@ class ReportingTrainer(base_trainer.Trainer):
         PreemptedError if the process must stop.
       replays_data: whether training that continues from a checkpoint first skips the data it has
         already used, so that it sees the same data as an uninterrupted training.
+      startup: measures the time to the first step.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
     """
@@ -40,23 +43,37 @@ class ReportingTrainer(base_trainer.Trainer):
         results: Results,
         stop_if_told: Callable[[], None],
         replays_data: bool,
+        startup: StartUp,
         *args,
+        train: bool = True,
         **kwargs,
     ):
-        super().__init__(*args, **kwargs)
+        startup.mark("detector")
+        super().__init__(*args, train=train, **kwargs)
         self._stop_if_told = stop_if_told
         self._replays_data = replays_data
         self._progress = progress
         self._results = results
+        self._startup = startup
         self._is_training = False
         self._training_seconds = 0.0
         self._trained_steps = 0
         self._histograms = getattr(self.task, "training_histograms", None)
-        if optimizers.has_averages(self.optimizer) or self._histograms is not None:
-            # Create them now for two reasons. An evaluation without training needs the averages
-            # from the checkpoint. And a distributed step that creates variables cannot contain
-            # branches, which counting for histograms needs.
+        if train or optimizers.has_averages(self.optimizer):
+            # Create them now for three reasons. A step that creates variables is traced twice.
+            # Distributed, it cannot contain branches, which counting for histograms needs. And an
+            # evaluation without training needs the averages from the checkpoint.
             optimizers.create_weights(self.optimizer, self.model.trainable_variables)
+        startup.mark("inputs")
+
+    def distribute_dataset(self, *args, **kwargs) -> tf.distribute.DistributedDataset:
+        """Builds a data set without AutoGraph where that is possible; see base class."""
+        build = super().distribute_dataset
+        try:
+            return tf.autograph.experimental.do_not_convert(build)(*args, **kwargs)
+        except tf.errors.OperatorNotAllowedInGraphError:
+            # Some of Model Garden's augmentations branch on tensors.
+            return build(*args, **kwargs)
 
     def initialize(self) -> None:
         """Loads `task.init_checkpoint`, if the run does not have a checkpoint of its own yet."""
@@ -79,6 +96,16 @@ class ReportingTrainer(base_trainer.Trainer):
                 "training", self.config.trainer.train_steps, int(self.global_step.numpy())
             )
         self._loop_started = (time.monotonic(), int(self.global_step.numpy()))
+        self._mark_startup("checkpoint")
+
+    def train_step(self, iterator: Any) -> None:
+        """Takes a step, or builds the graph of one; see base class."""
+        super().train_step(iterator)
+        self._mark_startup("tracing")
+
+    def _mark_startup(self, part: str) -> None:
+        if self._startup is not None:
+            self._startup.mark(part)
 
     def _replay_data(self) -> None:
         self._train_iter = iter(self.train_dataset)
@@ -97,6 +124,7 @@ class ReportingTrainer(base_trainer.Trainer):
         if self._histograms is not None:
             self._histograms.write(step)
         started, first_step = self._loop_started
+        self._report_startup(step - first_step)
         self._training_seconds += time.monotonic() - started
         self._trained_steps += step - first_step
         self._progress.advance(
@@ -105,6 +133,15 @@ class ReportingTrainer(base_trainer.Trainer):
             loss=float(logs[self.train_loss.name]),
         )
         return logs
+
+    def _report_startup(self, num_steps: int) -> None:
+        if self._startup is None:
+            return
+        line = self._startup.describe(num_steps)
+        logging.info(line)
+        if self._startup.is_shown:
+            self._progress.note(line)
+        self._startup = None
 
     def eval_begin(self) -> None:
         """See base class."""
@@ -186,6 +223,7 @@ def run(
     results: Results,
     enable_async_checkpointing: bool = True,
     replays_data: bool = False,
+    startup: StartUp | None = None,
 ) -> ReportingTrainer:
     """Trains and evaluates an experiment.
 
@@ -202,6 +240,7 @@ def run(
       results: where to record evaluations.
       enable_async_checkpointing: whether to write checkpoints in the background.
       replays_data: see `ReportingTrainer`.
+      startup: measures the time to the first step.
 
     Returns:
       The trainer.
@@ -220,7 +259,9 @@ def run(
             train="train" in mode,
             evaluate="eval" in mode,
             checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, own.path),
-            trainer_cls=functools.partial(ReportingTrainer, progress, results, stop, replays_data),
+            trainer_cls=functools.partial(
+                ReportingTrainer, progress, results, stop, replays_data, startup or StartUp()
+            ),
         )
         actions = [stop]
         if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:

@@ -12,11 +12,16 @@ from libra_tf.initial_weights import fine_tuning
 from libra_tf.modeling import freezing, mixed_precision
 from libra_tf.tasks import histograms, mmdetection
 
+# Model Garden's detectors and ours choose with `tf.cond` and the like. There is nothing to convert
+# in them, and reading their sources for it takes longer than tracing them.
+_without_autograph = tf.autograph.experimental.do_not_convert
+
 
 class LibraTaskMixin:
     """Checked configs, frozen stages, fine-tuning and histograms.
 
-    List it before Model Garden's task among the bases of a class.
+    List it before Model Garden's task among the bases of a class. The detector and its steps are
+    built without AutoGraph.
 
     Attributes:
       initialization_report: what `initialize` has loaded; None before.
@@ -26,6 +31,7 @@ class LibraTaskMixin:
     initialization_report: fine_tuning.Report | None = None
     training_histograms: histograms.TrainingHistograms | None = None
 
+    @_without_autograph
     def build_model(self) -> keras.Model:
         """Checks the config, builds the detector and freezes its first stages."""
         self.task_config.validate()
@@ -54,6 +60,7 @@ class LibraTaskMixin:
         with unaugmented.reading_once():
             return self.build_inputs(unaugmented.without_augmentation(data))
 
+    @_without_autograph
     def train_step(
         self,
         inputs: tuple[tf.Tensor, Mapping[str, Any]],
@@ -66,6 +73,16 @@ class LibraTaskMixin:
             return super().train_step(inputs, model, optimizer, metrics)
         with self.training_histograms.during(optimizer.iterations, model):
             return super().train_step(inputs, model, optimizer, metrics)
+
+    @_without_autograph
+    def validation_step(
+        self,
+        inputs: tuple[tf.Tensor, Mapping[str, Any]],
+        model: keras.Model,
+        metrics: list[keras.metrics.Metric] | None = None,
+    ) -> dict[str, Any]:
+        """Detects in a batch and measures the losses; see Model Garden's tasks."""
+        return super().validation_step(inputs, model, metrics)
 
     def build_metrics(self, training: bool = True) -> list[keras.metrics.Metric]:
         """Builds the metrics, and the histograms of a training."""
