@@ -4,6 +4,7 @@ Files may be remote (`gs://...`); folders are local. Locks on folders need POSIX
 `fcntl`.
 """
 
+import concurrent.futures
 import contextlib
 import fcntl
 import os
@@ -13,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 
 _PREFIX = ".libra_tf-unfinished-"
+_SYNCED_TOGETHER = 8
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -119,8 +121,9 @@ def publish_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
 
 def make_durable(folder: pathlib.Path) -> None:
     """Forces a folder and all files in it to disk, so that a crash cannot leave half of them."""
-    for path in folder.rglob("*"):
-        _sync(path)
+    # Together, since the disk takes much longer to force out a thousand small files one by one.
+    with concurrent.futures.ThreadPoolExecutor(_SYNCED_TOGETHER) as pool:
+        list(pool.map(_sync, folder.rglob("*")))
     _sync(folder)
 
 

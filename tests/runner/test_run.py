@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -90,6 +91,7 @@ def trained(folder, tmp_path_factory):
     (root / "temporary").mkdir()
     result = run(
         *arguments,
+        "--verbosity=1",
         f"--params_override={TINY.format(steps=2)}",
         env={"TMPDIR": str(root / "temporary")},
     )
@@ -129,6 +131,18 @@ def test_a_run_is_quiet_and_shows_progress(trained):
     assert "evaluating: batch 2/2" in result.stdout
     assert "libra_retinanet_demo: 2 steps of 2 images" in result.stdout
     assert len(result.stdout.splitlines()) < 40
+
+
+def test_a_run_tells_the_time_to_the_first_step(trained):
+    model_dir, result, _ = trained
+    (line,) = [text for text in result.stdout.splitlines() if text.startswith("time to the first")]
+    parts = re.findall(r"([a-z]+) ([\d.]+)", line[line.index("(") : line.index(")")])
+    names = ["import", "data", "detector", "inputs", "checkpoint", "tracing"]
+    assert [name for name, _ in parts] == names
+    for name, seconds in parts:
+        assert float(seconds) > 0 or name == "checkpoint"
+    assert "; first 1 steps: " in line
+    assert line in (model_dir / "log.txt").read_text()
 
 
 @pytest.mark.one_lane
@@ -180,6 +194,8 @@ def test_fine_tuning_then_going_on(trained, tmp_path):
     count = line.split(":")[1].split()[0]
     assert line == f"fine-tuning from {start / 'ckpt-2'}: {count} of {count} weights loaded"
     assert line in (tmp_path / "log.txt").read_text()
+    # Only --verbosity shows it.
+    assert "time to the first step" not in result.stdout
 
     tiny = TINY.format(steps=4)
     result = run(*arguments, f"--params_override={tiny},task.init_checkpoint=no/such/folder")
