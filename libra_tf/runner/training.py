@@ -98,6 +98,7 @@ class ReportingTrainer(base_trainer.Trainer):
         self._loop_started = (time.monotonic(), int(self.global_step.numpy()))
         self._mark_startup("checkpoint")
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, iterator: Any) -> None:
         """Takes a step, or builds the graph of one; see base class."""
         super().train_step(iterator)
