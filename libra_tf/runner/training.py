@@ -26,10 +26,8 @@ class ReportingTrainer(base_trainer.Trainer):
     Args:
       progress: where to show progress.
       results: where to record evaluations.
-      stop_if_told: called between the batches of an evaluation and while skipping data; raises a
-        PreemptedError if the process must stop.
-      replays_data: whether training that continues from a checkpoint first skips the data it has
-        already used, so that it sees the same data as an uninterrupted training.
+      stop_if_told: called between the batches of an evaluation; raises a PreemptedError if the
+        process must stop.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
     """
@@ -39,13 +37,11 @@ class ReportingTrainer(base_trainer.Trainer):
         progress: Progress,
         results: Results,
         stop_if_told: Callable[[], None],
-        replays_data: bool,
         *args,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self._stop_if_told = stop_if_told
-        self._replays_data = replays_data
         self._progress = progress
         self._results = results
         self._is_training = False
@@ -71,24 +67,12 @@ class ReportingTrainer(base_trainer.Trainer):
     def train_loop_begin(self) -> None:
         """See base class."""
         super().train_loop_begin()
-        if self._replays_data and self._train_iter is None:
-            self._replay_data()
         if not self._is_training:
             self._is_training = True
             self._progress.start(
                 "training", self.config.trainer.train_steps, int(self.global_step.numpy())
             )
         self._loop_started = (time.monotonic(), int(self.global_step.numpy()))
-
-    def _replay_data(self) -> None:
-        self._train_iter = iter(self.train_dataset)
-        step = int(self.global_step.numpy())
-        self._progress.start("skipping the data already used", step)
-        for done in range(1, step + 1):
-            next(self._train_iter)
-            if done % self.config.trainer.steps_per_loop == 0 or done == step:
-                self._progress.advance(done, images=self.config.task.train_data.global_batch_size)
-                self._stop_if_told()
 
     def train_loop_end(self) -> Mapping[str, Any]:
         """See base class."""
@@ -185,7 +169,7 @@ def run(
     progress: Progress,
     results: Results,
     enable_async_checkpointing: bool = True,
-    replays_data: bool = False,
+    is_repeatable: bool = False,
 ) -> ReportingTrainer:
     """Trains and evaluates an experiment.
 
@@ -201,7 +185,8 @@ def run(
       progress: where to show progress.
       results: where to record evaluations.
       enable_async_checkpointing: whether to write checkpoints in the background.
-      replays_data: see `ReportingTrainer`.
+      is_repeatable: whether a training that goes on sees the same data as an uninterrupted one
+        would. Seed Python's and TensorFlow's random numbers before.
 
     Returns:
       The trainer.
@@ -214,13 +199,16 @@ def run(
     with cluster.own_folder(strategy, folder) as own, strategy.scope():
         stop = guards.StopOnTermination(strategy)
         task = task_factory.get_task(params.task, logging_dir=own.path)
+        if is_repeatable and "train" in mode:
+            task.first_step = own.latest_step()
+            _announce_skipping(task.first_step, params, progress)
         trainer = train_utils.create_trainer(
             params,
             task,
             train="train" in mode,
             evaluate="eval" in mode,
             checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, own.path),
-            trainer_cls=functools.partial(ReportingTrainer, progress, results, stop, replays_data),
+            trainer_cls=functools.partial(ReportingTrainer, progress, results, stop),
         )
         actions = [stop]
         if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
@@ -247,6 +235,12 @@ def run(
         else:
             runner.run()
     return trainer
+
+
+def _announce_skipping(step: int, params: cfg.ExperimentConfig, progress: Progress) -> None:
+    if step:
+        images = step * params.task.train_data.global_batch_size
+        progress.note(f"step {step}: skipping the data already used ({images} images, undecoded)")
 
 
 def _run_until_preempted(
