@@ -1,16 +1,22 @@
 """Measures what the input pipeline delivers, beside what the training step takes.
 
-    python benchmarks/input_pipeline.py --repeats=5 --nomemory                      the pipeline
+    python benchmarks/input_pipeline.py --repeats=5 --nomemory                      pipeline, step
     python benchmarks/input_pipeline.py --repeats=3 --nomemory --groups=skipping    resuming
 
 The images are drawn (JPEG, noisy backgrounds) at the size of the input, unless the title says
 otherwise, and are read from TFRecords as in training: shuffled, augmented and labelled. A call
 begins with an empty pipeline, so the first batches of a training are included. The step is that of
 the experiment with the input size of the title and random weights, on a batch in memory.
+
+The notes also give the time that all cores together spend on an image. Other work on the machine
+hardly changes it, and its inverse is what one core delivers.
 """
 
+import collections
 import functools
+import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 
 import measuring  # isort: skip, sets what TensorFlow reads at import
@@ -31,8 +37,8 @@ NUM_DRAWN = 64
 SIZES = {
     128: ("demo", 8, 512),
     320: ("small", 8, 256),
-    640: ("resnetfpn_coco", 2, 96),
-    1024: ("resnetfpn_coco", 1, 48),
+    640: ("resnetfpn_coco", 2, 32),
+    1024: ("resnetfpn_coco", 1, 16),
 }
 # Has as many pixels as 640x480, a common size in COCO.
 COCO_SIZE = 554
@@ -52,23 +58,44 @@ def _compare(detector: str, input_size: int, drawn_size: int, has_step: bool) ->
     contestants = {
         "pipeline": functools.partial(_pipeline, make, num_images, None, False),
         "pipeline with --seed": functools.partial(_pipeline, make, num_images, 0, True),
-        "Model Garden's with --seed": functools.partial(_pipeline, make, num_images, None, True),
     }
     if has_step:
         contestants["training step"] = functools.partial(_training_step, make, batch_size)
     images = {name: batch_size if name == "training step" else num_images for name in contestants}
+    core_seconds = collections.defaultdict(list)
+
+    def note(name: str, seconds: float) -> str:
+        core_ms = 1e3 * statistics.median(core_seconds[name]) / images[name]
+        return f"{images[name] / seconds:.2f} images/s, {core_ms:.1f} core-ms an image"
+
     return Comparison(
         f"{experiment} at {input_size}x{input_size}, images of {drawn_size}x{drawn_size}",
-        contestants,
-        note=lambda name, seconds: f"{images[name] / seconds:.1f} images/s",
+        {
+            name: functools.partial(_timing_cores, build, core_seconds[name])
+            for name, build in contestants.items()
+        },
+        note=note,
     )
+
+
+def _timing_cores(
+    build: Callable[[], Callable[[], object]], seconds: list[float]
+) -> Callable[[], None]:
+    call = build()
+
+    def timed() -> None:
+        start = time.process_time()
+        call()
+        seconds.append(time.process_time() - start)
+
+    return timed
 
 
 def skipping_comparisons() -> Iterator[Comparison]:
     """Yields how fast used images are skipped: ours, and preparing them as Model Garden would."""
     for experiment, input_size, drawn_size, skipped, prepared in (
         ("libra_retinanet_demo", 128, 128, 100_000, 500),
-        ("libra_retinanet_resnetfpn_coco", 1024, COCO_SIZE, 20_000, 48),
+        ("libra_retinanet_resnetfpn_coco", 1024, COCO_SIZE, 20_000, 32),
     ):
         make = functools.partial(_params, experiment, input_size, drawn_size)
         for name, num_images, build in (
@@ -101,9 +128,7 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 def _params(experiment: str, input_size: int, drawn_size: int) -> cfg.ExperimentConfig:
     params = exp_factory.get_exp_config(experiment)
-    num_classes = params.task.model.num_classes
     use_dataset(params, _drawn(drawn_size))
-    params.task.model.num_classes = num_classes
     params.task.model.input_size = [input_size, input_size, 3]
     params.task.init_checkpoint = None
     return params
