@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 import measuring  # isort: skip, sets what TensorFlow reads at import
 
 import tensorflow as tf
+from absl import flags
 from official.core import base_task, exp_factory, task_factory
 from official.core import config_definitions as cfg
 from tensorflow.python.framework import config as tf_config
@@ -43,12 +44,16 @@ SIZES = {
 # Has as many pixels as 640x480, a common size in COCO.
 COCO_SIZE = 554
 
+_INPUT_SIZES = flags.DEFINE_list("input_sizes", [str(size) for size in SIZES], "Of SIZES.")
+_STEP = flags.DEFINE_bool("step", True, "Whether to measure the training step as well.")
+
 
 def comparisons(detector: str) -> Iterator[Comparison]:
     """Yields the comparisons of a detector by input size."""
-    for input_size in SIZES:
-        yield _compare(detector, input_size, input_size, has_step=True)
-    yield _compare(detector, 1024, COCO_SIZE, has_step=False)
+    for input_size in map(int, _INPUT_SIZES.value):
+        yield _compare(detector, input_size, input_size, has_step=_STEP.value)
+    if "1024" in _INPUT_SIZES.value:
+        yield _compare(detector, 1024, COCO_SIZE, has_step=False)
 
 
 def _compare(detector: str, input_size: int, drawn_size: int, has_step: bool) -> Comparison:

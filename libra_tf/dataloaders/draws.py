@@ -14,6 +14,8 @@ import tensorflow as tf
 from libra_tf import compat
 from libra_tf.cli.errors import UsageError
 
+_WHILE_LOOP = tf.while_loop
+
 
 class Draws:
     """Replaces TensorFlow's stateful draws while a parser is traced.
@@ -133,7 +135,11 @@ class Draws:
         shape_invariants: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> Sequence[Any]:
-        """Counts the rounds, so that a draw in the body differs from round to round."""
+        """Counts the rounds, so that a draw in the body differs from round to round.
+
+        Model Garden's augmentation of single boxes draws in such loops. Nothing in its parsers
+        draws in `tf.map_fn` or in a loop of AutoGraph, where all rounds would draw the same.
+        """
 
         def counting_body(count: tf.Tensor, *values: Any) -> list[Any]:
             self._rounds.append(count)
@@ -152,6 +158,3 @@ class Draws:
             **kwargs,
         )
         return results
-
-
-_WHILE_LOOP = tf.while_loop
