@@ -51,7 +51,7 @@ def tflite_interpreter(model: bytes, num_threads: int) -> Any:
 
 @contextlib.contextmanager
 def substituted(owner: types.ModuleType, name: str, replacement: Any) -> Iterator[None]:
-    """Replaces a name in a module of Model Garden while the block runs.
+    """Replaces a name in a module, usually one of Model Garden, while the block runs.
 
     This is only for places where a Model Garden method hardcodes a class or function and has no
     argument for it. In tf-models-official 2.15 and 2.20, these are:
@@ -64,7 +64,10 @@ def substituted(owner: types.ModuleType, name: str, replacement: Any) -> Iterato
     * both tasks, `build_inputs`: `input_reader_factory.input_reader_generator`;
     * `official/vision/modeling/factory.py`, `build_retinanet` and `build_maskrcnn`: the classes
       of `dense_prediction_heads`, `instance_heads`, `roi_generator`, `roi_sampler` and
-      `mask_sampler`.
+      `mask_sampler`;
+    * the parsers' random draws, which are in TensorFlow itself: `tf.random.uniform`, `normal` and
+      `shuffle`, `tf.image.sample_distorted_bounding_box`, and `tf.while_loop` around them. Only
+      while a parser of a seeded training is traced; see `libra_tf.dataloaders.draws`.
 
     Do not build different tasks in several threads at once: this is not thread-safe.
 

@@ -32,6 +32,7 @@ def sample_dataset(
     config: components.RPNSampler,
     parser: maskrcnn.Parser,
     seed: int,
+    first_batch: int = 0,
 ) -> tf.data.Dataset:
     """Samples anchors of every image of a training set.
 
@@ -42,7 +43,8 @@ def sample_dataset(
       dataset: batches (images, labels) from Model Garden's parser with `label_all_anchors`.
       config: how to sample.
       parser: Model Garden's config of how many anchors to sample and which are negative.
-      seed: determines the sample, together with the position of the image in the dataset.
+      seed: determines the sample, together with the position of the image in the training.
+      first_batch: how many batches of the training come before the dataset.
 
     Returns:
       The same batches, with `rpn_score_targets` -1 for anchors that are not sampled.
@@ -66,7 +68,7 @@ def sample_dataset(
         )
         return images, {**labels, "rpn_score_targets": _unflatten(sampled, targets)}
 
-    batches = dataset.enumerate().map(sample_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = dataset.enumerate(first_batch).map(sample_batch, num_parallel_calls=tf.data.AUTOTUNE)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from libra_tf.cli.errors import first_line
 
+_STEP = "global_step/.ATTRIBUTES/VARIABLE_VALUE"
 _READING_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, LookupError)
 
 
@@ -73,6 +74,20 @@ def damage(checkpoint: str) -> str:
     except _READING_ERRORS as error:
         return first_line(error)
     return ""
+
+
+def step(checkpoint: str) -> int:
+    """Returns the training step of a checkpoint; 0 for weights alone, such as imported ones.
+
+    Args:
+      checkpoint: its path prefix.
+
+    Raises:
+      CheckpointError: if it cannot be read.
+    """
+    with reading(checkpoint):
+        reader = tf.train.load_checkpoint(checkpoint)
+        return int(reader.get_tensor(_STEP)) if reader.has_tensor(_STEP) else 0
 
 
 @contextlib.contextmanager

@@ -45,8 +45,8 @@ def build(experiment: str, flag_values: flags.FlagValues) -> Draft:
 
     Args:
       experiment: one of `libra_tf.configs.names.EXPERIMENTS`.
-      flag_values: parsed flags; this uses `config_file`, `params_override`, `dataset`, `tpu` and
-        `tf_data_service`.
+      flag_values: parsed flags; this uses `config_file`, `params_override`, `dataset`, `seed`,
+        `tpu` and `tf_data_service`.
 
     Returns:
       The draft of the config.
@@ -64,6 +64,7 @@ def build(experiment: str, flag_values: flags.FlagValues) -> Draft:
     changes = list(overrides.read(flag_values))
     overrides.apply(params, changes)
     _check_supported(params, experiment, flag_values.dataset)
+    _check_repeatable(params.task.train_data, flag_values.seed)
     params.override({"runtime": {"tpu": flag_values.tpu}})
     if flag_values.tpu:
         params.runtime.distribution_strategy = "tpu"
@@ -146,6 +147,15 @@ def _check_supported(params: cfg.ExperimentConfig, experiment: str, dataset: str
         raise UsageError(
             "task.use_coco_metrics is false, but all evaluations here use COCO metrics; leave it "
             "true, and use --mode=train if there is nothing to evaluate"
+        )
+
+
+def _check_repeatable(data: cfg.DataConfig, seed: int | None) -> None:
+    if seed is not None and data.enable_tf_data_service:
+        raise UsageError(
+            f"--seed={seed} makes training data repeatable, but the tf.data service delivers them "
+            "in an order of its own; leave out --seed, or set "
+            "task.train_data.enable_tf_data_service=false"
         )
 
 

@@ -102,7 +102,7 @@ def _train(
                 progress,
                 record,
                 flag_values.enable_async_checkpointing,
-                replays_data=flag_values.seed is not None,
+                is_repeatable=flag_values.seed is not None,
                 startup=startup,
             )
     finally:

@@ -28,10 +28,8 @@ class ReportingTrainer(base_trainer.Trainer):
     Args:
       progress: where to show progress.
       results: where to record evaluations.
-      stop_if_told: called between the batches of an evaluation and while skipping data; raises a
-        PreemptedError if the process must stop.
-      replays_data: whether training that continues from a checkpoint first skips the data it has
-        already used, so that it sees the same data as an uninterrupted training.
+      stop_if_told: called between the batches of an evaluation; raises a PreemptedError if the
+        process must stop.
       startup: measures the time to the first step.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
@@ -42,7 +40,6 @@ class ReportingTrainer(base_trainer.Trainer):
         progress: Progress,
         results: Results,
         stop_if_told: Callable[[], None],
-        replays_data: bool,
         startup: StartUp,
         *args,
         train: bool = True,
@@ -51,7 +48,6 @@ class ReportingTrainer(base_trainer.Trainer):
         startup.mark("detector")
         super().__init__(*args, train=train, **kwargs)
         self._stop_if_told = stop_if_told
-        self._replays_data = replays_data
         self._progress = progress
         self._results = results
         self._startup = startup
@@ -88,8 +84,6 @@ class ReportingTrainer(base_trainer.Trainer):
     def train_loop_begin(self) -> None:
         """See base class."""
         super().train_loop_begin()
-        if self._replays_data and self._train_iter is None:
-            self._replay_data()
         if not self._is_training:
             self._is_training = True
             self._progress.start(
@@ -107,16 +101,6 @@ class ReportingTrainer(base_trainer.Trainer):
     def _mark_startup(self, part: str) -> None:
         if self._startup is not None:
             self._startup.mark(part)
-
-    def _replay_data(self) -> None:
-        self._train_iter = iter(self.train_dataset)
-        step = int(self.global_step.numpy())
-        self._progress.start("skipping the data already used", step)
-        for done in range(1, step + 1):
-            next(self._train_iter)
-            if done % self.config.trainer.steps_per_loop == 0 or done == step:
-                self._progress.advance(done, images=self.config.task.train_data.global_batch_size)
-                self._stop_if_told()
 
     def train_loop_end(self) -> Mapping[str, Any]:
         """See base class."""
@@ -223,7 +207,7 @@ def run(
     progress: Progress,
     results: Results,
     enable_async_checkpointing: bool = True,
-    replays_data: bool = False,
+    is_repeatable: bool = False,
     startup: StartUp | None = None,
 ) -> ReportingTrainer:
     """Trains and evaluates an experiment.
@@ -240,7 +224,8 @@ def run(
       progress: where to show progress.
       results: where to record evaluations.
       enable_async_checkpointing: whether to write checkpoints in the background.
-      replays_data: see `ReportingTrainer`.
+      is_repeatable: whether a training that goes on sees the same data as an uninterrupted one
+        would. Seed Python's and TensorFlow's random numbers before.
       startup: measures the time to the first step.
 
     Returns:
@@ -254,6 +239,9 @@ def run(
     with cluster.own_folder(strategy, folder) as own, strategy.scope():
         stop = guards.StopOnTermination(strategy)
         task = task_factory.get_task(params.task, logging_dir=own.path)
+        if is_repeatable and "train" in mode:
+            task.first_step = own.latest_step()
+            _announce_skipping(task.first_step, params, progress)
         trainer = train_utils.create_trainer(
             params,
             task,
@@ -261,7 +249,7 @@ def run(
             evaluate="eval" in mode,
             checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, own.path),
             trainer_cls=functools.partial(
-                ReportingTrainer, progress, results, stop, replays_data, startup or StartUp()
+                ReportingTrainer, progress, results, stop, startup or StartUp()
             ),
         )
         actions = [stop]
@@ -289,6 +277,12 @@ def run(
         else:
             runner.run()
     return trainer
+
+
+def _announce_skipping(step: int, params: cfg.ExperimentConfig, progress: Progress) -> None:
+    if step:
+        images = step * params.task.train_data.global_batch_size
+        progress.note(f"step {step}: skipping the data already used ({images} images, undecoded)")
 
 
 def _run_until_preempted(

@@ -59,6 +59,11 @@ class RunFolder:
         """Returns the path prefix of the newest checkpoint; None without a checkpoint."""
         return tf.train.latest_checkpoint(self.path)
 
+    def latest_step(self) -> int:
+        """Returns the training step of the newest checkpoint; 0 without one."""
+        newest = self.latest_checkpoint()
+        return checkpoint_files.step(newest) if newest else 0
+
     def find_checkpoint(self, name: str | None = None) -> str:
         """Returns the path prefix of a checkpoint.
 

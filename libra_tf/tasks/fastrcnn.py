@@ -49,7 +49,10 @@ class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
             name = "train_data" if params.is_training else "validation_data"
             raise ValueError(f"task.{name}.proposals is not set; set it to a folder of proposals")
         parser = functools.partial(fastrcnn_input.Parser, params.proposals, params.num_proposals)
-        with compat.substituted(maskrcnn_input, "Parser", parser):
+        with (
+            compat.substituted(maskrcnn_input, "Parser", parser),
+            self._reading(params, input_context),
+        ):
             return model_garden.MaskRCNNTask.build_inputs(self, params, input_context, dataset_fn)
 
     def train_step(

@@ -1,5 +1,6 @@
 """What all Libra tasks add to Model Garden's detection tasks."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import tensorflow as tf
 from official.core import config_definitions as cfg
 
 from libra_tf.compat import keras
-from libra_tf.dataloaders import unaugmented
+from libra_tf.dataloaders import repeatable, unaugmented
 from libra_tf.initial_weights import fine_tuning
 from libra_tf.modeling import freezing, mixed_precision
 from libra_tf.tasks import histograms, mmdetection
@@ -26,10 +27,13 @@ class LibraTaskMixin:
     Attributes:
       initialization_report: what `initialize` has loaded; None before.
       training_histograms: what the training counts; None where `analysis` is not enabled.
+      first_step: how many steps the training has already taken, for training data that are
+        repeatable from any step on. None for Model Garden's own, which are not.
     """
 
     initialization_report: fine_tuning.Report | None = None
     training_histograms: histograms.TrainingHistograms | None = None
+    first_step: int | None = None
 
     @_without_autograph
     def build_model(self) -> keras.Model:
@@ -44,6 +48,25 @@ class LibraTaskMixin:
     def initialize(self, model: keras.Model) -> None:
         """Loads what fits from `init_checkpoint`; see `libra_tf.initial_weights.fine_tuning`."""
         self.initialization_report = fine_tuning.initialize(model, self.task_config)
+
+    def _reading(
+        self, data: cfg.DataConfig, input_context: tf.distribute.InputContext | None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Lets the block build training data that begin at `first_step`, if it is set.
+
+        Args:
+          data: config of the data.
+          input_context: of the input pipeline that the block builds.
+        """
+        if self.first_step is None or not data.is_training:
+            return contextlib.nullcontext()
+        return repeatable.reading_after(self._used(data, input_context))
+
+    def _used(
+        self, data: cfg.DataConfig, input_context: tf.distribute.InputContext | None
+    ) -> repeatable.Used:
+        """Returns what the steps before `first_step` have used."""
+        return repeatable.used_by(self.first_step or 0, data.global_batch_size, input_context)
 
     def build_unaugmented_inputs(self, data: cfg.DataConfig) -> tf.data.Dataset:
         """Builds the training data without augmentation, each image once and in file order.

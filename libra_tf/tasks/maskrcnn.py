@@ -40,7 +40,10 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         dataset_fn: dataset_fn_lib.PossibleDatasetType | None = None,
     ) -> tf.data.Dataset:
         """Builds the data set of a split; in training, the RPN's sampler chooses the anchors."""
-        with mmdetection.parts_for(self.task_config.model):
+        with (
+            mmdetection.parts_for(self.task_config.model),
+            self._reading(params, input_context),
+        ):
             return self._build_inputs(params, input_context, dataset_fn)
 
     def _build_inputs(
@@ -60,7 +63,8 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         )
         # Different in every run, but repeatable with `keras.utils.set_random_seed`.
         seed = random.randrange(2**31)
-        return rpn_sampling.sample_dataset(labelled, config, params.parser, seed)
+        first_batch = self._used(params, input_context).batches
+        return rpn_sampling.sample_dataset(labelled, config, params.parser, seed, first_batch)
 
     def train_step(
         self,

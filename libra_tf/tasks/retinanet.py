@@ -32,6 +32,7 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
         with (
             compat.substituted(model_garden_input, "Parser", self._parser_class(params)),
             mmdetection.parts_for(self.task_config.model),
+            self._reading(params, input_context),
         ):
             return super().build_inputs(params, input_context)
 
