@@ -12,8 +12,9 @@ number of classes. It says on a line that it is ready. Then, for every line on s
 takes a training step or infers, and prints the loss or the number of boxes.
 
 A training step is what MMEngine's `train_step` does after its preprocessing: the losses, their
-gradients, and the published optimizer. In bfloat16 all that runs under `torch.autocast`, except for
-MMCV's RoIAlign, which has no kernel for it and gets float32.
+gradients, and the published optimizer. In bfloat16 the losses or the detections are computed under
+`torch.autocast`. MMCV's RoIAlign and suppression have no kernels for it on a CPU, so they get
+float32: the features for the RoIs are cast, and so are the outputs of the heads, as in ours.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 # Otherwise its threads keep spinning while the other contestants run.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -97,11 +99,20 @@ def _model(config: Config, detector: str, num_classes: int) -> BaseDetector:
     head.num_classes = num_classes
     model = MODELS.build(config.model)
     model.init_weights()
+    heads = [model.bbox_head] if is_retinanet else [model.rpn_head, model.roi_head.bbox_head]
+    for head in heads:
+        head.register_forward_hook(lambda _, inputs, outputs: _in_float32(outputs))
     if not is_retinanet:
         model.roi_head.bbox_roi_extractor.register_forward_pre_hook(
-            lambda _, inputs: ([level.float() for level in inputs[0]], *inputs[1:])
+            lambda _, inputs: _in_float32(inputs)
         )
     return model
+
+
+def _in_float32(tensors: Any) -> Any:
+    if isinstance(tensors, torch.Tensor):
+        return tensors.float()
+    return tuple(_in_float32(tensor) for tensor in tensors)
 
 
 def main() -> None:
