@@ -9,6 +9,11 @@ def _no_note(name: str, seconds: float) -> str:
     return ""
 
 
+def _no_summary(seconds: Mapping[str, float]) -> str:
+    del seconds
+    return ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """Several ways to do the same thing. The first one is ours.
@@ -19,6 +24,7 @@ class Comparison:
       elsewhere: by name, milliseconds measured on another machine.
       other_processes: contestants that run in another process; their memory is not measured.
       note: returns a note on a contestant, given its name and median seconds.
+      summary: returns what to print below the table, given the median seconds by name.
       slow: whether a call is so slow that it is made only once.
     """
 
@@ -27,4 +33,5 @@ class Comparison:
     elsewhere: Mapping[str, float] = dataclasses.field(default_factory=dict)
     other_processes: Set[str] = frozenset()
     note: Callable[[str, float], str] = _no_note
+    summary: Callable[[Mapping[str, float]], str] = _no_summary
     slow: bool = False

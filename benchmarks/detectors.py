@@ -1,15 +1,17 @@
 """Times whole detectors against those of Model Garden, and measures their peak memory.
 
-    python benchmarks/detectors.py --repeats=10                    RetinaNet and Faster R-CNN
-    python benchmarks/detectors.py --repeats=10 --groups=cascade   another detector
+    python benchmarks/detectors.py --repeats=10                        RetinaNet and Faster R-CNN
+    python benchmarks/detectors.py --repeats=10 --groups=cascadercnn   another detector
 
 The baseline is the same experiment with every Libra component switched off, which is Model Garden's
-own detector. R-50, 640x640, float32, random weights. The images are drawn, and go through Model
-Garden's input pipeline once. Both infer with TensorFlow's suppression, because Model Garden's own
+own detector. R-50, 640x640, random weights. The images are drawn, and go through Model Garden's
+input pipeline once. Both infer with TensorFlow's suppression, because Model Garden's own
 (`--nms_version=v2`) is made for TPUs.
+Every contestant has a row in float32, and one in bfloat16 if the device computes that natively.
+`--precisions=float32 --precisions=bfloat16` asks for both anywhere; emulated, bfloat16 is slow.
 `--mmdet_python` names the interpreter of an environment with MMDetection. Its published config then
-takes turns with the others in inference. `mmdetection.py` explains how to install such an
-environment.
+takes turns with the others, with the same images and objects. `mmdetection.py` explains how to
+install such an environment.
 """
 
 import functools
@@ -29,7 +31,9 @@ from official.core import base_task, exp_factory, task_factory
 from official.core import config_definitions as cfg
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+import side_by_side
 from comparison import Comparison
+from libra_tf import precision
 from libra_tf.compat import keras
 from libra_tf.data import make_shapes, prepare_coco_folder
 from libra_tf.runner.config import use_dataset
@@ -53,8 +57,14 @@ SWITCHES_OFF["cascadercnn"] = SWITCHES_OFF["fasterrcnn"]
 _NMS_VERSION = flags.DEFINE_string(
     "nms_version", "batched", "task.model.detection_generator.nms_version in inference."
 )
+_PRECISIONS = flags.DEFINE_multi_enum(
+    "precisions",
+    [precision.FLOAT32, precision.AUTO],
+    [precision.FLOAT32, precision.BFLOAT16, precision.AUTO],
+    "What to compute in; auto is bfloat16 where the device has it, else float32.",
+)
 _MMDET_PYTHON = flags.DEFINE_string(
-    "mmdet_python", None, "A Python that can import mmdet, to include MMDetection in inference."
+    "mmdet_python", None, "A Python that can import mmdet, to include MMDetection."
 )
 
 
@@ -73,23 +83,42 @@ def comparisons(detector: str) -> Iterator[Comparison]:
     switches = {"ours": {}, "Model Garden": SWITCHES_OFF[detector]}
     if detector == "fasterrcnn":
         switches["ours with random sampling"] = {"model": RANDOM_SAMPLING}
-    yield Comparison(
-        f"training step, batch {TRAINING_BATCH}",
-        {name: functools.partial(_training_step, detector, s) for name, s in switches.items()},
-    )
+    training = {
+        name: functools.partial(_training_step, detector, s) for name, s in switches.items()
+    }
     models = {"ours": {}, "Model Garden": SWITCHES_OFF[detector]["model"]}
     inference = {
         name: functools.partial(_inference, detector, model) for name, model in models.items()
     }
     if _MMDET_PYTHON.value and detector != "cascadercnn":
-        inference["MMDetection"] = functools.partial(_mmdetection, detector)
-    yield Comparison("inference, batch 1", inference, other_processes={"MMDetection"})
+        training["MMDetection"] = functools.partial(_mmdetection, detector, True)
+        inference["MMDetection"] = functools.partial(_mmdetection, detector, False)
+    yield _in_every_precision(f"training step, batch {TRAINING_BATCH}", training)
+    yield _in_every_precision("inference, batch 1", inference)
 
 
-def _build(
-    detector: str, switches: Mapping[str, Any], is_training: bool, batch_size: int
-) -> tuple[base_task.Task, keras.Model, cfg.ExperimentConfig, tuple[tf.Tensor, dict[str, Any]]]:
-    """Returns the task, the model, the experiment's config and one batch."""
+def _in_every_precision(
+    title: str, contestants: Mapping[str, Callable[[precision.Precision], Callable[[], object]]]
+) -> Comparison:
+    chosen = {p.dtype: p for p in (precision.choose(a, "--precisions") for a in _PRECISIONS.value)}
+    emulated = {dtype for dtype, p in chosen.items() if p.is_emulated}
+    return Comparison(
+        title,
+        {
+            side_by_side.name(contestant, dtype): functools.partial(build, p)
+            for contestant, build in contestants.items()
+            for dtype, p in chosen.items()
+        },
+        other_processes={side_by_side.name("MMDetection", dtype) for dtype in chosen},
+        note=lambda name, _: "emulated" if name.endswith(tuple(emulated)) else "",
+        summary=side_by_side.ratios,
+    )
+
+
+def _prepare(
+    detector: str, switches: Mapping[str, Any], is_training: bool, batch_size: int, dtype: str
+) -> tuple[base_task.Task, cfg.ExperimentConfig, tuple[tf.Tensor, dict[str, Any]]]:
+    """Returns the task, the experiment's config and one batch."""
     params = exp_factory.get_exp_config(f"libra_{detector}_resnetfpn_coco")
     with tempfile.TemporaryDirectory() as folder:
         shapes = make_shapes(f"{folder}/shapes", 4, 4, INPUT_SIZE, report=str)
@@ -100,51 +129,90 @@ def _build(
         task_config.model.input_size = [INPUT_SIZE, INPUT_SIZE, 3]
         task_config.init_checkpoint = None
         data = task_config.train_data if is_training else task_config.validation_data
-        data.global_batch_size, data.dtype = batch_size, "float32"
+        data.global_batch_size, data.dtype = batch_size, dtype
         keras.utils.set_random_seed(0)
         task = task_factory.get_task(task_config)
-        batch = next(iter(task.build_inputs(data)))
-    return task, task.build_model(), params, batch
+        return task, params, next(iter(task.build_inputs(data)))
 
 
-def _training_step(detector: str, switches: Mapping[str, Any]) -> Callable[[], float]:
-    task, model, params, batch = _build(detector, switches, True, TRAINING_BATCH)
-    optimizer = task.create_optimizer(params.trainer.optimizer_config)
-    step = tf.function(lambda inputs: task.train_step(inputs, model, optimizer))
+def _training_step(
+    detector: str, switches: Mapping[str, Any], computed_in: precision.Precision
+) -> Callable[[], float]:
+    task, params, batch = _prepare(detector, switches, True, TRAINING_BATCH, computed_in.dtype)
+    with side_by_side.policy(computed_in):
+        model = task.build_model()
+        optimizer = task.create_optimizer(params.trainer.optimizer_config)
+        step = tf.function(lambda inputs: task.train_step(inputs, model, optimizer))
+        step.get_concrete_function(batch)
     return lambda: float(step(batch)[task.loss])
 
 
-def _inference(detector: str, model_switches: Mapping[str, Any]) -> Callable[[], np.ndarray]:
+def _inference(
+    detector: str, model_switches: Mapping[str, Any], computed_in: precision.Precision
+) -> Callable[[], np.ndarray]:
     suppression = {"detection_generator": {"nms_version": _NMS_VERSION.value}}
     switches = {"model": {**model_switches, **suppression}}
-    _, model, _, (images, labels) = _build(detector, switches, False, 1)
+    task, _, (images, labels) = _prepare(detector, switches, False, 1, computed_in.dtype)
     shape = labels["image_info"][:, 1, :]
-    infer = tf.function(
-        lambda images: model(
-            images, image_shape=shape, anchor_boxes=labels["anchor_boxes"], training=False
-        )["detection_boxes"]
-    )
+    with side_by_side.policy(computed_in):
+        model = task.build_model()
+        infer = tf.function(
+            lambda images: model(
+                images, image_shape=shape, anchor_boxes=labels["anchor_boxes"], training=False
+            )["detection_boxes"]
+        )
+        infer.get_concrete_function(images)
     return lambda: infer(images).numpy()
 
 
-def _mmdetection(detector: str) -> Callable[[], None]:
+def _mmdetection(
+    detector: str, is_training: bool, computed_in: precision.Precision
+) -> Callable[[], str]:
     # MMDetection's Faster R-CNN adds the background class itself.
     num_classes = NUM_CLASSES if detector == "retinanet" else NUM_CLASSES - 1
     program = pathlib.Path(__file__).with_name("mmdetection.py")
-    process = subprocess.Popen(
-        [_MMDET_PYTHON.value, program, detector, str(INPUT_SIZE), str(num_classes)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    command = [_MMDET_PYTHON.value, program, detector, f"--num_classes={num_classes}"]
+    command.append(f"--dtype={computed_in.dtype}")
+    if is_training:
+        command.append("--train")
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115, open as long as the program runs
+    with tempfile.TemporaryDirectory() as folder:
+        batch = f"{folder}/batch.npz"
+        np.savez(batch, **_mmdetection_batch(is_training))
+        process = subprocess.Popen(
+            [*command, f"--batch={batch}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
 
-    def infer() -> None:
+        def answer() -> str:
+            line = process.stdout.readline()
+            if not line:
+                log.seek(0)
+                raise RuntimeError(f"{program} has ended:\n{log.read()}")
+            return line
+
+        answer()
+
+    def call() -> str:
         print(file=process.stdin, flush=True)
-        if not process.stdout.readline():
-            raise RuntimeError(f"{program} has ended; run it alone to see why.")
+        return answer()
 
-    return infer
+    return call
+
+
+def _mmdetection_batch(is_training: bool) -> dict[str, np.ndarray]:
+    """Returns the images and objects of the others' batch as `mmdetection.py` reads them."""
+    # Faster R-CNN's batch holds the objects. RetinaNet's has the same images.
+    batch_size = TRAINING_BATCH if is_training else 1
+    _, _, (images, labels) = _prepare("fasterrcnn", {}, is_training, batch_size, precision.FLOAT32)
+    boxes, classes = np.zeros([1, 0, 4], np.float32), np.zeros([1, 0], np.int64)
+    if is_training:
+        boxes = labels["gt_boxes"].numpy()[..., [1, 0, 3, 2]]
+        classes = labels["gt_classes"].numpy().astype(np.int64) - 1
+    return {"images": images.numpy().transpose(0, 3, 1, 2), "boxes": boxes, "classes": classes}
 
 
 GROUPS = {name: functools.partial(comparisons, name) for name in SWITCHES_OFF}

@@ -65,17 +65,24 @@ def _measure(group: str, comparison: Comparison) -> rich.table.Table:
     for column in ("median ms", "p99 ms", "x ours", "peak MB"):
         table.add_column(column, justify="right")
     table.add_column("note")
-    for row in _rows(group, comparison):
+    seconds = _time_in_turn(comparison)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    for row in _rows(group, comparison, seconds, medians):
         table.add_row(*row)
+    table.caption, table.caption_justify = comparison.summary(medians), "left"
     return table
 
 
-def _rows(group: str, comparison: Comparison) -> Iterator[tuple[str, ...]]:
+def _rows(
+    group: str,
+    comparison: Comparison,
+    seconds: Mapping[str, list[float]],
+    medians: Mapping[str, float],
+) -> Iterator[tuple[str, ...]]:
     """Yields rows of the table: contestant, median, 99th percentile, ratio, memory, note."""
-    seconds = _time_in_turn(comparison)
-    ours = statistics.median(next(iter(seconds.values())))
+    ours = next(iter(medians.values()))
     for name, times in seconds.items():
-        median = statistics.median(times)
+        median = medians[name]
         measured = _MEMORY.value and name not in comparison.other_processes
         memory = _memory_in_fresh_process(group, comparison, name) if measured else ""
         note = comparison.note(name, median)

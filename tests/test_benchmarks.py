@@ -1,0 +1,35 @@
+"""What the benchmarks compute from the times they measure."""
+
+import pytest
+
+from benchmarks import side_by_side
+from libra_tf import precision
+from libra_tf.compat import keras
+
+pytestmark = pytest.mark.one_lane
+
+
+def test_ratios_compare_the_same_precision_and_the_fastest_ones():
+    seconds = {
+        "ours in float32": 2.0,
+        "ours in bfloat16": 1.0,
+        "MMDetection in float32": 3.0,
+        "MMDetection in bfloat16": 6.0,
+    }
+    assert side_by_side.ratios(seconds).splitlines() == [
+        "bfloat16 / float32: ours 0.50, MMDetection 2.00",
+        "MMDetection / ours: 1.50 in float32, 6.00 in bfloat16, 3.00 with each at its fastest",
+    ]
+
+
+def test_ratios_of_one_precision():
+    seconds = {"ours in float32": 2.0, "Model Garden in float32": 3.0}
+    assert side_by_side.ratios(seconds) == "Model Garden / ours: 1.50 in float32"
+
+
+def test_a_policy_ends_with_its_block():
+    asked = precision.choose("bfloat16", "--precisions")
+    with pytest.raises(ZeroDivisionError), side_by_side.policy(asked):
+        assert keras.layers.Dense(1).compute_dtype == "bfloat16"
+        raise ZeroDivisionError
+    assert keras.layers.Dense(1).compute_dtype == "float32"
