@@ -139,7 +139,7 @@ def _training_step(
     detector: str, switches: Mapping[str, Any], computed_in: precision.Precision
 ) -> Callable[[], float]:
     task, params, batch = _prepare(detector, switches, True, TRAINING_BATCH, computed_in.dtype)
-    with side_by_side.policy(computed_in):
+    with precision.computing_in(computed_in.policy):
         model = task.build_model()
         optimizer = task.create_optimizer(params.trainer.optimizer_config)
         step = tf.function(lambda inputs: task.train_step(inputs, model, optimizer))
@@ -154,7 +154,7 @@ def _inference(
     switches = {"model": {**model_switches, **suppression}}
     task, _, (images, labels) = _prepare(detector, switches, False, 1, computed_in.dtype)
     shape = labels["image_info"][:, 1, :]
-    with side_by_side.policy(computed_in):
+    with precision.computing_in(computed_in.policy):
         model = task.build_model()
         infer = tf.function(
             lambda images: model(

@@ -1,10 +1,6 @@
-"""The same contestant in several precisions: its names, its Keras policy and its ratios."""
+"""The same contestant in several precisions: its names and its ratios."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
-
-from libra_tf.compat import keras
-from libra_tf.precision import Precision
+from collections.abc import Mapping
 
 OURS = "ours"
 
@@ -12,17 +8,6 @@ OURS = "ours"
 def name(contestant: str, dtype: str) -> str:
     """Names a contestant in a precision."""
     return f"{contestant} in {dtype}"
-
-
-@contextlib.contextmanager
-def policy(precision: Precision) -> Iterator[None]:
-    """Gives what is built and traced in the block a precision."""
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(precision.policy)
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(before)
 
 
 def ratios(seconds: Mapping[str, float]) -> str:
