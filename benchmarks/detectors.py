@@ -27,32 +27,14 @@ import measuring  # isort: skip, sets what TensorFlow reads at import
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from official.core import base_task, exp_factory, task_factory
-from official.core import config_definitions as cfg
 
-import libra_tf.registry_imports  # noqa: F401, registers the experiments
 import side_by_side
+from building import NUM_CLASSES, RANDOM_SAMPLING, SWITCHES_OFF, prepare
 from comparison import Comparison
 from libra_tf import precision
-from libra_tf.compat import keras
-from libra_tf.data import make_shapes, prepare_coco_folder
-from libra_tf.runner.config import use_dataset
 
 INPUT_SIZE = 640
-NUM_CLASSES = 91
 TRAINING_BATCH = 2
-RANDOM_SAMPLING = {"roi_sampler": {"type": "random"}}
-SWITCHES_OFF = {
-    "retinanet": {
-        "model": {"decoder": {"type": "fpn"}},
-        "losses": {"box_loss": "huber", "box_loss_weight": 50},
-    },
-    "fasterrcnn": {
-        "model": {"decoder": {"type": "fpn"}, **RANDOM_SAMPLING},
-        "losses": {"box_loss": "huber"},
-    },
-}
-SWITCHES_OFF["cascadercnn"] = SWITCHES_OFF["fasterrcnn"]
 
 _NMS_VERSION = flags.DEFINE_string(
     "nms_version", "batched", "task.model.detection_generator.nms_version in inference."
@@ -115,30 +97,17 @@ def _in_every_precision(
     )
 
 
-def _prepare(
-    detector: str, switches: Mapping[str, Any], is_training: bool, batch_size: int, dtype: str
-) -> tuple[base_task.Task, cfg.ExperimentConfig, tuple[tf.Tensor, dict[str, Any]]]:
-    """Returns the task, the experiment's config and one batch."""
-    params = exp_factory.get_exp_config(f"libra_{detector}_resnetfpn_coco")
-    with tempfile.TemporaryDirectory() as folder:
-        shapes = make_shapes(f"{folder}/shapes", 4, 4, INPUT_SIZE, report=str)
-        use_dataset(params, prepare_coco_folder(shapes, f"{folder}/cache", report=str))
-        task_config = params.task
-        task_config.override(switches)
-        task_config.model.num_classes = NUM_CLASSES
-        task_config.model.input_size = [INPUT_SIZE, INPUT_SIZE, 3]
-        task_config.init_checkpoint = None
-        data = task_config.train_data if is_training else task_config.validation_data
-        data.global_batch_size, data.dtype = batch_size, dtype
-        keras.utils.set_random_seed(0)
-        task = task_factory.get_task(task_config)
-        return task, params, next(iter(task.build_inputs(data)))
-
-
 def _training_step(
     detector: str, switches: Mapping[str, Any], computed_in: precision.Precision
 ) -> Callable[[], float]:
-    task, params, batch = _prepare(detector, switches, True, TRAINING_BATCH, computed_in.dtype)
+    task, params, batch = prepare(
+        f"libra_{detector}_resnetfpn_coco",
+        switches,
+        True,
+        TRAINING_BATCH,
+        INPUT_SIZE,
+        computed_in.dtype,
+    )
     with precision.computing_in(computed_in.policy):
         model = task.build_model()
         optimizer = task.create_optimizer(params.trainer.optimizer_config)
@@ -152,7 +121,9 @@ def _inference(
 ) -> Callable[[], np.ndarray]:
     suppression = {"detection_generator": {"nms_version": _NMS_VERSION.value}}
     switches = {"model": {**model_switches, **suppression}}
-    task, _, (images, labels) = _prepare(detector, switches, False, 1, computed_in.dtype)
+    task, _, (images, labels) = prepare(
+        f"libra_{detector}_resnetfpn_coco", switches, False, 1, INPUT_SIZE, computed_in.dtype
+    )
     shape = labels["image_info"][:, 1, :]
     with precision.computing_in(computed_in.policy):
         model = task.build_model()

@@ -13,6 +13,7 @@ from libra_tf.layers import IoUBalancedROISampler
 
 NUM_SAMPLES = 512
 MAX_INSTANCES = 100
+LAYERS = {"ours": IoUBalancedROISampler, "Model Garden": roi_sampler.ROISampler}
 SIZES = ((2, 1000), (8, 1000), (8, 2000))
 # Milliseconds per image of MMDetection's CombinedSampler, 2000 proposals and 20 instances.
 MMDETECTION_PER_IMAGE = 1.05
@@ -24,7 +25,6 @@ def comparisons() -> Iterator[Comparison]:
         for jit_compile in (False, True):
             size = f"batch {batch}, {num_proposals}+{MAX_INSTANCES} boxes"
             size += ", XLA" if jit_compile else ""
-            layers = {"ours": IoUBalancedROISampler, "Model Garden": roi_sampler.ROISampler}
             elsewhere = {}
             if (num_proposals, jit_compile) == (2000, False):
                 elsewhere["MMDetection CombinedSampler (choice only)"] = (
@@ -34,7 +34,7 @@ def comparisons() -> Iterator[Comparison]:
                 f"layer, {size}",
                 {
                     name: functools.partial(_layer, layer, batch, num_proposals, jit_compile)
-                    for name, layer in layers.items()
+                    for name, layer in LAYERS.items()
                 },
             )
             choices = {"ours": _our_choice, "Model Garden": _model_gardens_choice}
@@ -59,7 +59,7 @@ def _per_box(num_boxes: int, name: str, seconds: float) -> str:
     return f"{1e9 * seconds / (num_boxes * np.log2(num_boxes)):.1f} ns per N log2 N"
 
 
-def _scene(batch: int, num_proposals: int) -> list[tf.Tensor]:
+def scene(batch: int, num_proposals: int) -> list[tf.Tensor]:
     """Returns proposals near and far from 20 instances per image, padded to MAX_INSTANCES."""
     rng = np.random.default_rng(0)
     num_instances = 20
@@ -81,7 +81,7 @@ def _layer(
     layer_class: type[keras.layers.Layer], batch: int, num_proposals: int, jit_compile: bool
 ) -> Callable[[], np.ndarray]:
     layer = layer_class(num_sampled_rois=NUM_SAMPLES)
-    inputs = _scene(batch, num_proposals)
+    inputs = scene(batch, num_proposals)
     sample = tf.function(layer, jit_compile=jit_compile)
     return lambda: sample(*inputs)[0].numpy()
 
@@ -89,7 +89,7 @@ def _layer(
 def _matches(batch: int, num_proposals: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns IoUs, matched instances and indicators of all boxes, as in both layers."""
     layer = roi_sampler.ROISampler()
-    boxes, gt_boxes, _ = _scene(batch, num_proposals)
+    boxes, gt_boxes, _ = scene(batch, num_proposals)
     boxes = tf.concat([boxes, gt_boxes], 1)
     padding = [tf.reduce_max(b, -1, keepdims=True) < 0 for b in (boxes, gt_boxes)]
     ious = layer._sim_calc(boxes, gt_boxes, *padding)

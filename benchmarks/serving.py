@@ -27,8 +27,9 @@ from official.core import exp_factory
 from official.vision.serving import export_saved_model_lib
 from PIL import Image
 
+from building import NUM_CLASSES, SWITCHES_OFF
 from comparison import Comparison
-from detectors import INPUT_SIZE, NUM_CLASSES, SWITCHES_OFF
+from detectors import INPUT_SIZE
 from exporting import export_run
 
 _FOLDER = flags.DEFINE_string("folder", "runs/benchmark_serving", "Folder that keeps the exports.")
