@@ -64,6 +64,8 @@ setuptools.setup(
         ],
         # PyTorch would bring a newer one, without the pkg_resources that tensorflow_hub imports.
         "mmdet": ["torch>=2.6", "setuptools<82"],
+        # benchmarks/pjrt/pjrt_run.py takes some of JAX's interior; these versions have it.
+        "pjrt": ["jax>=0.10,<0.12"],
         "test": ["pytest", "hypothesis", "ruff"],
     },
 )

@@ -6,13 +6,14 @@ graph is there as one instruction, with its shapes.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from tensorflow.compiler.xla import xla_data_pb2
 from tensorflow.compiler.xla.service import hlo_pb2
 
 Module = hlo_pb2.HloModuleProto
+Computation = hlo_pb2.HloComputationProto
 
 # HLO's names for the element types that occur here.
 _DTYPES = {
@@ -40,6 +41,7 @@ def parse(serialized: bytes) -> Module:
     module = Module.FromString(serialized)
     module.name = "program"
     module.ClearField("stack_frame_index")
+    module.ClearField("id")
     for computation in module.computations:
         if computation.id == module.entry_computation_id:
             module.entry_computation_name = f"computation.{computation.id}"
@@ -113,27 +115,26 @@ def matrix_flops(module: Module) -> dict[str, int]:
         if instruction.opcode != "while" or not once:
             return once
         condition = computations[instruction.called_computation_ids[1]]
-        rounds = _num_rounds(condition)
+        limits = list(_limits(condition, computations))
+        if not limits:
+            raise ValueError("a loop with matrix products has no fixed number of rounds")
+        # TensorFlow's loops count from 0, in steps of 1, until the first limit.
+        rounds = min(limits)
         return Counter({dtype: rounds * flops for dtype, flops in once.items()})
 
     return dict(of_computation(module.entry_computation_id))
 
 
-def _num_rounds(condition: hlo_pb2.HloComputationProto) -> int:
-    """Returns the smallest constant that the counters of a loop are compared with.
-
-    TensorFlow's loops count from 0, in steps of 1.
-    """
+def _limits(condition: Computation, computations: Mapping[int, Computation]) -> Iterator[int]:
+    """Yields the constants that the counters of a loop are compared with."""
     by_id = {instruction.id: instruction for instruction in condition.instructions}
-    limits = []
     for instruction in condition.instructions:
         if instruction.opcode == "compare" and instruction.comparison_direction == "LT":
             limit = by_id[instruction.operand_ids[1]]
             if limit.opcode == "constant" and limit.literal.s32s:
-                limits.append(limit.literal.s32s[0])
-    if not limits:
-        raise ValueError("a loop with matrix products has no fixed number of rounds")
-    return min(limits)
+                yield limit.literal.s32s[0]
+        for index in instruction.called_computation_ids:
+            yield from _limits(computations[index], computations)
 
 
 def _dot_flops(

@@ -16,6 +16,7 @@ file takes from JAX's interior, which is all in `_compile`.
 import argparse
 import dataclasses
 import fnmatch
+import importlib.util
 import io
 import json
 import math
@@ -45,12 +46,12 @@ _MIN_STEPS = 5
 _MAX_STEPS = 50
 _SECONDS = 3.0
 _RATE_SIZES = (1024, 2048, 4096, 8192)
-_RATE_SECONDS = 0.5
+_RATE_SECONDS = 1.0
 _DTYPES = ("float32", "bfloat16")
 
 
 class CaseError(Exception):
-    """A file that cannot be used; the message says which one, and what to do."""
+    """A file or a machine that cannot be used; the message says which one, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +192,7 @@ class Budget:
         return max(0.0, self.seconds - (time.monotonic() - self._started))
 
 
-def measure(cases: Iterable[Case], budget: Budget, results: dict[str, Any], save: Callable) -> None:
+def measure(cases: Sequence[Case], budget: Budget, results: dict[str, Any], save: Callable) -> None:
     """Measures the cases that have no result yet, while there is time.
 
     Args:
@@ -203,18 +204,19 @@ def measure(cases: Iterable[Case], budget: Budget, results: dict[str, Any], save
     Raises:
       CaseError: if the device cannot be used, or is not the one of the results.
     """
-    device = _in_process([_DEVICE], budget)
-    if device is None or "error" in device:
-        reason = device["error"] if device else "no time is left"
-        raise CaseError(f"the device's own rate could not be measured: {reason}")
-    if results.setdefault("device", device["device"]) != device["device"]:
-        raise CaseError(
-            f"{RESULTS} is of {results['device']}, but this is {device['device']}; move it away"
-        )
     known = results["cases"]
     missing = [case for case in cases if case.name not in known]
     # What failed may have been disturbed, but it comes after what has not been tried.
     failed = [case for case in cases if "error" in known.get(case.name, {})]
+    device = _in_process([_DEVICE], budget) if missing or failed else None
+    if device is None:
+        return
+    if "error" in device:
+        raise CaseError(f"the device's own rate could not be measured: {device['error']}")
+    if results.setdefault("device", device["device"]) != device["device"]:
+        raise CaseError(
+            f"{RESULTS} is of {results['device']}, but this is {device['device']}; move it away"
+        )
     for case in missing + failed:
         result = _in_process([str(case.path)], budget)
         if result is None:
@@ -273,7 +275,7 @@ def _rates(dtype: str) -> Iterable[float]:
         seconds = _seconds(lambda x=x: multiply(x, x).block_until_ready(), 20)
         yield 2 * size**3 / statistics.median(seconds)
         # A CPU would need minutes for the largest ones, and is not faster there.
-        if seconds[0] > _RATE_SECONDS:
+        if sum(seconds) > _RATE_SECONDS:
             return
 
 
@@ -485,6 +487,8 @@ def main(arguments: Sequence[str]) -> None:
     budget = Budget(60 * options.minutes)
     results = read_results(path)
     if not options.table:
+        if not importlib.util.find_spec("jax"):
+            raise CaseError(f"{sys.executable} has no JAX; pip install jax, for the device at hand")
         cases = open_cases(options.folder, options.cases or ["*"])
         measure(cases, budget, results, lambda: write_results(path, results))
         left_out = [case.name for case in cases if case.name not in results["cases"]]
