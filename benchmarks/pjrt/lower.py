@@ -83,7 +83,12 @@ def lower(case: Case, path: str | os.PathLike[str]) -> None:
       ValueError: if the program could not run elsewhere, or does not take the case's arguments.
     """
     with precision(case.dtype):
-        facts, files = _lowered(case)
+        write(case, build_program(case), path)
+
+
+def write(case: Case, program: Program, path: str | os.PathLike[str]) -> None:
+    """Lowers the program of a case into a file; otherwise as `lower`."""
+    facts, files = _lowered(case, program)
     files[pjrt_run.FACTS] = json.dumps(facts).encode()
     with atomic.unfinished_file(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
         for name, content in files.items():
@@ -91,9 +96,8 @@ def lower(case: Case, path: str | os.PathLike[str]) -> None:
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 9)
 
 
-def _lowered(case: Case) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _lowered(case: Case, program: Program) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Returns the facts of a case and its other files."""
-    program = build_program(case)
     step = tf.function(program.function, jit_compile=True, autograph=False)
     specs = [tf.TensorSpec(each["shape"], each["dtype"]) for each in program.inputs]
     # This comes first because it makes the variables of the optimizer.
