@@ -178,7 +178,9 @@ def _mmdetection_batch(is_training: bool) -> dict[str, np.ndarray]:
     """Returns the images and objects of the others' batch as `mmdetection.py` reads them."""
     # Faster R-CNN's batch holds the objects. RetinaNet's has the same images.
     batch_size = TRAINING_BATCH if is_training else 1
-    _, _, (images, labels) = _prepare("fasterrcnn", {}, is_training, batch_size, precision.FLOAT32)
+    _, _, (images, labels) = prepare(
+        "libra_fasterrcnn_resnetfpn_coco", {}, is_training, batch_size, INPUT_SIZE, "float32"
+    )
     boxes, classes = np.zeros([1, 0, 4], np.float32), np.zeros([1, 0], np.int64)
     if is_training:
         boxes = labels["gt_boxes"].numpy()[..., [1, 0, 3, 2]]

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -121,11 +122,14 @@ def test_the_same_case_is_lowered_to_the_same_file(lower, sampler, tmp_path):
 def test_five_steps_agree_with_tensorflow(detector, dtype, lower, tmp_path):
     path = lowered(lower, f"{detector}_demo-ours-training-128-b2-{dtype}", tmp_path)
     (case,) = measured(tmp_path).values()
-    losses = [loss for (loss,) in case["reference"]]
-    assert len(set(losses)) == 5  # Every step has changed the weights.
+    figures, reference = case["figures"], case["reference"]
+    assert len({loss for (loss,) in reference}) == 5  # Every step has changed the weights.
     facts = pjrt_run.open_case(path).facts
     if dtype == "float32":
-        assert pjrt_run.disagreement(case["figures"], case["reference"]) < 1e-4
+        assert pjrt_run.disagreement(figures[:2], reference[:2]) < 1e-5
+        # Later, the last bit of an IoU can decide which RoIs are drawn.
+        tolerance = 1e-4 if detector == "retinanet" else 1e-3
+        assert pjrt_run.disagreement(figures, reference) < tolerance
         assert facts["flops"].keys() == {"float32"}
     else:
         assert pjrt_run.open_case(path).arguments()[0].dtype.name == "bfloat16"
@@ -223,6 +227,13 @@ def test_every_case_of_the_plan_is_there_once():
             for dtype in ("float32", "bfloat16"):
                 assert f"retinanet-model_garden-training-{size}-b{batch}-{dtype}" in names
                 assert f"fasterrcnn-ours-inference-{size}-b{batch}-{dtype}" in names
+
+
+def test_the_documents_table_is_the_programs():
+    text = (FOLDER.parents[1] / "docs/results.md").read_text()
+    assert "\n".join(pjrt_run.table({"cases": {}})) in text
+    number = re.search(r"The (\d+) cases", text).group(1)
+    assert int(number) == len(cases.CASES)
 
 
 def test_rows_of_a_file_are_repeated():

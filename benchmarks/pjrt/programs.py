@@ -10,7 +10,7 @@ import tensorflow as tf
 from official.modeling import performance
 
 import sampling
-from building import SWITCHES_OFF, build
+from building import SWITCHES_OFF, prepare
 from cases import Case
 from libra_tf import ops
 from libra_tf.compat import keras
@@ -72,7 +72,7 @@ def _detector(case: Case) -> Program:
     if not is_training:
         off = {"model": off.get("model", {})}
     switches = _merged(_merged(COMPILABLE, off), {} if _is_one_stage(case) else COMPILABLE_RPN)
-    task, model, params, batch = build(
+    task, params, batch = prepare(
         f"libra_{case.what}_{case.scale}",
         switches,
         is_training,
@@ -80,6 +80,7 @@ def _detector(case: Case) -> Program:
         case.size,
         case.dtype,
     )
+    model = task.build_model()
     optimizer = task.create_optimizer(params.trainer.optimizer_config)
 
     def train(images: tf.Tensor, *labels: tf.Tensor) -> list[tf.Tensor]:
