@@ -128,11 +128,12 @@ def open_case(path: pathlib.Path) -> Case:
       CaseError: if it is not a case of this version, or lacks a part.
     """
     again = "lower it again with lower.py"
+    # A Python without LZMA, which the files need, is a RuntimeError.
     try:
         with zipfile.ZipFile(path) as archive:
             files = set(archive.namelist())
             facts = json.loads(archive.read(FACTS))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (OSError, zipfile.BadZipFile, RuntimeError, KeyError, ValueError) as error:
         raise CaseError(f"{path}: not a case ({error}); {again}") from error
     if facts.get("format") != FORMAT:
         raise CaseError(
