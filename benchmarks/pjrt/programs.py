@@ -137,13 +137,15 @@ def _roi_sampler(case: Case) -> Program:
 
 
 def _rpn_sampler(case: Case) -> Program:
-    def sample(noise: tf.Tensor) -> list[tf.Tensor]:
+    def sample(noise: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         # Most anchors overlap nothing, and few of the others overlap much.
         ious = tf.clip_by_value(0.2 * (noise - 1.5), 0.0, 1.0)
-        is_sampled = ops.sample_iou_balanced(ious, ious < 0.3, RPN_SAMPLES, seed=[0, 0])
+        is_sampled = ops.sample_iou_balanced(ious, ious < 0.3, RPN_SAMPLES, seed=seed)
         return [_means([is_sampled, tf.where(is_sampled, ious, 0.0)]), is_sampled]
 
-    return Program(sample, [_normal((case.batch, case.size), case.dtype, seed=0)])
+    # With a seed in the program, TensorFlow would draw while lowering.
+    seed = {"shape": [2], "dtype": "int32", "from": "constant", "value": 0}
+    return Program(sample, [_normal((case.batch, case.size), case.dtype, seed=0), seed])
 
 
 def _normal(shape: tuple[int, ...], dtype: str, seed: int) -> dict[str, Any]:
