@@ -36,7 +36,8 @@ import hlo
 import pjrt_run
 from cases import CASES, DEMOS, Case
 from libra_tf import atomic
-from programs import Program, build_program, precision
+from libra_tf.precision import Precision, computing_in
+from programs import Program, build_program
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the lowered cases.")
 _CASES = flags.DEFINE_multi_string("cases", None, "Names or patterns. Default: all but the demos.")
@@ -83,7 +84,7 @@ def lower(case: Case, path: str | os.PathLike[str]) -> None:
     Raises:
       ValueError: if the program could not run elsewhere, or does not take the case's arguments.
     """
-    with precision(case.dtype):
+    with computing_in(Precision(case.dtype, "asked for").policy):
         write(case, build_program(case), path)
 
 

@@ -1,13 +1,11 @@
 """Builds what a case lowers, in TensorFlow: a function and its inputs."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from official.modeling import performance
 
 import sampling
 from building import SWITCHES_OFF, prepare
@@ -44,18 +42,8 @@ class Program:
     inputs: list[dict[str, Any]]
 
 
-@contextlib.contextmanager
-def precision(dtype: str) -> Iterator[None]:
-    """Sets the precision in which everything is built and traced, and restores float32."""
-    performance.set_mixed_precision_policy(dtype)
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
-
-
 def build_program(case: Case) -> Program:
-    """Builds the program of a case, within the `precision` of the case."""
+    """Builds the program of a case, within the precision of the case."""
     keras.utils.set_random_seed(0)
     if case.what == "non_local":
         return _non_local(case)
