@@ -25,20 +25,24 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL
 @pytest.fixture(
     scope="module",
     params=[
-        "libra_fasterrcnn_demo",
-        pytest.param("libra_retinanet_demo", marks=pytest.mark.slow),
+        ("libra_fasterrcnn_demo", "float32"),
+        pytest.param(("libra_retinanet_demo", "float32"), marks=pytest.mark.slow),
+        pytest.param(("libra_retinanet_demo", "bfloat16"), marks=pytest.mark.slow),
     ],
+    ids="-".join,
 )
 def command(request, tmp_path_factory):
     """Returns a function from a model folder to the command that trains there."""
+    experiment, dtype = request.param
     root = tmp_path_factory.mktemp("resume")
     folder = make_shapes(root / "shapes", num_train=6, num_val=2, image_size=64, report=str)
     override = (
         "task.model.input_size=[64,64,3],task.model.backbone.resnet.depth_multiplier=0.25,"
         "task.model.decoder.libra_fpn.num_filters=16,task.train_data.global_batch_size=2,"
-        f"trainer.train_steps={STEPS},trainer.checkpoint_interval=10,trainer.steps_per_loop=1"
+        f"trainer.train_steps={STEPS},trainer.checkpoint_interval=10,trainer.steps_per_loop=1,"
+        f"runtime.mixed_precision_dtype={dtype}"
     )
-    if "fasterrcnn" in request.param:
+    if "fasterrcnn" in experiment:
         override += ",task.model.rpn_sampler.type=iou_balanced"  # It draws in the input pipeline.
 
     def make(model_dir, *more):
@@ -46,7 +50,7 @@ def command(request, tmp_path_factory):
             sys.executable,
             str(ROOT / "run.py"),
             "--mode=train",
-            f"--experiment={request.param}",
+            f"--experiment={experiment}",
             "--seed=3",
             f"--dataset={folder}",
             f"--cache_dir={root / 'cache'}",
