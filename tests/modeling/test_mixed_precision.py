@@ -15,17 +15,18 @@ from libra_tf.runner.config import use_dataset
 from tests.detectors import SMALL, predict_in_training
 
 EXPERIMENTS = ["libra_retinanet_demo", "libra_fasterrcnn_demo"]
+CASCADE = {
+    "roi_sampler": {"cascade_iou_thresholds": [0.6, 0.7]},
+    "detection_head": {"class_agnostic_bbox_pred": True, "cascade_class_ensemble": True},
+}
+MMDETECTION = {"compatibility": "mmdetection"}
 VARIANTS = [
-    *((experiment, {}) for experiment in EXPERIMENTS),
+    (EXPERIMENTS[0], {}),
     (EXPERIMENTS[1], {"roi_sampler": {"type": "random"}}),
-    (
-        EXPERIMENTS[1],
-        {
-            "roi_sampler": {"cascade_iou_thresholds": [0.6, 0.7]},
-            "detection_head": {"class_agnostic_bbox_pred": True, "cascade_class_ensemble": True},
-        },
-    ),
-    *((experiment, {"compatibility": "mmdetection"}) for experiment in EXPERIMENTS),
+    pytest.param(EXPERIMENTS[1], {}, marks=pytest.mark.one_lane),
+    pytest.param(EXPERIMENTS[1], CASCADE, marks=pytest.mark.one_lane),
+    pytest.param(EXPERIMENTS[0], MMDETECTION, marks=pytest.mark.one_lane),
+    pytest.param(EXPERIMENTS[1], MMDETECTION, marks=pytest.mark.slow),
 ]
 
 

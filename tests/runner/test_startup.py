@@ -44,7 +44,7 @@ def make_trainer(task, startup):
     params = exp_factory.get_exp_config("libra_retinanet_demo")
     params.task = mock_task.MockTaskConfig()
     trainer_class = functools.partial(
-        training.ReportingTrainer, _Silent(), _Silent(), _Silent(), False, startup
+        training.ReportingTrainer, _Silent(), _Silent(), _Silent(), startup
     )
     return train_utils.create_trainer(
         params, task, train=True, evaluate=False, trainer_cls=trainer_class
