@@ -177,6 +177,7 @@ def test_the_next_version_with_a_threshold_and_in_shares(exported):
     )
 
 
+@pytest.mark.one_lane
 def test_an_export_in_bfloat16(exported, tmp_path):
     said = []
     path = saved_model.export(
