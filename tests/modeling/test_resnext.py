@@ -8,6 +8,7 @@ import tensorflow as tf
 from official.vision.modeling.backbones import resnet
 
 from libra_tf.compat import keras
+from libra_tf.modeling import resnext
 from libra_tf.modeling.resnext import GroupedConv2D, ResNeXt, ResNeXtBlock
 
 pytestmark = pytest.mark.one_lane
@@ -56,7 +57,9 @@ def convolve_by_hand(x, kernel, groups, strides):
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_grouped_convolution_and_gradients(strides, native, jit_compile, monkeypatch):
-    monkeypatch.setattr("libra_tf.modeling.resnext._has_grouped_gradient", lambda: native)
+    if native and not jit_compile and not resnext._has_grouped_gradient():
+        pytest.skip("TensorFlow has no such gradient on this CPU")
+    monkeypatch.setattr(resnext, "_has_grouped_gradient", lambda: native)
     layer = GroupedConv2D(16, 3, strides, "same", groups=4, use_bias=False)
     x = tf.random.stateless_normal([2, 7, 6, 8], [0, 1])
     layer(x)
