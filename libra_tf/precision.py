@@ -32,7 +32,7 @@ _WITHOUT_BFLOAT16 = (
 )
 _FIRST_CAPABLE_GPU = (8, 0)
 # See "bfloat16 and float32" in docs/results.md.
-_SLOWDOWN = "it is emulated; with AVX2 alone a training step took 5.5 times as long as in float32"
+_SLOWDOWN = "it is emulated; with AVX2 alone a training step took 5 to 11 times as long"
 
 
 @dataclasses.dataclass(frozen=True)
