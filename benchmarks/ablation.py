@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import app, flags
 
-from trainings import METRICS, ROOT, mean_and_spread, read, train_once
+from trainings import METRICS, ROOT, mean_and_spread, read, schedule, train_once
 
 FPN = "task.model.decoder.type=fpn"
 RANDOM_SAMPLING = "task.model.roi_sampler.type=random"
@@ -108,15 +108,11 @@ def _train_once(name: str, row: str, seed: int) -> None:
 
 
 def _arguments(detector: Detector, row: str, seed: int) -> list[str]:
-    size, steps = _INPUT_SIZE.value, _STEPS.value
     overrides = [
         *detector.rows[row],
         # As in the first records, on whatever machine the table is continued.
         "runtime.mixed_precision_dtype=float32",
-        f"task.model.input_size=[{size},{size},3]",
-        f"trainer.train_steps={steps}",
-        f"trainer.validation_interval={steps}",
-        f"trainer.checkpoint_interval={min(steps, 100)}",
+        *schedule(_INPUT_SIZE.value, _STEPS.value),
     ]
     return [
         f"--experiment={detector.experiment}",

@@ -13,6 +13,21 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 METRICS = ("AP", "AP50", "AP75")
 
 
+def schedule(input_size: int, steps: int) -> list[str]:
+    """Returns the overrides of a short training with one evaluation, at its end.
+
+    Args:
+      input_size: height and width of the input in pixels.
+      steps: number of steps.
+    """
+    return [
+        f"task.model.input_size=[{input_size},{input_size},3]",
+        f"trainer.train_steps={steps}",
+        f"trainer.validation_interval={steps}",
+        f"trainer.checkpoint_interval={min(steps, 100)}",
+    ]
+
+
 def train_once(records: str, runs: str, key: Mapping[str, Any], arguments: Sequence[str]) -> None:
     """Trains with `run.py` and records the result, unless the records have it already.
 

@@ -36,7 +36,6 @@ _MAX_PIXELS = flags.DEFINE_integer(
     "cannot be changed.",
     lower_bound=1,
 )
-
 _PRECISION = run_flags.define_precision(
     None,
     "What the network of a run computes in. Default: as in the run's evaluations. An export "

@@ -27,7 +27,6 @@ _SCORE_THRESHOLD = run_flags.define_score_threshold()
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", 25_000_000, "Refuse image files with more pixels.", lower_bound=1
 )
-
 _PRECISION = run_flags.define_precision(
     "float32",
     "What the network computes in; boxes, scores and the stored weights are float32 in any case.",

@@ -15,9 +15,6 @@ from libra_tf.compat import keras
 
 AUTO, FLOAT32, FLOAT16, BFLOAT16 = "auto", "float32", "float16", "bfloat16"
 
-# What a command can be asked for.
-CHOICES = (AUTO, FLOAT32, BFLOAT16)
-
 # Instructions that multiply bfloat16, as Linux names them.
 _CPU_FLAGS = ("avx512_bf16", "amx_bf16")
 # The values of oneDNN's environment variable that stop short of those instructions.

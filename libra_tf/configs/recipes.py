@@ -68,8 +68,7 @@ def use_small_scale(config: cfg.ExperimentConfig, input_size: int, max_level: in
     """Makes a detector small enough to train on a CPU.
 
     It uses ResNet-18 with half the channels, the precision that the device computes natively, and 8
-    images per step. The pyramid starts at
-    level 2, because objects are small in a small input.
+    images per step. The pyramid starts at level 2, because objects are small in a small input.
 
     Args:
       config: the experiment, changed in place.

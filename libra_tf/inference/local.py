@@ -74,8 +74,8 @@ def open_detector(
       checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
       max_pixels: images with more pixels are refused; None for `images.MAX_PIXELS`, or for the
         limit that a SavedModel was exported with.
-      asked_precision: what the network of a run computes in, one of `precision.CHOICES`; None for
-        that of the run's evaluations.
+      asked_precision: what the network of a run computes in: `auto`, `float32` or `bfloat16`;
+        None for that of the run's evaluations.
 
     Raises:
       UsageError: if the path is none of these or cannot be loaded, if `max_pixels` is given for a

@@ -46,8 +46,8 @@ def export(
       normalized_boxes: whether boxes are fractions of the image's size instead of pixels.
       score_threshold: detections with a lower score are dropped; None for the run's own threshold.
       max_pixels: images with more pixels are refused.
-      asked_precision: what the network computes in, one of `precision.CHOICES`. Boxes, scores and
-        the stored weights are float32 in any case.
+      asked_precision: what the network computes in: `auto`, `float32` or `bfloat16`. Boxes,
+        scores and the stored weights are float32 in any case.
       report: receives progress lines.
 
     Returns:
