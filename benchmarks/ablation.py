@@ -4,14 +4,19 @@
     python benchmarks/ablation.py --dataset=FOLDER --detectors=retinanet  one detector's rows
     python benchmarks/ablation.py --report                                tables of the records
 
+The detectors with `lite0` in their name start from ImageNet weights and have the paper's numbers of
+proposals and RoIs; they are for photographs.
+
 Every training is one deterministic command of `run.py`; rows differ only in the overrides. Finished
 trainings are recorded in a file, one JSON line each, and are not repeated. A training that was
 stopped resumes from its last checkpoint. Each data set, input size and number of steps has its own
-tables. All rows are trained with one seed before the next, so a table with fewer seeds is fair as
-well. docs/results.md has the results on BCCD.
+tables. The baseline and the last row, with all components, come first, each seed after the other;
+then the single components. So a table with fewer seeds is fair as well. docs/results.md has the
+results.
 """
 
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,10 +40,14 @@ class Detector:
     Attributes:
       experiment: name of the experiment, with all components switched on.
       rows: by name, the overrides that switch components off. The first row is the baseline.
+      precision: what all rows compute in, on whatever machine the table is continued.
+      overrides: of all rows.
     """
 
     experiment: str
     rows: dict[str, tuple[str, ...]]
+    precision: str = "float32"
+    overrides: tuple[str, ...] = ()
 
 
 DETECTORS = {
@@ -63,6 +72,32 @@ DETECTORS = {
             "all three": (),
         },
     ),
+    "retinanet_lite0": Detector(
+        "libra_retinanet_lite0",
+        {
+            "baseline": (FPN, RETINANET_HUBER),
+            "balanced pyramid": (RETINANET_HUBER,),
+            "balanced L1": (FPN,),
+            "both": (),
+        },
+        precision="bfloat16",
+    ),
+    "fasterrcnn_lite0": Detector(
+        "libra_fasterrcnn_lite0",
+        {
+            "baseline": (RANDOM_SAMPLING, FPN, ROI_HUBER),
+            "IoU-balanced sampling": (FPN, ROI_HUBER),
+            "balanced pyramid": (RANDOM_SAMPLING, ROI_HUBER),
+            "balanced L1": (RANDOM_SAMPLING, FPN),
+            "all three": (),
+        },
+        precision="bfloat16",
+        overrides=(
+            "task.model.roi_generator.pre_nms_top_k=2000",
+            "task.model.roi_generator.num_proposals=1000",
+            "task.model.roi_sampler.num_sampled_rois=512",
+        ),
+    ),
 }
 
 _DATASET = flags.DEFINE_string("dataset", None, "Folder in COCO format to train on.")
@@ -86,9 +121,10 @@ def main(_: list[str]) -> None:
     if not _REPORT.value:
         if _DATASET.value is None:
             sys.exit("error: --dataset=FOLDER is missing: the folder in COCO format to train on")
-        for seed in range(_SEEDS.value):
-            for name in _DETECTORS.value:
-                for row in DETECTORS[name].rows:
+        for name in _DETECTORS.value:
+            baseline, *single, everything = DETECTORS[name].rows
+            for rows in ((baseline, everything), single):
+                for seed, row in itertools.product(range(_SEEDS.value), rows):
                     _train_once(name, row, seed)
     records = read(_RECORDS.value)
     for setting in sorted({_setting(record) for record in records}):
@@ -109,9 +145,9 @@ def _train_once(name: str, row: str, seed: int) -> None:
 
 def _arguments(detector: Detector, row: str, seed: int) -> list[str]:
     overrides = [
+        *detector.overrides,
         *detector.rows[row],
-        # As in the first records, on whatever machine the table is continued.
-        "runtime.mixed_precision_dtype=float32",
+        f"runtime.mixed_precision_dtype={detector.precision}",
         *schedule(_INPUT_SIZE.value, _STEPS.value),
     ]
     return [

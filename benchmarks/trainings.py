@@ -11,6 +11,8 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 METRICS = ("AP", "AP50", "AP75")
+# Of small, medium and large objects.
+SIZE_METRICS = ("APs", "APm", "APl")
 
 
 def schedule(input_size: int, steps: int) -> list[str]:
@@ -46,7 +48,8 @@ def train_once(records: str, runs: str, key: Mapping[str, Any], arguments: Seque
     subprocess.run([*command, f"--model_dir={model_dir}"], check=True)
     results = json.loads((model_dir / "results.json").read_text())
     per_class = {k: v for k, v in results.items() if k.startswith("Precision mAP ByCategory/")}
-    record = {**key, **{metric: results[metric] for metric in METRICS}, **per_class}
+    metrics = {metric: results[metric] for metric in METRICS + SIZE_METRICS}
+    record = {**key, **metrics, **per_class}
     os.makedirs(os.path.dirname(records), exist_ok=True)
     with open(records, "a") as file:
         file.write(json.dumps(record) + "\n")

@@ -68,7 +68,7 @@ def check_frozen(task):
         assert not task.model.backbone.get().bn_trainable
     else:
         assert task.frozen_stages is None
-        assert task.init_checkpoint is None  # The experiment's is a ResNet-50.
+        assert task.init_checkpoint == "imagenet"  # The experiment's is a ResNet-50.
 
 
 def make_example(image_id):

@@ -1,4 +1,4 @@
-"""Backbone configs: Model Garden's, and ResNeXt."""
+"""Backbone configs: Model Garden's, ResNeXt and ResNet v1."""
 
 import dataclasses
 
@@ -21,6 +21,7 @@ RESNEXT_DEPTHS = tuple(
 MODEL_IDS = {
     "resnet": tuple(resnet.RESNET_SPECS),
     "resnext": RESNEXT_DEPTHS,
+    "resnet_v1": RESNEXT_DEPTHS,
     "efficientnet": tuple(efficientnet.SCALING_MAP),
     "spinenet": tuple(spinenet.SCALING_MAP),
     "spinenet_mobile": tuple(spinenet_mobile.SCALING_MAP),
@@ -45,8 +46,14 @@ class ResNeXt(backbones.ResNet):
 
 
 @dataclasses.dataclass
+class ResNetV1(backbones.ResNet):
+    """ResNet v1, the one of Keras Applications; see `libra_tf.modeling.resnet_v1.ResNetV1`."""
+
+
+@dataclasses.dataclass
 class Backbone(backbones.Backbone):
-    """Model Garden's backbones, and `resnext`."""
+    """Model Garden's backbones, `resnext` and `resnet_v1`."""
 
     type: str | None = "resnet"
     resnext: ResNeXt = dataclasses.field(default_factory=ResNeXt)
+    resnet_v1: ResNetV1 = dataclasses.field(default_factory=ResNetV1)

@@ -100,11 +100,11 @@ def _check_frozen_stages(task: hyperparams.Config) -> None:
     frozen, backbone = task.frozen_stages, task.model.backbone.type
     if frozen is None:
         return
-    if backbone not in ("resnet", "resnext"):
+    if backbone not in ("resnet", "resnet_v1", "resnext"):
         raise ValueError(
             f"task.frozen_stages is {frozen} and the backbone is {backbone}, but this key is for "
-            "resnet and resnext. Set it to null; task.freeze_backbone freezes a whole backbone of "
-            "any kind"
+            "resnet, resnet_v1 and resnext. Set it to null; task.freeze_backbone freezes a whole "
+            "backbone of any kind"
         )
     if not 0 <= frozen <= NUM_RESNET_STAGES:
         raise ValueError(

@@ -89,6 +89,16 @@ def libra_retinanet_small() -> cfg.ExperimentConfig:
     return config
 
 
+@experiment
+def libra_retinanet_lite0() -> cfg.ExperimentConfig:
+    """Libra RetinaNet with an ImageNet backbone, for a folder of your own photographs."""
+    config = _small_retinanet()
+    recipes.use_small_scale(config, input_size=320, max_level=5)
+    recipes.use_lite0(config)
+    recipes.use_small_schedule(config, train_steps=600, learning_rate=0.001)
+    return config
+
+
 def _small_retinanet() -> cfg.ExperimentConfig:
     return cfg.ExperimentConfig(
         task=retinanet.LibraRetinaNetTask(
@@ -203,6 +213,16 @@ def libra_fasterrcnn_small() -> cfg.ExperimentConfig:
     config = _small_fasterrcnn()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_small_schedule(config, train_steps=1000, learning_rate=0.003)
+    return config
+
+
+@experiment
+def libra_fasterrcnn_lite0() -> cfg.ExperimentConfig:
+    """Libra Faster R-CNN with an ImageNet backbone, for a folder of your own photographs."""
+    config = _small_fasterrcnn()
+    recipes.use_small_scale(config, input_size=320, max_level=5)
+    recipes.use_lite0(config)
+    recipes.use_small_schedule(config, train_steps=600, learning_rate=0.001)
     return config
 
 

@@ -4,6 +4,8 @@
 EXPERIMENTS = {
     "libra_retinanet_demo": "the built-in shapes, minutes on two CPU cores",
     "libra_fasterrcnn_demo": "the built-in shapes, minutes on two CPU cores",
+    "libra_retinanet_lite0": "a folder of your own images, from ImageNet weights, minutes on a CPU",
+    "libra_fasterrcnn_lite0": "a folder of your own images, from ImageNet weights",
     "libra_retinanet_small": "a folder of your own images, minutes on two CPU cores",
     "libra_fasterrcnn_small": "a folder of your own images, a quarter of an hour on two CPU cores",
     "libra_retinanet_resnetfpn_coco": "COCO, R-50-FPN, the published schedule",

@@ -103,6 +103,25 @@ def use_small_scale(config: cfg.ExperimentConfig, input_size: int, max_level: in
         data.global_batch_size = batch_size
 
 
+def use_lite0(config: cfg.ExperimentConfig) -> None:
+    """Gives a small detector an EfficientNet-Lite0 that starts from its ImageNet weights.
+
+    The pyramid starts at level 3: level 2 would take more time than the whole backbone.
+
+    Args:
+      config: the experiment, changed in place.
+    """
+    task = config.task
+    task.init_checkpoint = "imagenet"
+    task.init_checkpoint_modules = "backbone"
+    task.model.backbone.type = "efficientnet"
+    task.model.backbone.efficientnet.model_id = "b0"
+    task.model.backbone.efficientnet.se_ratio = 0.0
+    task.model.norm_activation.activation = "relu6"
+    task.model.min_level, task.model.max_level = 3, 6
+    task.model.anchor.anchor_size = 3.0
+
+
 def use_small_schedule(
     config: cfg.ExperimentConfig, train_steps: int, learning_rate: float
 ) -> None:

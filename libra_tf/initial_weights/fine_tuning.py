@@ -19,6 +19,8 @@ from libra_tf.cli.errors import listed
 from libra_tf.compat import keras
 from libra_tf.initial_weights import checkpoint_files, checkpoint_graph, weight_matching
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
+from libra_tf.initial_weights.imagenet import published
+from libra_tf.initial_weights.imagenet.classifier import Classifier
 
 _MAX_LISTED = 6
 
@@ -78,7 +80,8 @@ def initialize(model: keras.Model, task: cfg.TaskConfig) -> Report | None:
 
     Args:
       model: the detector, changed in place.
-      task: config with `init_checkpoint` and `init_checkpoint_modules`.
+      task: config with `init_checkpoint`, which is a path or `imagenet`, and
+        `init_checkpoint_modules`.
 
     Returns:
       What happened to each weight; None if the task names no checkpoint.
@@ -88,7 +91,10 @@ def initialize(model: keras.Model, task: cfg.TaskConfig) -> Report | None:
     """
     if not task.init_checkpoint:
         return None
-    report = load(model, task.init_checkpoint, task.init_checkpoint_modules)
+    if task.init_checkpoint == published.IMAGENET:
+        report = _load_imagenet(model, task)
+    else:
+        report = load(model, task.init_checkpoint, task.init_checkpoint_modules)
     logging.info(report.details())
     return report
 
@@ -138,6 +144,35 @@ def load(model: keras.Model, path: str, modules: str | Iterable[str] = "all") ->
         kept=kept,
         unused=checkpoint.unused(used, modules),
     )
+
+
+def read_imagenet(task: cfg.TaskConfig) -> Classifier:
+    """Reads the published ImageNet weights for a task whose `init_checkpoint` is `imagenet`.
+
+    Args:
+      task: config with `model` and `init_checkpoint_modules`.
+
+    Returns:
+      The weights.
+
+    Raises:
+      CheckpointError: if the task wants other parts than the backbone, or if there are no weights
+        for its backbone; see `imagenet.published.read`.
+    """
+    if not checkpoint_graph.is_wanted("backbone", task.init_checkpoint_modules):
+        raise CheckpointError(
+            "imagenet has weights for the backbone alone, and task.init_checkpoint_modules is "
+            f"{task.init_checkpoint_modules}; set it to backbone"
+        )
+    return published.read(task.model)
+
+
+def _load_imagenet(model: keras.Model, task: cfg.TaskConfig) -> Report:
+    classifier = read_imagenet(task)
+    backbone = model.checkpoint_items["backbone"]
+    classifier.put_into(backbone)
+    names = checkpoint_graph.readable_names("backbone", checkpoint_graph.model_weights(backbone))
+    return Report(f"{classifier.name} (ImageNet)", tuple(names.values()), kept={}, unused=())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,9 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset
-from libra_tf.initial_weights import checkpoint_files
+from libra_tf.initial_weights import checkpoint_files, fine_tuning
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
+from libra_tf.initial_weights.imagenet import published
 from libra_tf.precision import Precision
 from libra_tf.runner import cluster, config, contact_sheet, input_data, proposals, training
 from libra_tf.runner.startup import StartUp
@@ -118,7 +119,10 @@ def _check_init_checkpoint(params: cfg.ExperimentConfig, folder: RunFolder, mode
         _check_trains_from_scratch(params.task)
         return
     try:
-        checkpoint_files.check(path)
+        if path == published.IMAGENET:
+            fine_tuning.read_imagenet(params.task)
+        else:
+            checkpoint_files.check(path)
     except CheckpointError as error:
         raise UsageError(f"task.init_checkpoint: {error}") from error
 

@@ -2,22 +2,30 @@ import pytest
 from official.vision.modeling.backbones import mobilenet, resnet
 
 from libra_tf.modeling import freezing
+from libra_tf.modeling.resnet_v1 import ResNetV1
 from libra_tf.modeling.resnext import ResNeXt
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: resnet.ResNet(18), lambda: ResNeXt(50, depth_multiplier=0.25)]
+    ("make", "stem"),
+    [
+        # Input, convolution, normalization, activation, pooling.
+        (lambda: resnet.ResNet(18), 5),
+        (lambda: ResNeXt(50, depth_multiplier=0.25), 5),
+        # Two paddings as well.
+        (lambda: ResNetV1(50), 7),
+    ],
 )
 @pytest.mark.parametrize("frozen_stages", [0, 1, 4])
-def test_stem_and_first_stages(make, frozen_stages):
+def test_stem_and_first_stages(make, stem, frozen_stages):
     backbone = make()
     freezing.freeze_stages(backbone, frozen_stages)
     names = [layer.name for layer in backbone.layers if not layer.trainable]
-    assert names[:5] == [layer.name for layer in backbone.layers[:5]]
+    assert names[:stem] == [layer.name for layer in backbone.layers[:stem]]
     ends = [name for name in names if name.startswith("block_group")]
     assert ends == [f"block_group_l{k + 2}" for k in range(frozen_stages)]
     if frozen_stages == 0:
-        assert len(names) == 5  # Input, convolution, normalization, activation, pooling.
+        assert len(names) == stem
     if frozen_stages == 4:
         assert not backbone.trainable_variables
 

@@ -40,6 +40,26 @@ def test_what_is_random_is_not_frozen(overrides, keys, tmp_path):
     session._check_init_checkpoint(params, RunFolder(str(tmp_path)), "train")
 
 
+@pytest.mark.parametrize(
+    ("model", "modules", "message"),
+    [
+        ({}, "backbone", "there are no ImageNet weights for the backbone resnet 50"),
+        (
+            {"backbone": {"type": "efficientnet"}},
+            "backbone",
+            "the weights of efficientnet b0 were trained with the activation relu6",
+        ),
+        ({}, "decoder", "imagenet has weights for the backbone alone"),
+    ],
+)
+def test_imagenet_weights_are_checked_before_any_work(model, modules, message, tmp_path):
+    params = exp_factory.get_exp_config("libra_retinanet_resnetfpn_coco")
+    params.task.override({"init_checkpoint": "imagenet", "model": model})
+    params.task.init_checkpoint_modules = modules
+    with pytest.raises(UsageError, match=rf"^task\.init_checkpoint: {message}"):
+        session._check_init_checkpoint(params, RunFolder(str(tmp_path)), "train")
+
+
 def test_a_cache_with_shapes_drawn_in_another_way_is_no_hindrance(tmp_path, monkeypatch):
     monkeypatch.setattr(input_data, "DEMO_SHAPES", {"num_train": 2, "num_val": 2, "image_size": 64})
     values = flags.FlagValues()

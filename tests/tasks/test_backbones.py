@@ -49,5 +49,7 @@ def test_a_training_step(backbone, tiny_shapes):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_stages_that_a_backbone_does_not_have_cannot_be_frozen(backbone, tiny_shapes):
     config = experiment(tiny_shapes, backbone, frozen_stages=1)
-    with pytest.raises(ValueError, match=r"task\.frozen_stages is 1.*is for resnet and resnext"):
+    with pytest.raises(
+        ValueError, match=r"task\.frozen_stages is 1.*is for resnet, resnet_v1 and resnext"
+    ):
         task_factory.get_task(config.task).build_model()

@@ -1,0 +1,1 @@
+"""Published ImageNet weights for Model Garden's backbones: `task.init_checkpoint=imagenet`."""
