@@ -5,11 +5,11 @@
     python benchmarks/serving.py --groups=retinanet_tpu_nms --repeats=1 --warm_up=1 --nomemory
 
 Each call is one request to the signature for JPEG bytes: decoding, resizing, the network,
-suppression. R-50, 640x640, 91 classes, float32, random weights. All images are 640x480, because
-Model Garden's export takes only images of the same size in a batch. Model Garden exports the same
-detector, with `nms_version: batched`, which our export chooses by itself. The last command leaves
-its export as Model Garden makes it, with the suppression for TPUs from the config. The exports are
-kept in --folder for the next call.
+suppression. R-50, 640x640, 91 classes, random weights, float32 (ours in bfloat16 as well, which a
+CPU without it emulates). All images are 640x480, because Model Garden's export takes only images of
+the same size in a batch. Model Garden exports the same detector, with `nms_version: batched`, which
+our export chooses by itself. The last command leaves its export as Model Garden makes it, with the
+suppression for TPUs from the config. The exports are kept in --folder for the next call.
 """
 
 import functools
@@ -31,6 +31,7 @@ from building import NUM_CLASSES, SWITCHES_OFF
 from comparison import Comparison
 from detectors import INPUT_SIZE
 from exporting import export_run
+from libra_tf import precision
 
 _FOLDER = flags.DEFINE_string("folder", "runs/benchmark_serving", "Folder that keeps the exports.")
 _BATCH_SIZES = flags.DEFINE_multi_integer("batch_sizes", [1, 8], "Images per request.")
@@ -44,6 +45,7 @@ def comparisons(detector: str) -> Iterator[Comparison]:
     """Yields one comparison per batch size."""
     contestants = {
         "ours": functools.partial(_ours, detector, {}),
+        "ours, bfloat16": functools.partial(_ours, detector, {}, precision.BFLOAT16),
         "ours, Libra switched off": functools.partial(_ours, detector, SWITCHES_OFF[detector]),
         "Model Garden's export, batched": functools.partial(_model_garden, detector, "batched"),
     }
@@ -82,13 +84,14 @@ def _load(export: Callable[[], str], images: tf.Tensor) -> Callable[[], np.ndarr
     ].numpy()
 
 
-def _ours(detector: str, switches: Mapping[str, Any]) -> str:
-    name = "switched_off" if switches else "libra"
+def _ours(detector: str, switches: Mapping[str, Any], computed_in: str = precision.FLOAT32) -> str:
+    name = f"switched_off_{computed_in}" if switches else f"libra_{computed_in}"
     model = {**switches.get("model", {}), **MODEL}
     return export_run(
         os.path.join(_FOLDER.value, detector, name),
         f"libra_{detector}_resnetfpn_coco",
         {**switches, "model": model},
+        computed_in=computed_in,
     )
 
 

@@ -31,6 +31,9 @@ _FIRST_CAPABLE_GPU = (8, 0)
 # See "bfloat16 and float32" in docs/results.md.
 _SLOWDOWN = "it is emulated; with AVX2 alone a training step took 5 to 11 times as long"
 
+# oneDNN's gradients of strided and of 5x5 ones take four times as long as in float32, or longer.
+_SLOW_DEPTHWISE = "it trains depthwise convolutions more slowly in bfloat16"
+
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
@@ -55,20 +58,29 @@ class Precision:
         return f"{self.dtype} ({self.reason})"
 
 
-def choose(asked: str | None, key: str, device_type: str | None = None) -> Precision:
+def choose(
+    asked: str | None,
+    key: str,
+    device_type: str | None = None,
+    trains_depthwise: bool = False,
+) -> Precision:
     """Chooses the precision to compute in.
 
     Args:
       asked: `auto`, or a precision; None for float32.
       key: the flag or key that asks for it, for the reason.
       device_type: `CPU`, `GPU` or `TPU`; None for a GPU if there is one, else the CPU.
+      trains_depthwise: whether a network with depthwise convolutions is to be trained.
 
     Returns:
-      What was asked for. With `auto`, bfloat16 if the device computes it natively, else float32.
+      What was asked for. With `auto`, bfloat16 if the device computes it natively, else float32;
+      float32, too, for training depthwise convolutions on a CPU.
     """
     if device_type is None:
         device_type = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     is_native, reason = {"CPU": _of_cpu, "GPU": _of_gpus}.get(device_type, _of_tpu)()
+    if asked == AUTO and is_native and trains_depthwise and device_type == "CPU":
+        return Precision(FLOAT32, f"{reason}, but {_SLOW_DEPTHWISE}")
     if asked == AUTO:
         return Precision(BFLOAT16 if is_native else FLOAT32, reason)
     if asked == BFLOAT16 and not is_native:

@@ -39,6 +39,18 @@ def test_auto_on_a_cpu_that_has_it(cpu, flag):
     assert not chosen.is_emulated
 
 
+def test_auto_trains_depthwise_convolutions_in_float32_on_a_cpu(cpu):
+    cpu("amx_bf16")
+    chosen = precision.choose("auto", KEY, "CPU", trains_depthwise=True)
+    assert chosen.dtype == "float32"
+    assert "this CPU has amx_bf16, but it trains depthwise convolutions more slowly" in str(chosen)
+    assert precision.choose("bfloat16", KEY, "CPU", trains_depthwise=True).dtype == "bfloat16"
+    assert precision.choose("auto", KEY, "TPU", trains_depthwise=True).dtype == "bfloat16"
+    cpu()
+    reason = precision.choose("auto", KEY, "CPU", trains_depthwise=True).reason
+    assert reason == "this CPU has neither avx512_bf16 nor amx_bf16"
+
+
 @pytest.mark.parametrize("flags", [(), ("avx512f", "avx512_vnni"), ("avx512_fp16",)])
 def test_auto_on_a_cpu_without(cpu, flags):
     cpu(*flags)

@@ -29,6 +29,9 @@ MODEL_IDS = {
     "mobiledet": tuple(mobiledet.SUPPORTED_SPECS_MAP),
 }
 
+# Those that consist mainly of depthwise convolutions.
+DEPTHWISE_BACKBONES = ("efficientnet", "mobilenet", "mobiledet", "spinenet_mobile")
+
 
 @dataclasses.dataclass
 class ResNeXt(backbones.ResNet):

@@ -19,7 +19,9 @@ SAMPLERS = ("iou_balanced", "random")
 BOX_LOSSES = ("balanced_l1", "huber")
 INIT_CHECKPOINT_MODULES = ("all", "backbone", "decoder")
 COMPATIBILITIES = (None, "mmdetection")
-NUM_RESNET_STAGES = 4
+NUM_STAGES = 4
+# Backbones whose first stages can be frozen -> the smallest `frozen_stages`; 0 is the stem alone.
+FIRST_FROZEN_STAGE = {"resnet": 0, "resnet_v1": 0, "resnext": 0, "efficientnet": 1, "mobilenet": 1}
 # Model Garden has loss weights for three stages only.
 MAX_CASCADE_THRESHOLDS = 2
 
@@ -100,16 +102,18 @@ def _check_frozen_stages(task: hyperparams.Config) -> None:
     frozen, backbone = task.frozen_stages, task.model.backbone.type
     if frozen is None:
         return
-    if backbone not in ("resnet", "resnet_v1", "resnext"):
+    if backbone not in FIRST_FROZEN_STAGE:
         raise ValueError(
             f"task.frozen_stages is {frozen} and the backbone is {backbone}, but this key is for "
-            "resnet, resnet_v1 and resnext. Set it to null; task.freeze_backbone freezes a whole "
-            "backbone of any kind"
+            f"{', '.join(FIRST_FROZEN_STAGE)}. Set it to null; task.freeze_backbone freezes a "
+            "whole backbone of any kind"
         )
-    if not 0 <= frozen <= NUM_RESNET_STAGES:
+    first = FIRST_FROZEN_STAGE[backbone]
+    if not first <= frozen <= NUM_STAGES:
+        stem = " (stem only)" if first == 0 else ""
         raise ValueError(
-            f"task.frozen_stages is {frozen}; it must be from 0 (stem only) to "
-            f"{NUM_RESNET_STAGES}, or null to freeze nothing"
+            f"task.frozen_stages is {frozen}; for {backbone} it must be from {first}{stem} to "
+            f"{NUM_STAGES}, or null to freeze nothing"
         )
 
 

@@ -14,6 +14,7 @@ from official.modeling import hyperparams
 from libra_tf import precision
 from libra_tf.cli.errors import UsageError
 from libra_tf.configs import checks, optimization
+from libra_tf.configs.backbones import DEPTHWISE_BACKBONES
 from libra_tf.configs.recipes import COCO_TRAIN_EXAMPLES
 from libra_tf.data import DetectionDataset
 from libra_tf.runner import overrides, schedule
@@ -107,7 +108,12 @@ def choose_precision(draft: Draft, device_type: str | None) -> precision.Precisi
     Returns:
       The precision.
     """
-    chosen = precision.choose(draft.params.runtime.mixed_precision_dtype, DTYPE, device_type)
+    chosen = precision.choose(
+        draft.params.runtime.mixed_precision_dtype,
+        DTYPE,
+        device_type,
+        trains_depthwise=draft.params.task.model.backbone.type in DEPTHWISE_BACKBONES,
+    )
     for name in ("train_data", "validation_data"):
         if f"task.{name}.dtype" not in draft.named:
             getattr(draft.params.task, name).dtype = chosen.dtype

@@ -1,5 +1,6 @@
 import pytest
-from official.vision.modeling.backbones import mobilenet, resnet
+import tensorflow as tf
+from official.vision.modeling.backbones import efficientnet, mobilenet, resnet
 
 from libra_tf.modeling import freezing
 from libra_tf.modeling.resnet_v1 import ResNetV1
@@ -30,9 +31,23 @@ def test_stem_and_first_stages(make, stem, frozen_stages):
         assert not backbone.trainable_variables
 
 
+@pytest.mark.parametrize("make", [mobilenet.MobileNet, lambda: efficientnet.EfficientNet("b0")])
+@pytest.mark.parametrize("frozen_stages", [1, 3])
+def test_stages_of_other_backbones_end_at_their_levels(make, frozen_stages):
+    backbone = make()
+    freezing.freeze_stages(backbone, frozen_stages)
+    images = tf.random.stateless_normal([1, 64, 64, 3], seed=[1, 2])
+    with tf.GradientTape(persistent=True) as tape:
+        sums = {level: tf.reduce_sum(x) for level, x in backbone(images, training=True).items()}
+    for level, total in sums.items():
+        gradients = tape.gradient(total, backbone.trainable_variables)
+        is_trained = any(gradient is not None for gradient in gradients)
+        assert is_trained == (int(level) > frozen_stages + 1)
+
+
 @pytest.mark.parametrize(
     ("make", "frozen_stages"),
-    [(lambda: resnet.ResNet(18), 5), (mobilenet.MobileNet, 1), (mobilenet.MobileNet, 0)],
+    [(lambda: resnet.ResNet(18), 5), (mobilenet.MobileNet, 6), (mobilenet.MobileNet, 0)],
 )
 def test_what_has_no_such_stages(make, frozen_stages):
     with pytest.raises(ValueError, match=f"frozen_stages is {frozen_stages}.*freeze_backbone"):

@@ -46,10 +46,17 @@ def test_a_training_step(backbone, tiny_shapes):
     assert set(model.decoder.output_specs) == {"3", "4", "5"}
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_stages_that_a_backbone_does_not_have_cannot_be_frozen(backbone, tiny_shapes):
-    config = experiment(tiny_shapes, backbone, frozen_stages=1)
-    with pytest.raises(
-        ValueError, match=r"task\.frozen_stages is 1.*is for resnet, resnet_v1 and resnext"
-    ):
+@pytest.mark.parametrize(
+    ("backbone", "frozen_stages", "message"),
+    [
+        ("spinenet", 1, "is for resnet, resnet_v1, resnext, efficientnet, mobilenet"),
+        ("mobilenet", 0, "for mobilenet it must be from 1 to 4"),
+        ("mobilenet", 5, "for mobilenet it must be from 1 to 4"),
+    ],
+)
+def test_stages_that_a_backbone_does_not_have_cannot_be_frozen(
+    backbone, frozen_stages, message, tiny_shapes
+):
+    config = experiment(tiny_shapes, backbone, frozen_stages=frozen_stages)
+    with pytest.raises(ValueError, match=rf"task\.frozen_stages is {frozen_stages}.*{message}"):
         task_factory.get_task(config.task).build_model()
