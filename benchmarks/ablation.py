@@ -102,7 +102,7 @@ DETECTORS = {
 
 _DATASET = flags.DEFINE_string("dataset", None, "Folder in COCO format to train on.")
 _DETECTORS = flags.DEFINE_multi_enum(
-    "detectors", list(DETECTORS), list(DETECTORS), "What to train."
+    "detectors", ["retinanet", "fasterrcnn"], list(DETECTORS), "What to train."
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings per row.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 300, "Steps of 8 images per training.", lower_bound=1)
@@ -129,8 +129,9 @@ def main(_: list[str]) -> None:
     records = read(_RECORDS.value)
     for setting in sorted({_setting(record) for record in records}):
         of_setting = [record for record in records if _setting(record) == setting]
-        for name in _DETECTORS.value:
-            print("\n".join(table(name, of_setting)), end="\n\n")
+        for name in DETECTORS:
+            if any(record["detector"] == name for record in of_setting):
+                print("\n".join(table(name, of_setting)), end="\n\n")
 
 
 def _train_once(name: str, row: str, seed: int) -> None:

@@ -18,4 +18,4 @@ EXPERIMENTS = {
 # Trained on the built-in shapes where no data set is named.
 ON_SHAPES = ("libra_retinanet_demo", "libra_fasterrcnn_demo")
 DEMO_EXPERIMENT = "libra_fasterrcnn_demo"
-FOLDER_EXPERIMENT = "libra_retinanet_small"
+FOLDER_EXPERIMENT = "libra_retinanet_lite0"

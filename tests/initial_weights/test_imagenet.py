@@ -206,7 +206,7 @@ def test_mobilenets_give_keras_features(version, width, tmp_path):
     assert_same(features[max(features)], network(images(), training=False))
 
 
-@pytest.mark.parametrize("depth", [50, 101])
+@pytest.mark.parametrize("depth", [50, pytest.param(101, marks=pytest.mark.slow)])
 def test_resnets_give_keras_features(depth, tmp_path):
     build = keras_applications._RESNETS[depth]
     network = randomize(build(input_shape=(64, 64, 3), include_top=False, weights=None))
