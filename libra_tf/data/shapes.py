@@ -2,7 +2,8 @@
 
 It is for trying things out within minutes: small, deterministic, and hard enough to need a
 detector (objects from 12 px to half the image, crowding, overlap, distractors, empty images).
-It has the layout of a user's own data and takes the same path through the code.
+`Dials` make it harder. It has the layout of a user's own data and takes the same path through the
+code.
 """
 
 import json
@@ -15,6 +16,7 @@ import numpy as np
 
 from libra_tf import atomic
 from libra_tf.data import annotations
+from libra_tf.data.dials import AT_ZERO, Dials
 from libra_tf.data.folders import new_folder
 from libra_tf.data.problems import DatasetError
 from libra_tf.data.shape_images import CLASS_NAMES, Shape, draw_image
@@ -27,15 +29,17 @@ _JPEG_QUALITY = 92
 _STREAMS = {"train": 0, "val": 1}
 
 
-def folder_name(num_train: int, num_val: int, image_size: int) -> str:
+def folder_name(num_train: int, num_val: int, image_size: int, dials: Dials = AT_ZERO) -> str:
     """Returns a name for the folder that differs between shapes data sets drawn differently.
 
     Args:
       num_train: number of training images.
       num_val: number of validation images.
       image_size: height and width in pixels.
+      dials: what makes the images harder.
     """
-    return f"shapes-{num_train}-{num_val}-{image_size}px-v{_DRAWING_VERSION}"
+    name = f"shapes-{num_train}-{num_val}-{image_size}px-v{_DRAWING_VERSION}"
+    return "-".join([name, *(f"{dial}-{value}" for dial, value in dials.turned().items())])
 
 
 def make_shapes(
@@ -45,6 +49,7 @@ def make_shapes(
     image_size: int = 192,
     seed: int = 0,
     report: Callable[[str], None] = print,
+    dials: Dials = AT_ZERO,
 ) -> str:
     """Draws the shapes data set, unless the folder already contains it.
 
@@ -58,6 +63,7 @@ def make_shapes(
       image_size: height and width in pixels, at least 64.
       seed: at least 0.
       report: receives each line about the progress.
+      dials: what makes the images harder. Objects stay where they are, unless their sizes change.
 
     Returns:
       The folder.
@@ -74,13 +80,14 @@ def make_shapes(
         "image_size": image_size,
         "seed": seed,
         "drawing_version": _DRAWING_VERSION,
+        **dials.turned(),
     }
     if atomic.is_occupied(folder):
         _require_same(folder, parameters)
         report(f"the shapes data set is already in {folder}")
         return str(folder)
     report(f"drawing {num_train} + {num_val} images of shapes, {image_size}x{image_size} pixels")
-    _write(folder, parameters)
+    _write(folder, parameters, dials)
     report(f"the shapes data set is in {folder}")
     return str(folder)
 
@@ -96,7 +103,7 @@ def _check_arguments(num_train: int, num_val: int, image_size: int, seed: int) -
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
-def _require_same(folder: pathlib.Path, parameters: dict[str, int]) -> None:
+def _require_same(folder: pathlib.Path, parameters: dict[str, float]) -> None:
     try:
         coco = json.loads(_annotation_path(folder, "train").read_bytes())
         found = coco["info"]["shapes"]
@@ -113,14 +120,14 @@ def _annotation_path(folder: pathlib.Path, split: str) -> pathlib.Path:
     return folder / "annotations" / annotations.split_file_name(split)
 
 
-def _write(folder: pathlib.Path, parameters: dict[str, int]) -> None:
+def _write(folder: pathlib.Path, parameters: dict[str, float], dials: Dials) -> None:
     try:
         with new_folder(folder, "the shapes data set") as unfinished:
             (unfinished / "annotations").mkdir()
             for split in _STREAMS:
                 coco = {
                     "info": {"description": "shapes of libra_tf", "shapes": parameters},
-                    **_draw_split(unfinished / "images" / split, split, parameters),
+                    **_draw_split(unfinished / "images" / split, split, parameters, dials),
                 }
                 _annotation_path(unfinished, split).write_text(json.dumps(coco))
     except DatasetError:
@@ -130,21 +137,24 @@ def _write(folder: pathlib.Path, parameters: dict[str, int]) -> None:
     _require_same(folder, parameters)
 
 
-def _draw_split(folder: pathlib.Path, split: str, parameters: dict[str, int]) -> dict[str, Any]:
+def _draw_split(
+    folder: pathlib.Path, split: str, parameters: dict[str, float], dials: Dials
+) -> dict[str, Any]:
     """Draws the images of a split into a folder; returns their annotations as COCO JSON."""
     folder.mkdir(parents=True)
     size = parameters["image_size"]
     images: list[annotations.ImageEntry] = []
     objects: list[dict[str, Any]] = []
     for image_id in range(1, parameters[f"num_{split}"] + 1):
-        rng = np.random.default_rng([parameters["seed"], _STREAMS[split], image_id])
-        image, shapes = draw_image(rng, size)
+        seed = [parameters["seed"], _STREAMS[split], image_id]
+        image, pile = draw_image(seed, size, dials)
         path = folder / f"{image_id:05d}.jpg"
         image.save(path, quality=_JPEG_QUALITY)
         file_name = f"{split}/{path.name}"
         images.append({"id": image_id, "file_name": file_name, "width": size, "height": size})
         objects.extend(
-            {"image_id": image_id, **_annotation(shape, size), "iscrowd": 0} for shape in shapes
+            {"image_id": image_id, **_annotation(shape, size), "iscrowd": 0}
+            for shape in pile.objects
         )
     return {
         "images": images,
