@@ -24,11 +24,17 @@ from typing import Any
 
 from absl import app, flags
 
-from trainings import METRICS, ROOT, mean_and_spread, read, schedule, train_once
+from trainings import (
+    FASTERRCNN_ROWS,
+    FPN,
+    METRICS,
+    ROOT,
+    mean_and_spread,
+    read,
+    schedule,
+    train_once,
+)
 
-FPN = "task.model.decoder.type=fpn"
-RANDOM_SAMPLING = "task.model.roi_sampler.type=random"
-ROI_HUBER = "task.losses.box_loss=huber"
 # With the weight that Model Garden uses for this loss.
 RETINANET_HUBER = "task.losses.box_loss=huber,task.losses.box_loss_weight=50"
 
@@ -64,13 +70,7 @@ DETECTORS = {
     ),
     "fasterrcnn": Detector(
         "libra_fasterrcnn_small",
-        {
-            "baseline": (RANDOM_SAMPLING, FPN, ROI_HUBER),
-            "IoU-balanced sampling": (FPN, ROI_HUBER),
-            "balanced pyramid": (RANDOM_SAMPLING, ROI_HUBER),
-            "balanced L1": (RANDOM_SAMPLING, FPN),
-            "all three": (),
-        },
+        FASTERRCNN_ROWS,
     ),
     "retinanet_lite0": Detector(
         "libra_retinanet_lite0",
@@ -84,13 +84,7 @@ DETECTORS = {
     ),
     "fasterrcnn_lite0": Detector(
         "libra_fasterrcnn_lite0",
-        {
-            "baseline": (RANDOM_SAMPLING, FPN, ROI_HUBER),
-            "IoU-balanced sampling": (FPN, ROI_HUBER),
-            "balanced pyramid": (RANDOM_SAMPLING, ROI_HUBER),
-            "balanced L1": (RANDOM_SAMPLING, FPN),
-            "all three": (),
-        },
+        FASTERRCNN_ROWS,
         precision="bfloat16",
         overrides=(
             "task.model.roi_generator.pre_nms_top_k=2000",

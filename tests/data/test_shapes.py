@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from libra_tf.data import DatasetError, make_shapes, prepare_coco_folder, shapes
+from libra_tf.data import DatasetError, make_shapes, prepare_coco_folder, shape_images, shapes
+from libra_tf.data.dials import AT_ZERO
 
 pytestmark = pytest.mark.one_lane
 
@@ -36,6 +37,19 @@ def test_same_arguments_give_the_same_bytes(tmp_path):
     _make(tmp_path / "two")
     assert _digests(tmp_path / "one") == _digests(tmp_path / "two")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_images_are_those_of_the_drawing_version():
+    """If this fails on purpose, raise the drawing version."""
+    pixels = [
+        shape_images.draw_image([0, 0, image_id], 128, AT_ZERO)[0].tobytes()
+        for image_id in range(1, 9)
+    ]
+    assert shapes._DRAWING_VERSION == 3
+    assert (
+        hashlib.sha256(b"".join(pixels)).hexdigest()
+        == "e125defe8bd22db7515e3a541c9c6fc41604bd67b68d589fc65c8b3e8bcc2ca2"
+    )
 
 
 def test_images_do_not_depend_on_how_many_there_are(tmp_path):
@@ -130,7 +144,7 @@ def test_boxes_fit_what_is_drawn():
     placed = [
         shape
         for seed in range(40)
-        for shape in shapes._place_shapes(np.random.default_rng(seed), 128)
+        for shape in shape_images.place_shapes(np.random.default_rng(seed), 128, AT_ZERO).shapes
     ]
     num_whole = 0
     for shape in placed:
@@ -151,7 +165,7 @@ def test_boxes_fit_what_is_drawn():
 def test_no_shape_is_hidden_too_much():
     """Redraws every image's shapes in turn and measures how much of each stays visible."""
     for seed in range(30):
-        placed = shapes._place_shapes(np.random.default_rng(seed), 128)
+        placed = shape_images.place_shapes(np.random.default_rng(seed), 128, AT_ZERO).shapes
         visible = [shape.alpha for shape in placed]
         for index, shape in enumerate(placed):
             for behind in range(index):

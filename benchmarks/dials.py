@@ -1,0 +1,116 @@
+"""Measures what each Libra component gains as the imbalance that it is for gets worse.
+
+    python benchmarks/dials.py                            hours on two cores
+    python benchmarks/dials.py --dials=look_alikes        one of the dials
+    python benchmarks/dials.py --report --plot=dials.svg  tables and picture of the records
+
+The built-in shapes are drawn with one dial turned at a time (`libra_tf/data/dials.py`). At each of
+its settings, Faster R-CNN is trained without Libra's components and with each of them alone. The
+rows and seeds are those of every setting, so a gain is a mean of differences between trainings with
+the same seed, given with its standard error.
+
+Finished trainings are recorded and not repeated; a training that was stopped resumes. All dials
+share the trainings at 0. One seed comes after the other, so the tables are fair at any time.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import app, flags
+
+import gains
+from libra_tf.data import make_shapes, shapes
+from libra_tf.data.dials import Dials
+from trainings import FASTERRCNN_ROWS, ROOT, read, schedule, train_once
+
+# Of each dial, the component for the same imbalance.
+MATCHING = {
+    "look_alikes": "IoU-balanced sampling",
+    "size_spread": "balanced pyramid",
+    "unclear_borders": "balanced L1",
+}
+BASELINE = "baseline"
+COMPONENTS = tuple(MATCHING.values())
+# As in the demo (`libra_tf/runner/input_data.py`).
+IMAGES = {"num_train": 1024, "num_val": 128, "image_size": 128}
+
+_DIALS = flags.DEFINE_multi_enum("dials", list(MATCHING), list(MATCHING), "What to turn.")
+_SETTINGS = flags.DEFINE_multi_float(
+    "settings", [0, 0.25, 0.5, 1], "Settings of each dial.", lower_bound=0, upper_bound=1
+)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings per row and setting.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 450, "Steps of 8 images per training.", lower_bound=1)
+_RECORDS = flags.DEFINE_string(
+    "records",
+    str(ROOT / "benchmarks/records/dials.jsonl"),
+    "Records of finished trainings.",
+)
+_RUNS = flags.DEFINE_string(
+    "runs", str(ROOT / "runs/dials"), "Folder of the trainings and their images."
+)
+_REPORT = flags.DEFINE_bool("report", False, "Only print the tables of the recorded trainings.")
+_PLOT = flags.DEFINE_string("plot", None, "SVG file to draw the gains in.")
+
+
+def main(_: list[str]) -> None:
+    """Runs the missing trainings and prints a table per dial."""
+    if not _REPORT.value:
+        for seed in range(_SEEDS.value):
+            for dial in _DIALS.value:
+                for setting in _SETTINGS.value:
+                    _train(Dials(**{dial: setting}), seed)
+    records = [record for record in read(_RECORDS.value) if record["steps"] == _STEPS.value]
+    results = {dial: results_of(dial, _SETTINGS.value, records) for dial in _DIALS.value}
+    for dial, of_dial in results.items():
+        title = f"{dial} (for {MATCHING[dial]})"
+        print("\n".join(gains.table(title, of_dial, BASELINE, COMPONENTS)), end="\n\n")
+    if _PLOT.value:
+        gains.picture(results, BASELINE, COMPONENTS).savefig(_PLOT.value)
+
+
+def _train(dials: Dials, seed: int) -> None:
+    """Trains all rows with a seed on the shapes with these dials, unless recorded."""
+    name = shapes.folder_name(**IMAGES, dials=dials)
+    folder = make_shapes(os.path.join(_RUNS.value, "images", name), **IMAGES, dials=dials)
+    for row in (BASELINE, *COMPONENTS):
+        key = {"dataset": name, "row": row, "seed": seed, "steps": _STEPS.value}
+        overrides = [
+            *FASTERRCNN_ROWS[row],
+            "runtime.mixed_precision_dtype=float32",
+            *schedule(IMAGES["image_size"], _STEPS.value),
+        ]
+        arguments = [
+            "--experiment=libra_fasterrcnn_demo",
+            f"--dataset={folder}",
+            f"--seed={seed}",
+            f"--params_override={','.join(overrides)}",
+        ]
+        train_once(_RECORDS.value, _RUNS.value, key, arguments)
+
+
+def results_of(
+    dial: str, settings: Sequence[float], records: Sequence[Mapping[str, Any]]
+) -> dict[float, dict[str, dict[int, float]]]:
+    """Sorts the records of a dial.
+
+    Args:
+      dial: its name.
+      settings: of the dial.
+      records: finished trainings, all with the same number of steps.
+
+    Returns:
+      By setting, row and seed: the AP.
+    """
+    results = {}
+    for setting in settings:
+        name = shapes.folder_name(**IMAGES, dials=Dials(**{dial: setting}))
+        rows = results.setdefault(setting, {})
+        for record in records:
+            if record["dataset"] == name:
+                rows.setdefault(record["row"], {})[record["seed"]] = record["AP"]
+    return results
+
+
+if __name__ == "__main__":
+    app.run(main)
