@@ -36,7 +36,7 @@ _POSITIVES = {
     "random": "random",
     "instance_balanced": "instance-balanced",
 }
-# The losses by what they are about, which has one name for all detectors.
+# What a loss is about, where detectors have different names for the same.
 _SUBJECTS = {
     "cls": "classification",
     "frcnn_cls": "classification",
@@ -68,14 +68,14 @@ def key_figures(numbers: dict[str, Any], levels: Sequence[str]) -> dict[str, str
     written["change made by the refinement"] = charts.percent(features["refinement_change"])
     for loss, kinds in numbers["objective"]["gradient_norms"].items():
         norm = kinds["all"].get("shared")
-        written[f"gradient of {_SUBJECTS[loss]}, shared layers"] = charts.number(norm)
+        written[f"gradient of {_subject(loss)}, shared layers"] = charts.number(norm)
     for loss, errors in numbers["objective"]["box_errors"].items():
         outliers, of_gradient = (
             None if errors[key] is None else 1 - errors[key]
             for key in ("inlier_count_share", "inlier_gradient_share")
         )
-        written[f"outliers of {_SUBJECTS[loss]}"] = charts.percent(outliers)
-        written[f"gradient of {_SUBJECTS[loss]} from outliers"] = charts.percent(of_gradient)
+        written[f"outliers of {_subject(loss)}"] = charts.percent(outliers)
+        written[f"gradient of {_subject(loss)} from outliers"] = charts.percent(of_gradient)
     return written
 
 
@@ -203,7 +203,7 @@ def objective(analysis: Analysis) -> Iterator[OnSubject]:
     for loss, errors in measured["box_errors"].items():
         yield from _box_errors(loss, errors, norms[loss])
         if "grid" in errors:
-            subject = _SUBJECTS[loss]
+            subject = _subject(loss)
             yield f"{subject}, slopes", _slopes(loss, errors["beta"], form)
             yield f"{subject}, grid", _grid(loss, errors["grid"])
 
@@ -211,6 +211,10 @@ def objective(analysis: Analysis) -> Iterator[OnSubject]:
 def _ways(kind: str) -> tuple[str, ...]:
     """Returns the ways of sampling to compare; without a sampler, only the worst mistakes."""
     return ("random", "iou_balanced", "mmdet") if verdicts.is_sampled(kind) else ("hardest",)
+
+
+def _subject(loss: str) -> str:
+    return _SUBJECTS.get(loss, loss)
 
 
 def _iou_histograms(
@@ -305,7 +309,7 @@ def _positives(kind: str, positives: Mapping[str, Any]) -> Figure:
 def _box_errors(
     loss: str, errors: Mapping[str, Any], norms: Mapping[str, Mapping[str, float]]
 ) -> Iterator[OnSubject]:
-    subject, kinds = _SUBJECTS[loss], ("inliers", "outliers")
+    subject, kinds = _subject(loss), ("inliers", "outliers")
     yield (
         f"{subject}, norms",
         charts.bars(

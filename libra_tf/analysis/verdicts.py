@@ -233,7 +233,7 @@ def _sampling_advice(key: str, current: str, shares: Mapping[str, float]) -> _Ad
     """
     if current == "random":
         return _balancing_advice(key, shares)
-    gain = shares["iou_balanced"] - shares["random"]
+    gain = shares[current] - shares["random"]
     if current == "mmdet" and shares["iou_balanced"] - shares["mmdet"] >= _LITTLE:
         return _Advice(
             LOOK,
@@ -320,7 +320,7 @@ def _bins_advice(
     if kind == "proposals":
         number = 2 * settings["task.model.roi_generator.num_proposals"]
         lines = (f"task.model.roi_generator.num_proposals={number}", fewer)
-        return "Keep more proposals, or use fewer bins.", lines
+        return "Keep more proposals, and use fewer bins.", lines
     return "Use fewer bins.", (fewer,)
 
 
@@ -561,6 +561,7 @@ def _losses(numbers: Mapping[str, Any]) -> Verdict | None:
         f"At the shared layers, the gradient of classification has a norm of {of_classes:.3g} and "
         f"that of localisation {of_boxes:.3g}, a ratio of {ratio:.2g} to 1."
     )
+    weight = objective["weights"][boxes]
     weak, strong = "localisation", "classification"
     if ratio < 1:
         weak, strong = strong, weak
@@ -574,9 +575,9 @@ def _losses(numbers: Mapping[str, Any]) -> Verdict | None:
         advice = _Advice(
             ACT,
             f"The shared layers learn little about {weak}.",
-            "This weight would make the two norms equal on these images; start with a value "
-            "halfway to it.",
-            (f"{key}={objective['weights'][boxes] * ratio:.3g}",),
+            f"A weight of {weight * ratio:.3g} would make the two norms equal on these images. "
+            "Start halfway to it.",
+            (f"{key}={weight * (1 + ratio) / 2:.3g}",),
         )
     return _verdict("objective", "Classification versus localisation", gauge, text, advice)
 

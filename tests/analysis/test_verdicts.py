@@ -176,7 +176,7 @@ UNBALANCED = [
         "Classification",
         {"objective/gradient_norms/frcnn_box/all/shared": 0.1},
         verdicts.ACT,
-        "task.losses.frcnn_box_weight=10",
+        "task.losses.frcnn_box_weight=5.5",
     ),
     (
         "Inliers",
