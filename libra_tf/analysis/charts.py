@@ -1,7 +1,7 @@
 """Charts and tables as data: what to draw, and where. The page's templates draw them.
 
-Positions and sizes are in the units of an SVG that is as wide as a phone's screen, so that text
-stays readable there.
+Positions and sizes are in the units of an SVG that is as wide as a phone's screen. They leave room
+for text of the size that `templates/page.css` gives it, about that of the body.
 """
 
 import dataclasses
@@ -11,7 +11,11 @@ from typing import ClassVar
 
 _WIDTH = 360
 _NUM_TICKS = 5
-_BAR, _BAR_CAPTION, _BAR_GAP = 11, 15, 8
+_BAR, _BAR_CAPTION, _BAR_GAP = 18, 21, 10
+# Of the text after a bar.
+_VALUE_WIDTH = 72
+# So that the end of a gauge's bar and its mark lie inside the gauge.
+_GAUGE_MARGIN = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +85,11 @@ class LineChart:
 
     kind: ClassVar[str] = "lines"
     width: ClassVar[int] = _WIDTH
-    height: ClassVar[int] = 210
-    left: ClassVar[int] = 42
+    height: ClassVar[int] = 230
+    left: ClassVar[int] = 58
     right: ClassVar[int] = 350
     top: ClassVar[int] = 10
-    bottom: ClassVar[int] = 174
+    bottom: ClassVar[int] = 184
     title: str
     x_label: str
     y_label: str
@@ -163,6 +167,25 @@ class BarChart:
     numbers: Table
 
 
+@dataclasses.dataclass(frozen=True)
+class Gauge:
+    """A bar for one number, with a mark at a threshold.
+
+    Attributes:
+      label: what the number is.
+      value: the number as text.
+      threshold: the threshold as text.
+      width: length of the bar, in percent of the gauge.
+      mark: where the threshold is, in percent of the gauge.
+    """
+
+    label: str
+    value: str
+    threshold: str
+    width: float
+    mark: float
+
+
 def histogram(
     title: str,
     edges: Sequence[float],
@@ -238,7 +261,7 @@ def bars(
     values = [v for group in groups.values() for v in group.values() if v is not None]
     low, high = min([0.0, *values]), _ceiling(max([even or 0.0, *values]))
     # Leaves room for the text after the longest bar.
-    place = _scale((low, high), (BarChart.left, _WIDTH - 54))
+    place = _scale((low, high), (BarChart.left, _WIDTH - _VALUE_WIDTH))
     write = percent if is_share else number
     laid_out, top = [], 2
     for group, row in groups.items():
@@ -257,6 +280,20 @@ def bars(
     rows = [[group, *(write(row[name]) for name in names)] for group, row in groups.items()]
     mark = None if even is None else place(even)
     return BarChart(title, label, names, laid_out, top, mark, Table(title, ["", *names], rows))
+
+
+def gauge(label: str, value: float, threshold: float, is_share: bool) -> Gauge:
+    """Lays out one number beside its threshold.
+
+    Args:
+      label: what the number is.
+      value: the number; a negative one has a bar of no length.
+      threshold: what it is compared with, not negative.
+      is_share: whether both are shares, to be written in percent.
+    """
+    place = _scale((0.0, _GAUGE_MARGIN * max(value, threshold)), (0.0, 100.0))
+    write = percent if is_share else number
+    return Gauge(label, write(value), write(threshold), place(max(value, 0.0)), place(threshold))
 
 
 def percent(share: float | None) -> str:

@@ -199,7 +199,7 @@ def _picture(
 ) -> Picture:
     negatives = {
         name: (candidates.boxes[picks[name]], candidates.max_ious[picks[name]])
-        for name in ("random", "iou_balanced", "mmdet")
+        for name in ("random", "iou_balanced", "hardest")
     }
     return Picture(_pixels(batch.images[index]), batch.boxes[index], negatives)
 

@@ -6,12 +6,12 @@ figures of each section.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jinja2
 
-from libra_tf.analysis import charts, figures, verdicts
+from libra_tf.analysis import charts, commands, figures, verdicts
 from libra_tf.analysis.collect import Analysis
 
 _STATE_CLASSES = {verdicts.FINE: "fine", verdicts.LOOK: "look", verdicts.ACT: "act"}
@@ -30,6 +30,7 @@ class Run:
       verdicts: what that means.
       metrics: the average precisions of the run's newest evaluation, by name; empty without one.
       metrics_step: the step of that evaluation.
+      training: how it was trained; None if that is unknown.
     """
 
     name: str
@@ -37,6 +38,15 @@ class Run:
     verdicts: list[verdicts.Verdict]
     metrics: dict[str, float]
     metrics_step: int | None
+    training: commands.Training | None = None
+
+    def command(self, verdict: verdicts.Verdict) -> str | None:
+        """Returns the command that follows a verdict's advice; None where it changes no config.
+
+        Args:
+          verdict: one of the run's.
+        """
+        return commands.train_with(verdict.config, self.training) if verdict.config else None
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -54,6 +64,8 @@ def render(runs: Sequence[Run]) -> str:
         .render(
             runs=runs,
             state_classes=_STATE_CLASSES,
+            summarise=verdicts.summarise,
+            lay_out=_gauge,
             key_figures=_key_figures(runs),
             samples=[_samples(kind, runs) for kind in _kinds(runs)],
             features=_rows(runs, figures.features),
@@ -77,8 +89,13 @@ def _templates() -> jinja2.Environment:
     return environment
 
 
+def _gauge(gauge: verdicts.Gauge) -> charts.Gauge:
+    return charts.gauge(gauge.label, gauge.value, gauge.threshold, gauge.is_share)
+
+
 def _key_figures(runs: Sequence[Run]) -> charts.Table:
-    by_run = [figures.key_figures(run.analysis.numbers) for run in runs]
+    levels = {level for run in runs for level in run.analysis.numbers["features"]["levels"]}
+    by_run = [figures.key_figures(run.analysis.numbers, sorted(levels, key=int)) for run in runs]
     keys = list(dict.fromkeys(key for of_run in by_run for key in of_run))
     rows = [[key, *(of_run.get(key, "-") for of_run in by_run)] for key in keys]
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
@@ -92,26 +109,26 @@ def _kinds(runs: Sequence[Run]) -> list[str]:
 
 
 def _samples(kind: str, runs: Sequence[Run]) -> dict[str, Any]:
-    runs = [run for run in runs if kind in run.analysis.numbers["samples"]]
-    # A detector's pictures show its first kind of candidates, which is never the RPN's anchors.
-    has_pictures = kind != "rpn_anchors"
     return {
+        "id": kind,
         "kind": verdicts.NOUNS[kind],
-        "charts": _rows(runs, lambda analysis: figures.samples(kind, analysis)),
-        "pictures": _rows(runs, figures.sample_pictures) if has_pictures else [],
+        "charts": _rows(runs, functools.partial(figures.samples, kind)),
+        "pictures": _rows(runs, functools.partial(figures.sample_pictures, kind)),
     }
 
 
-def _rows(runs: Sequence[Run], draw: Callable[[Analysis], Iterator[figures.Figure]]) -> list[_Row]:
-    """Arranges the figures of one run in a single row, those of several runs side by side."""
-    drawn = [list(draw(run.analysis)) for run in runs]
+def _rows(
+    runs: Sequence[Run], draw: Callable[[Analysis], Iterable[figures.OnSubject]]
+) -> list[_Row]:
+    """Arranges the figures of one run in a single row, those of several runs by subject."""
+    drawn = [dict(draw(run.analysis)) for run in runs]
     if len(runs) == 1:
-        return [[(None, figure) for figure in drawn[0]]]
+        return [[(None, figure) for figure in drawn[0].values()]]
     return [
         [
-            (run.name, of_run[column])
+            (run.name, of_run[subject])
             for run, of_run in zip(runs, drawn, strict=True)
-            if column < len(of_run)
+            if subject in of_run
         ]
-        for column in range(max(map(len, drawn)))
+        for subject in dict.fromkeys(subject for of_run in drawn for subject in of_run)
     ]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from libra_tf import atomic
-from libra_tf.analysis import collect, page, verdicts
+from libra_tf.analysis import collect, commands, page, verdicts
 from libra_tf.cli import outputs
 from libra_tf.cli.errors import UsageError
 from libra_tf.data import DetectionDataset, prepare_coco_folder
@@ -54,6 +54,7 @@ def write(
         for index, folder in enumerate(model_dirs)
     ]
     metrics = [_read_metrics(run.folder) for run in runs]
+    trainings = [commands.read_training(run) for run in runs]
     outputs.make_folder("--output_dir", output_dir)
     input_path, max_num_instances = runs[0].params.task.train_data.input_path, 0
     if dataset is None:
@@ -64,9 +65,11 @@ def write(
         input_path = prepared.train.input_path
         max_num_instances = prepared.train.max_boxes_per_image
     on_page = []
-    for run, name, (measured, step) in zip(runs, _names(model_dirs), metrics, strict=True):
+    names = _names(model_dirs)
+    for run, name, of_run, training in zip(runs, names, metrics, trainings, strict=True):
         analysis = collect.analyse(run, input_path, num_batches, point, max_num_instances, report)
-        on_page.append(page.Run(name, analysis, verdicts.judge(analysis.numbers), measured, step))
+        judged = verdicts.judge(analysis.numbers)
+        on_page.append(page.Run(name, analysis, judged, *of_run, training))
     return _write_files(output_dir, on_page)
 
 
@@ -114,7 +117,10 @@ def _write_files(output_dir: str, runs: Sequence[page.Run]) -> tuple[str, str]:
                 "name": run.name,
                 **run.analysis.numbers,
                 "measured_by_evaluation": {"step": run.metrics_step, **run.metrics},
-                "verdicts": [dataclasses.asdict(verdict) for verdict in run.verdicts],
+                "verdicts": [
+                    {**dataclasses.asdict(verdict), "command": run.command(verdict)}
+                    for verdict in run.verdicts
+                ],
             }
             for run in runs
         ],

@@ -3,6 +3,7 @@
 import dataclasses
 
 import tensorflow as tf
+from official.modeling.hyperparams import params_dict
 
 from tests.detectors import write_run
 
@@ -46,3 +47,13 @@ def make_run(folder, experiment, dataset, *overrides):
 
     write_run(str(folder), experiment, dataset, (SMALL, *overrides), randomize)
     return str(folder)
+
+
+def check_lines(params, lines):
+    """Checks that a config has the keys of the lines, and takes their values."""
+    for line in lines:
+        node = params
+        for key in line.split("=")[0].split("."):
+            assert key in node, line
+            node = getattr(node, key)
+        params_dict.override_params_dict(params, line, is_strict=True)

@@ -1,6 +1,5 @@
 """The report on two runs, as a user gets it."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -11,12 +10,11 @@ import sys
 
 import pytest
 import tensorflow as tf
-from official.core import exp_factory
-from official.modeling.hyperparams import params_dict
 
 from libra_tf.analysis import collect, detectors, page, report, verdicts
 from libra_tf.cli.errors import UsageError
 from libra_tf.runs import trained_run
+from tests.analysis.runs import check_lines
 
 pytestmark = pytest.mark.one_lane
 
@@ -72,228 +70,11 @@ def test_a_report_comes_out_the_same_again(report_of_both):
     assert again["features"] == first["features"]
 
 
-def check_lines(params, lines):
-    """Checks that a config has the keys of the lines, and takes their values."""
-    for line in lines:
-        node = params
-        for key in line.split("=")[0].split("."):
-            assert key in node, line
-            node = getattr(node, key)
-        params_dict.override_params_dict(params, line, is_strict=True)
-
-
 def test_config_lines_are_accepted_by_the_runs(report_of_both):
     for run, folder in zip(report_of_both.runs, report_of_both.model_dirs, strict=True):
         lines = [line for verdict in run["verdicts"] for line in verdict["config"]]
         assert lines
         check_lines(trained_run.read(folder).params, lines)
-
-
-def write_numbers(**changes):
-    """Numbers of a two-stage run in which nothing is unbalanced, with changes."""
-    pick = {"hard_share": 0.4, "zero_share": 0.1, "count": 100, "histogram": [1] * 20}
-    spread = {"mean": 5.0, "variation": 0.3, "without": 0.0, "histogram": [1]}
-    numbers = {
-        "kind": "two_stage",
-        "settings": {
-            "task.losses.box_loss": "balanced_l1",
-            "task.losses.balanced_l1": {"alpha": 0.5, "form": "paper"},
-            "task.model.anchor.num_scales": 1,
-            "task.model.roi_sampler.type": "iou_balanced",
-            "task.model.roi_sampler.bin_range": "candidates",
-            "task.model.roi_sampler.instance_balanced": True,
-            "task.model.roi_sampler.num_bins": 3,
-            "task.model.roi_generator.num_proposals": 1000,
-        },
-        "samples": {
-            "proposals": {
-                "num_bins": 3,
-                "picks": {
-                    name: dict(pick)
-                    for name in ("negatives", "random", "iou_balanced", "mmdet", "hardest")
-                },
-                "bins": {
-                    r: {"held": [9, 9, 9], "wanted": 5.0, "starved": [0, 0, 0], "empty": [0, 0, 0]}
-                    for r in ("candidates", "all")
-                },
-                "positives": {
-                    "num_instances": 9,
-                    "per_image": 50.0,
-                    "wanted_per_image": 16.0,
-                    "all": spread,
-                    "random": spread,
-                    "instance_balanced": spread,
-                },
-            }
-        },
-        "features": {
-            "is_balanced": True,
-            "levels": ["3", "4"],
-            "share": [0.5, 0.5],
-            "before": {k: {"effective_rank": 30.0, "channels": 64} for k in "34"},
-            "after": {k: {"effective_rank": 30.0, "channels": 64} for k in "34"},
-            "refinement_change": 0.2,
-            "attention": {"entropy": 0.5, "distance_pixels": 40.0, "uniform_distance_pixels": 60.0},
-        },
-        "objective": {
-            "weights": {"frcnn_box": 1.0},
-            "gradient_norms": {
-                "frcnn_cls": {"all": {"shared": 1.0}},
-                "frcnn_box": {"all": {"shared": 1.0}},
-            },
-            "box_errors": {
-                "frcnn_box": {
-                    "beta": 1.0,
-                    "inlier_count_share": 0.9,
-                    "inlier_gradient_share": 0.85,
-                    "inlier_over_outlier": 0.6,
-                    "error_90_percent": 0.9,
-                }
-            },
-        },
-    }
-    for path, value in changes.items():
-        node = numbers
-        *parents, last = path.split("/")
-        for parent in parents:
-            node = node[parent]
-        node[last] = value
-    return numbers
-
-
-def judged(title, **changes):
-    (verdict,) = (v for v in verdicts.judge(write_numbers(**changes)) if title in v.title)
-    return verdict
-
-
-def test_a_balanced_run_is_told_so():
-    assert {v.state for v in verdicts.judge(write_numbers())} == {verdicts.FINE}
-
-
-PICKS = "samples/proposals/picks/"
-
-
-# Title, changes that unbalance a run, the state, a config line.
-UNBALANCED = [
-    (
-        "Hard negatives",
-        {
-            "settings/task.model.roi_sampler.type": "random",
-            PICKS + "iou_balanced/hard_share": 0.7,
-            PICKS + "hardest/hard_share": 0.6,
-        },
-        verdicts.ACT,
-        "task.model.roi_sampler.type=iou_balanced",
-    ),
-    (
-        "Hard negatives",
-        {
-            "settings/task.model.roi_sampler.bin_range": "all",
-            PICKS + "iou_balanced/hard_share": 0.7,
-            PICKS + "hardest/hard_share": 0.7,
-        },
-        verdicts.LOOK,
-        "task.model.roi_sampler.bin_range=candidates",
-    ),
-    (
-        "Hard negatives",
-        {PICKS + "iou_balanced/hard_share": 0.7},
-        verdicts.LOOK,
-        "task.model.roi_sampler.floor_fraction=0.60",
-    ),
-    (
-        "Starved",
-        {"samples/proposals/bins/candidates/starved": [0, 0.1, 0.9]},
-        verdicts.ACT,
-        "task.model.roi_generator.num_proposals=2000",
-    ),
-    (
-        "Positives",
-        {
-            "samples/proposals/positives/all/without": 0.5,
-            "settings/task.model.anchor.num_scales": 3,
-        },
-        verdicts.ACT,
-        "task.model.anchor.num_scales=4",
-    ),
-    (
-        "Levels",
-        {"features/share": [0.8, 0.2]},
-        verdicts.LOOK,
-        "task.model.decoder.libra_fpn.refine_level=3",
-    ),
-    (
-        "Levels",
-        {"features/share": [0.8, 0.2], "features/is_balanced": False},
-        verdicts.ACT,
-        "task.model.decoder.type=libra_fpn",
-    ),
-    (
-        "Refinement",
-        {"features/refinement_change": 0.001},
-        verdicts.LOOK,
-        "task.model.decoder.libra_fpn.refine_type=null",
-    ),
-    (
-        "Refinement",
-        {"features/attention/entropy": 0.99},
-        verdicts.LOOK,
-        "task.model.decoder.libra_fpn.refine_type=conv",
-    ),
-    (
-        "Classification",
-        {"objective/gradient_norms/frcnn_box/all/shared": 0.1},
-        verdicts.ACT,
-        "task.losses.frcnn_box_weight=10",
-    ),
-    (
-        "Inliers",
-        {
-            "objective/box_errors/frcnn_box/inlier_count_share": 1.0,
-            "objective/box_errors/frcnn_box/inlier_gradient_share": 1.0,
-            "objective/box_errors/frcnn_box/inlier_over_outlier": None,
-            "objective/box_errors/frcnn_box/error_90_percent": 0.118,
-        },
-        verdicts.LOOK,
-        "task.losses.balanced_l1.beta=0.12",
-    ),
-    (
-        "Inliers",
-        {
-            "settings/task.losses.box_loss": "huber",
-            "objective/box_errors/frcnn_box/inlier_gradient_share": 0.5,
-        },
-        verdicts.ACT,
-        "task.losses.box_loss=balanced_l1",
-    ),
-]
-
-
-@pytest.mark.parametrize(("title", "changes", "state", "line"), UNBALANCED)
-def test_an_unbalanced_run_is_told_what_to_change(title, changes, state, line):
-    verdict = judged(title, **changes)
-    assert verdict.state == state
-    assert line in verdict.config
-    check_lines(exp_factory.get_exp_config("libra_fasterrcnn_demo"), verdict.config)
-
-
-def test_no_verdict_claims_an_average_precision(report_of_both):
-    verdicts_of_cases = [judged(title, **changes) for title, changes, *_ in UNBALANCED]
-    on_page = [verdict for run in report_of_both.runs for verdict in run["verdicts"]]
-    for verdict in [*on_page, *map(dataclasses.asdict, verdicts_of_cases)]:
-        text = verdict["title"] + verdict["text"] + verdict["suggestion"]
-        assert not re.search(r"\bm?AP\b|average precision", text)
-
-
-def test_one_stage_gets_the_weight_of_the_loss_as_well():
-    changes = {
-        "settings/task.losses.box_loss": "huber",
-        "objective/box_errors/frcnn_box/inlier_gradient_share": 0.5,
-    }
-    weight = {"settings/task.losses.box_loss_weight": 50}
-    line = "task.losses.box_loss_weight=4"
-    assert line not in judged("Inliers", **changes).config
-    assert line in judged("Inliers", **changes, **weight).config
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -347,7 +128,7 @@ def test_the_page_in_a_browser(report_of_both, tmp_path, width, scheme):
     assert "<script" not in html
     # Nothing but what is in the page itself.
     sources = re.findall(r'(?:src|href)="([^"]*)"', html)
-    assert sources and all(source.startswith("data:") for source in sources)
+    assert sources and all(source.startswith(("data:", "#")) for source in sources)
     assert "url(" not in html and "@import" not in html
     (tmp_path / "report.html").write_text(html.replace("</body>", f"{PROBE}</body>"))
     frame = tmp_path / "frame.html"

@@ -1,0 +1,386 @@
+"""What the numbers of a run mean, and what to do about it."""
+
+import dataclasses
+import re
+
+import pytest
+from official.core import exp_factory
+
+from libra_tf.analysis import verdicts
+from tests.analysis.runs import check_lines
+
+pytestmark = pytest.mark.one_lane
+
+
+def write_numbers(**changes):
+    """Numbers of a two-stage run in which nothing is unbalanced, with changes."""
+    pick = {"hard_share": 0.4, "zero_share": 0.1, "count": 100, "histogram": [1] * 20}
+    spread = {"mean": 5.0, "variation": 0.3, "without": 0.0, "histogram": [1]}
+    numbers = {
+        "kind": "two_stage",
+        "settings": {
+            "task.losses.box_loss": "balanced_l1",
+            "task.losses.balanced_l1": {"alpha": 0.5, "form": "paper"},
+            "task.model.anchor.num_scales": 1,
+            "task.model.roi_sampler.type": "iou_balanced",
+            "task.model.roi_sampler.bin_range": "candidates",
+            "task.model.roi_sampler.instance_balanced": True,
+            "task.model.roi_sampler.num_bins": 3,
+            "task.model.roi_generator.num_proposals": 1000,
+        },
+        "samples": {
+            "proposals": {
+                "num_bins": 3,
+                "picks": {
+                    name: dict(pick)
+                    for name in ("negatives", "random", "iou_balanced", "mmdet", "hardest")
+                },
+                "bins": {
+                    r: {"held": [9, 9, 9], "wanted": 5.0, "starved": [0, 0, 0], "empty": [0, 0, 0]}
+                    for r in ("candidates", "all")
+                },
+                "positives": {
+                    "num_instances": 9,
+                    "per_image": 50.0,
+                    "wanted_per_image": 16.0,
+                    "all": spread,
+                    "random": spread,
+                    "instance_balanced": spread,
+                },
+            }
+        },
+        "features": {
+            "is_balanced": True,
+            "levels": ["3", "4"],
+            "share": [0.5, 0.5],
+            "before": {k: {"effective_rank": 30.0, "channels": 64} for k in "34"},
+            "after": {k: {"effective_rank": 30.0, "channels": 64} for k in "34"},
+            "refinement_change": 0.2,
+            "attention": {"entropy": 0.5, "distance_pixels": 40.0, "uniform_distance_pixels": 60.0},
+        },
+        "objective": {
+            "weights": {"frcnn_box": 1.0},
+            "gradient_norms": {
+                "frcnn_cls": {"all": {"shared": 1.0}},
+                "frcnn_box": {"all": {"shared": 1.0}},
+            },
+            "box_errors": {
+                "frcnn_box": {
+                    "beta": 1.0,
+                    "inlier_count_share": 0.9,
+                    "inlier_gradient_share": 0.85,
+                    "inlier_over_outlier": 0.6,
+                    "error_90_percent": 0.9,
+                }
+            },
+        },
+    }
+    for path, value in changes.items():
+        node = numbers
+        *parents, last = path.split("/")
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return numbers
+
+
+def judged(title, **changes):
+    (verdict,) = (v for v in verdicts.judge(write_numbers(**changes)) if title in v.title)
+    return verdict
+
+
+def test_a_balanced_run_is_told_so():
+    assert {v.state for v in verdicts.judge(write_numbers())} == {verdicts.FINE}
+
+
+PICKS = "samples/proposals/picks/"
+
+
+# Title, changes that unbalance a run, the state, a config line.
+UNBALANCED = [
+    (
+        "Hard negatives",
+        {
+            "settings/task.model.roi_sampler.type": "random",
+            PICKS + "iou_balanced/hard_share": 0.7,
+            PICKS + "hardest/hard_share": 0.6,
+        },
+        verdicts.ACT,
+        "task.model.roi_sampler.type=iou_balanced",
+    ),
+    (
+        "Hard negatives",
+        {
+            "settings/task.model.roi_sampler.bin_range": "all",
+            PICKS + "iou_balanced/hard_share": 0.7,
+            PICKS + "hardest/hard_share": 0.7,
+        },
+        verdicts.LOOK,
+        "task.model.roi_sampler.bin_range=candidates",
+    ),
+    (
+        "Hard negatives",
+        {PICKS + "iou_balanced/hard_share": 0.7},
+        verdicts.LOOK,
+        "task.model.roi_sampler.floor_fraction=0.60",
+    ),
+    (
+        "Starved",
+        {"samples/proposals/bins/candidates/starved": [0, 0.1, 0.9]},
+        verdicts.ACT,
+        "task.model.roi_generator.num_proposals=2000",
+    ),
+    (
+        "Positives",
+        {
+            "samples/proposals/positives/all/without": 0.5,
+            "settings/task.model.anchor.num_scales": 3,
+        },
+        verdicts.ACT,
+        "task.model.anchor.num_scales=4",
+    ),
+    (
+        "Positives",
+        {
+            "settings/task.model.roi_sampler.instance_balanced": False,
+            "samples/proposals/positives/random": {"variation": 0.7},
+        },
+        verdicts.ACT,
+        "task.model.roi_sampler.instance_balanced=true",
+    ),
+    (
+        "Levels",
+        {"features/share": [0.8, 0.2]},
+        verdicts.LOOK,
+        "task.model.decoder.libra_fpn.refine_level=3",
+    ),
+    (
+        "Levels",
+        {"features/share": [0.8, 0.2], "features/is_balanced": False},
+        verdicts.ACT,
+        "task.model.decoder.type=libra_fpn",
+    ),
+    (
+        "Refinement",
+        {"features/refinement_change": 0.001},
+        verdicts.LOOK,
+        "task.model.decoder.libra_fpn.refine_type=null",
+    ),
+    (
+        "Refinement",
+        {"features/attention/entropy": 0.99},
+        verdicts.LOOK,
+        "task.model.decoder.libra_fpn.refine_type=conv",
+    ),
+    (
+        "Classification",
+        {"objective/gradient_norms/frcnn_box/all/shared": 0.1},
+        verdicts.ACT,
+        "task.losses.frcnn_box_weight=5.5",
+    ),
+    (
+        "Inliers",
+        {
+            "objective/box_errors/frcnn_box/inlier_count_share": 1.0,
+            "objective/box_errors/frcnn_box/inlier_gradient_share": 1.0,
+            "objective/box_errors/frcnn_box/inlier_over_outlier": None,
+            "objective/box_errors/frcnn_box/error_90_percent": 0.118,
+        },
+        verdicts.LOOK,
+        "task.losses.balanced_l1.beta=0.12",
+    ),
+    (
+        "Inliers",
+        {
+            "settings/task.losses.box_loss": "huber",
+            "objective/box_errors/frcnn_box/inlier_gradient_share": 0.5,
+        },
+        verdicts.ACT,
+        "task.losses.box_loss=balanced_l1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("title", "changes", "state", "line"), UNBALANCED)
+def test_an_unbalanced_run_is_told_what_to_change(title, changes, state, line):
+    verdict = judged(title, **changes)
+    assert verdict.state == state
+    assert line in verdict.config
+    check_lines(exp_factory.get_exp_config("libra_fasterrcnn_demo"), verdict.config)
+
+
+def test_no_verdict_claims_an_average_precision(report_of_both):
+    verdicts_of_cases = [judged(title, **changes) for title, changes, *_ in UNBALANCED]
+    on_page = [verdict for run in report_of_both.runs for verdict in run["verdicts"]]
+    for verdict in [*on_page, *map(dataclasses.asdict, verdicts_of_cases)]:
+        text = verdict["title"] + verdict["headline"] + verdict["text"] + verdict["suggestion"]
+        assert not re.search(r"\bm?AP\b|average precision", text)
+
+
+def test_one_stage_gets_the_weight_of_the_loss_as_well():
+    changes = {
+        "settings/task.losses.box_loss": "huber",
+        "objective/box_errors/frcnn_box/inlier_gradient_share": 0.5,
+    }
+    weight = {"settings/task.losses.box_loss_weight": 50}
+    line = "task.losses.box_loss_weight=4"
+    assert line not in judged("Inliers", **changes).config
+    assert line in judged("Inliers", **changes, **weight).config
+
+
+def test_a_headline_is_one_short_sentence(report_of_both):
+    found = [judged(title, **changes) for title, changes, *_ in UNBALANCED]
+    found += verdicts.judge(write_numbers())
+    headlines = [verdict.headline for verdict in found]
+    headlines += [v["headline"] for run in report_of_both.runs for v in run["verdicts"]]
+    for headline in headlines:
+        assert len(headline.split()) <= 15, headline
+        assert re.fullmatch(r"[A-Z0-9].*[^.]\.", headline), headline
+        assert not re.search(r"[.!?] [A-Z]", headline), headline
+
+
+def test_what_is_fine_has_no_config(report_of_both):
+    fine = [
+        v for run in report_of_both.runs for v in run["verdicts"] if v["state"] == verdicts.FINE
+    ]
+    fine += [dataclasses.asdict(verdict) for verdict in verdicts.judge(write_numbers())]
+    assert fine
+    for verdict in fine:
+        assert not verdict["config"]
+        assert "task." not in verdict["headline"] + verdict["text"] + verdict["suggestion"]
+
+
+def test_the_urgent_comes_first():
+    states = [
+        verdict.state
+        for verdict in verdicts.judge(
+            write_numbers(
+                **{
+                    "features/refinement_change": 0.001,
+                    "objective/gradient_norms/frcnn_box/all/shared": 0.1,
+                }
+            )
+        )
+    ]
+    assert states[:2] == [verdicts.ACT, verdicts.LOOK]
+    assert set(states[2:]) == {verdicts.FINE}
+
+
+@pytest.mark.parametrize(
+    ("bad", "doubtful", "text"),
+    [
+        (0, 0, "None of 3 needs attention."),
+        (1, 0, "1 of 4 needs attention."),
+        (2, 1, "2 of 6 need attention, 1 is worth a look."),
+        (0, 2, "None of 5 needs attention, 2 are worth a look."),
+    ],
+)
+def test_the_summary_counts(bad, doubtful, text):
+    states = [verdicts.FINE] * 3 + [verdicts.ACT] * bad + [verdicts.LOOK] * doubtful
+    found = [verdicts.Verdict("samples", s, "title", "headline", None, "text", "") for s in states]
+    assert verdicts.summarise(found) == text
+
+
+STARVED = {"samples/proposals/bins/candidates/starved": [0, 0.1, 0.9]}
+
+
+def test_only_a_sampler_with_bins_can_have_starved_bins():
+    assert judged("Starved", **STARVED).config
+    random = {"settings/task.model.roi_sampler.type": "random"}
+    found = verdicts.judge(write_numbers(**STARVED, **random))
+    assert found and not any("Starved" in verdict.title for verdict in found)
+
+
+def write_other_kind(kind, **changes):
+    """The same numbers, with candidates of another kind instead of the proposals."""
+    numbers = write_numbers(**changes)
+    numbers["samples"] = {kind: numbers["samples"]["proposals"]}
+    numbers["settings"] |= {
+        key.replace("roi_sampler", "rpn_sampler"): value
+        for key, value in numbers["settings"].items()
+    }
+    return numbers
+
+
+@pytest.mark.parametrize("per_image", [1.1, 5.0, 500.0])
+def test_a_detector_without_a_sampler_wants_no_number_of_positives(per_image):
+    changes = {
+        "samples/proposals/positives/per_image": per_image,
+        "samples/proposals/positives/wanted_per_image": 128.0,
+        "samples/proposals/positives/random": {"variation": 0.77},
+        "samples/proposals/positives/instance_balanced": {"variation": 0.33},
+    }
+    found = verdicts.judge(write_other_kind("anchors", **changes))
+    (positives,) = (verdict for verdict in found if "Positives" in verdict.title)
+    assert positives.state == verdicts.FINE
+    words = f"{positives.headline} {positives.text} {positives.suggestion} {positives.gauge}"
+    assert str(per_image) in words
+    assert not re.search("128|77|33|wanted|drawn", words)
+    # Of candidates that are sampled, the same numbers are told.
+    found = verdicts.judge(write_other_kind("rpn_anchors", **changes))
+    assert any("128" in verdict.text for verdict in found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [("rpn_anchors", ("task.model.anchor.num_scales=2",)), ("proposals", ())],
+)
+@pytest.mark.parametrize(("per_image", "is_few"), [(1.1, True), (12.7, True), (12.9, False)])
+def test_far_fewer_positives_than_wanted_are_worth_a_look(kind, lines, per_image, is_few):
+    changes = {
+        "samples/proposals/positives/per_image": per_image,
+        "samples/proposals/positives/wanted_per_image": 128.0,
+    }
+    found = verdicts.judge(write_other_kind(kind, **changes))
+    (verdict,) = (v for v in found if "Positives" in v.title)
+    assert verdict.gauge.value == per_image / 128
+    assert (verdict.gauge.value < verdict.gauge.threshold) == is_few
+    if is_few:
+        assert verdict.state == verdicts.LOOK
+        assert (
+            verdict.headline == f"The sampler wants 128 positives per image and finds {per_image}."
+        )
+        assert verdict.config == lines
+    else:
+        assert verdict.state == verdicts.FINE and not verdict.config
+
+
+@pytest.mark.parametrize(
+    ("title", "bad", "good"),
+    [
+        ("Starved", STARVED, {}),
+        ("Levels", {"features/share": [0.8, 0.2]}, {}),
+        ("Classification", {"objective/gradient_norms/frcnn_cls/all/shared": 0.1}, {}),
+        ("Refinement", {"features/attention/entropy": 0.99}, {}),
+        (
+            "Inliers",
+            {"objective/box_errors/frcnn_box/inlier_gradient_share": 0.45},
+            {"objective/box_errors/frcnn_box/inlier_gradient_share": 0.55},
+        ),
+        ("Hard negatives", {PICKS + "iou_balanced/hard_share": 0.51}, {}),
+    ],
+)
+def test_the_mark_of_a_gauge_divides_bad_from_good(title, bad, good):
+    worse, better = (judged(title, **changes) for changes in (bad, good))
+    assert better.state == verdicts.FINE != worse.state
+    assert worse.gauge.threshold == better.gauge.threshold
+    assert better.gauge.value <= better.gauge.threshold < worse.gauge.value
+
+
+def test_the_gauge_shows_what_decides():
+    """Balancing would make many more picks hard, but the detector's mistakes are no harder."""
+    changes = {
+        "settings/task.model.roi_sampler.type": "random",
+        PICKS + "iou_balanced/hard_share": 0.9,
+    }
+    verdict = judged("Hard negatives", **changes)
+    assert verdict.state == verdicts.FINE
+    assert verdict.gauge.value < verdict.gauge.threshold
+
+
+def test_features_that_do_not_vary_have_no_gauge():
+    ranks = {"3": 0.0, "4": 9.0}
+    flat = {"features/before": {k: {"effective_rank": r, "channels": 64} for k, r in ranks.items()}}
+    assert judged("rank", **flat).state == verdicts.FINE
+    plain = judged("rank", **flat, **{"features/is_balanced": False})
+    assert (plain.state, plain.gauge) == (verdicts.ACT, None)
