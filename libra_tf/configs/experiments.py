@@ -95,7 +95,7 @@ def libra_retinanet_lite0() -> cfg.ExperimentConfig:
     config = _small_retinanet()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_lite0(config)
-    recipes.use_small_schedule(config, train_steps=600, learning_rate=0.001)
+    recipes.use_small_schedule(config, train_steps=600, learning_rate=0.003)
     return config
 
 
@@ -222,7 +222,7 @@ def libra_fasterrcnn_lite0() -> cfg.ExperimentConfig:
     config = _small_fasterrcnn()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_lite0(config)
-    recipes.use_small_schedule(config, train_steps=600, learning_rate=0.001)
+    recipes.use_small_schedule(config, train_steps=600, learning_rate=0.003)
     return config
 
 

@@ -106,8 +106,8 @@ def use_small_scale(config: cfg.ExperimentConfig, input_size: int, max_level: in
 def use_lite0(config: cfg.ExperimentConfig) -> None:
     """Gives a small detector an EfficientNet-Lite0 that starts from its ImageNet weights.
 
-    The pyramid starts at level 3: level 2 would take more time than the whole backbone. What the
-    backbone computes up to a stride of 4 stays as it is, which saves a quarter of the time.
+    What the backbone computes up to a stride of 4 stays as it is, which saves a quarter of the
+    time.
 
     Args:
       config: the experiment, changed in place.
@@ -120,8 +120,6 @@ def use_lite0(config: cfg.ExperimentConfig) -> None:
     task.model.backbone.efficientnet.model_id = "b0"
     task.model.backbone.efficientnet.se_ratio = 0.0
     task.model.norm_activation.activation = "relu6"
-    task.model.min_level, task.model.max_level = 3, 6
-    task.model.anchor.anchor_size = 3.0
 
 
 def use_small_schedule(
