@@ -57,16 +57,23 @@ def anchors_of(document):
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
-def test_the_tables_are_those_of_the_records():
+def tables_of(benchmark):
+    """The tables that a benchmark prints from its records."""
     report = subprocess.run(
-        [sys.executable, ROOT / "benchmarks/ablation.py", "--report"],
+        [sys.executable, ROOT / "benchmarks" / benchmark, "--report"],
         capture_output=True,
         text=True,
         check=True,
     )
-    tables = report.stdout.strip().split("\n\n")
+    return report.stdout.strip().split("\n\n")
+
+
+def test_the_tables_are_those_of_the_records():
+    tables = tables_of("ablation.py")
     assert len(tables) == 2
     # `python docs/draw_paper.py --tables` rewrites those of docs/paper.md.
     for document in ("results.md", "paper.md"):
         text = (ROOT / "docs" / document).read_text()
         assert all(table in text for table in tables), document
+    (table,) = tables_of("precision.py")
+    assert table in (ROOT / "docs" / "results.md").read_text()
