@@ -22,6 +22,7 @@ from libra_tf.compat import keras
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.initial_weights.imagenet import keras_applications, lite0, old_torch_file, published
 from libra_tf.initial_weights.imagenet.classifier import Classifier, ConvNorm
+from libra_tf.modeling import freezing
 
 MEAN, STDDEV = np.array(preprocess_ops.MEAN_RGB), np.array(preprocess_ops.STDDEV_RGB)
 
@@ -363,6 +364,8 @@ def test_a_detector_starts_with_the_weights(experiment):
     task.initialize(model)
     wanted = build_backbone(config.task.model)
     lite0.read().put_into(wanted)
+    # Keras lists frozen weights last.
+    freezing.freeze_stages(wanted, config.task.frozen_stages)
     for found, value in zip(
         model.checkpoint_items["backbone"].get_weights(), wanted.get_weights(), strict=True
     ):
