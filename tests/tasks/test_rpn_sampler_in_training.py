@@ -177,10 +177,10 @@ def test_a_training_step(make):
         ),
         ({"model": {"num_classes": 1}}, r"task\.model\.num_classes is 1; it must be at least 2"),
         ({"model": {"min_level": 5}}, r"min_level and max_level are 5 and 4"),
-        ({"frozen_stages": 9}, r"task\.frozen_stages is 9; it must be from 0"),
+        ({"frozen_stages": 9}, r"task\.frozen_stages is 9; for resnet it must be from 0"),
         (
-            {"frozen_stages": 1, "model": {"backbone": {"type": "mobilenet"}}},
-            r"task\.frozen_stages is 1 and the backbone is mobilenet",
+            {"frozen_stages": 1, "model": {"backbone": {"type": "spinenet"}}},
+            r"task\.frozen_stages is 1 and the backbone is spinenet",
         ),
     ],
 )
