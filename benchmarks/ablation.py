@@ -29,6 +29,7 @@ from trainings import (
     FPN,
     METRICS,
     ROOT,
+    arguments,
     mean_and_spread,
     read,
     schedule,
@@ -129,23 +130,15 @@ def _train_once(name: str, row: str, seed: int) -> None:
         "input_size": _INPUT_SIZE.value,
     }
     key = {"detector": name, "row": row, "seed": seed, **setting}
-    train_once(_RECORDS.value, _RUNS.value, key, _arguments(DETECTORS[name], row, seed))
-
-
-def _arguments(detector: Detector, row: str, seed: int) -> list[str]:
-    overrides = [
-        *detector.overrides,
-        *detector.rows[row],
-        # On whatever machine the table is continued.
-        "runtime.mixed_precision_dtype=float32",
-        *schedule(_INPUT_SIZE.value, _STEPS.value),
-    ]
-    return [
-        f"--experiment={detector.experiment}",
-        f"--dataset={_DATASET.value}",
-        f"--seed={seed}",
-        f"--params_override={','.join(overrides)}",
-    ]
+    detector = DETECTORS[name]
+    flags_of_row = arguments(
+        detector.experiment,
+        _DATASET.value,
+        seed,
+        [*detector.overrides, *detector.rows[row]],
+        schedule(_INPUT_SIZE.value, _STEPS.value),
+    )
+    train_once(_RECORDS.value, _RUNS.value, key, flags_of_row)
 
 
 def _setting(record: Mapping[str, Any]) -> tuple[str, int, int]:

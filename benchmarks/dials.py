@@ -22,7 +22,8 @@ from absl import app, flags
 import gains
 from libra_tf.data import make_shapes, shapes
 from libra_tf.data.dials import Dials
-from trainings import FASTERRCNN_ROWS, ROOT, read, schedule, train_once
+from libra_tf.data.shapes import DEMO_SHAPES
+from trainings import FASTERRCNN_ROWS, ROOT, arguments, read, schedule, train_once
 
 # Of each dial, the component for the same imbalance.
 MATCHING = {
@@ -32,8 +33,6 @@ MATCHING = {
 }
 BASELINE = "baseline"
 COMPONENTS = tuple(MATCHING.values())
-# As in the demo (`libra_tf/runner/input_data.py`).
-IMAGES = {"num_train": 1024, "num_val": 128, "image_size": 128}
 
 _DIALS = flags.DEFINE_multi_enum("dials", list(MATCHING), list(MATCHING), "What to turn.")
 _SETTINGS = flags.DEFINE_multi_float(
@@ -71,22 +70,18 @@ def main(_: list[str]) -> None:
 
 def _train(dials: Dials, seed: int) -> None:
     """Trains all rows with a seed on the shapes with these dials, unless recorded."""
-    name = shapes.folder_name(**IMAGES, dials=dials)
-    folder = make_shapes(os.path.join(_RUNS.value, "images", name), **IMAGES, dials=dials)
+    name = shapes.folder_name(**DEMO_SHAPES, dials=dials)
+    folder = make_shapes(os.path.join(_RUNS.value, "images", name), **DEMO_SHAPES, dials=dials)
     for row in (BASELINE, *COMPONENTS):
         key = {"dataset": name, "row": row, "seed": seed, "steps": _STEPS.value}
-        overrides = [
-            *FASTERRCNN_ROWS[row],
-            "runtime.mixed_precision_dtype=float32",
-            *schedule(IMAGES["image_size"], _STEPS.value),
-        ]
-        arguments = [
-            "--experiment=libra_fasterrcnn_demo",
-            f"--dataset={folder}",
-            f"--seed={seed}",
-            f"--params_override={','.join(overrides)}",
-        ]
-        train_once(_RECORDS.value, _RUNS.value, key, arguments)
+        flags_of_row = arguments(
+            "libra_fasterrcnn_demo",
+            folder,
+            seed,
+            FASTERRCNN_ROWS[row],
+            schedule(DEMO_SHAPES["image_size"], _STEPS.value),
+        )
+        train_once(_RECORDS.value, _RUNS.value, key, flags_of_row)
 
 
 def results_of(
@@ -104,7 +99,7 @@ def results_of(
     """
     results = {}
     for setting in settings:
-        name = shapes.folder_name(**IMAGES, dials=Dials(**{dial: setting}))
+        name = shapes.folder_name(**DEMO_SHAPES, dials=Dials(**{dial: setting}))
         rows = results.setdefault(setting, {})
         for record in records:
             if record["dataset"] == name:

@@ -42,6 +42,27 @@ def schedule(input_size: int, steps: int) -> list[str]:
     ]
 
 
+def arguments(
+    experiment: str, dataset: str, seed: int, row: Sequence[str], schedule: Sequence[str]
+) -> list[str]:
+    """Returns the flags of `run.py` for a training of a row, in float32 on every machine.
+
+    Args:
+      experiment: its name.
+      dataset: folder of the data set.
+      seed: the seed.
+      row: the overrides of the row.
+      schedule: those of the schedule; see `schedule`.
+    """
+    overrides = [*row, "runtime.mixed_precision_dtype=float32", *schedule]
+    return [
+        f"--experiment={experiment}",
+        f"--dataset={dataset}",
+        f"--seed={seed}",
+        f"--params_override={','.join(overrides)}",
+    ]
+
+
 def train_once(records: str, runs: str, key: Mapping[str, Any], arguments: Sequence[str]) -> None:
     """Trains with `run.py` and records the result, unless the records have it already.
 

@@ -75,6 +75,23 @@ def _part_of(name: str) -> str:
     return name.split("/")[0]
 
 
+def check(task: cfg.TaskConfig) -> None:
+    """Checks before any long work that a task's `init_checkpoint` can be read.
+
+    Args:
+      task: config with `model`, `init_checkpoint_modules` and `init_checkpoint`, which is a path or
+        `imagenet`.
+
+    Raises:
+      CheckpointError: if the checkpoint cannot be read, or there are no ImageNet weights for the
+        backbone.
+    """
+    if task.init_checkpoint == published.IMAGENET:
+        _read_imagenet(task)
+    else:
+        checkpoint_files.check(task.init_checkpoint)
+
+
 def initialize(model: keras.Model, task: cfg.TaskConfig) -> Report | None:
     """Loads a task's `init_checkpoint` and logs what happened to each weight.
 
@@ -146,19 +163,8 @@ def load(model: keras.Model, path: str, modules: str | Iterable[str] = "all") ->
     )
 
 
-def read_imagenet(task: cfg.TaskConfig) -> Classifier:
-    """Reads the published ImageNet weights for a task whose `init_checkpoint` is `imagenet`.
-
-    Args:
-      task: config with `model` and `init_checkpoint_modules`.
-
-    Returns:
-      The weights.
-
-    Raises:
-      CheckpointError: if the task wants other parts than the backbone, or if there are no weights
-        for its backbone; see `imagenet.published.read`.
-    """
+def _read_imagenet(task: cfg.TaskConfig) -> Classifier:
+    """Returns the published weights for a task whose `init_checkpoint` is `imagenet`."""
     if not checkpoint_graph.is_wanted("backbone", task.init_checkpoint_modules):
         raise CheckpointError(
             "imagenet has weights for the backbone alone, and task.init_checkpoint_modules is "
@@ -168,7 +174,7 @@ def read_imagenet(task: cfg.TaskConfig) -> Classifier:
 
 
 def _load_imagenet(model: keras.Model, task: cfg.TaskConfig) -> Report:
-    classifier = read_imagenet(task)
+    classifier = _read_imagenet(task)
     backbone = model.checkpoint_items["backbone"]
     classifier.put_into(backbone)
     names = checkpoint_graph.readable_names("backbone", checkpoint_graph.model_weights(backbone))

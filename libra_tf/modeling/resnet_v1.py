@@ -10,6 +10,7 @@ from official.vision.modeling.backbones import factory, resnet
 from official.vision.modeling.layers import nn_blocks
 
 from libra_tf.compat import keras
+from libra_tf.modeling import even_padding, resnext
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
@@ -23,38 +24,16 @@ class StrideIn1x1Block(nn_blocks.BottleneckBlock):
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
-class ResNetV1(resnet.ResNet):
+class ResNetV1(even_padding.EvenlyPaddedStem, resnet.ResNet):
     """ResNet v1 with the options of Model Garden's ResNet for its blocks.
 
     Args:
       model_id: depth: that of any ResNet with bottlenecks in Model Garden.
-      **kwargs: arguments of Model Garden's `ResNet`, without those for other stems.
+      **kwargs: arguments of Model Garden's `ResNet`; those for other stems have no effect.
 
     References:
       He et al., Deep Residual Learning for Image Recognition, https://arxiv.org/abs/1512.03385.
     """
-
-    def _stem(self, inputs: tf.Tensor) -> tf.Tensor:
-        x = keras.layers.ZeroPadding2D(3)(inputs)
-        x = keras.layers.Conv2D(
-            int(64 * (self._depth_multiplier if self._scale_stem else 1.0)),
-            kernel_size=7,
-            strides=2,
-            use_bias=False,
-            kernel_initializer=self._kernel_initializer,
-            kernel_regularizer=self._kernel_regularizer,
-        )(x)
-        x = keras.layers.BatchNormalization(
-            axis=self._bn_axis,
-            momentum=self._norm_momentum,
-            epsilon=self._norm_epsilon,
-            trainable=self._bn_trainable,
-            synchronized=self._use_sync_bn,
-        )(x)
-        x = keras.layers.Activation(self._activation)(x)
-        # After a ReLU, padding with zeros is equivalent to padding with minus infinity.
-        x = keras.layers.ZeroPadding2D(1)(x)
-        return keras.layers.MaxPool2D(pool_size=3, strides=2)(x)
 
     def _block_group(self, *args, block_fn: type[keras.layers.Layer], **kwargs) -> tf.Tensor:
         del block_fn
@@ -69,19 +48,7 @@ def build_resnet_v1(
     l2_regularizer: keras.regularizers.Regularizer | None = None,
 ) -> ResNetV1:
     """Builds the backbone from a config with `type` `resnet_v1`."""
-    config = backbone_config.get()
     return ResNetV1(
-        model_id=config.model_id,
         input_specs=input_specs,
-        depth_multiplier=config.depth_multiplier,
-        resnetd_shortcut=config.resnetd_shortcut,
-        se_ratio=config.se_ratio,
-        init_stochastic_depth_rate=config.stochastic_depth_drop_rate,
-        scale_stem=config.scale_stem,
-        activation=norm_activation_config.activation,
-        use_sync_bn=norm_activation_config.use_sync_bn,
-        norm_momentum=norm_activation_config.norm_momentum,
-        norm_epsilon=norm_activation_config.norm_epsilon,
-        kernel_regularizer=l2_regularizer,
-        bn_trainable=config.bn_trainable,
+        **resnext.resnet_arguments(backbone_config.get(), norm_activation_config, l2_regularizer),
     )

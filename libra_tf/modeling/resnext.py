@@ -143,6 +143,36 @@ class ResNeXt(resnet.ResNet):
         return {**super().get_config(), "groups": self._groups, "base_width": self._base_width}
 
 
+def resnet_arguments(
+    config: hyperparams.Config,
+    norm: hyperparams.Config,
+    l2_regularizer: keras.regularizers.Regularizer | None,
+) -> dict[str, Any]:
+    """Returns the arguments of Model Garden's `ResNet`, all but `input_specs`.
+
+    Args:
+      config: of the backbone, as in Model Garden's `ResNet` config.
+      norm: `norm_activation` of the model.
+      l2_regularizer: regularizer for all kernels.
+    """
+    return {
+        "model_id": config.model_id,
+        "depth_multiplier": config.depth_multiplier,
+        "stem_type": config.stem_type,
+        "resnetd_shortcut": config.resnetd_shortcut,
+        "replace_stem_max_pool": config.replace_stem_max_pool,
+        "se_ratio": config.se_ratio,
+        "init_stochastic_depth_rate": config.stochastic_depth_drop_rate,
+        "scale_stem": config.scale_stem,
+        "activation": norm.activation,
+        "use_sync_bn": norm.use_sync_bn,
+        "norm_momentum": norm.norm_momentum,
+        "norm_epsilon": norm.norm_epsilon,
+        "kernel_regularizer": l2_regularizer,
+        "bn_trainable": config.bn_trainable,
+    }
+
+
 @factory.register_backbone_builder("resnext")
 def build_resnext(
     input_specs: keras.layers.InputSpec,
@@ -153,21 +183,8 @@ def build_resnext(
     """Builds the backbone from a config with `type` `resnext`."""
     config = backbone_config.get()
     return ResNeXt(
-        model_id=config.model_id,
         groups=config.groups,
         base_width=config.base_width,
         input_specs=input_specs,
-        depth_multiplier=config.depth_multiplier,
-        stem_type=config.stem_type,
-        resnetd_shortcut=config.resnetd_shortcut,
-        replace_stem_max_pool=config.replace_stem_max_pool,
-        se_ratio=config.se_ratio,
-        init_stochastic_depth_rate=config.stochastic_depth_drop_rate,
-        scale_stem=config.scale_stem,
-        activation=norm_activation_config.activation,
-        use_sync_bn=norm_activation_config.use_sync_bn,
-        norm_momentum=norm_activation_config.norm_momentum,
-        norm_epsilon=norm_activation_config.norm_epsilon,
-        kernel_regularizer=l2_regularizer,
-        bn_trainable=config.bn_trainable,
+        **resnet_arguments(config, norm_activation_config, l2_regularizer),
     )

@@ -11,9 +11,7 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.configs import names
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, shapes
 from libra_tf.data.cache import default_cache_dir
-
-# Small enough for a ResNet-18 to learn the shapes within minutes on two CPU cores.
-DEMO_SHAPES = {"num_train": 1024, "num_val": 128, "image_size": 128}
+from libra_tf.data.shapes import DEMO_SHAPES
 
 
 def prepare(

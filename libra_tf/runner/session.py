@@ -14,9 +14,8 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset
-from libra_tf.initial_weights import checkpoint_files, fine_tuning
+from libra_tf.initial_weights import fine_tuning
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
-from libra_tf.initial_weights.imagenet import published
 from libra_tf.precision import Precision
 from libra_tf.runner import cluster, config, contact_sheet, input_data, proposals, training
 from libra_tf.runner.startup import StartUp
@@ -111,18 +110,14 @@ def _train(
 
 
 def _check_init_checkpoint(params: cfg.ExperimentConfig, folder: RunFolder, mode: str) -> None:
-    path = params.task.init_checkpoint
     # A run that continues from its own checkpoint does not read the initial one.
     if "train" not in mode or folder.latest_checkpoint():
         return
-    if not path:
+    if not params.task.init_checkpoint:
         _check_trains_from_scratch(params.task)
         return
     try:
-        if path == published.IMAGENET:
-            fine_tuning.read_imagenet(params.task)
-        else:
-            checkpoint_files.check(path)
+        fine_tuning.check(params.task)
     except CheckpointError as error:
         raise UsageError(f"task.init_checkpoint: {error}") from error
 

@@ -13,8 +13,8 @@ from libra_tf.modeling.resnext import ResNeXt
         # Input, convolution, normalization, activation, pooling.
         (lambda: resnet.ResNet(18), 5),
         (lambda: ResNeXt(50, depth_multiplier=0.25), 5),
-        # Two paddings as well.
-        (lambda: ResNetV1(50), 7),
+        # Padding before the pooling as well.
+        (lambda: ResNetV1(50), 6),
     ],
 )
 @pytest.mark.parametrize("frozen_stages", [0, 1, 4])
