@@ -106,8 +106,7 @@ def use_small_scale(config: cfg.ExperimentConfig, input_size: int, max_level: in
 def use_lite0(config: cfg.ExperimentConfig) -> None:
     """Gives a small detector an EfficientNet-Lite0 that starts from its ImageNet weights.
 
-    What the backbone computes up to a stride of 4 stays as it is, which saves a quarter of the
-    time.
+    What the backbone computes up to a stride of 4 stays as it is, which saves time.
 
     Args:
       config: the experiment, changed in place.
