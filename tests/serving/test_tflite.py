@@ -74,14 +74,19 @@ def test_int8_has_8_bit_convolutions_and_close_boxes(exported, images, tmp_path)
     for op in selection:
         assert types[op["inputs"][0]] == np.float32
     detector = local.open_detector(path)
+    found = 0
     for image in images:
         encoded = image.path.read_bytes()
         one, other = detector.predict([encoded]), exported.serve([encoded])
-        best = {name: other[f"detection_{name}"][0, 0] for name in ("boxes", "scores", "classes")}
-        is_same = one["detection_classes"][0] == best["classes"]
-        is_same &= np.abs(one["detection_scores"][0] - best["scores"]) < 0.1
-        is_same &= np.abs(one["detection_boxes"][0] - best["boxes"]).max(axis=-1) < 5
-        assert is_same.any()
+        for rank in range(3):
+            is_same = one["detection_classes"][0] == other["detection_classes"][0, rank]
+            errors_of_scores = one["detection_scores"][0] - other["detection_scores"][0, rank]
+            errors_of_boxes = one["detection_boxes"][0] - other["detection_boxes"][0, rank]
+            is_same &= np.abs(errors_of_scores) < 0.1
+            is_same &= np.abs(errors_of_boxes).max(axis=-1) < 5
+            found += is_same.any()
+    # Random weights: 8 bits can lose a single detection, and which one depends on the processor.
+    assert found >= 2 * len(images)
 
 
 @hypothesis.settings(deadline=None, max_examples=20)
