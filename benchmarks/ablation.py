@@ -44,6 +44,8 @@ RETINANET_ROWS = {
     "balanced L1": (FPN,),
     "both": (),
 }
+# Of the ImageNet backbones; it saves a quarter of the time.
+FROZEN_TO_STRIDE_8 = ("task.frozen_stages=2",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +79,13 @@ DETECTORS = {
     "retinanet_lite0": Detector(
         "libra_retinanet_lite0",
         RETINANET_ROWS,
+        overrides=("task.model.min_level=3", *FROZEN_TO_STRIDE_8),
     ),
     "fasterrcnn_lite0": Detector(
         "libra_fasterrcnn_lite0",
         FASTERRCNN_ROWS,
         overrides=(
+            *FROZEN_TO_STRIDE_8,
             "task.model.roi_generator.pre_nms_top_k=2000",
             "task.model.roi_generator.num_proposals=1000",
             "task.model.roi_sampler.num_sampled_rois=512",
