@@ -23,7 +23,8 @@ import gains
 from libra_tf.data import make_shapes, shapes
 from libra_tf.data.dials import Dials
 from libra_tf.data.shapes import DEMO_SHAPES
-from trainings import FASTERRCNN_ROWS, ROOT, arguments, read, schedule, train_once
+from rows import FASTERRCNN_ROWS
+from trainings import ROOT, arguments, read, schedule, train_once
 
 # Of each dial, the component for the same imbalance.
 MATCHING = {

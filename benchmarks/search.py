@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import app, flags
 
-from ablation import DETECTORS
+from rows import DETECTORS
 from trainings import METRICS, ROOT, arguments, read, schedule, train_once
 
 LEARNING_RATES = (0.001, 0.003, 0.01)

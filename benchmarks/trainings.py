@@ -14,18 +14,6 @@ METRICS = ("AP", "AP50", "AP75")
 # Of small, medium and large objects.
 SIZE_METRICS = ("APs", "APm", "APl")
 
-FPN = "task.model.decoder.type=fpn"
-RANDOM_SAMPLING = "task.model.roi_sampler.type=random"
-ROI_HUBER = "task.losses.box_loss=huber"
-# The rows of a table of Faster R-CNN: overrides that switch components off.
-FASTERRCNN_ROWS = {
-    "baseline": (RANDOM_SAMPLING, FPN, ROI_HUBER),
-    "IoU-balanced sampling": (FPN, ROI_HUBER),
-    "balanced pyramid": (RANDOM_SAMPLING, ROI_HUBER),
-    "balanced L1": (RANDOM_SAMPLING, FPN),
-    "all three": (),
-}
-
 
 def schedule(input_size: int, steps: int) -> list[str]:
     """Returns the overrides of a short training with one evaluation, at its end.

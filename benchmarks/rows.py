@@ -1,0 +1,71 @@
+"""The detectors that are trained with components switched off, and the rows of their tables."""
+
+import dataclasses
+
+FPN = "task.model.decoder.type=fpn"
+RANDOM_SAMPLING = "task.model.roi_sampler.type=random"
+ROI_HUBER = "task.losses.box_loss=huber"
+# The rows of a table of Faster R-CNN: overrides that switch components off.
+FASTERRCNN_ROWS = {
+    "baseline": (RANDOM_SAMPLING, FPN, ROI_HUBER),
+    "IoU-balanced sampling": (FPN, ROI_HUBER),
+    "balanced pyramid": (RANDOM_SAMPLING, ROI_HUBER),
+    "balanced L1": (RANDOM_SAMPLING, FPN),
+    "all three": (),
+}
+# With the weight that Model Garden uses for this loss.
+RETINANET_HUBER = "task.losses.box_loss=huber,task.losses.box_loss_weight=50"
+RETINANET_ROWS = {
+    "baseline": (FPN, RETINANET_HUBER),
+    "balanced pyramid": (RETINANET_HUBER,),
+    "balanced L1": (FPN,),
+    "both": (),
+}
+# Of the ImageNet backbones, to save time.
+FROZEN_TO_STRIDE_8 = ("task.frozen_stages=2",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """A detector and its rows.
+
+    Attributes:
+      experiment: name of the experiment, with all components switched on.
+      rows: by name, the overrides that switch components off. The first row is the baseline.
+      overrides: of all rows.
+    """
+
+    experiment: str
+    rows: dict[str, tuple[str, ...]]
+    overrides: tuple[str, ...] = ()
+
+
+DETECTORS = {
+    "retinanet": Detector(
+        "libra_retinanet_small",
+        {
+            **RETINANET_ROWS,
+            # As in the published detector. The small experiment has the paper's value, 1.
+            "both with beta 0.11": ("task.losses.balanced_l1.beta=0.11",),
+        },
+    ),
+    "fasterrcnn": Detector(
+        "libra_fasterrcnn_small",
+        FASTERRCNN_ROWS,
+    ),
+    "retinanet_lite0": Detector(
+        "libra_retinanet_lite0",
+        RETINANET_ROWS,
+        overrides=("task.model.min_level=3", *FROZEN_TO_STRIDE_8),
+    ),
+    "fasterrcnn_lite0": Detector(
+        "libra_fasterrcnn_lite0",
+        FASTERRCNN_ROWS,
+        overrides=(
+            *FROZEN_TO_STRIDE_8,
+            "task.model.roi_generator.pre_nms_top_k=2000",
+            "task.model.roi_generator.num_proposals=1000",
+            "task.model.roi_sampler.num_sampled_rois=512",
+        ),
+    ),
+}
