@@ -76,19 +76,28 @@ def overrides(path: str, detector: Detector, model_changes: Mapping[str, Any]) -
     }
     task = {
         "model": model,
-        "losses": {"l2_weight_decay": 1e-4},
+        # The optimizer decays the weights.
+        "losses": {"l2_weight_decay": 0.0},
         "train_data": {"dtype": "float32"},
         # Images keep their own shapes, so a batch can hold only one.
         "validation_data": {"dtype": "float32", "global_batch_size": 1},
     }
     if not detector.is_balanced:
-        task["losses"]["box_loss"] = "huber"
+        task["losses"]["box_loss"] = "l1"
     if detector.kind == "retinanet":
+        task["losses"] |= {"focal_loss_alpha": 0.25, "focal_loss_gamma": 2.0, "box_loss_weight": 4}
+        task["train_data"]["parser"] = {"match_threshold": 0.5, "unmatched_threshold": 0.4}
         model["detection_generator"]["pre_nms_top_k"] = 1000
         model["head"] = {"num_convs": detector.num_convs, "num_filters": detector.head_channels}
         if detector.is_balanced:
             task["losses"]["balanced_l1"] = {"beta": 0.11, "form": "mmdet"}
     else:
+        ious = {"rpn_match_threshold": 0.7, "rpn_unmatched_threshold": 0.3}
+        task["train_data"]["parser"] = {
+            **ious,
+            "rpn_batch_size_per_im": 256,
+            "rpn_fg_fraction": 0.5,
+        }
         _override_two_stages(detector, model)
     _merge(model, model_changes)
     return {"runtime": {"mixed_precision_dtype": "float32"}, "task": task}

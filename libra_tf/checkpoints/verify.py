@@ -158,7 +158,8 @@ def compare(
     if "proposals" in numbers:
         anchors = model.make_anchors(images)
         rois, roi_scores = model.roi_generator(boxes, scores, anchors, image_shape, training=False)
-        yield from _compare_proposals(numbers, rois[0].numpy(), roi_scores[0].numpy())
+        names = ("proposals", "proposal_scores")
+        yield from compare_proposals(names, rois[0].numpy(), roi_scores[0].numpy(), numbers)
         yield from _compare_second_stage(model, numbers, features, category_ids)
     if "det_boxes" in numbers:
         outputs = model(images, image_shape=image_shape, training=False)
@@ -251,13 +252,23 @@ def _compare_stage(numbers: Numbers, name: str, value: np.ndarray) -> Iterator[C
     yield Comparison(name, deviation, STAGE_TOLERANCE, "x the largest")
 
 
-def _compare_proposals(
-    numbers: Numbers, boxes: np.ndarray, scores: np.ndarray
+def compare_proposals(
+    names: tuple[str, str], boxes: np.ndarray, scores: np.ndarray, numbers: Numbers
 ) -> Iterator[Comparison]:
+    """Compares the proposals of an image as sets, and their order.
+
+    Args:
+      names: the names of MMDetection's boxes and scores in the numbers.
+      boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels; those without area are padding.
+      scores: `[N]`.
+      numbers: the result of `read`.
+
+    Yields:
+      A comparison of the boxes, of the scores, and of the order.
+    """
     boxes = boxes[boxes[:, 2] > boxes[:, 0]]
     boxes, scores = swap_xy(boxes, axis=-1), scores[: len(boxes)]
-    expected = numbers["proposals"], numbers["proposal_scores"]
-    yield from _compare_rows(("proposals", "proposal_scores"), (boxes, scores), expected)
+    yield from _compare_rows(names, (boxes, scores), tuple(numbers[name] for name in names))
 
 
 def _compare_second_stage(

@@ -60,13 +60,28 @@ def load_detector(
     Raises:
       UsageError: if a weight on either side is left over, or shapes differ.
     """
-    assignments = list(_backbone(model.backbone, "backbone."))
-    assignments += _decoder(model.decoder, detector)
-    head = _retinanet_head if detector.kind == "retinanet" else _fasterrcnn_heads
-    assignments += head(model, detector, category_ids)
+    assignments = detector_assignments(detector, model, category_ids)
     parts = model.checkpoint_items.values()
     variables = [variable for part in tf.nest.flatten(list(parts)) for variable in part.variables]
     _assign(path, normalize_names(weights), assignments, variables)
+
+
+def detector_assignments(
+    detector: Detector, model: keras.Model, category_ids: Sequence[int]
+) -> list[Assignment]:
+    """Returns which weight of a checkpoint belongs to which variable of a detector.
+
+    Args:
+      detector: as in `load_detector`.
+      model: as in `load_detector`.
+      category_ids: as in `load_detector`.
+    """
+    head = _retinanet_head if detector.kind == "retinanet" else _fasterrcnn_heads
+    return [
+        *_backbone(model.backbone, "backbone."),
+        *_decoder(model.decoder, detector),
+        *head(model, detector, category_ids),
+    ]
 
 
 def load_backbone(path: str, weights: Weights, backbone: keras.Model) -> None:

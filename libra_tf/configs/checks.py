@@ -16,7 +16,8 @@ from libra_tf.ops.balanced_l1 import validate_balanced_l1
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 REFINE_TYPES = ("non_local", "conv", None)
 SAMPLERS = ("iou_balanced", "random")
-BOX_LOSSES = ("balanced_l1", "huber")
+# The second is for `compatibility: mmdetection` alone.
+BOX_LOSSES = ("balanced_l1", "l1", "huber")
 INIT_CHECKPOINT_MODULES = ("all", "backbone", "decoder")
 COMPATIBILITIES = (None, "mmdetection")
 NUM_STAGES = 4
@@ -87,6 +88,11 @@ def check_task(task: hyperparams.Config) -> None:
             "task.model.decoder.libra_fpn.refine_type", libra_fpn.refine_type, REFINE_TYPES
         )
     check_choice("task.losses.box_loss", losses.box_loss, BOX_LOSSES)
+    if losses.box_loss == "l1" and not model.compatibility:
+        raise ValueError(
+            "task.losses.box_loss is l1, which only task.model.compatibility=mmdetection has; use "
+            "balanced_l1 or huber"
+        )
     with _naming("task.losses.balanced_l1"):
         validate_balanced_l1(**losses.balanced_l1.as_dict())
 

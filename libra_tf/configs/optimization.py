@@ -1,4 +1,4 @@
-"""Optimizer configs: Model Garden's, and those of TensorFlow Addons.
+"""Optimizer configs: Model Garden's, PyTorch's SGD, and those of TensorFlow Addons.
 
 The Addons optimizers work in the addons lane only. Their configs exist in both lanes, so that the
 current lane can read the same config files and report what to use instead.
@@ -48,9 +48,19 @@ class NovoGradConfig(optimizer_config.AdamConfig):
 
 
 @dataclasses.dataclass
-class BaseOptimizer(optimization.OptimizerConfig):
-    """Model Garden's optimizers, and those of TensorFlow Addons that do not wrap another one."""
+class TorchSGDConfig(optimizer_config.BaseOptimizerConfig):
+    """SGD as PyTorch computes it; see `libra_tf.modeling.torch_sgd` for the attributes."""
 
+    name: str = "TorchSGD"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+
+
+@dataclasses.dataclass
+class BaseOptimizer(optimization.OptimizerConfig):
+    """Model Garden's optimizers, PyTorch's SGD, and those of TensorFlow Addons that wrap none."""
+
+    torch_sgd: TorchSGDConfig = dataclasses.field(default_factory=TorchSGDConfig)
     lazy_adam: LazyAdamConfig = dataclasses.field(default_factory=LazyAdamConfig)
     rectified_adam: RectifiedAdamConfig = dataclasses.field(default_factory=RectifiedAdamConfig)
     novograd: NovoGradConfig = dataclasses.field(default_factory=NovoGradConfig)
@@ -107,7 +117,7 @@ class MovingAverageConfig(WrapperConfig):
 
 @dataclasses.dataclass
 class Optimizer(BaseOptimizer):
-    """All optimizers: Model Garden's, and those of TensorFlow Addons."""
+    """All optimizers: Model Garden's, PyTorch's SGD, and those of TensorFlow Addons."""
 
     lookahead: LookaheadConfig = dataclasses.field(default_factory=LookaheadConfig)
     swa: SWAConfig = dataclasses.field(default_factory=SWAConfig)
@@ -116,7 +126,7 @@ class Optimizer(BaseOptimizer):
 
 @dataclasses.dataclass
 class OptimizationConfig(optimization.OptimizationConfig):
-    """Model Garden's optimization config with the optimizers of TensorFlow Addons added."""
+    """Model Garden's optimization config with the other optimizers added."""
 
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
 

@@ -1,14 +1,15 @@
-"""MMDetection's preprocessing of test images: resize, normalise, pad."""
+"""MMDetection's preprocessing of images: resize, normalise, pad."""
 
 import tensorflow as tf
 from official.vision.ops import preprocess_ops
 
-PAD_MULTIPLE = 32
+from libra_tf.modeling.mmdetection.anchors import own_padded_size
+
 # OpenCV rounds the weights of bilinear sampling to multiples of 1 / 2048 along each axis.
 _WEIGHT_BITS = 11
 
 
-def prepare(image: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:
+def prepare(image: tf.Tensor, shorter: int, longer: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Prepares an image as MMDetection's test pipeline does.
 
     Args:
@@ -23,17 +24,60 @@ def prepare(image: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:
         the resized image without padding, the scale between the two, and zeros; see Model Garden's
         `resize_and_crop_image`.
     """
+    normalized, image_info = _resize_and_normalize(image, shorter, longer)
+    return _pad(normalized, own_padded_size(tf.shape(normalized)[:2])), image_info
+
+
+def prepare_for_training(
+    image: tf.Tensor, shorter: int, longer: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Prepares an image as MMDetection's training pipeline does, but in one of two shapes.
+
+    MMDetection pads to the largest image of the batch.
+
+    Args:
+      image: see `prepare`.
+      shorter: see `prepare`.
+      longer: see `prepare`.
+
+    Returns:
+      image: float32 `[H, W, 3]`, normalised, padded with zeros to the smallest multiples of 32 that
+        hold every image whose width is at least its height, or whose width is less.
+      image_info: see `prepare`.
+    """
+    normalized, image_info = _resize_and_normalize(image, shorter, longer)
+    lying = own_padded_size(tf.constant([shorter, longer]))
+    size = tf.where(is_standing(image_info[0]), lying[::-1], lying)
+    return _pad(normalized, size), image_info
+
+
+def is_standing(size: tf.Tensor) -> tf.Tensor:
+    """Returns whether an image is batched with those that are higher than wide, bool scalar.
+
+    Args:
+      size: `[2]`, height and width of the image as it is stored.
+    """
+    return size[1] < size[0]
+
+
+def _resize_and_normalize(
+    image: tf.Tensor, shorter: int, longer: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the image without padding and its `image_info`; see `prepare`."""
     original = tf.shape(image)[:2]
     size = resized_size(original, shorter, longer)
     resized = tf.cast(resize(image, size), tf.float32)
     normalized = preprocess_ops.normalize_image(
         resized, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB
     )
-    padding = -size % PAD_MULTIPLE
-    padded = tf.pad(normalized, [[0, padding[0]], [0, padding[1]], [0, 0]])
     sizes = tf.cast([original, size], tf.float32)
-    info = tf.concat([sizes, sizes[1:] / sizes[:1], tf.zeros([1, 2])], axis=0)
-    return tf.ensure_shape(padded, [None, None, 3]), info
+    return normalized, tf.concat([sizes, sizes[1:] / sizes[:1], tf.zeros([1, 2])], axis=0)
+
+
+def _pad(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    padding = size - tf.shape(image)[:2]
+    padded = tf.pad(image, [[0, padding[0]], [0, padding[1]], [0, 0]])
+    return tf.ensure_shape(padded, [None, None, 3])
 
 
 def resized_size(size: tf.Tensor, shorter: int, longer: int) -> tf.Tensor:

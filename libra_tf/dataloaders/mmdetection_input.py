@@ -1,25 +1,83 @@
-"""Evaluation input prepared as in MMDetection: every image keeps its shape."""
+"""Input prepared as in MMDetection: in evaluation an image keeps its shape, in training its sides.
+
+A training image is padded to one of two static shapes, lying or standing, and a batch has images of
+one shape (`libra_tf.dataloaders.orientation`).
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 from official.vision.dataloaders import maskrcnn_input
+from official.vision.ops import box_ops, preprocess_ops
 
-from libra_tf.dataloaders import mmdetection_images
-from libra_tf.modeling.mmdetection.anchors import AnchorGenerator
+from libra_tf.dataloaders import mmdetection_images, mmdetection_labels
+from libra_tf.modeling.mmdetection.anchors import AnchorGenerator, own_padded_size
 
 
-class KeepsShapeMixin:
-    """Makes a Model Garden parser prepare evaluation images as MMDetection does.
+class MMDetectionMixin:
+    """Makes a Model Garden parser prepare images, boxes and targets as MMDetection does.
 
-    `output_size` has the maximum lengths of the two sides, in either order. Images differ in shape,
-    so a batch holds only one. Anchors get no targets, so there are no losses.
+    `output_size` has the maximum lengths of the two sides, in either order. Of the augmentation,
+    only the horizontal flip has an effect. Evaluation images differ in shape, so a batch holds only
+    one. Their anchors get no targets, so there are no losses.
     """
+
+    def _parse_train_data(
+        self, data: Mapping[str, tf.Tensor], *args: Any
+    ) -> tuple[tf.Tensor, dict[str, Any]]:
+        """Parses an image for training.
+
+        Args:
+          data: a decoded example from Model Garden's decoder.
+          *args: None here; Model Garden's RetinaNet accepts a labeler and anchors.
+
+        Returns:
+          image: `[height, width, 3]`, normalised, in one of the two shapes.
+          labels: `image_info` (see `mmdetection_images.prepare`); `anchor_boxes` by level;
+            `gt_boxes` `[max_num_instances, 4]` and `gt_classes` `[max_num_instances]`, padded with
+            -1; and the targets of the anchors, see `mmdetection_labels`.
+        """
+        image, boxes, classes = (
+            data["image"],
+            data["groundtruth_boxes"],
+            data["groundtruth_classes"],
+        )
+        is_object = trained_objects(boxes, data["groundtruth_is_crowd"], tf.shape(image)[:2])
+        boxes, classes = (tf.boolean_mask(x, is_object) for x in (boxes, classes))
+        if self._aug_rand_hflip:
+            image, boxes, _ = preprocess_ops.random_horizontal_flip(image, boxes)
+        image, image_info = mmdetection_images.prepare_for_training(image, *self._sides)
+        padded_size = own_padded_size(tf.cast(image_info[1], tf.int32))
+        boxes = box_ops.clip_boxes(boxes * tf.tile(image_info[1], [2]), image_info[1])
+        boxes, classes = boxes[: self._max_num_instances], classes[: self._max_num_instances]
+        anchors = self._make_anchors(image)
+        return tf.cast(image, self._dtype), {
+            "image_info": image_info,
+            "anchor_boxes": anchors,
+            "gt_boxes": self._pad_objects(boxes),
+            "gt_classes": self._pad_objects(classes),
+            **self._label_anchors(anchors, padded_size, boxes, classes),
+        }
 
     def _parse_eval_data(self, data: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, Any]]:
         _, labels = super()._parse_eval_data(data)
-        image, image_info = mmdetection_images.prepare(data["image"], *sorted(self._output_size))
+        image, image_info = mmdetection_images.prepare(data["image"], *self._sides)
+        groundtruths = labels["groundtruths"]
+        if "image_info" in groundtruths:
+            groundtruths["image_info"] = image_info
+        return tf.cast(image, self._dtype), {
+            "image_info": image_info,
+            "anchor_boxes": self._make_anchors(image),
+            "groundtruths": groundtruths,
+        }
+
+    @property
+    def _sides(self) -> list[int]:
+        """The maximum lengths of the shorter and of the longer side, in pixels."""
+        return sorted(self._output_size)
+
+    def _make_anchors(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         generator = AnchorGenerator(
             self._min_level,
             self._max_level,
@@ -27,15 +85,56 @@ class KeepsShapeMixin:
             self._aspect_ratios,
             self._anchor_size,
         )
-        groundtruths = labels["groundtruths"]
-        if "image_info" in groundtruths:
-            groundtruths["image_info"] = image_info
-        return tf.cast(image, self._dtype), {
-            "image_info": image_info,
-            "anchor_boxes": generator(tf.unstack(tf.shape(image)[:2])),
-            "groundtruths": groundtruths,
-        }
+        return generator(tf.unstack(tf.shape(image)[:2]))
+
+    def _pad_objects(self, rows: tf.Tensor) -> tf.Tensor:
+        return preprocess_ops.clip_or_pad_to_fixed_size(rows, self._max_num_instances, -1)
+
+    def _label_anchors(
+        self,
+        anchors: Mapping[str, tf.Tensor],
+        padded_size: tf.Tensor,
+        boxes: tf.Tensor,
+        classes: tf.Tensor,
+    ) -> dict[str, Any]:
+        """Returns the targets of the anchors; every detector defines it.
+
+        Args:
+          anchors: by level, `[height, width, anchors * 4]`.
+          padded_size: int32 `[2]`, height and width with the image's own padding, in pixels.
+          boxes: `[M, 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
+          classes: `[M]`.
+        """
+        raise NotImplementedError
 
 
-class MaskRCNNParser(KeepsShapeMixin, maskrcnn_input.Parser):
-    """Mask R-CNN's parser that prepares evaluation images as MMDetection does."""
+def trained_objects(boxes: tf.Tensor, is_crowd: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
+    """Returns which objects MMDetection trains on: no crowds, and none thinner than a pixel.
+
+    Args:
+      boxes: `[M, 4]`, `[ymin, xmin, ymax, xmax]` as shares of the sides.
+      is_crowd: bool `[M]`.
+      image_size: int32 `[2]`, height and width of the image as it is stored, in pixels.
+
+    Returns:
+      bool `[M]`.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2]) * tf.cast(image_size, tf.float32)
+    # Sides of exactly one pixel come back from their shares with an error in the last bits.
+    return ~tf.cast(is_crowd, tf.bool) & tf.reduce_all(sides > 1 - 1e-3, axis=1)
+
+
+class MaskRCNNParser(MMDetectionMixin, maskrcnn_input.Parser):
+    """Mask R-CNN's parser that prepares input as MMDetection does. It labels all anchors."""
+
+    def _label_anchors(
+        self,
+        anchors: Mapping[str, tf.Tensor],
+        padded_size: tf.Tensor,
+        boxes: tf.Tensor,
+        classes: tf.Tensor,
+    ) -> dict[str, Any]:
+        del classes
+        return mmdetection_labels.label_rpn(
+            anchors, padded_size, boxes, self._rpn_match_threshold, self._rpn_unmatched_threshold
+        )

@@ -7,7 +7,7 @@ import tensorflow as tf
 from official.vision.dataloaders import retinanet_input
 from official.vision.ops import anchor, preprocess_ops
 
-from libra_tf.dataloaders import mmdetection_input
+from libra_tf.dataloaders import mmdetection_input, mmdetection_labels
 
 
 class Parser(retinanet_input.Parser):
@@ -64,5 +64,16 @@ class _RememberingLabeler(anchor.AnchorLabeler):
         return super().label_anchors(anchor_boxes, gt_boxes, gt_labels, *args, **kwargs)
 
 
-class KeepsShapeParser(mmdetection_input.KeepsShapeMixin, Parser):
-    """RetinaNet's parser that prepares evaluation images as MMDetection does."""
+class MMDetectionParser(mmdetection_input.MMDetectionMixin, Parser):
+    """RetinaNet's parser that prepares input as MMDetection does."""
+
+    def _label_anchors(
+        self,
+        anchors: Mapping[str, tf.Tensor],
+        padded_size: tf.Tensor,
+        boxes: tf.Tensor,
+        classes: tf.Tensor,
+    ) -> dict[str, Any]:
+        return mmdetection_labels.label_retinanet(
+            anchors, padded_size, boxes, classes, self._match_threshold, self._unmatched_threshold
+        )

@@ -54,7 +54,7 @@ def sample_dataset(
         images, labels = batch
         targets = labels["rpn_score_targets"]
         flat = tf.concat([_flatten(targets[level]) for level in targets], axis=1)
-        # All images have the same size, and therefore the same anchors.
+        # All images of a batch have the same size, and therefore the same anchors.
         anchors = [tf.reshape(labels["anchor_boxes"][level][0], [-1, 4]) for level in targets]
         anchors = tf.concat(anchors, axis=0)
         batch_size = tf.shape(flat)[0]
@@ -206,14 +206,14 @@ def _num_negatives(
 
 def _flatten(targets: tf.Tensor) -> tf.Tensor:
     """Reshapes targets of one level from `[B, height, width, anchors]` to `[B, N]`."""
-    return tf.reshape(targets, [tf.shape(targets)[0], targets.shape[1:].num_elements()])
+    return tf.reshape(targets, [tf.shape(targets)[0], targets.shape[1:].num_elements() or -1])
 
 
 def _unflatten(flat: tf.Tensor, targets: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Splits `[B, N]` into levels with the shapes of `targets`."""
-    shapes = {level: target.shape[1:] for level, target in targets.items()}
-    parts = tf.split(flat, [shape.num_elements() for shape in shapes.values()], axis=1)
+    sizes = [tf.size(target[0]) for target in targets.values()]
+    parts = tf.split(flat, sizes, axis=1, num=len(sizes))
     return {
-        level: tf.reshape(part, [-1, *shape])
-        for (level, shape), part in zip(shapes.items(), parts, strict=True)
+        level: tf.ensure_shape(tf.reshape(part, tf.shape(target)), target.shape)
+        for (level, target), part in zip(targets.items(), parts, strict=True)
     }

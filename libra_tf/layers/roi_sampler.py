@@ -44,6 +44,8 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         `libra_tf.ops.sample_iou_balanced`.
       instance_balanced: whether positives are balanced; otherwise they are drawn at random.
       iou_balanced: whether negatives are balanced; otherwise they are drawn at random.
+      ignore_fillers: whether boxes that fill a shortfall get the class -1, for losses that leave
+        them out, as MMDetection does, which samples fewer RoIs then.
       seed: with an int, a draw depends only on the seed, on `step` and on the image: it is the same
         in every run, compiled or not, on one device or on several. None: every call draws new RoIs.
       **kwargs: arguments of the Keras layer, such as `name` and `dtype`.
@@ -76,6 +78,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         bin_range: str = "candidates",
         instance_balanced: bool = True,
         iou_balanced: bool = True,
+        ignore_fillers: bool = False,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -109,6 +112,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
             "bin_range": bin_range,
             "instance_balanced": instance_balanced,
             "iou_balanced": iou_balanced,
+            "ignore_fillers": ignore_fillers,
             "seed": seed,
         }
         self._bins = bins
@@ -140,7 +144,8 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
             shortfall come last.
           sampled_gt_boxes: `[B, K, 4]`, the boxes of the matched instances, 0 for background.
           sampled_gt_outer_boxes: `[B, K, 4]`, likewise; only if `gt_outer_boxes` is given.
-          sampled_gt_classes: `[B, K]`, the classes of the matched instances, 0 for background.
+          sampled_gt_classes: `[B, K]`, the classes of the matched instances, 0 for background, and
+            -1 for boxes that fill a shortfall, if the layer ignores these.
           sampled_gt_indices: int32 `[B, K]`, the matched instances, -1 for background.
 
         Raises:
@@ -162,6 +167,8 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         if gt_outer_boxes is not None:
             per_instance.insert(1, gt_outer_boxes)
         targets = [_gather_targets(t, chosen_instances, foreground) for t in per_instance]
+        if self._config_dict["ignore_fillers"]:
+            targets[-1] = tf.where(self._is_sampled(indicators), targets[-1], -1)
         indices = tf.where(foreground, chosen_instances, -1)
         return (tf.gather(boxes, chosen, batch_dims=1), *targets, indices)
 
@@ -188,10 +195,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         config = self._config_dict
         positives, negatives = indicators >= 0, tf.equal(indicators, -1)
         num_rois = config["num_sampled_rois"]
-        num_positives = tf.minimum(
-            tf.reduce_sum(tf.cast(positives, tf.int32), axis=1),
-            int(num_rois * config["foreground_fraction"]),
-        )
+        num_positives = self._num_positives(indicators)
         max_ious = tf.reduce_max(ious, axis=2)
         both = [
             self._positive_pool(instances, positives, num_positives, tf.shape(ious)[2]),
@@ -201,6 +205,23 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         # The summed bits of the IoUs tell images apart.
         row_keys = tf.reduce_sum(tf.bitcast(tf.cast(max_ious, tf.float32), tf.int32), axis=1)
         return pools.draw_indices(both, num_rois, is_ignored, 2, self._seed(), row_keys)
+
+    def _num_positives(self, indicators: tf.Tensor) -> tf.Tensor:
+        """Returns how many positives to sample, int32 `[B]`."""
+        config = self._config_dict
+        return tf.minimum(
+            tf.reduce_sum(tf.cast(indicators >= 0, tf.int32), axis=1),
+            int(config["num_sampled_rois"] * config["foreground_fraction"]),
+        )
+
+    def _is_sampled(self, indicators: tf.Tensor) -> tf.Tensor:
+        """Returns which of the chosen boxes fill no shortfall, bool `[B, K]`."""
+        num_rois, num_positives = (
+            self._config_dict["num_sampled_rois"],
+            self._num_positives(indicators),
+        )
+        num_negatives = tf.reduce_sum(tf.cast(tf.equal(indicators, -1), tf.int32), axis=1)
+        return tf.sequence_mask(tf.minimum(num_positives + num_negatives, num_rois), num_rois)
 
     def _positive_pool(
         self,

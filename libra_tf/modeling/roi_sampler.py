@@ -11,15 +11,19 @@ from libra_tf.compat import keras
 from libra_tf.configs import components
 
 
-def use_iou_balanced_sampler(model: keras.Model, config: components.ROISampler) -> None:
+def use_libra_sampler(
+    model: keras.Model, config: components.ROISampler, ignore_fillers: bool = False
+) -> None:
     """Replaces the sampler of the first stage.
 
     Later cascade stages keep theirs, because they do not sample.
 
     Args:
       model: Model Garden's `MaskRCNNModel`, changed in place.
-      config: config of the sampler.
+      config: config of the sampler. `type: random` draws at random.
+      ignore_fillers: whether boxes that fill a shortfall have no part in the losses.
     """
+    is_balanced = config.type == "iou_balanced"
     sampler = layers.IoUBalancedROISampler(
         mix_gt_boxes=config.mix_gt_boxes,
         num_sampled_rois=config.num_sampled_rois,
@@ -31,7 +35,9 @@ def use_iou_balanced_sampler(model: keras.Model, config: components.ROISampler) 
         floor_threshold=config.floor_threshold,
         floor_fraction=config.floor_fraction,
         bin_range=config.bin_range,
-        instance_balanced=config.instance_balanced,
+        instance_balanced=is_balanced and config.instance_balanced,
+        iou_balanced=is_balanced,
+        ignore_fillers=ignore_fillers,
         # Different in every run, but repeatable with `keras.utils.set_random_seed`.
         seed=random.randrange(2**31),
     )

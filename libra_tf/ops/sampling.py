@@ -240,11 +240,18 @@ def iou_pool(
     wanted = tf.cast(tf.cast(num_samples, tf.float64) * (1 - bins.floor_fraction), tf.int32)
     num_balanced = _count(balanced)
     num_floor = tf.minimum(_count(floor), num_samples - tf.minimum(num_balanced, wanted))
-    bin_indices = _bin_indices(max_ious, _top_of_bins(max_ious, candidates, bins), bins)
+    top = _top_of_bins(max_ious, candidates, bins)
+    groups, num_groups = _bin_indices(max_ious, top, bins), bins.num_bins
+    share = (wanted // bins.num_bins)[:, None]
+    if bins.bin_range == "all":
+        # MMDetection's last bin leaves out its upper edge. A last group, of which nothing has to be
+        # taken, holds what is there.
+        groups, num_groups = tf.where(max_ious < top, groups, num_groups), num_groups + 1
+        share = share * tf.constant([1] * bins.num_bins + [0])
     return pools.Pool(
-        groups=tf.where(balanced, bin_indices, bins.num_bins),
-        num_groups=bins.num_bins,
-        share=lambda sizes: (wanted // bins.num_bins)[:, None],
+        groups=tf.where(balanced, groups, num_groups),
+        num_groups=num_groups,
+        share=lambda sizes: share,
         num_grouped=tf.minimum(num_balanced, num_samples - num_floor),
         floor=floor,
         num_floor=num_floor,

@@ -18,6 +18,7 @@ from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
 from libra_tf.dataloaders import mmdetection_input, rpn_sampling
 from libra_tf.modeling import box_losses, roi_sampler
+from libra_tf.modeling.mmdetection import losses as mmdetection_losses
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
 
 
@@ -29,8 +30,10 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         """Builds Model Garden's detector and puts the balanced sampler into it."""
         model = super().build_model()
         sampler_config = self.task_config.model.roi_sampler
-        if sampler_config.type == "iou_balanced":
-            roi_sampler.use_iou_balanced_sampler(model, sampler_config)
+        if self.task_config.model.compatibility or sampler_config.type == "iou_balanced":
+            roi_sampler.use_libra_sampler(
+                model, sampler_config, ignore_fillers=bool(self.task_config.model.compatibility)
+            )
         return model
 
     def build_inputs(
@@ -52,15 +55,18 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         input_context: tf.distribute.InputContext | None,
         dataset_fn: dataset_fn_lib.PossibleDatasetType | None,
     ) -> tf.data.Dataset:
-        if self.task_config.model.compatibility and not params.is_training:
-            with compat.substituted(maskrcnn_input, "Parser", mmdetection_input.MaskRCNNParser):
-                return super().build_inputs(params, input_context, dataset_fn)
         config = self.task_config.model.rpn_sampler
-        if rpn_sampling.is_model_gardens(config) or not params.is_training:
+        if self.task_config.model.compatibility:
+            with compat.substituted(maskrcnn_input, "Parser", mmdetection_input.MaskRCNNParser):
+                labelled = super().build_inputs(params, input_context, dataset_fn)
+            if not params.is_training:
+                return labelled
+        elif rpn_sampling.is_model_gardens(config) or not params.is_training:
             return super().build_inputs(params, input_context, dataset_fn)
-        labelled = super().build_inputs(
-            rpn_sampling.label_all_anchors(params), input_context, dataset_fn
-        )
+        else:
+            labelled = super().build_inputs(
+                rpn_sampling.label_all_anchors(params), input_context, dataset_fn
+            )
         # Different in every run, but repeatable with `keras.utils.set_random_seed`.
         seed = random.randrange(2**31)
         first_batch = self._used(params, input_context).batches
@@ -105,9 +111,21 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
             **histograms.of_boxes(errors, loss),
         }
 
+    def _build_rpn_losses(
+        self, outputs: Mapping[str, Any], labels: Mapping[str, Any]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.task_config.model.compatibility:
+            return mmdetection_losses.rpn_losses(outputs, labels)
+        return super()._build_rpn_losses(outputs, labels)
+
     def _build_frcnn_losses(
         self, outputs: Mapping[str, Any], labels: Mapping[str, Any]
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        config = self.task_config
+        if config.model.compatibility:
+            return mmdetection_losses.roi_losses(
+                outputs, config.losses, config.model.detection_head.class_agnostic_bbox_pred
+            )
         cls_loss, box_loss = super()._build_frcnn_losses(outputs, labels)
         if self.task_config.losses.box_loss == "huber":
             return cls_loss, box_loss

@@ -15,6 +15,7 @@ from libra_tf.compat import keras
 from libra_tf.configs import retinanet as exp_cfg
 from libra_tf.dataloaders import retinanet_input
 from libra_tf.modeling import box_losses
+from libra_tf.modeling.mmdetection import losses as mmdetection_losses
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
 
 # Total, class, box and model loss.
@@ -37,10 +38,10 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
             return super().build_inputs(params, input_context)
 
     def _parser_class(self, params: cfg.DataConfig) -> type[retinanet_input.Parser]:
+        if self.task_config.model.compatibility:
+            return retinanet_input.MMDetectionParser
         if params.is_training and self.task_config.analysis.enabled:
             return retinanet_input.ParserWithObjects
-        if not params.is_training and self.task_config.model.compatibility:
-            return retinanet_input.KeepsShapeParser
         return retinanet_input.Parser
 
     def build_losses(
@@ -58,6 +59,8 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
         if "cls_targets" not in labels:
             return (tf.constant(0.0),) * 4
         self._offer_histograms(outputs, labels)
+        if self.task_config.model.compatibility:
+            return self._build_mmdetection_losses(outputs, labels, aux_losses)
         total_loss, cls_loss, box_loss, model_loss = self._build_replica_losses(
             outputs, labels, aux_losses
         )
@@ -68,6 +71,18 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
         model_loss *= ratio
         total_loss = self.task_config.losses.loss_weight * model_loss + regularization
         return total_loss, ratio * cls_loss, ratio * box_loss, model_loss
+
+    def _build_mmdetection_losses(
+        self,
+        outputs: Mapping[str, Any],
+        labels: Mapping[str, Any],
+        aux_losses: Any | None,
+    ) -> Losses:
+        losses = self.task_config.losses
+        cls_loss, box_loss = mmdetection_losses.retinanet_losses(outputs, labels, losses)
+        model_loss = cls_loss + losses.box_loss_weight * box_loss
+        total_loss = losses.loss_weight * (model_loss + tf.add_n(aux_losses or [0.0]))
+        return total_loss, cls_loss, box_loss, model_loss
 
     def _build_replica_losses(
         self,

@@ -110,7 +110,7 @@ def test_no_proposals(fastrcnn):
 def test_padding_is_not_sampled(maskrcnn, fastrcnn, sampler):
     if sampler == "iou_balanced":
         config = components.ROISampler(num_sampled_rois=16)
-        roi_sampler.use_iou_balanced_sampler(fastrcnn, config)
+        roi_sampler.use_libra_sampler(fastrcnn, config)
     proposals = tf.concat([PADDING, rois(maskrcnn, True)], axis=1)
     sampled = []
     sample = fastrcnn.roi_sampler[0].call
@@ -142,7 +142,7 @@ def test_padding_is_not_sampled(maskrcnn, fastrcnn, sampler):
 def test_too_few_proposals_are_filled_up_with_background(maskrcnn, fastrcnn, sampler):
     if sampler == "iou_balanced":
         config = components.ROISampler(num_sampled_rois=16)
-        roi_sampler.use_iou_balanced_sampler(fastrcnn, config)
+        roi_sampler.use_libra_sampler(fastrcnn, config)
     outputs = fastrcnn(
         IMAGES,
         image_shape=SHAPE,

@@ -1,11 +1,14 @@
 """MMDetection's anchors."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+# Images are padded at the bottom and on the right to sides that are multiples of this.
+PAD_MULTIPLE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,3 +63,34 @@ class AnchorGenerator:
         heights = stride * (scales / roots[:, np.newaxis]).reshape(-1)
         corners = np.stack([-heights, -widths, heights, widths], axis=-1) / 2
         return corners.astype(np.float32)
+
+
+def own_padded_size(size: tf.Tensor) -> tf.Tensor:
+    """Returns the sides of an image with its own padding, int32 `[2]`.
+
+    Args:
+      size: int32 `[2]`, height and width without padding, in pixels.
+    """
+    return -(-size // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
+def is_valid(anchors: Mapping[str, tf.Tensor], padded_size: tf.Tensor) -> tf.Tensor:
+    """Returns which anchors have their cell on an image or its own padding.
+
+    What lies beyond is there because of larger images of the batch. MMDetection calls those anchors
+    invalid, and leaves them out of training.
+
+    Args:
+      anchors: by level, `[height, width, anchors * 4]`.
+      padded_size: int32 `[2]`, height and width of the image with its own padding, in pixels.
+
+    Returns:
+      bool `[N]`, for the anchors of all levels.
+    """
+    flags = []
+    for level, of_level in anchors.items():
+        height, width = tf.unstack(tf.shape(of_level)[:2])
+        rows, columns = tf.unstack(-(-padded_size // 2 ** int(level)))
+        is_inside = (tf.range(height) < rows)[:, tf.newaxis] & (tf.range(width) < columns)
+        flags.append(tf.repeat(tf.reshape(is_inside, [-1]), of_level.shape[2] // 4))
+    return tf.concat(flags, axis=0)

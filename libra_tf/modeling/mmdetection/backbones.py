@@ -10,7 +10,7 @@ from official.vision.modeling.layers import nn_blocks
 from libra_tf.compat import keras
 from libra_tf.modeling import even_padding, resnext
 from libra_tf.modeling.even_padding import SymmetricConv2D, SymmetricPaddingMixin
-from libra_tf.modeling.mmdetection.norms import BatchNormalization
+from libra_tf.modeling.mmdetection.norms import norm_class
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
@@ -32,7 +32,7 @@ class _LikePyTorch:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._norm = BatchNormalization
+        self._norm = norm_class(self._bn_trainable)
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the layers."""
@@ -65,7 +65,9 @@ class SymmetricResNeXtBlock(_LikePyTorch, resnext.ResNeXtBlock):
 class _SymmetricStem(even_padding.EvenlyPaddedStem):
     """The first layers of a ResNet, evenly padded and rounding as in PyTorch."""
 
-    _stem_norm = BatchNormalization
+    @property
+    def _stem_norm(self) -> type[keras.layers.BatchNormalization]:
+        return norm_class(self._bn_trainable)
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")

@@ -35,3 +35,34 @@ class BatchNormalization(keras.layers.BatchNormalization):
             is_training=False,
         )
         return outputs
+
+
+@keras.utils.register_keras_serializable(package="libra_tf")
+class FrozenStatisticsNormalization(BatchNormalization):
+    """Batch norm that trains scale and shift but never updates its statistics.
+
+    MMDetection's `norm_eval=True`. A model that is built with `trainable=False` for its batch norms
+    still trains these two; to freeze them as well, set `trainable` of the layer.
+
+    Args:
+      trainable: has no effect here.
+      **kwargs: arguments of Keras' `BatchNormalization`.
+    """
+
+    def __init__(self, trainable: bool = True, **kwargs):
+        del trainable
+        super().__init__(**kwargs)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None, **kwargs) -> tf.Tensor:
+        """Normalises with the statistics that the layer has."""
+        del training
+        return super().call(inputs, training=False, **kwargs)
+
+
+def norm_class(is_trainable: bool) -> type[BatchNormalization]:
+    """Returns the batch norm for a config's `bn_trainable`.
+
+    Args:
+      is_trainable: whether training updates the statistics.
+    """
+    return BatchNormalization if is_trainable else FrozenStatisticsNormalization
