@@ -94,7 +94,10 @@ class Detector(abc.ABC):
             input_path=input_path or data.input_path,
             drop_remainder=False,
             dtype="float32",
-            global_batch_size=min(data.global_batch_size, _MAX_BATCH_SIZE),
+            # MMDetection's images have one of two shapes.
+            global_batch_size=1
+            if self.config.model.compatibility
+            else min(data.global_batch_size, _MAX_BATCH_SIZE),
             parser={
                 "max_num_instances": max(data.parser.max_num_instances, max_num_instances),
             },

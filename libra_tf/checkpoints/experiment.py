@@ -22,6 +22,8 @@ _ANCHORS = {
     "fasterrcnn": {"num_scales": 1, "aspect_ratios": [2.0, 1.0, 0.5], "anchor_size": 8.0},
 }
 
+_AUGMENTATION = {"aug_rand_hflip": True, "aug_scale_min": 1.0, "aug_scale_max": 1.0}
+
 
 def build(detector: Detector, changes: Mapping[str, Any], num_classes: int) -> cfg.ExperimentConfig:
     """Builds the config of an experiment with a model that computes what MMDetection's does.
@@ -78,7 +80,7 @@ def overrides(path: str, detector: Detector, model_changes: Mapping[str, Any]) -
         "model": model,
         # The optimizer decays the weights.
         "losses": {"l2_weight_decay": 0.0},
-        "train_data": {"dtype": "float32"},
+        "train_data": {"dtype": "float32", "parser": dict(_AUGMENTATION)},
         # Images keep their own shapes, so a batch can hold only one.
         "validation_data": {"dtype": "float32", "global_batch_size": 1},
     }
@@ -86,21 +88,25 @@ def overrides(path: str, detector: Detector, model_changes: Mapping[str, Any]) -
         task["losses"]["box_loss"] = "l1"
     if detector.kind == "retinanet":
         task["losses"] |= {"focal_loss_alpha": 0.25, "focal_loss_gamma": 2.0, "box_loss_weight": 4}
-        task["train_data"]["parser"] = {"match_threshold": 0.5, "unmatched_threshold": 0.4}
+        task["train_data"]["parser"] |= {"match_threshold": 0.5, "unmatched_threshold": 0.4}
         model["detection_generator"]["pre_nms_top_k"] = 1000
         model["head"] = {"num_convs": detector.num_convs, "num_filters": detector.head_channels}
         if detector.is_balanced:
             task["losses"]["balanced_l1"] = {"beta": 0.11, "form": "mmdet"}
     else:
-        ious = {"rpn_match_threshold": 0.7, "rpn_unmatched_threshold": 0.3}
-        task["train_data"]["parser"] = {
-            **ious,
+        task["train_data"]["parser"] |= {
+            "rpn_match_threshold": 0.7,
+            "rpn_unmatched_threshold": 0.3,
             "rpn_batch_size_per_im": 256,
             "rpn_fg_fraction": 0.5,
         }
         _override_two_stages(detector, model)
     _merge(model, model_changes)
-    return {"runtime": {"mixed_precision_dtype": "float32"}, "task": task}
+    return {
+        "runtime": {"mixed_precision_dtype": "float32"},
+        "task": task,
+        "trainer": {"optimizer_config": {"optimizer": {"type": "torch_sgd"}}},
+    }
 
 
 def _override_two_stages(detector: Detector, model: dict[str, Any]) -> None:

@@ -68,9 +68,19 @@ def _run(flags: argparse.Namespace) -> int:
         )
     if flags.model_dir:
         outputs.require_new_folder("--model_dir", flags.model_dir)
+    if flags.verify:
+        # Without it, TensorFlow's convolutions round differently from PyTorch's on many a CPU.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     program.before_tensorflow()
     # Imported here, so that --help and flag errors do not take that long.
-    from libra_tf.checkpoints import importing, run_folder, structure, torch_file, verify
+    from libra_tf.checkpoints import (
+        importing,
+        run_folder,
+        structure,
+        torch_file,
+        verify,
+        verify_training,
+    )
 
     numbers = {path: verify.read(path) for path in flags.verify}
     file = torch_file.read(flags.checkpoint)
@@ -86,11 +96,19 @@ def _run(flags: argparse.Namespace) -> int:
     print(f"{file.path}: {imported.detector}; {len(file.weights)} tensors, all used")
     print(f"its config:   {imported.config_source}")
     for path, values in numbers.items():
-        verify.check(path, values, imported.model)
+        if verify_training.is_training(values):
+            verify_training.check(path, values, imported)
+        else:
+            verify.check(path, values, imported.model)
     if flags.model_dir:
         print(run_folder.write(flags.model_dir, imported))
     is_right = True
     for path, values in numbers.items():
+        if verify_training.is_training(values):
+            comparisons = list(verify_training.compare(imported, values))
+            print(verify.table(path, comparisons))
+            is_right &= all(comparison.is_within for comparison in comparisons)
+            continue
         # If no config gives the number of proposals, use the number in the file.
         count = len(values.get("proposals", ()))
         if count and count != imported.num_proposals:

@@ -125,7 +125,29 @@ def overrides(path: str, config: Mapping[str, Any], detector: Detector) -> dict[
             "test_num_proposals": rpn.get("max_per_img", rpn.get("max_num")),
             "test_nms_iou_threshold": _iou_threshold(rpn),
         }
+        translated |= _training_of_two_stages(
+            translated["roi_generator"], _get(config, "train_cfg")
+        )
     return _without_none(translated)
+
+
+def _training_of_two_stages(
+    roi_generator: Mapping[str, Any], train: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Translates how many proposals a training takes, and how many RoIs it samples."""
+    proposals, sampler = _get(train, "rpn_proposal"), _get(train, "rcnn", "sampler")
+    return {
+        "roi_generator": {
+            **roi_generator,
+            "pre_nms_top_k": proposals.get("nms_pre"),
+            "num_proposals": proposals.get("max_per_img", proposals.get("max_num")),
+            "nms_iou_threshold": _iou_threshold(proposals),
+        },
+        "roi_sampler": {
+            "num_sampled_rois": sampler.get("num"),
+            "foreground_fraction": sampler.get("pos_fraction"),
+        },
+    }
 
 
 def _parse_file(path: str) -> dict[str, Any]:
@@ -155,8 +177,8 @@ def _parse(text: str) -> dict[str, Any]:
     # A config with `_base_` inherits settings from other files.
     if not isinstance(model, dict) or "backbone" not in model or "_base_" in values:
         return {}
-    # Up to MMDetection 2.7 the test settings, too, are beside the model.
-    beside = ("test_pipeline", "img_norm_cfg", "test_cfg")
+    # Up to MMDetection 2.7 the settings of training and test, too, are beside the model.
+    beside = ("test_pipeline", "img_norm_cfg", "train_cfg", "test_cfg")
     return {**{name: values[name] for name in beside if name in values}, **model}
 
 

@@ -2,7 +2,8 @@
 
 The numbers are in an `.npz` file with a batch, `input` (NCHW, normalised, padded with zeros), and
 for image I its `gt_boxesI` (`x1, y1, x2, y2` in pixels), `gt_labelsI` (from 0) and `img_shapeI`
-(height and width without padding). The rest is what MMDetection computes of it:
+(height and width without padding). `pad_shapeI` is the size with the image's own padding, beyond
+which anchors do not count; without it, that of the batch. The rest is what MMDetection computes:
 
 * `assignK_gt_inds` and `assignK_max_ious`: K counts the images. Two-stage detectors have the RPN's
   anchors of all images first, then their RoIs;
@@ -33,7 +34,7 @@ from libra_tf.cli.errors import UsageError, listed
 from libra_tf.compat import keras
 from libra_tf.dataloaders import mmdetection_labels
 from libra_tf.layers import IoUBalancedROISampler
-from libra_tf.modeling.mmdetection.anchors import PAD_MULTIPLE
+from libra_tf.modeling.mmdetection import anchors as mmdetection_anchors
 from libra_tf.modeling.mmdetection.boxes import swap_xy
 from libra_tf.modeling.torch_sgd import TorchSGD
 from libra_tf.ops import assignment
@@ -120,7 +121,11 @@ def _check_image(
 ) -> None:
     """Checks the objects and the size of one image."""
     boxes, labels, size = (numbers[name.format(x)] for x in ("gt_boxes", "gt_labels", "img_shape"))
-    if size.shape != (2,) or any(-(-size // PAD_MULTIPLE) * PAD_MULTIPLE > padded) or min(size) < 1:
+    if (
+        size.shape != (2,)
+        or any(mmdetection_anchors.own_padded_size(size) > padded)
+        or min(size) < 1
+    ):
         raise UsageError(
             f"--verify={path}: {name.format('img_shape')} is {size.tolist()}, but the input has "
             f"{list(padded)} pixels; it must be the height and width without padding"
@@ -184,8 +189,10 @@ class _Batch:
         self._parser = imported.params.task.train_data.parser
         self.anchors = imported.model.make_anchors(self.images)
         indices = range(len(images))
-        # MMDetection's own preprocessor tells every image's own padding; the file's did not.
-        self._padded_size = tf.constant(images.shape[2:], tf.int32)
+        self._padded_sizes = [
+            tf.constant(numbers.get(f"{prefix}pad_shape{i}", images.shape[2:]), tf.int32)
+            for i in indices
+        ]
         self.sizes = [numbers[f"{prefix}img_shape{i}"].astype(np.int32) for i in indices]
         self.boxes = [
             swap_xy(numbers[f"{prefix}gt_boxes{i}"].astype(np.float32), axis=-1) for i in indices
@@ -210,7 +217,7 @@ class _Batch:
         if self._is_retinanet:
             return mmdetection_labels.label_retinanet(
                 anchors,
-                self._padded_size,
+                self._padded_sizes[index],
                 boxes,
                 tf.constant(self.classes[index]),
                 self._parser.match_threshold,
@@ -218,7 +225,7 @@ class _Batch:
             )
         return mmdetection_labels.label_rpn(
             anchors,
-            self._padded_size,
+            self._padded_sizes[index],
             boxes,
             self._parser.rpn_match_threshold,
             self._parser.rpn_unmatched_threshold,
@@ -240,8 +247,12 @@ class _Batch:
         else:
             ious = (parser.rpn_match_threshold, parser.rpn_unmatched_threshold)
             least = mmdetection_labels.RPN_MIN_POSITIVE_IOU
-        flat = tf.concat([tf.reshape(x[index], [-1, 4]) for x in self.anchors.values()], axis=0)
-        assigned, max_ious = assignment.assign_max_iou(flat, self.boxes[index], *ious, least)
+        anchors = {level: boxes[index] for level, boxes in self.anchors.items()}
+        flat = tf.concat([tf.reshape(x, [-1, 4]) for x in anchors.values()], axis=0)
+        is_valid = mmdetection_anchors.is_valid(anchors, self._padded_sizes[index])
+        assigned, max_ious = assignment.assign_max_iou(
+            flat, self.boxes[index], *ious, least, is_valid
+        )
         return assigned.numpy(), max_ious.numpy()
 
     def sample_anchors(self, numbers: Numbers) -> None:

@@ -13,6 +13,14 @@ from libra_tf.configs import backbones
 from libra_tf.configs.components import ROISampler, RPNSampler
 from libra_tf.ops.balanced_l1 import validate_balanced_l1
 
+# What MMDetection's published recipes do not do to training images.
+_UNAUGMENTED = {
+    "aug_rand_vflip": False,
+    "aug_rand_jpeg": None,
+    "aug_scale_min": 1.0,
+    "aug_scale_max": 1.0,
+    "aug_type": None,
+}
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 REFINE_TYPES = ("non_local", "conv", None)
 SAMPLERS = ("iou_balanced", "random")
@@ -133,6 +141,12 @@ def _check_compatible(task: hyperparams.Config) -> None:
         check_choice(
             f"task.model.backbone.{model.backbone.type}.stem_type", backbone.stem_type, ("v0",)
         )
+        for key, value in _UNAUGMENTED.items():
+            if key in task.train_data.parser:
+                name = f"task.train_data.parser.{key}"
+                check_choice(name, getattr(task.train_data.parser, key), (value,))
+        # An epoch that is kept would end with a batch of both orientations.
+        check_choice("task.train_data.cache", task.train_data.cache, (False,))
         # Evaluation images keep their shapes, so they cannot be batched.
         batch_size = task.validation_data.global_batch_size
         check_choice("task.validation_data.global_batch_size", batch_size, (0, 1))
@@ -140,6 +154,23 @@ def _check_compatible(task: hyperparams.Config) -> None:
             check_choice("task.model.include_mask", model.include_mask, (False,))
             thresholds = model.roi_sampler.cascade_iou_thresholds
             check_choice("task.model.roi_sampler.cascade_iou_thresholds", thresholds, (None,))
+
+
+def check_averages(model: hyperparams.Config, averages: hyperparams.Config | None) -> None:
+    """Checks that no averages of the weights are asked of an MMDetection detector.
+
+    Args:
+      model: config of the model.
+      averages: `trainer.optimizer_config.ema`.
+
+    Raises:
+      ValueError: if they are; the message names the key.
+    """
+    if model.compatibility and averages is not None:
+        raise ValueError(
+            f"trainer.optimizer_config.ema is set, but task.model.compatibility="
+            f"{model.compatibility} trains without averages of the weights; set it to null"
+        )
 
 
 def check_roi_sampler(

@@ -79,8 +79,9 @@ def reading_after(used: Used) -> Iterator[None]:
 def _reader(
     used: Used,
     params: cfg.DataConfig,
-    decoder_fn: Callable[..., Any],
     parser_fn: Callable[..., Any],
+    decoder_fn: Callable[..., Any] = lambda record: record,
+    sample_fn: Callable[[tf.data.Dataset], tf.data.Dataset] = lambda records: records,
     **kwargs: Any,
 ) -> input_reader.InputReader:
     draws = Draws(random.randrange(2**31))
@@ -92,7 +93,7 @@ def _reader(
         return parsed
 
     def parse_from(first: int, records: tf.data.Dataset) -> tf.data.Dataset:
-        numbered = records.skip(first).enumerate(first)
+        numbered = sample_fn(records).skip(first).enumerate(first)
         with draws.replacing_tensorflows():
             return numbered.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
 

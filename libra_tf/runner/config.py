@@ -173,6 +173,7 @@ def _check(draft: Draft, settles_schedule: bool) -> None:
         checks.check_choice(DTYPE, params.runtime.mixed_precision_dtype, DTYPES)
         params.task.validate()
         params.validate()
+        checks.check_averages(params.task.model, params.trainer.optimizer_config.ema)
         optimization.check_optimizer(
             params.trainer.optimizer_config.optimizer, "trainer.optimizer_config.optimizer"
         )

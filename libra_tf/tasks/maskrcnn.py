@@ -46,6 +46,7 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
         with (
             mmdetection.parts_for(self.task_config.model),
             self._reading(params, input_context),
+            mmdetection.batching_for(self.task_config.model, params, input_context),
         ):
             return self._build_inputs(params, input_context, dataset_fn)
 

@@ -34,6 +34,7 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
             compat.substituted(model_garden_input, "Parser", self._parser_class(params)),
             mmdetection.parts_for(self.task_config.model),
             self._reading(params, input_context),
+            mmdetection.batching_for(self.task_config.model, params, input_context),
         ):
             return super().build_inputs(params, input_context)
 
