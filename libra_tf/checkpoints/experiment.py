@@ -126,6 +126,7 @@ def _override_two_stages(detector: Detector, model: dict[str, Any]) -> None:
         "test_pre_nms_top_k": 1000,
         "test_num_proposals": 1000,
         "test_nms_iou_threshold": 0.7,
+        "use_batched_nms": True,
     }
     model["rpn_sampler"] = {"type": "random", "max_negatives_per_positive": 5}
     model["roi_sampler"] = {"type": "random"}

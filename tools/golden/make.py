@@ -36,8 +36,8 @@ import training
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
 SUBFOLDERS = {blocks: "blocks", samplers: "blocks", detectors: "models", training: "training"}
-# Float32 rounding, which adds up over fifty layers.
-TOLERANCES = {blocks: 1e-5, samplers: 1e-5, detectors: 1e-4, training: 1e-4}
+# Float32 rounding, which adds up over fifty layers. Gradients of a training step are stored rounded.
+TOLERANCES = {blocks: 1e-5, samplers: 1e-5, detectors: 1e-4, training: 5e-4}
 
 
 def deviation(found: np.ndarray, stored: np.ndarray) -> float:

@@ -15,7 +15,8 @@ class ROIGenerator(mixed_precision.MultilevelROIGenerator):
 
     It decodes the best `pre_nms_top_k` boxes of each level, drops boxes without area, suppresses
     boxes within each level, and keeps the best `num_proposals` across levels. Score thresholds and
-    `pre_nms_min_size_threshold` have no effect, and suppression is always batched.
+    `pre_nms_min_size_threshold` have no effect. With `use_batched_nms`, suppression is TensorFlow's
+    operation, which XLA cannot compile.
     """
 
     def call(
@@ -42,13 +43,16 @@ class ROIGenerator(mixed_precision.MultilevelROIGenerator):
             for level in sorted(raw_scores, key=int)
         ]
         boxes, scores = (tf.stack(parts, axis=2) for parts in zip(*candidates, strict=True))
-        boxes, scores, _, counts = box_coder.suppress(
-            boxes,
-            scores,
-            max_boxes=self._config_dict[f"{prefix}num_proposals"],
-            iou_threshold=self._config_dict[f"{prefix}nms_iou_threshold"],
-            score_threshold=box_coder.NO_SCORE / 2,
-        )
+        limits = {
+            "max_boxes": self._config_dict[f"{prefix}num_proposals"],
+            "iou_threshold": self._config_dict[f"{prefix}nms_iou_threshold"],
+        }
+        if self._config_dict["use_batched_nms"]:
+            boxes, scores, _, counts = box_coder.suppress(
+                boxes, scores, **limits, score_threshold=box_coder.NO_SCORE / 2
+            )
+        else:
+            boxes, scores, counts = box_coder.suppress_compilable(boxes, scores, **limits)
         is_proposal = tf.sequence_mask(counts, tf.shape(scores)[1])
         return tf.where(is_proposal[..., tf.newaxis], boxes, -1.0), scores
 

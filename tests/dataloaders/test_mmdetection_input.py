@@ -1,0 +1,121 @@
+"""Training images as MMDetection has them: sides, batches, objects and the targets of anchors."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from official.core import task_factory
+from official.vision.ops import box_ops
+
+from libra_tf.compat import keras
+from tests import mmdetection
+
+pytestmark = pytest.mark.one_lane
+
+KINDS = ("retinanet", "fasterrcnn")
+NUM_BATCHES = 12
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return mmdetection.prepare(tmp_path_factory.mktemp("orientations"))
+
+
+def read(kind, dataset, first_step=None, num_batches=NUM_BATCHES):
+    params = mmdetection.configure(kind, dataset)
+    keras.utils.set_random_seed(3)
+    task = task_factory.get_task(params.task)
+    task.first_step = first_step
+    batches = task.build_inputs(params.task.train_data).take(num_batches)
+    return list(batches.as_numpy_iterator())
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def batches(request, dataset):
+    return request.param, read(request.param, dataset)
+
+
+def test_batches_lie_or_stand(batches):
+    seen, shapes = set(), set()
+    for images, labels in batches[1]:
+        sizes = [tuple(info[0].astype(int)) for info in labels["image_info"]]
+        assert len(sizes) == 2
+        assert set(sizes) <= set(mmdetection.LYING) or set(sizes) <= set(mmdetection.STANDING)
+        shapes.add(images.shape[1:3])
+        seen.update(sizes)
+    assert shapes == mmdetection.SHAPES
+    assert seen == {*mmdetection.LYING, *mmdetection.STANDING}
+
+
+def test_objects_are_scaled_and_flipped_with_their_image(batches):
+    flips = set()
+    for images, labels in batches[1]:
+        for index, (original, resized, scale, _) in enumerate(labels["image_info"]):
+            limit = min(64 / min(original), 96 / max(original))
+            np.testing.assert_array_equal(resized, (original * limit + 0.5).astype(int))
+            rows = np.array(mmdetection.boxes_of(original.astype(int).tolist())[0][:3], np.float32)
+            expected = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1)
+            expected *= np.tile(scale[::-1], 2)
+            flipped = expected.copy()
+            flipped[:, [0, 2]] = resized[1] - expected[:, [2, 0]]
+            found = labels["gt_boxes"][index][:, [1, 0, 3, 2]]
+            is_object = labels["gt_classes"][index] > 0
+            assert is_object.sum() == 3
+            is_flipped = not np.allclose(found[is_object], expected, atol=1e-3)
+            np.testing.assert_allclose(
+                found[is_object], flipped if is_flipped else expected, atol=1e-3
+            )
+            flips.add(is_flipped)
+            height, width = resized.astype(int)
+            assert not images[index, height:].any() and not images[index, :, width:].any()
+            assert images[index, :height, :width].any(axis=-1).mean() > 0.9
+    assert flips == {True, False}
+
+
+def flat(levels, size):
+    return np.concatenate([levels[x].reshape(len(levels[x]), -1, size) for x in sorted(levels)], 1)
+
+
+def test_positive_anchors_encode_an_object(batches):
+    kind, rows = batches
+    number = 0
+    for _, labels in rows:
+        anchors = flat(labels["anchor_boxes"], 4)
+        if kind == "retinanet":
+            is_positive = labels["box_weights"] > 0
+            classes = flat(labels["cls_targets"], 1)[..., 0]
+            assert (labels["cls_weights"][is_positive] == 1).all()
+            np.testing.assert_array_equal(classes > 0, is_positive)
+            targets = flat(labels["box_targets"], 4)
+        else:
+            is_positive = flat(labels["rpn_score_targets"], 1)[..., 0] == 1
+            targets = flat(labels["rpn_box_targets"], 4)
+        decoded = box_ops.decode_boxes(tf.constant(targets), tf.constant(anchors)).numpy()
+        for index in range(len(anchors)):
+            distances = np.abs(decoded[index][is_positive[index], None] - labels["gt_boxes"][index])
+            assert (distances.max(axis=-1).min(axis=-1) < 1e-2).all()
+            number += is_positive[index].sum()
+    assert number > 50
+
+
+def test_rpn_samples_at_most_five_negatives_for_each_positive(dataset):
+    for _, labels in read("fasterrcnn", dataset):
+        for targets in flat(labels["rpn_score_targets"], 1)[..., 0]:
+            positives, negatives = np.sum(targets == 1), np.sum(targets == 0)
+            assert positives <= 128
+            assert negatives == min(256 - positives, 5 * max(positives, 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_later_start_delivers_the_rest(dataset, kind):
+    tf.config.experimental.enable_op_determinism()
+    try:
+        whole, rest = read(kind, dataset, 0, 6), read(kind, dataset, 4, 2)
+    finally:
+        from tensorflow.python.framework import config as tf_config
+
+        tf_config.disable_op_determinism()
+    for expected, found in itertools.zip_longest(whole[4:], rest):
+        for one, other in zip(tf.nest.flatten(expected), tf.nest.flatten(found), strict=True):
+            np.testing.assert_array_equal(one, other)

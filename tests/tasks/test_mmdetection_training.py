@@ -1,0 +1,127 @@
+"""Training with MMDetection's parts: compiled, in bfloat16, on two devices, and what it trains."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from official.core import task_factory
+from official.modeling import performance
+
+from libra_tf.compat import keras
+from libra_tf.modeling.torch_sgd import TorchSGD
+from tests import mmdetection
+
+pytestmark = pytest.mark.one_lane
+
+KINDS = ["retinanet", pytest.param("fasterrcnn", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return mmdetection.prepare(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture
+def bfloat16():
+    performance.set_mixed_precision_policy("bfloat16")
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def build(kind, dataset, dtype="float32"):
+    params = mmdetection.configure(kind, dataset, dtype=dtype)
+    keras.utils.set_random_seed(1)
+    task = task_factory.get_task(params.task)
+    return task, task.build_model(), task.build_inputs(params.task.train_data)
+
+
+def batches_of_both_shapes(inputs):
+    by_shape = {}
+    for batch in inputs:
+        by_shape.setdefault(tuple(batch[0].shape[1:3]), batch)
+        if len(by_shape) == 2:
+            return list(by_shape.values())
+    raise AssertionError("the data never end")
+
+
+def step_of(task, model, **kwargs):
+    optimizer = TorchSGD(0.01, global_clipnorm=35.0)
+    return tf.function(
+        lambda inputs: task.train_step(inputs, model, optimizer), reduce_retracing=True, **kwargs
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiles_for_both_shapes(kind, dataset):
+    task, model, inputs = build(kind, dataset)
+    before, batches, losses = model.get_weights(), batches_of_both_shapes(inputs), {}
+    for compiled in (False, True):
+        model.set_weights(before)
+        step = step_of(task, model, jit_compile=compiled)
+        losses[compiled] = [float(step(batch)[task.loss]) for batch in batches][:1]
+    # The first batch only: which RoIs are drawn hinges on the last bit.
+    tolerance = 1e-4 if kind == "retinanet" else 0.2
+    np.testing.assert_allclose(losses[True], losses[False], rtol=tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16(bfloat16, kind, dataset):
+    task, model, inputs = build(kind, dataset, "bfloat16")
+    step = step_of(task, model)
+    losses = [float(step(batch)[task.loss]) for batch in inputs.take(3)]
+    assert np.isfinite(losses).all()
+
+
+def test_trains_all_but_stem_first_stage_and_statistics(dataset):
+    task, model, _ = build("retinanet", dataset)
+    trained = {id(variable) for variable in model.trainable_variables}
+    fixed = [v for v in model.variables if id(v) not in trained]
+    statistics = [v for v in fixed if "moving" in v.name]
+    assert len(statistics) == 2 * len([v for v in model.variables if "gamma" in v.name])
+    # The stem and two blocks of two convolutions, each with scale and shift.
+    assert len(fixed) - len(statistics) == 3 * 5
+    batch = next(iter(task.build_inputs(task.task_config.train_data)))
+    # Biases and the last layer of the non-local block start at 0, which nothing decays.
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.01)
+    before = [v.numpy() for v in fixed]
+    moving = [v.numpy() for v in model.trainable_variables]
+    step_of(task, model)(batch)
+    for variable, value in zip(fixed, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    for variable, value in zip(model.trainable_variables, moving, strict=True):
+        assert np.any(variable.numpy() != value), variable.name
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("retinanet", {"train_data": {"parser": {"aug_scale_max": 1.2}}}, "parser.aug_scale_max"),
+        ("retinanet", {"train_data": {"cache": True}}, "task.train_data.cache"),
+        ("fasterrcnn", {"train_data": {"parser": {"aug_rand_vflip": True}}}, "aug_rand_vflip"),
+        ("fasterrcnn", {"model": {"include_mask": True}}, "task.model.include_mask"),
+        (
+            "fasterrcnn",
+            {
+                "model": {
+                    "roi_sampler": {"cascade_iou_thresholds": [0.6]},
+                    "detection_head": {"class_agnostic_bbox_pred": True},
+                }
+            },
+            "cascade_iou_thresholds",
+        ),
+    ],
+)
+def test_refuses_what_it_cannot_honour(kind, changes, message, dataset):
+    params = mmdetection.configure(kind, dataset)
+    params.task.override(changes)
+    with pytest.raises(ValueError, match=message):
+        params.task.validate()
+
+
+def test_l1_is_for_this_mode_alone(dataset):
+    params = mmdetection.configure("retinanet", dataset)
+    params.task.losses.box_loss = "l1"
+    params.task.validate()
+    params.task.model.compatibility = None
+    with pytest.raises(ValueError, match=r"task\.losses\.box_loss is l1, which only"):
+        params.task.validate()
