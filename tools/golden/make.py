@@ -36,7 +36,7 @@ import training
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
 SUBFOLDERS = {blocks: "blocks", samplers: "blocks", detectors: "models", training: "training"}
-# Float32 rounding, which adds up over fifty layers. Gradients of a training step are stored rounded.
+# Float32 rounding, which adds up over fifty layers. A training step has rounded gradients.
 TOLERANCES = {blocks: 1e-5, samplers: 1e-5, detectors: 1e-4, training: 5e-4}
 
 

@@ -56,7 +56,7 @@ FINAL = (
 GRADIENT_BITS = 13
 # When an input changes by about NUDGE of itself, no number may change by more than STEADY of the
 # largest of its array. A gradient that is zero but for rounding counts as ROUNDING of the largest.
-NUDGE, STEADY, ROUNDING = 2e-6, 1e-3, 1e-4
+NUDGE, STEADY, ROUNDING = 1e-6, 1e-3, 1e-4
 _NUM_NUDGES, _NUM_TRIES = 4, 200
 _EVERY = {"type": "RandomSampler", "num": 10**6, "pos_fraction": 1.0, "neg_pos_ub": -1}
 
