@@ -44,7 +44,7 @@ IOU_TOLERANCE = 1e-5
 LOSS_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
 # Of the largest gradient: what may be left of a gradient that is zero.
-_ROUNDING = 1e-5
+_ROUNDING = 1e-4
 # Of the losses of a training and, relative to the largest change of the tensor, of its weights.
 TRAINING_TOLERANCE = 1e-3
 # A ReLU or a suppression can flip for a rounding error, and a training then goes another way. So
