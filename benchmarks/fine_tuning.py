@@ -27,7 +27,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import matplotlib
 import matplotlib.figure
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 from official.core import task_factory
 

@@ -18,6 +18,7 @@ from libra_tf.analysis.batches import Batch
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance import boxes, quotas, samples
 from libra_tf.cli.errors import UsageError
+from libra_tf.modeling.mmdetection import anchors as mmdetection_anchors
 from libra_tf.runs.trained_run import TrainedRun
 
 _MAX_BATCH_SIZE = 8
@@ -131,6 +132,11 @@ class Detector(abc.ABC):
           labels: as in training.
         """
 
+    @property
+    @abc.abstractmethod
+    def _min_positive_iou(self) -> float:
+        """The least IoU of an object's best anchor, where training is MMDetection's."""
+
     def _match_anchors(
         self, batch: Batch, match_threshold: float, unmatched_threshold: float, losses: np.ndarray
     ) -> list[Candidates]:
@@ -144,9 +150,17 @@ class Detector(abc.ABC):
         anchors = tf.concat(by_level, axis=0)
         all_candidates = []
         for i, losses_of_image in enumerate(losses):
-            matches = samples.match_anchors(
-                anchors, batch.gt_boxes(i), match_threshold, unmatched_threshold
-            )
+            thresholds = (match_threshold, unmatched_threshold)
+            if self.config.model.compatibility:
+                by_name = {level: x[i] for level, x in batch.labels["anchor_boxes"].items()}
+                is_valid = mmdetection_anchors.is_valid_for(
+                    by_name, batch.labels["image_info"][i, 1]
+                )
+                matches = samples.match_mmdetection_anchors(
+                    anchors, batch.gt_boxes(i), *thresholds, self._min_positive_iou, is_valid
+                )
+            else:
+                matches = samples.match_anchors(anchors, batch.gt_boxes(i), *thresholds)
             all_candidates.append(
                 batch.candidates(i, anchors.numpy(), matches, levels, losses_of_image)
             )

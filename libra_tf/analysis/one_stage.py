@@ -12,6 +12,7 @@ from libra_tf.analysis.detector import BoxHead, Detector
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance import boxes, quotas
 from libra_tf.compat import keras
+from libra_tf.dataloaders import mmdetection_labels
 from libra_tf.runs.trained_run import TrainedRun
 
 
@@ -31,6 +32,8 @@ class OneStage(Detector):
             "decoder": self.model.decoder.trainable_variables,
             "head": self.model.head.trainable_variables,
         }
+
+    _min_positive_iou = mmdetection_labels.RETINANET_MIN_POSITIVE_IOU
 
     def candidates(self, batch: Batch) -> dict[str, list[Candidates]]:
         """See base class."""

@@ -11,6 +11,7 @@ from libra_tf.analysis.detector import Detector
 from libra_tf.compat import keras
 from libra_tf.layers import BalancedFeaturePyramid, NonLocal2D
 from libra_tf.modeling.libra_fpn import LibraFPN
+from libra_tf.modeling.mmdetection.pyramid import MMDetectionFPN
 
 # Where the published models integrate.
 _DEFAULT_LEVEL = 4
@@ -32,7 +33,7 @@ class PyramidTally:
         decoder = detector.model.decoder
         self.is_balanced = isinstance(decoder, LibraFPN)
         if self.is_balanced:
-            self._fpn = _layer(decoder, fpn.FPN)
+            self._fpn = _layer(decoder, (fpn.FPN, MMDetectionFPN))
             self._balanced = _layer(decoder, BalancedFeaturePyramid)
         else:
             level = min(max(_DEFAULT_LEVEL, self._levels[0]), self._levels[-1])
@@ -141,5 +142,7 @@ class PyramidTally:
         return seen
 
 
-def _layer(model: keras.Model, kind: type[keras.layers.Layer]) -> keras.layers.Layer:
+def _layer(
+    model: keras.Model, kind: type[keras.layers.Layer] | tuple[type[keras.layers.Layer], ...]
+) -> keras.layers.Layer:
     return next(layer for layer in model.layers if isinstance(layer, kind))

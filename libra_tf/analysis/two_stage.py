@@ -12,6 +12,7 @@ from libra_tf.analysis.detector import BoxHead, Detector
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance import boxes, quotas, samples
 from libra_tf.configs import maskrcnn
+from libra_tf.dataloaders import mmdetection_labels
 from libra_tf.modeling import roi_sampler
 from libra_tf.runs.trained_run import TrainedRun
 
@@ -42,6 +43,8 @@ class TwoStage(Detector):
                 for stage, head in enumerate(self.model.detection_head)
             },
         }
+
+    _min_positive_iou = mmdetection_labels.RPN_MIN_POSITIVE_IOU
 
     @classmethod
     def not_covered(cls, config: maskrcnn.LibraMaskRCNNTask) -> str | None:

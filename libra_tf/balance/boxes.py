@@ -37,11 +37,13 @@ class BoxLoss:
 
     Attributes:
       beta: the size of an error from which it is an outlier.
-      balanced_l1: the constants of balanced L1, None where the loss is Huber.
+      balanced_l1: the constants of balanced L1, None where the loss is another.
+      is_l1: whether it is L1; without either, the loss is Huber.
     """
 
     beta: float
     balanced_l1: components.BalancedL1 | None = None
+    is_l1: bool = False
 
     def slopes(self, errors: tf.Tensor) -> tf.Tensor:
         """Returns the size of the derivative of the loss.
@@ -52,6 +54,8 @@ class BoxLoss:
         Returns:
           float `[...]`.
         """
+        if self.is_l1:
+            return tf.abs(tf.sign(errors))
         if self.balanced_l1 is None:
             return tf.minimum(tf.abs(errors), self.beta)
         with tf.GradientTape() as tape:
@@ -69,6 +73,9 @@ def box_loss(losses: hyperparams.Config, huber_delta: float) -> BoxLoss:
     """
     if losses.box_loss == "huber":
         return BoxLoss(huber_delta)
+    if losses.box_loss == "l1":
+        # It has no knee of its own; this is where that of balanced L1 would be.
+        return BoxLoss(losses.balanced_l1.beta, is_l1=True)
     return BoxLoss(losses.balanced_l1.beta, losses.balanced_l1)
 
 
@@ -82,11 +89,11 @@ def of_anchors(
       targets: by level, of the same shapes.
       weights: float `[B, N]`, above 0 for the positives among the anchors of all levels.
     """
-    shapes = [targets[level].shape[1:] for level in targets]
-    sizes = [shape.num_elements() // 4 for shape in shapes]
+    sizes = [tf.size(target[0]) // 4 for target in targets.values()]
+    parts = tf.split(weights, sizes, axis=1, num=len(sizes))
     is_positive = [
-        tf.reshape(tf.repeat(part > 0, 4, axis=1), [-1, *shape])
-        for part, shape in zip(tf.split(weights, sizes, axis=1), shapes, strict=True)
+        tf.reshape(tf.repeat(part > 0, 4, axis=1), tf.shape(target))
+        for part, target in zip(parts, targets.values(), strict=True)
     ]
     return _errors([outputs[level] for level in targets], list(targets.values()), is_positive)
 
@@ -100,8 +107,8 @@ def of_rpn(outputs: Mapping[str, tf.Tensor], targets: Mapping[str, tf.Tensor]) -
     """
     is_positive = []
     for target in targets.values():
-        height, width, coordinates = target.shape[1:]
-        by_anchor = tf.reshape(target, [-1, height, width, coordinates // 4, 4])
+        height, width = tf.unstack(tf.shape(target)[1:3])
+        by_anchor = tf.reshape(target, [-1, height, width, target.shape[3] // 4, 4])
         positive = tf.reduce_any(tf.abs(by_anchor) > _SMALLEST_TARGET, axis=-1)
         is_positive.append(tf.repeat(positive, 4, axis=-1))
     return _errors([outputs[level] for level in targets], list(targets.values()), is_positive)

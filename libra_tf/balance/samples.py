@@ -13,7 +13,7 @@ from official.vision.ops import anchor
 from libra_tf import ops
 from libra_tf.balance import bins
 from libra_tf.balance.quotas import Quota
-from libra_tf.ops import sampling
+from libra_tf.ops import assignment, sampling
 
 # The paper calls negatives above this IoU "hard". IoUs are counted in bins of this width.
 HARD_IOU = 0.05
@@ -61,6 +61,39 @@ def match_anchors(
     instances, indicators = instances[1:], indicators[1:]
     ious = tf.gather(ious, instances, batch_dims=1)
     return Matches(tf.maximum(ious, 0), _kinds(indicators), instances)
+
+
+def match_mmdetection_anchors(
+    anchors: tf.Tensor,
+    gt_boxes: tf.Tensor,
+    match_threshold: float,
+    unmatched_threshold: float,
+    min_positive_iou: float,
+    is_valid: tf.Tensor,
+) -> Matches:
+    """Matches anchors as MMDetection's training does.
+
+    Args:
+      anchors: as in `match_anchors`.
+      gt_boxes: as in `match_anchors`.
+      match_threshold: as in `match_anchors`.
+      unmatched_threshold: as in `match_anchors`.
+      min_positive_iou: see `libra_tf.ops.assignment`.
+      is_valid: bool `[N]`, whether an anchor lies on the image and its own padding. The others are
+        no candidates.
+
+    Returns:
+      The matches `[N]`.
+    """
+    assigned, _ = assignment.assign_max_iou(
+        anchors, gt_boxes, match_threshold, unmatched_threshold, min_positive_iou, is_valid
+    )
+    is_object = tf.reduce_max(gt_boxes, axis=-1) >= 0
+    ious = tf.where(is_object, assignment.pairwise_iou(anchors, gt_boxes), 0.0)
+    nearest = tf.argmax(ious, axis=-1, output_type=tf.int32)
+    instances = tf.where(assigned > 0, assigned - 1, nearest)
+    kinds = tf.where(is_valid, tf.minimum(assigned, POSITIVE), NO_CANDIDATE)
+    return Matches(tf.gather(ious, instances, batch_dims=1), kinds, instances)
 
 
 def match_proposals(

@@ -13,8 +13,9 @@ from libra_tf import compat
 from libra_tf.balance import boxes, quotas, samples
 from libra_tf.compat import keras
 from libra_tf.configs import retinanet as exp_cfg
-from libra_tf.dataloaders import retinanet_input
+from libra_tf.dataloaders import mmdetection_labels, retinanet_input
 from libra_tf.modeling import box_losses
+from libra_tf.modeling.mmdetection import anchors as mmdetection_anchors
 from libra_tf.modeling.mmdetection import losses as mmdetection_losses
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
 
@@ -119,10 +120,17 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
         config = self.task_config
         parser, losses = config.train_data.parser, config.losses
         gt_boxes = labels["gt_boxes"][0]
-        anchors = [tf.reshape(level[0], [-1, 4]) for level in labels["anchor_boxes"].values()]
-        matches = samples.match_anchors(
-            tf.concat(anchors, axis=0), gt_boxes, parser.match_threshold, parser.unmatched_threshold
-        )
+        anchors = {level: boxes[0] for level, boxes in labels["anchor_boxes"].items()}
+        thresholds = (parser.match_threshold, parser.unmatched_threshold)
+        flat = tf.concat([tf.reshape(level, [-1, 4]) for level in anchors.values()], axis=0)
+        if config.model.compatibility:
+            is_valid = mmdetection_anchors.is_valid_for(anchors, labels["image_info"][0, 1])
+            least = mmdetection_labels.RETINANET_MIN_POSITIVE_IOU
+            matches = samples.match_mmdetection_anchors(
+                flat, gt_boxes, *thresholds, least, is_valid
+            )
+        else:
+            matches = samples.match_anchors(flat, gt_boxes, *thresholds)
         of_first_image = tf.nest.map_structure(
             lambda tensor: tensor[:1],
             (outputs["box_outputs"], labels["box_targets"], labels["box_weights"]),

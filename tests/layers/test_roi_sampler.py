@@ -169,6 +169,21 @@ def test_skip_subsampling_is_model_gardens():
         np.testing.assert_array_equal(a, b)
 
 
+def test_fillers_can_be_ignored():
+    """15 proposals, 5 instances and 8 fillers; then one positive wanted and no negatives."""
+    proposals, gt_boxes, gt_classes = scene(num_proposals=20)
+    proposals = tf.concat([proposals[:, :15], tf.fill([BATCH, 5, 4], -1.0)], 1)
+    kwargs = {"num_sampled_rois": 28, "foreground_fraction": 1.0, "ignore_fillers": True}
+    classes = IoUBalancedROISampler(**kwargs)(proposals, gt_boxes, gt_classes)[2].numpy()
+    np.testing.assert_array_equal(classes[:, -8:], np.full((BATCH, 8), -1))
+    assert (classes[:, :-8] >= 0).all()
+    # Objects alone, all of them positive: beyond the quota they are not sampled.
+    kwargs = {"num_sampled_rois": 4, "foreground_fraction": 0.25, "ignore_fillers": True}
+    classes = IoUBalancedROISampler(**kwargs)(gt_boxes[:, :0], gt_boxes, gt_classes)[2].numpy()
+    assert (classes[:, 0] > 0).all()
+    np.testing.assert_array_equal(classes[:, 1:], np.full((BATCH, 3), -1))
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_unknown_batch_size_and_compilation(jit_compile):
     inputs = scene()
@@ -245,6 +260,7 @@ def test_config_round_trip():
         "all",
         False,
         False,
+        True,
         9,
         name="sampler",
         dtype="float64",

@@ -64,6 +64,19 @@ def test_compiles_for_both_shapes(kind, dataset):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_histograms_count_its_anchors(kind, dataset):
+    params = mmdetection.configure(kind, dataset)
+    params.task.analysis.enabled, params.task.analysis.interval = True, 1
+    task = task_factory.get_task(params.task)
+    model, metrics = task.build_model(), task.build_metrics(training=True)
+    batch = next(iter(task.build_inputs(params.task.train_data)))
+    optimizer = TorchSGD(0.01)
+    tf.function(lambda inputs: task.train_step(inputs, model, optimizer, metrics))(batch)
+    counts = [variable.numpy() for variable in task.training_histograms.variables]
+    assert sum(count.sum() for count in counts) > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16(bfloat16, kind, dataset):
     task, model, inputs = build(kind, dataset, "bfloat16")
     step = step_of(task, model)

@@ -74,6 +74,16 @@ def own_padded_size(size: tf.Tensor) -> tf.Tensor:
     return -(-size // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
+def is_valid_for(anchors: Mapping[str, tf.Tensor], size: tf.Tensor) -> tf.Tensor:
+    """Does what `is_valid` does, for an image whose size is known without its own padding.
+
+    Args:
+      anchors: as in `is_valid`.
+      size: `[2]`, height and width without padding, in pixels.
+    """
+    return is_valid(anchors, own_padded_size(tf.cast(size, tf.int32)))
+
+
 def is_valid(anchors: Mapping[str, tf.Tensor], padded_size: tf.Tensor) -> tf.Tensor:
     """Returns which anchors have their cell on an image or its own padding.
 

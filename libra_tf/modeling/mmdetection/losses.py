@@ -8,12 +8,14 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 from official.modeling import hyperparams
-from official.vision.losses import focal_loss
+from official.vision.losses import focal_loss, loss_utils
 
 from libra_tf.compat import keras
 from libra_tf.losses import BalancedL1Loss
 
 _SUM = keras.losses.Reduction.SUM
+# `[B, height, width, anchors * size]` by level -> `[B, anchors in all, size]`.
+_flatten = loss_utils.multi_level_flatten
 
 Levels = Mapping[str, tf.Tensor]
 
@@ -34,10 +36,10 @@ def retinanet_losses(
     """
     is_positive = labels["box_weights"]
     num_positives = _over_replicas(_at_least_one(tf.reduce_sum(is_positive, axis=1)))
-    targets = flatten(labels["cls_targets"], 1)[..., 0]
+    targets = _flatten(labels["cls_targets"], 1)[..., 0]
     num_classes = outputs["cls_outputs"][min(outputs["cls_outputs"])].shape[-1]
     num_anchors = labels["cls_targets"][min(labels["cls_targets"])].shape[-1]
-    logits = flatten(outputs["cls_outputs"], num_classes // num_anchors)
+    logits = _flatten(outputs["cls_outputs"], num_classes // num_anchors)
     # The first class is the background, which has no probability of its own.
     one_hot = tf.one_hot(tf.cast(targets, tf.int32), logits.shape[-1])[..., 1:]
     loss_fn = focal_loss.FocalLoss(
@@ -49,8 +51,8 @@ def retinanet_losses(
     box_loss = sum_box_loss(
         losses,
         losses.huber_loss_delta,
-        flatten(labels["box_targets"], 4),
-        flatten(outputs["box_outputs"], 4),
+        _flatten(labels["box_targets"], 4),
+        _flatten(outputs["box_outputs"], 4),
         is_positive,
     )
     return cls_loss / num_positives, box_loss / (4 * num_positives)
@@ -69,15 +71,15 @@ def rpn_losses(
     Returns:
       The score loss and the box loss.
     """
-    targets = flatten(labels["rpn_score_targets"], 1)[..., 0]
+    targets = _flatten(labels["rpn_score_targets"], 1)[..., 0]
     is_positive, is_negative = (tf.cast(tf.equal(targets, value), tf.float32) for value in (1, 0))
     # MMDetection counts at least one positive and one negative in every image.
     counts = [_at_least_one(tf.reduce_sum(x, axis=1)) for x in (is_positive, is_negative)]
     num_sampled = _over_replicas(tf.add_n(counts))
-    logits = flatten(outputs["rpn_scores"], 1)[..., 0]
+    logits = _flatten(outputs["rpn_scores"], 1)[..., 0]
     cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=is_positive, logits=logits)
     score_loss = tf.reduce_sum(cross_entropy * (is_positive + is_negative))
-    errors = flatten(outputs["rpn_boxes"], 4) - flatten(labels["rpn_box_targets"], 4)
+    errors = _flatten(outputs["rpn_boxes"], 4) - _flatten(labels["rpn_box_targets"], 4)
     box_loss = tf.reduce_sum(tf.abs(errors) * is_positive[..., tf.newaxis])
     return score_loss / num_sampled, box_loss / num_sampled
 
@@ -141,21 +143,6 @@ def sum_box_loss(
     }[losses.box_loss]()
     # The loss is a mean over the coordinates.
     return 4 * loss_fn(targets, outputs, sample_weight=weights)
-
-
-def flatten(levels: Levels, size: int) -> tf.Tensor:
-    """Joins the levels of a pyramid, the finest first.
-
-    Args:
-      levels: by level, `[B, height, width, anchors * size]`.
-      size: how many values an anchor has.
-
-    Returns:
-      `[B, anchors in all, size]`.
-    """
-    parts = [levels[level] for level in sorted(levels, key=int)]
-    batch_size = tf.shape(parts[0])[0]
-    return tf.concat([tf.reshape(part, [batch_size, -1, size]) for part in parts], axis=1)
 
 
 def _at_least_one(counts_of_images: tf.Tensor) -> tf.Tensor:
