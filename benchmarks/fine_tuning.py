@@ -9,8 +9,9 @@ sixteenth of the width, random) and get the same batches, which the input pipeli
 SGD of the same rate, momentum and weight decay.
 
 The losses of every step go to benchmarks/records/fine_tuning.json, and their curves to
-docs/images/fine_tuning.svg. RetinaNet's first steps agree to rounding, which later grows. Faster
-R-CNN draws its samples at random, so its curves agree only in the mean.
+docs/images/fine_tuning.svg. RetinaNet's first step agrees to rounding, which then grows from step
+to step, as it does when the images of one framework change by 1e-7 of themselves. Faster R-CNN
+draws its samples at random, so its curves agree only in the mean.
 """
 
 import json

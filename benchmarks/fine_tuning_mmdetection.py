@@ -11,14 +11,14 @@ import json
 import pathlib
 import sys
 
+from mmdetection import read_batch  # isort: skip, sets what PyTorch reads at import
+
 import numpy as np
 import torch
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-
-from mmdetection import read_batch
 
 
 def train(checkpoint: pathlib.Path, folder: pathlib.Path) -> list[float]:
