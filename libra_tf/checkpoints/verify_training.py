@@ -82,38 +82,48 @@ def check(path: str, numbers: Numbers, imported: Imported) -> None:
     Raises:
       UsageError: if keys are missing or shapes do not fit, or it is another detector's file.
     """
-    batch_size, _, *padded = numbers["input"].shape
-    images = [("", range(batch_size), padded)]
-    for turn in range(_num_turns(numbers)):
-        shape = numbers[f"traj_input{turn}"].shape
-        images.append((f"traj{turn}_", range(shape[0]), shape[2:]))
-    names = _Names(imported)
-    needed = [f"loss:{name}" for name in names.losses]
-    needed += [
-        f"{prefix}{name}{image}"
-        for prefix, numbers_of_images, _ in images
-        for image in numbers_of_images
-        for name in ("gt_boxes", "gt_labels", "img_shape")
-    ]
-    needed += [f"assign{k}_{name}" for k in range(batch_size) for name in ("gt_inds", "max_ious")]
-    if not names.is_retinanet:
-        needed += [f"proposals{k}_{x}" for k in range(batch_size) for x in ("boxes", "scores")]
-        needed += [f"sample{k}_{x}" for k in range(2 * batch_size) for x in ("pos", "neg", "boxes")]
-    if images[1:]:
-        needed += ["traj", "traj_names", "traj_norms", "traj_lr"]
-    missing = sorted(set(needed) - set(numbers))
+    names, batches = _Names(imported), _batches(numbers)
+    missing = sorted(_needed_keys(names, batches) - set(numbers))
     if missing:
         raise UsageError(f"--verify={path} lacks {listed(missing, 3)}; {_HELP}")
-    stages = {key[len("loss:") :] for key in numbers if key.startswith("loss:")}
-    unknown = sorted(stages - {*names.losses, "total", _ACCURACY})
+    losses = {key[len("loss:") :] for key in numbers if key.startswith("loss:")}
+    unknown = sorted(losses - {*names.losses, "total", _ACCURACY})
     if unknown:
         raise UsageError(
             f"--verify={path} has the losses {listed(unknown, 3)}, which this {names.kind} "
             f"does not have; {_HELP}"
         )
-    for prefix, numbers_of_images, size in images:
-        for image in numbers_of_images:
-            _check_image(path, numbers, f"{prefix}{{}}{image}", size, len(imported.category_ids))
+    for prefix, (number, _, *padded) in batches.items():
+        for image in range(number):
+            name = f"{prefix}{{}}{image}"
+            _check_image(path, numbers, name, padded, len(imported.category_ids))
+
+
+def _batches(numbers: Numbers) -> dict[str, Sequence[int]]:
+    """Returns the shape of each batch of a file, by the prefix of what belongs to it."""
+    shapes = {"": numbers["input"].shape}
+    for turn in range(_num_turns(numbers)):
+        shapes[f"traj{turn}_"] = numbers[f"traj_input{turn}"].shape
+    return shapes
+
+
+def _needed_keys(names: "_Names", batches: Mapping[str, Sequence[int]]) -> set[str]:
+    """Returns what a file with these batches must hold."""
+    number, of_training = batches[""][0], set(batches) - {""}
+    needed = {f"loss:{name}" for name in names.losses}
+    needed |= {
+        f"{prefix}{name}{image}"
+        for prefix, shape in batches.items()
+        for image in range(shape[0])
+        for name in ("gt_boxes", "gt_labels", "img_shape")
+    }
+    needed |= {f"assign{k}_{x}" for k in range(number) for x in ("gt_inds", "max_ious")}
+    if not names.is_retinanet:
+        needed |= {f"proposals{k}_{x}" for k in range(number) for x in ("boxes", "scores")}
+        needed |= {f"sample{k}_{x}" for k in range(2 * number) for x in ("pos", "neg", "boxes")}
+    if of_training:
+        needed |= {"traj", "traj_names", "traj_norms", "traj_lr"}
+    return needed
 
 
 def _check_image(

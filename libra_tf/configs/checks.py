@@ -13,13 +13,21 @@ from libra_tf.configs import backbones
 from libra_tf.configs.components import ROISampler, RPNSampler
 from libra_tf.ops.balanced_l1 import validate_balanced_l1
 
-# What MMDetection's published recipes do not do to training images.
-_UNAUGMENTED = {
+# What MMDetection's published recipes leave no choice of: in the parser, and in the losses.
+_FIXED_PARSER = {
     "aug_rand_vflip": False,
     "aug_rand_jpeg": None,
     "aug_scale_min": 1.0,
     "aug_scale_max": 1.0,
     "aug_type": None,
+    "keep_aspect_ratio": True,
+    "skip_crowd_during_training": True,
+}
+_FIXED_LOSSES = {
+    "box_loss_normalizer": "sampled_rois",
+    "class_weights": None,
+    "frcnn_class_use_binary_cross_entropy": False,
+    "frcnn_class_loss_top_k_percent": 1.0,
 }
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 REFINE_TYPES = ("non_local", "conv", None)
@@ -141,10 +149,13 @@ def _check_compatible(task: hyperparams.Config) -> None:
         check_choice(
             f"task.model.backbone.{model.backbone.type}.stem_type", backbone.stem_type, ("v0",)
         )
-        for key, value in _UNAUGMENTED.items():
-            if key in task.train_data.parser:
-                name = f"task.train_data.parser.{key}"
-                check_choice(name, getattr(task.train_data.parser, key), (value,))
+        for name, config, fixed in (
+            ("task.train_data.parser", task.train_data.parser, _FIXED_PARSER),
+            ("task.losses", task.losses, _FIXED_LOSSES),
+        ):
+            # Each detector has some of these.
+            for key in fixed.keys() & config.as_dict().keys():
+                check_choice(f"{name}.{key}", getattr(config, key), (fixed[key],))
         # An epoch that is kept would end with a batch of both orientations.
         check_choice("task.train_data.cache", task.train_data.cache, (False,))
         # Evaluation images keep their shapes, so they cannot be batched.

@@ -229,3 +229,22 @@ def test_the_batch_size_changes_nothing():
     np.testing.assert_array_equal(draw_all(4, drop_remainder=False), together)
     assert (draw_all(4, seed=6) != together).any()
     assert (together[0] != together[1]).any()
+
+
+def test_inclusion_frequencies_of_the_published_sampler():
+    """Of 200 positives and 900 negatives 128 each; of 4 positives all, and 20 negatives."""
+    parser, config = maskrcnn.Parser(), at_random(max_negatives_per_positive=5)
+    for num_positives, expected in ((200, (128 / 200, 128 / 900)), (4, (1, 20 / 900))):
+        targets = tf.constant([1] * num_positives + [0] * 900 + [IS_IGNORED] * 50)
+        draw = tf.function(
+            lambda seed, targets=targets: rpn_sampling.sample_anchors(
+                targets, tf.constant(NO_OBJECTS), tf.zeros([0, 4]), config, parser, [7, seed]
+            )
+        )
+        draws = np.stack([draw(tf.constant(seed)) for seed in range(400)])
+        assert (draws[:, -50:] == IS_IGNORED).all()
+        positives, negatives = draws[:, :num_positives] == 1, draws[:, num_positives:-50] == 0
+        for drawn, probability in zip((positives, negatives), expected, strict=True):
+            np.testing.assert_allclose(drawn.mean(), probability, rtol=1e-6)
+            deviation = np.sqrt(probability * (1 - probability) / len(draws))
+            assert np.abs(drawn.mean(axis=0) - probability).max() <= 4.5 * deviation + 1e-9

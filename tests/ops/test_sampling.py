@@ -70,6 +70,17 @@ def test_inclusion_probabilities_of_mmdetection(golden_blocks, scene):
     assert_frequencies(mask, np.where(negatives, golden["expected_inclusion"], 0))
 
 
+def test_the_largest_iou_of_a_row_is_in_no_bin_of_mmdetection():
+    """3 of 9 come from the lowest bin, and 6 at random from the rest, with or without a bin."""
+    ious = np.float32([0.1] * 110 + [0.9] * 10)
+    mask = ops.sample_iou_balanced(
+        repeat(ious), tf.ones([REPETITIONS, 120], tf.bool), 9, bin_range="all", seed=5
+    )
+    others = 6 / 117
+    expected = np.array([3 / 110 + 107 / 110 * others] * 110 + [others] * 10)
+    assert_frequencies(mask, expected)
+
+
 def test_bins_of_the_paper_share_evenly():
     """Bins [0, 1/6), [1/6, 1/3), [1/3, 1/2] of 60, 30 and 2 candidates give 10, 10 and 2 of 30."""
     ious = np.float32([0.1] * 60 + [0.2] * 30 + [0.4] * 2 + [0.9] * 8)

@@ -114,6 +114,11 @@ def test_trains_all_but_stem_first_stage_and_statistics(dataset):
         ("fasterrcnn", {"model": {"include_mask": True}}, "task.model.include_mask"),
         (
             "fasterrcnn",
+            {"losses": {"box_loss_normalizer": "positives"}},
+            "box_loss_normalizer is 'positives'; it must be one of sampled_rois",
+        ),
+        (
+            "fasterrcnn",
             {
                 "model": {
                     "roi_sampler": {"cascade_iou_thresholds": [0.6]},
