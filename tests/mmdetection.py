@@ -11,7 +11,7 @@ from libra_tf.data import prepare_coco_folder
 from libra_tf.runner.config import use_dataset
 
 # Height and width of every image, all different; the last two are not trained on.
-LYING, STANDING = [(50, 80), (40, 97), (64, 64)], [(90, 60), (81, 70)]
+LANDSCAPE, PORTRAIT = [(50, 80), (40, 97), (64, 64)], [(90, 60), (81, 70)]
 TINY, EMPTY = (25, 90), (70, 95)
 INPUT_SIZE = [64, 96, 3]
 SHAPES = {(64, 96), (96, 64)}
@@ -32,7 +32,7 @@ def boxes_of(size):
 
 def prepare(root):
     """Writes the folder and converts it; returns the data set."""
-    sizes = [*LYING, *STANDING, TINY, EMPTY]
+    sizes = [*LANDSCAPE, *PORTRAIT, TINY, EMPTY]
     (root / "folder" / "images").mkdir(parents=True)
     (root / "folder" / "annotations").mkdir()
     images, annotations = [], []

@@ -95,7 +95,7 @@ class Detector(abc.ABC):
             input_path=input_path or data.input_path,
             drop_remainder=False,
             dtype="float32",
-            # MMDetection's images have one of two shapes.
+            # MMDetection's batches have one orientation, and incomplete ones are dropped.
             global_batch_size=1
             if self.config.model.compatibility
             else min(data.global_batch_size, _MAX_BATCH_SIZE),
@@ -153,9 +153,7 @@ class Detector(abc.ABC):
             thresholds = (match_threshold, unmatched_threshold)
             if self.config.model.compatibility:
                 by_name = {level: x[i] for level, x in batch.labels["anchor_boxes"].items()}
-                is_valid = mmdetection_anchors.is_valid_for(
-                    by_name, batch.labels["image_info"][i, 1]
-                )
+                is_valid = mmdetection_anchors.is_valid(by_name, batch.labels["image_info"][i, 1])
                 matches = samples.match_mmdetection_anchors(
                     anchors, batch.gt_boxes(i), *thresholds, self._min_positive_iou, is_valid
                 )

@@ -10,7 +10,7 @@ which anchors do not count; without it, that of the batch. The rest is what MMDe
 * `sampleK_pos`, `sampleK_neg` and `sampleK_boxes` (two stages): what was drawn, which is fed in;
 * `proposalsI_boxes` and `proposalsI_scores` (two stages);
 * `loss:NAME`, one number a level or one in all, and `loss:total`;
-* `grad:PARAMETER` of `loss:total`, and `frozen:PARAMETER` for those that are not trained;
+* `grad:PARAMETER` of `loss:total` for every parameter that is trained;
 * a training, optional: `traj_input0`, `traj_input1`, ... are batches that take turns, with
   `trajT_gt_boxesI` and so on; `traj[t]` has the numbers `traj_names` of step t, `traj_norms[t]` the
   norm of the gradient before it is clipped to 35, and `final:PARAMETER` the weights at the end. It
@@ -19,6 +19,7 @@ which anchors do not count; without it, that of the batch. The rest is what MMDe
 """
 
 import copy
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -151,7 +152,7 @@ def _check_image(
 def compare(imported: Imported, numbers: Numbers) -> Iterator[Comparison]:
     """Compares a step, and a training if there is one, with MMDetection's numbers.
 
-    The weights of the detector are the same afterwards.
+    The detector is the same afterwards.
 
     Args:
       imported: the detector.
@@ -163,6 +164,7 @@ def compare(imported: Imported, numbers: Numbers) -> Iterator[Comparison]:
     """
     step = _Step(imported)
     batch = _Batch(imported, numbers, numbers["input"], "")
+    sampler = None if step.names.is_retinanet else list(step.model.roi_sampler)
     yield from _compare_assignments(batch, numbers)
     if not step.names.is_retinanet:
         yield from _compare_proposals(step, batch, numbers)
@@ -174,6 +176,8 @@ def compare(imported: Imported, numbers: Numbers) -> Iterator[Comparison]:
     yield from _compare_gradients(step, batch, gradients, numbers)
     if _num_turns(numbers):
         yield from _compare_training(step, imported, numbers)
+    if sampler is not None:
+        step.model.roi_sampler = sampler
 
 
 class _Names:
@@ -490,8 +494,8 @@ def _compare_training(step: _Step, imported: Imported, numbers: Numbers) -> Iter
     if not step.names.is_retinanet:
         step.model.roi_sampler = [_everything(imported)]
     initial = {name: a.variable.numpy() for name, a in step.assignments.items()}
-    found = _Training(step, batches, numbers)
-    nudged = _Training(step, [batch.nudged(0) for batch in batches], numbers)
+    found = _train(step, batches, numbers)
+    nudged = _train(step, [batch.nudged(0) for batch in batches], numbers)
     names = [name for name in numbers["traj_names"] if name != _ACCURACY]
     columns = [list(numbers["traj_names"]).index(name) for name in names]
     expected = numbers["traj"][:, columns]
@@ -505,8 +509,9 @@ def _compare_training(step: _Step, imported: Imported, numbers: Numbers) -> Iter
     yield _compare_changes(step, initial, found.weights, nudged.weights, numbers)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Training:
-    """A training as in a file; the weights of the detector are the same afterwards.
+    """What a training has given.
 
     Attributes:
       losses: of every step, by MMDetection's names.
@@ -514,21 +519,27 @@ class _Training:
       weights: at the end, by the names of the assignments.
     """
 
-    def __init__(self, step: _Step, batches: Sequence[_Batch], numbers: Numbers):
-        self.losses: list[dict[str, float]] = []
-        self.norms: list[float] = []
-        before = [variable.numpy() for variable in step.model.variables]
-        optimizer = TorchSGD(momentum=0.9, weight_decay=1e-4, global_clipnorm=_CLIP_NORM)
-        for index in range(len(numbers["traj"])):
-            share = min(1 / 3 + 2 / 3 * index / _WARMUP_STEPS, 1)
-            optimizer.learning_rate = float(numbers["traj_lr"]) * share
-            losses, gradients = step.gradients(batches[index % len(batches)])
-            optimizer.apply_gradients(zip(gradients, step.model.trainable_variables, strict=True))
-            self.losses.append(step.names.losses_in_mmdetection(losses))
-            self.norms.append(float(tf.linalg.global_norm(gradients)))
-        self.weights = {name: a.variable.numpy() for name, a in step.assignments.items()}
-        for variable, value in zip(step.model.variables, before, strict=True):
-            variable.assign(value)
+    losses: list[dict[str, float]]
+    norms: list[float]
+    weights: Numbers
+
+
+def _train(step: _Step, batches: Sequence[_Batch], numbers: Numbers) -> _Training:
+    """Trains as in a file; the weights of the detector are the same afterwards."""
+    all_losses, norms = [], []
+    before = [variable.numpy() for variable in step.model.variables]
+    optimizer = TorchSGD(momentum=0.9, weight_decay=1e-4, global_clipnorm=_CLIP_NORM)
+    for index in range(len(numbers["traj"])):
+        share = min(1 / 3 + 2 / 3 * index / _WARMUP_STEPS, 1)
+        optimizer.learning_rate = float(numbers["traj_lr"]) * share
+        losses, gradients = step.gradients(batches[index % len(batches)])
+        optimizer.apply_gradients(zip(gradients, step.model.trainable_variables, strict=True))
+        all_losses.append(step.names.losses_in_mmdetection(losses))
+        norms.append(float(tf.linalg.global_norm(gradients)))
+    trained = {name: a.variable.numpy() for name, a in step.assignments.items()}
+    for variable, value in zip(step.model.variables, before, strict=True):
+        variable.assign(value)
+    return _Training(all_losses, norms, trained)
 
 
 def _compare_steps(

@@ -32,7 +32,7 @@ _FIXED_LOSSES = {
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 REFINE_TYPES = ("non_local", "conv", None)
 SAMPLERS = ("iou_balanced", "random")
-# The second is for `compatibility: mmdetection` alone.
+# `l1` is for `compatibility: mmdetection` alone.
 BOX_LOSSES = ("balanced_l1", "l1", "huber")
 INIT_CHECKPOINT_MODULES = ("all", "backbone", "decoder")
 COMPATIBILITIES = (None, "mmdetection")
@@ -167,20 +167,34 @@ def _check_compatible(task: hyperparams.Config) -> None:
             check_choice("task.model.roi_sampler.cascade_iou_thresholds", thresholds, (None,))
 
 
-def check_averages(model: hyperparams.Config, averages: hyperparams.Config | None) -> None:
-    """Checks that no averages of the weights are asked of an MMDetection detector.
+def check_optimization(task: hyperparams.Config, optimization: hyperparams.Config) -> None:
+    """Checks that an MMDetection detector is trained in a way that MMDetection has.
 
     Args:
-      model: config of the model.
-      averages: `trainer.optimizer_config.ema`.
+      task: config of a Libra task.
+      optimization: `trainer.optimizer_config`.
 
     Raises:
-      ValueError: if they are; the message names the key.
+      ValueError: if it is not; the message names the key.
     """
-    if model.compatibility and averages is not None:
+    if not task.model.compatibility:
+        return
+    mode = f"task.model.compatibility={task.model.compatibility}"
+    if optimization.ema is not None:
         raise ValueError(
-            f"trainer.optimizer_config.ema is set, but task.model.compatibility="
-            f"{model.compatibility} trains without averages of the weights; set it to null"
+            f"trainer.optimizer_config.ema is set, but {mode} trains without averages of the "
+            "weights; set it to null"
+        )
+    kind = optimization.optimizer.type
+    if kind in ("swa", "moving_average"):
+        raise ValueError(
+            f"trainer.optimizer_config.optimizer.type is {kind!r}, but {mode} trains without "
+            "averages of the weights; use torch_sgd"
+        )
+    if kind == "torch_sgd" and task.losses.l2_weight_decay:
+        raise ValueError(
+            f"task.losses.l2_weight_decay is {task.losses.l2_weight_decay}, and torch_sgd decays "
+            "the weights as well; set it to 0"
         )
 
 

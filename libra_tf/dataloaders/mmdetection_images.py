@@ -46,13 +46,13 @@ def prepare_for_training(
       image_info: see `prepare`.
     """
     normalized, image_info = _resize_and_normalize(image, shorter, longer)
-    lying = own_padded_size(tf.constant([shorter, longer]))
-    size = tf.where(is_standing(image_info[0]), lying[::-1], lying)
+    landscape = own_padded_size(tf.constant([shorter, longer]))
+    size = tf.where(is_portrait(image_info[0]), landscape[::-1], landscape)
     return _pad(normalized, size), image_info
 
 
-def is_standing(size: tf.Tensor) -> tf.Tensor:
-    """Returns whether an image is batched with those that are higher than wide, bool scalar.
+def is_portrait(size: tf.Tensor) -> tf.Tensor:
+    """Returns whether an image is taller than wide, bool scalar.
 
     Args:
       size: `[2]`, height and width of the image as it is stored.

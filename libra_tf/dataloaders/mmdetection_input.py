@@ -1,7 +1,7 @@
-"""Input prepared as in MMDetection: in evaluation an image keeps its shape, in training its sides.
+"""Input prepared as in MMDetection.
 
-A training image is padded to one of two static shapes, lying or standing, and a batch has images of
-one shape (`libra_tf.dataloaders.orientation`).
+In evaluation an image keeps its shape. In training it is padded to one of two, landscape or
+portrait, and all images of a batch have the same (`libra_tf.dataloaders.orientation`).
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from official.vision.dataloaders import maskrcnn_input
 from official.vision.ops import box_ops, preprocess_ops
 
 from libra_tf.dataloaders import mmdetection_images, mmdetection_labels
-from libra_tf.modeling.mmdetection.anchors import AnchorGenerator, own_padded_size
+from libra_tf.modeling.mmdetection.anchors import AnchorGenerator
 
 
 class MMDetectionMixin:
@@ -48,7 +48,6 @@ class MMDetectionMixin:
         if self._aug_rand_hflip:
             image, boxes, _ = preprocess_ops.random_horizontal_flip(image, boxes)
         image, image_info = mmdetection_images.prepare_for_training(image, *self._sides)
-        padded_size = own_padded_size(tf.cast(image_info[1], tf.int32))
         boxes = box_ops.clip_boxes(boxes * tf.tile(image_info[1], [2]), image_info[1])
         boxes, classes = boxes[: self._max_num_instances], classes[: self._max_num_instances]
         anchors = self._make_anchors(image)
@@ -57,7 +56,7 @@ class MMDetectionMixin:
             "anchor_boxes": anchors,
             "gt_boxes": self._pad_objects(boxes),
             "gt_classes": self._pad_objects(classes),
-            **self._label_anchors(anchors, padded_size, boxes, classes),
+            **self._label_anchors(anchors, image_info[1], boxes, classes),
         }
 
     def _parse_eval_data(self, data: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, Any]]:
@@ -93,7 +92,7 @@ class MMDetectionMixin:
     def _label_anchors(
         self,
         anchors: Mapping[str, tf.Tensor],
-        padded_size: tf.Tensor,
+        image_size: tf.Tensor,
         boxes: tf.Tensor,
         classes: tf.Tensor,
     ) -> dict[str, Any]:
@@ -101,7 +100,7 @@ class MMDetectionMixin:
 
         Args:
           anchors: by level, `[height, width, anchors * 4]`.
-          padded_size: int32 `[2]`, height and width with the image's own padding, in pixels.
+          image_size: `[2]`, height and width without padding, in pixels.
           boxes: `[M, 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
           classes: `[M]`.
         """
@@ -109,7 +108,9 @@ class MMDetectionMixin:
 
 
 def trained_objects(boxes: tf.Tensor, is_crowd: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
-    """Returns which objects MMDetection trains on: no crowds, and none thinner than a pixel.
+    """Returns which objects MMDetection trains on.
+
+    They are no crowds, not thinner than a pixel, and at least partly inside of the image.
 
     Args:
       boxes: `[M, 4]`, `[ymin, xmin, ymax, xmax]` as shares of the sides.
@@ -121,7 +122,10 @@ def trained_objects(boxes: tf.Tensor, is_crowd: tf.Tensor, image_size: tf.Tensor
     """
     sides = (boxes[:, 2:] - boxes[:, :2]) * tf.cast(image_size, tf.float32)
     # Sides of exactly one pixel come back from their shares with an error in the last bits.
-    return ~tf.cast(is_crowd, tf.bool) & tf.reduce_all(sides > 1 - 1e-3, axis=1)
+    is_thick = tf.reduce_all(sides > 1 - 1e-3, axis=1)
+    inside = tf.clip_by_value(boxes, 0.0, 1.0)
+    is_inside = tf.reduce_all(inside[:, 2:] > inside[:, :2], axis=1)
+    return ~tf.cast(is_crowd, tf.bool) & is_thick & is_inside
 
 
 class MaskRCNNParser(MMDetectionMixin, maskrcnn_input.Parser):
@@ -130,11 +134,11 @@ class MaskRCNNParser(MMDetectionMixin, maskrcnn_input.Parser):
     def _label_anchors(
         self,
         anchors: Mapping[str, tf.Tensor],
-        padded_size: tf.Tensor,
+        image_size: tf.Tensor,
         boxes: tf.Tensor,
         classes: tf.Tensor,
     ) -> dict[str, Any]:
         del classes
         return mmdetection_labels.label_rpn(
-            anchors, padded_size, boxes, self._rpn_match_threshold, self._rpn_unmatched_threshold
+            anchors, image_size, boxes, self._rpn_match_threshold, self._rpn_unmatched_threshold
         )

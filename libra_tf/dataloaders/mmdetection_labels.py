@@ -18,7 +18,7 @@ RPN_MIN_POSITIVE_IOU = 0.3
 
 def label_retinanet(
     anchors: Levels,
-    padded_size: tf.Tensor,
+    image_size: tf.Tensor,
     gt_boxes: tf.Tensor,
     gt_classes: tf.Tensor,
     positive_iou: float,
@@ -28,7 +28,7 @@ def label_retinanet(
 
     Args:
       anchors: by level, float32 `[height, width, anchors * 4]`, `[ymin, xmin, ymax, xmax]`.
-      padded_size: int32 `[2]`, height and width of the image with its own padding, in pixels.
+      image_size: `[2]`, height and width of the image, with or without its own padding, in pixels.
       gt_boxes: float32 `[M, 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
       gt_classes: int `[M]`.
       positive_iou: IoU from which an anchor is positive.
@@ -40,7 +40,7 @@ def label_retinanet(
       `[anchors in all]`: 0 for ignored anchors, and 1 for positive ones.
     """
     assigned, box_targets = _assign(
-        anchors, padded_size, gt_boxes, positive_iou, negative_iou, RETINANET_MIN_POSITIVE_IOU
+        anchors, image_size, gt_boxes, positive_iou, negative_iou, RETINANET_MIN_POSITIVE_IOU
     )
     is_positive = assigned > 0
     padded = tf.concat([[-1.0], tf.cast(gt_classes, tf.float32)], axis=0)
@@ -55,7 +55,7 @@ def label_retinanet(
 
 def label_rpn(
     anchors: Levels,
-    padded_size: tf.Tensor,
+    image_size: tf.Tensor,
     gt_boxes: tf.Tensor,
     positive_iou: float,
     negative_iou: float,
@@ -64,7 +64,7 @@ def label_rpn(
 
     Args:
       anchors: see `label_retinanet`.
-      padded_size: see `label_retinanet`.
+      image_size: see `label_retinanet`.
       gt_boxes: see `label_retinanet`.
       positive_iou: see `label_retinanet`.
       negative_iou: see `label_retinanet`.
@@ -74,7 +74,7 @@ def label_rpn(
       positive, 0 negative, -1 ignored) and float32 `[height, width, anchors * 4]`.
     """
     assigned, box_targets = _assign(
-        anchors, padded_size, gt_boxes, positive_iou, negative_iou, RPN_MIN_POSITIVE_IOU
+        anchors, image_size, gt_boxes, positive_iou, negative_iou, RPN_MIN_POSITIVE_IOU
     )
     return {
         "rpn_score_targets": _by_level(tf.minimum(assigned, 1), anchors, 4),
@@ -83,11 +83,11 @@ def label_rpn(
 
 
 def _assign(
-    anchors: Levels, padded_size: tf.Tensor, gt_boxes: tf.Tensor, *ious: float
+    anchors: Levels, image_size: tf.Tensor, gt_boxes: tf.Tensor, *ious: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the object of each anchor, `[N]`, and its encoded box, `[N, 4]`, 0 without one."""
     flat = tf.concat([tf.reshape(x, [-1, 4]) for x in anchors.values()], axis=0)
-    is_valid = mmdetection_anchors.is_valid(anchors, padded_size)
+    is_valid = mmdetection_anchors.is_valid(anchors, image_size)
     assigned, _ = assignment.assign_max_iou(flat, gt_boxes, *ious, is_valid=is_valid)
     is_positive = (assigned > 0)[:, tf.newaxis]
     # The anchor itself stands in where there is no object: it encodes to zeros.

@@ -1,4 +1,4 @@
-"""Batches of images that all lie or all stand, as MMDetection's `AspectRatioBatchSampler` has them.
+"""Batches that are all landscape or all portrait, as MMDetection's `AspectRatioBatchSampler` has.
 
 Images of one batch then have one of two static shapes, and little of it is padding. Records are
 arranged before anything is decoded, so a training that goes on skips what it has used undecoded.
@@ -20,8 +20,8 @@ from libra_tf.dataloaders import mmdetection_images
 # Images with a side shorter than this are left out, in pixels; MMDetection's `min_size`.
 _MIN_SIDE = 32
 _FEATURES = {
-    "image/height": tf.io.FixedLenFeature([], tf.int64),
-    "image/width": tf.io.FixedLenFeature([], tf.int64),
+    "image/height": tf.io.FixedLenFeature([], tf.int64, -1),
+    "image/width": tf.io.FixedLenFeature([], tf.int64, -1),
     "image/object/class/label": tf.io.VarLenFeature(tf.int64),
 }
 
@@ -82,7 +82,7 @@ def arrange(records: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
 
     def orientation(record: tf.Tensor) -> tf.Tensor:
         size, _ = _size_and_number_of_objects(record)
-        return tf.cast(mmdetection_images.is_standing(size), tf.int64)
+        return tf.cast(mmdetection_images.is_portrait(size), tf.int64)
 
     return (
         records.filter(is_trained)
@@ -99,4 +99,8 @@ def _size_and_number_of_objects(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     """Returns height and width of an image, int64 `[2]`, and how many objects it has."""
     features = tf.io.parse_single_example(record, _FEATURES)
     size = tf.stack([features["image/height"], features["image/width"]])
+    # Model Garden's decoder does without them, but here nothing is decoded yet.
+    message = "a training record lacks image/height or image/width, which batches are made by"
+    with tf.control_dependencies([tf.debugging.assert_positive(size, message)]):
+        size = tf.identity(size)
     return size, tf.size(features["image/object/class/label"].values)

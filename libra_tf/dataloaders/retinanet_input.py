@@ -70,10 +70,10 @@ class MMDetectionParser(mmdetection_input.MMDetectionMixin, Parser):
     def _label_anchors(
         self,
         anchors: Mapping[str, tf.Tensor],
-        padded_size: tf.Tensor,
+        image_size: tf.Tensor,
         boxes: tf.Tensor,
         classes: tf.Tensor,
     ) -> dict[str, Any]:
         return mmdetection_labels.label_retinanet(
-            anchors, padded_size, boxes, classes, self._match_threshold, self._unmatched_threshold
+            anchors, image_size, boxes, classes, self._match_threshold, self._unmatched_threshold
         )

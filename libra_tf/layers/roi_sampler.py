@@ -45,7 +45,8 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
       instance_balanced: whether positives are balanced; otherwise they are drawn at random.
       iou_balanced: whether negatives are balanced; otherwise they are drawn at random.
       ignore_fillers: whether boxes that fill a shortfall get the class -1, for losses that leave
-        them out, as MMDetection does, which samples fewer RoIs then.
+        them out, as MMDetection does, which samples fewer RoIs then. Like there, the proposals of
+        an image without instances are then negatives, and not fillers.
       seed: with an int, a draw depends only on the seed, on `step` and on the image: it is the same
         in every run, compiled or not, on one device or on several. None: every call draws new RoIs.
       **kwargs: arguments of the Keras layer, such as `name` and `dtype`.
@@ -160,6 +161,8 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
 
         ious = self._sim_calc(boxes, gt_boxes, _is_padding(boxes), _is_padding(gt_boxes))
         instances, indicators = self._box_matcher(ious)
+        if self._config_dict["ignore_fillers"]:
+            indicators = _negative_without_instances(indicators, boxes, gt_boxes)
         chosen = self.choose(ious, instances, indicators)
         foreground = tf.gather(indicators, chosen, batch_dims=1) >= 0
         chosen_instances = tf.gather(instances, chosen, batch_dims=1)
@@ -248,6 +251,14 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
 
 def _is_padding(boxes: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(boxes, axis=-1, keepdims=True) < 0
+
+
+def _negative_without_instances(
+    indicators: tf.Tensor, boxes: tf.Tensor, gt_boxes: tf.Tensor
+) -> tf.Tensor:
+    """Makes all boxes of an image without instances negatives; Model Garden's matcher has none."""
+    is_empty = tf.reduce_all(_is_padding(gt_boxes), axis=1)
+    return tf.where(is_empty & ~_is_padding(boxes)[..., 0], -1, indicators)
 
 
 def _gather_targets(

@@ -12,8 +12,8 @@ class TorchSGD(keras.optimizers.legacy.SGD):
     """SGD with momentum and weight decay, as `torch.optim.SGD` computes them.
 
     The gradient `g` of a weight `w` becomes `g + weight_decay * w`, for every trained weight,
-    biases and norms included; then `v = momentum * v + g` and `w -= learning_rate * v`. Keras has
-    the learning rate inside of `v`, so there a change of the rate takes effect only gradually.
+    biases and norms included; then `v = momentum * v + g` and `w -= learning_rate * v`. Keras
+    multiplies the learning rate into `v`, so there a change of the rate takes effect gradually.
     Clipping comes before the weight decay.
 
     Args:

@@ -19,12 +19,13 @@ def pairwise_iou(boxes: tf.Tensor, gt_boxes: tf.Tensor) -> tf.Tensor:
     Returns:
       float `[..., N, M]`.
     """
-    boxes, gt_boxes = boxes[..., :, tf.newaxis, :], gt_boxes[..., tf.newaxis, :, :]
-    top_left = tf.maximum(boxes[..., :2], gt_boxes[..., :2])
-    bottom_right = tf.minimum(boxes[..., 2:], gt_boxes[..., 2:])
-    intersection = _area(tf.maximum(bottom_right - top_left, 0))
-    union = _area(boxes[..., 2:] - boxes[..., :2]) + _area(gt_boxes[..., 2:] - gt_boxes[..., :2])
-    return intersection / tf.maximum(union - intersection, _MIN_UNION)
+    top, left, bottom, right = tf.unstack(boxes[..., tf.newaxis, :], axis=-1)
+    gt_top, gt_left, gt_bottom, gt_right = tf.unstack(gt_boxes[..., tf.newaxis, :, :], axis=-1)
+    width = tf.minimum(right, gt_right) - tf.maximum(left, gt_left)
+    height = tf.minimum(bottom, gt_bottom) - tf.maximum(top, gt_top)
+    intersection = tf.maximum(width, 0) * tf.maximum(height, 0)
+    areas = (right - left) * (bottom - top) + (gt_right - gt_left) * (gt_bottom - gt_top)
+    return intersection / tf.maximum(areas - intersection, _MIN_UNION)
 
 
 def assign_max_iou(
@@ -72,8 +73,3 @@ def assign_max_iou(
     if is_valid is not None:
         assigned = tf.where(is_valid, assigned, IGNORED)
     return assigned, max_ious
-
-
-def _area(sides: tf.Tensor) -> tf.Tensor:
-    # Width times height, in this order and not as a product over an axis, to round the same.
-    return sides[..., 1] * sides[..., 0]

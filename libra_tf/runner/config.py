@@ -69,6 +69,11 @@ def build(experiment: str, flag_values: flags.FlagValues) -> Draft:
     params.override({"runtime": {"tpu": flag_values.tpu}})
     if flag_values.tpu:
         params.runtime.distribution_strategy = "tpu"
+        if params.task.model.compatibility:
+            raise UsageError(
+                "--tpu needs images of one shape, but with task.model.compatibility="
+                f"{params.task.model.compatibility} they have two; leave out one of them"
+            )
     if flag_values.tf_data_service:
         for data in (params.task.train_data, params.task.validation_data):
             data.tf_data_service_address = flag_values.tf_data_service
@@ -173,7 +178,7 @@ def _check(draft: Draft, settles_schedule: bool) -> None:
         checks.check_choice(DTYPE, params.runtime.mixed_precision_dtype, DTYPES)
         params.task.validate()
         params.validate()
-        checks.check_averages(params.task.model, params.trainer.optimizer_config.ema)
+        checks.check_optimization(params.task, params.trainer.optimizer_config)
         optimization.check_optimizer(
             params.trainer.optimizer_config.optimizer, "trainer.optimizer_config.optimizer"
         )

@@ -69,10 +69,11 @@ class LibraTaskMixin:
         return repeatable.used_by(self.first_step or 0, data.global_batch_size, input_context)
 
     def build_unaugmented_inputs(self, data: cfg.DataConfig) -> tf.data.Dataset:
-        """Builds the training data without augmentation, each image once and in file order.
+        """Builds the training data without augmentation, each trained image once, in file order.
 
         Images and labels come from the training's own parser, and from its own sampling of an RPN's
-        anchors. RetinaNet's labels hold the objects only where `analysis` is enabled.
+        anchors. RetinaNet's labels hold the objects only where `analysis` is enabled, or with
+        MMDetection's parts, which also want batches of one image here.
 
         Args:
           data: config of the training data.

@@ -124,7 +124,7 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
         thresholds = (parser.match_threshold, parser.unmatched_threshold)
         flat = tf.concat([tf.reshape(level, [-1, 4]) for level in anchors.values()], axis=0)
         if config.model.compatibility:
-            is_valid = mmdetection_anchors.is_valid_for(anchors, labels["image_info"][0, 1])
+            is_valid = mmdetection_anchors.is_valid(anchors, labels["image_info"][0, 1])
             least = mmdetection_labels.RETINANET_MIN_POSITIVE_IOU
             matches = samples.match_mmdetection_anchors(
                 flat, gt_boxes, *thresholds, least, is_valid

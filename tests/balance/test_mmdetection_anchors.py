@@ -21,7 +21,7 @@ def test_kinds_are_the_labels():
     )
     padded_boxes = tf.concat([boxes, -tf.ones([2, 4])], axis=0)
     flat = tf.concat([tf.reshape(level, [-1, 4]) for level in anchors.values()], axis=0)
-    is_valid = mmdetection_anchors.is_valid_for(anchors, size)
+    is_valid = mmdetection_anchors.is_valid(anchors, size)
     matches = samples.match_mmdetection_anchors(flat, padded_boxes, 0.5, 0.4, 0.0, is_valid)
     is_positive = labels["box_weights"].numpy() > 0
     np.testing.assert_array_equal(matches.kinds.numpy() == samples.POSITIVE, is_positive)

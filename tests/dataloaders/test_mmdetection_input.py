@@ -36,16 +36,16 @@ def batches(request, dataset):
     return request.param, read(request.param, dataset)
 
 
-def test_batches_lie_or_stand(batches):
+def test_batches_have_one_orientation(batches):
     seen, shapes = set(), set()
     for images, labels in batches[1]:
         sizes = [tuple(info[0].astype(int)) for info in labels["image_info"]]
         assert len(sizes) == 2
-        assert set(sizes) <= set(mmdetection.LYING) or set(sizes) <= set(mmdetection.STANDING)
+        assert set(sizes) <= set(mmdetection.LANDSCAPE) or set(sizes) <= set(mmdetection.PORTRAIT)
         shapes.add(images.shape[1:3])
         seen.update(sizes)
     assert shapes == mmdetection.SHAPES
-    assert seen == {*mmdetection.LYING, *mmdetection.STANDING}
+    assert seen == {*mmdetection.LANDSCAPE, *mmdetection.PORTRAIT}
 
 
 def test_objects_are_scaled_and_flipped_with_their_image(batches):

@@ -258,7 +258,7 @@ def test_tpu_chooses_its_strategy_and_suppression(experiment, parse):
         ("trainer.train_steps=many", r"trainer\.train_steps is 'many'; it must be an int"),
         ("trainer.train_steps=2.5", r"trainer\.train_steps is 2\.5; it must be an int"),
         ("trainer.train_steps", r"--params_override=trainer\.train_steps could not be read"),
-        ("task.losses.box_loss=l2", r"task\.losses\.box_loss is 'l2'.*balanced_l1, huber"),
+        ("task.losses.box_loss=l2", r"task\.losses\.box_loss is 'l2'.*balanced_l1, l1, huber"),
         ("task.losses.balanced_l1.form=x", r"task\.losses\.balanced_l1: `form`.*got 'x'"),
         ("task.losses.balanced_l1.gamma=-1", r"task\.losses\.balanced_l1: `gamma`.*got -1"),
         ("task.model.roi_sampler.num_bins=0", r"task\.model\.roi_sampler: `num_bins`"),

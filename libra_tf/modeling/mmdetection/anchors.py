@@ -74,17 +74,7 @@ def own_padded_size(size: tf.Tensor) -> tf.Tensor:
     return -(-size // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
-def is_valid_for(anchors: Mapping[str, tf.Tensor], size: tf.Tensor) -> tf.Tensor:
-    """Does what `is_valid` does, for an image whose size is known without its own padding.
-
-    Args:
-      anchors: as in `is_valid`.
-      size: `[2]`, height and width without padding, in pixels.
-    """
-    return is_valid(anchors, own_padded_size(tf.cast(size, tf.int32)))
-
-
-def is_valid(anchors: Mapping[str, tf.Tensor], padded_size: tf.Tensor) -> tf.Tensor:
+def is_valid(anchors: Mapping[str, tf.Tensor], image_size: tf.Tensor) -> tf.Tensor:
     """Returns which anchors have their cell on an image or its own padding.
 
     What lies beyond is there because of larger images of the batch. MMDetection calls those anchors
@@ -92,11 +82,12 @@ def is_valid(anchors: Mapping[str, tf.Tensor], padded_size: tf.Tensor) -> tf.Ten
 
     Args:
       anchors: by level, `[height, width, anchors * 4]`.
-      padded_size: int32 `[2]`, height and width of the image with its own padding, in pixels.
+      image_size: `[2]`, height and width of the image, with or without its own padding, in pixels.
 
     Returns:
       bool `[N]`, for the anchors of all levels.
     """
+    padded_size = own_padded_size(tf.cast(image_size, tf.int32))
     flags = []
     for level, of_level in anchors.items():
         height, width = tf.unstack(tf.shape(of_level)[:2])
