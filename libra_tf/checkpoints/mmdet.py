@@ -104,16 +104,14 @@ def _run(flags: argparse.Namespace) -> int:
         print(run_folder.write(flags.model_dir, imported))
     is_right = True
     for path, values in numbers.items():
-        if verify_training.is_training(values):
-            comparisons = list(verify_training.compare(imported, values))
-            print(verify.table(path, comparisons))
-            is_right &= all(comparison.is_within for comparison in comparisons)
-            continue
         # If no config gives the number of proposals, use the number in the file.
         count = len(values.get("proposals", ()))
         if count and count != imported.num_proposals:
             imported = importing.import_from(file, flags.config, num_proposals=count)
-        comparisons = list(verify.compare(imported.model, values, imported.category_ids))
+        if verify_training.is_training(values):
+            comparisons = list(verify_training.compare(imported, values))
+        else:
+            comparisons = list(verify.compare(imported.model, values, imported.category_ids))
         print(verify.table(path, comparisons))
         is_right &= all(comparison.is_within for comparison in comparisons)
     return 0 if is_right else 1

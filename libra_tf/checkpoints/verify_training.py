@@ -226,24 +226,21 @@ class _Batch:
         }
 
     def _label(self, index: int) -> dict[str, Any]:
-        anchors = {level: boxes[index] for level, boxes in self.anchors.items()}
-        boxes = tf.constant(self.boxes[index])
+        boxes, classes = tf.constant(self.boxes[index]), tf.constant(self.classes[index])
+        place = (self._anchors_of(index), self._padded_sizes[index], boxes)
         if self._is_retinanet:
-            return mmdetection_labels.label_retinanet(
-                anchors,
-                self._padded_sizes[index],
-                boxes,
-                tf.constant(self.classes[index]),
-                self._parser.match_threshold,
-                self._parser.unmatched_threshold,
-            )
-        return mmdetection_labels.label_rpn(
-            anchors,
-            self._padded_sizes[index],
-            boxes,
-            self._parser.rpn_match_threshold,
-            self._parser.rpn_unmatched_threshold,
-        )
+            return mmdetection_labels.label_retinanet(*place, classes, *self._thresholds())
+        return mmdetection_labels.label_rpn(*place, *self._thresholds())
+
+    def _anchors_of(self, index: int) -> dict[str, tf.Tensor]:
+        return {level: boxes[index] for level, boxes in self.anchors.items()}
+
+    def _thresholds(self) -> tuple[float, float]:
+        """Returns the IoUs from which an anchor is positive, and below which it is negative."""
+        parser = self._parser
+        if self._is_retinanet:
+            return parser.match_threshold, parser.unmatched_threshold
+        return parser.rpn_match_threshold, parser.rpn_unmatched_threshold
 
     def nudged(self, seed: int) -> "_Batch":
         """Returns the batch with other images: changed about as much as by rounding them."""
@@ -254,18 +251,15 @@ class _Batch:
 
     def assignments(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the objects and the largest IoUs of an image's anchors, as in MMDetection."""
-        parser = self._parser
+        least = mmdetection_labels.RPN_MIN_POSITIVE_IOU
         if self._is_retinanet:
-            ious = (parser.match_threshold, parser.unmatched_threshold)
             least = mmdetection_labels.RETINANET_MIN_POSITIVE_IOU
-        else:
-            ious = (parser.rpn_match_threshold, parser.rpn_unmatched_threshold)
-            least = mmdetection_labels.RPN_MIN_POSITIVE_IOU
-        anchors = {level: boxes[index] for level, boxes in self.anchors.items()}
-        flat = tf.concat([tf.reshape(x, [-1, 4]) for x in anchors.values()], axis=0)
-        is_valid = mmdetection_anchors.is_valid(anchors, self._padded_sizes[index])
-        assigned, max_ious = assignment.assign_max_iou(
-            flat, self.boxes[index], *ious, least, is_valid
+        assigned, max_ious = mmdetection_labels.assign(
+            self._anchors_of(index),
+            self._padded_sizes[index],
+            tf.constant(self.boxes[index]),
+            *self._thresholds(),
+            least,
         )
         return assigned.numpy(), max_ious.numpy()
 

@@ -39,7 +39,7 @@ def label_retinanet(
       is no object) and `[height, width, anchors * 4]`; `cls_weights` and `box_weights`, float32
       `[anchors in all]`: 0 for ignored anchors, and 1 for positive ones.
     """
-    assigned, box_targets = _assign(
+    assigned, box_targets = _assign_and_encode(
         anchors, image_size, gt_boxes, positive_iou, negative_iou, RETINANET_MIN_POSITIVE_IOU
     )
     is_positive = assigned > 0
@@ -73,7 +73,7 @@ def label_rpn(
       `rpn_score_targets` and `rpn_box_targets` by level: int32 `[height, width, anchors]` (1
       positive, 0 negative, -1 ignored) and float32 `[height, width, anchors * 4]`.
     """
-    assigned, box_targets = _assign(
+    assigned, box_targets = _assign_and_encode(
         anchors, image_size, gt_boxes, positive_iou, negative_iou, RPN_MIN_POSITIVE_IOU
     )
     return {
@@ -82,18 +82,52 @@ def label_rpn(
     }
 
 
-def _assign(
+def assign(
+    anchors: Levels,
+    image_size: tf.Tensor,
+    gt_boxes: tf.Tensor,
+    positive_iou: float,
+    negative_iou: float,
+    min_positive_iou: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Assigns the anchors of an image to its objects.
+
+    Args:
+      anchors: see `label_retinanet`.
+      image_size: see `label_retinanet`.
+      gt_boxes: see `label_retinanet`.
+      positive_iou: see `label_retinanet`.
+      negative_iou: see `label_retinanet`.
+      min_positive_iou: see `libra_tf.ops.assignment`.
+
+    Returns:
+      What `assign_max_iou` returns for the anchors of all levels.
+    """
+    return assignment.assign_max_iou(
+        _flatten(anchors),
+        gt_boxes,
+        positive_iou,
+        negative_iou,
+        min_positive_iou,
+        mmdetection_anchors.is_valid(anchors, image_size),
+    )
+
+
+def _assign_and_encode(
     anchors: Levels, image_size: tf.Tensor, gt_boxes: tf.Tensor, *ious: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the object of each anchor, `[N]`, and its encoded box, `[N, 4]`, 0 without one."""
-    flat = tf.concat([tf.reshape(x, [-1, 4]) for x in anchors.values()], axis=0)
-    is_valid = mmdetection_anchors.is_valid(anchors, image_size)
-    assigned, _ = assignment.assign_max_iou(flat, gt_boxes, *ious, is_valid=is_valid)
+    flat = _flatten(anchors)
+    assigned, _ = assign(anchors, image_size, gt_boxes, *ious)
     is_positive = (assigned > 0)[:, tf.newaxis]
     # The anchor itself stands in where there is no object: it encodes to zeros.
     padded = tf.concat([tf.zeros([1, 4]), gt_boxes], axis=0)
     matched = tf.where(is_positive, tf.gather(padded, tf.maximum(assigned, 0)), flat)
     return assigned, tf.where(is_positive, box_ops.encode_boxes(matched, flat), 0.0)
+
+
+def _flatten(anchors: Levels) -> tf.Tensor:
+    return tf.concat([tf.reshape(level, [-1, 4]) for level in anchors.values()], axis=0)
 
 
 def _by_level(values: tf.Tensor, anchors: Levels, divisor: int) -> dict[str, tf.Tensor]:
