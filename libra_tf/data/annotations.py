@@ -37,6 +37,8 @@ class AnnotationFile:
       annotations: COCO annotation entries in the file's order.
       class_names: name of each category id.
       left_out: file names of images next to them that no annotation file lists.
+      is_upright: whether sizes and boxes are those of the pictures as viewers show them, by their
+        EXIF orientation, and not of the pixels as they are stored.
     """
 
     path: pathlib.Path
@@ -45,6 +47,7 @@ class AnnotationFile:
     annotations: list[Annotation]
     class_names: dict[int, str]
     left_out: tuple[str, ...] = ()
+    is_upright: bool = False
 
 
 def split_file_name(split: str) -> str:

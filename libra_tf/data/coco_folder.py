@@ -1,7 +1,4 @@
-"""A user's folder in COCO or Pascal VOC format: checked, converted once, described.
-
-The layouts are documented in `checking` and `voc`.
-"""
+"""A user's folder, in any layout that `layouts` recognises: checked, converted once, described."""
 
 import collections
 import dataclasses
@@ -12,10 +9,11 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from libra_tf.data import annotations, cache, checking, progress, tfrecords
+from libra_tf.data import annotations, cache, checking, layouts, progress, set_aside, tfrecords
 from libra_tf.data.annotations import Annotation
 from libra_tf.data.checking import CheckedSplit
 from libra_tf.data.problems import SHOWN, DatasetError, FindingLog
+from libra_tf.data.source import SPLITS, Source
 
 _DESCRIPTION = "dataset.json"
 # Part of every cache key and note: increment it when the same folder should give different
@@ -72,49 +70,82 @@ def prepare_coco_folder(
     folder: str | os.PathLike[str],
     cache_dir: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] = print,
+    val_share: float | None = None,
 ) -> DetectionDataset:
-    """Checks a folder, COCO or Pascal VOC, and converts it to TFRecords unless they exist already.
+    """Checks a folder and converts it to TFRecords unless they exist already.
 
     Everything is checked before anything is converted. The result is kept in a cache under a hash
     of the contents of annotation files and images; the folder itself may be read-only.
 
     Args:
-      folder: the data set's folder.
+      folder: the data set's folder, in one of the layouts of `layouts`.
       cache_dir: the cache's folder; `None` means `$XDG_CACHE_HOME/libra_tf` or
         `~/.cache/libra_tf`.
       report: receives each text, usually of one line, about progress and issues.
+      val_share: the part of the images to set aside for validation if the folder has only one
+        split; `None` means a tenth.
 
     Returns:
       The converted data set.
 
     Raises:
       DatasetError: if the folder cannot be used as it is (the message lists every kind of mistake
-        with its first places), or the cache cannot be written.
+        with its first places), the cache cannot be written, or a share is given for a folder that
+        has a validation split.
     """
     folder = pathlib.Path(folder)
-    checking.check_layout(folder)
-    store = cache.DatasetCache(cache_dir, _CONVERSION_VERSION)
-    entry = store.recall(folder)
+    source = layouts.recognise(folder)
+    report(f"{folder} is taken for {source.description}")
+    share = _share_to_set_aside(source, val_share)
+    store = cache.DatasetCache(cache_dir, _version(share))
+    entry = store.recall(source.folder)
     if entry is None:
-        entry = _check_and_convert(folder, store, report)
+        entry = _check_and_convert(source, share, store, report)
     dataset, issues = _load(folder, entry)
+    if share is not None:
+        report(
+            f"{folder} has one split only: {dataset.val.num_examples} of its images are set aside "
+            f"for validation (--val_share={share:g})"
+        )
     for message in issues.messages(SHOWN):
         report(message)
     report(f"{folder} is cached in {entry}")
     return dataset
 
 
+def _share_to_set_aside(source: Source, share: float | None) -> float | None:
+    """Returns the share, `None` if the folder has both splits."""
+    if len(source.splits) < len(SPLITS):
+        return set_aside.DEFAULT_SHARE if share is None else share
+    if share is not None:
+        raise DatasetError(
+            f"--val_share={share:g}: data set {source.folder} has a validation split of its own "
+            f"({source.description}); leave --val_share out"
+        )
+    return None
+
+
+def _version(share: float | None) -> int | str:
+    return _CONVERSION_VERSION if share is None else f"{_CONVERSION_VERSION}, val_share={share!r}"
+
+
 def _check_and_convert(
-    folder: pathlib.Path, store: cache.DatasetCache, report: Callable[[str], None]
+    source: Source,
+    share: float | None,
+    store: cache.DatasetCache,
+    report: Callable[[str], None],
 ) -> pathlib.Path:
-    checked = checking.check_folder(folder, report)
-    key = _content_key(checked.splits)
+    checked = checking.check(source, report)
+    splits = checked.splits
+    if share is not None:
+        splits = set_aside.for_validation(splits["train"], share)
+    key = _content_key(splits)
     entry = store.find(key)
     if entry is None:
-        plan = _plan_conversion(checked.splits)
+        plan = _plan_conversion(splits)
         entry = store.create(key, lambda target: _convert(plan, target, report))
-        report(_space_taken(folder, store, key))
-    store.remember(folder, key, checked.stats)
+        report(_space_taken(source.folder, store, key))
+    store.remember(source.folder, key, checked.stats)
     return entry
 
 
@@ -222,7 +253,12 @@ def _note_images(split: CheckedSplit, issues: FindingLog) -> None:
                 "images that Model Garden cannot decode as they are, re-encoded as RGB PNG",
                 f"{image.entry['file_name']}, {image.facts.encoding}",
             )
-        if not image.facts.shown_as_stored:
+        if image.is_turned:
+            issues.add(
+                "images with an EXIF orientation, turned upright as their labels are",
+                f"{image.entry['file_name']}, orientation {image.facts.orientation}",
+            )
+        elif not image.facts.shown_as_stored:
             issues.add(
                 "images with an EXIF orientation, which training ignores: make sure that the boxes "
                 "match the pixels as stored",
@@ -322,7 +358,7 @@ def _load(folder: pathlib.Path, entry: pathlib.Path) -> tuple[DetectionDataset, 
             annotation_file=str(entry / annotations.split_file_name(name)),
             **description[name],
         )
-        for name in checking.SPLITS
+        for name in SPLITS
     }
     issues = FindingLog(description["issues"])
     dataset = DetectionDataset(

@@ -9,7 +9,7 @@ import pathlib
 import stat
 from collections.abc import Iterator, Sequence
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 # Formats and modes that `tf.io.decode_image(..., channels=3)`, which Model Garden's input uses,
 # decodes to the same RGB pixels as Pillow. "MPO" is what phones write: a JPEG with further pictures
@@ -52,9 +52,9 @@ class ImageFacts:
     orientation: int
 
     @property
-    def shown_transposed(self) -> bool:
-        """Whether a viewer that follows EXIF swaps width and height."""
-        return self.orientation >= _EXIF_TRANSPOSED
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height in a viewer that follows EXIF."""
+        return _upright(self.width, self.height, self.orientation)
 
     @property
     def shown_as_stored(self) -> bool:
@@ -137,6 +137,26 @@ def inspect_image(path: pathlib.Path) -> ImageFacts:
     )
 
 
+def upright_size(path: pathlib.Path) -> tuple[int, int]:
+    """Reads the size of an image without decoding it.
+
+    Args:
+      path: the image file.
+
+    Returns:
+      Width and height in pixels of the picture as viewers show it, by its EXIF orientation.
+
+    Raises:
+      ImageError: if the file is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return _upright(*image.size, _orientation(image))
+    # As in `inspect_image`, all sorts of errors.
+    except Exception as error:
+        raise ImageError("not an image: replace the file or remove its entry") from error
+
+
 def inspect_images(paths: Sequence[pathlib.Path]) -> Iterator[ImageFacts | ImageError]:
     """Reads and decodes image files in parallel threads (Pillow releases Python's lock).
 
@@ -150,17 +170,21 @@ def inspect_images(paths: Sequence[pathlib.Path]) -> Iterator[ImageFacts | Image
         yield from pool.map(_inspect_or_problem, paths)
 
 
-def encode_as_png(encoded: bytes) -> bytes:
+def encode_as_png(encoded: bytes, is_turned: bool = False) -> bytes:
     """Re-encodes an image losslessly as 8-bit RGB PNG.
 
     Args:
       encoded: content of an image file that passed `inspect_image`.
+      is_turned: whether to turn the pixels upright, by the EXIF orientation.
 
     Returns:
       Content of the PNG file.
     """
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(encoded)).convert("RGB").save(buffer, format="PNG")
+    image = Image.open(io.BytesIO(encoded))
+    if is_turned:
+        image = ImageOps.exif_transpose(image)
+    image.convert("RGB").save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -173,6 +197,10 @@ def _inspect_or_problem(path: pathlib.Path) -> ImageFacts | ImageError:
         return ImageError(
             f"image cannot be read ({error.strerror}): check the disk or replace the file"
         )
+
+
+def _upright(width: int, height: int, orientation: int) -> tuple[int, int]:
+    return (height, width) if orientation >= _EXIF_TRANSPOSED else (width, height)
 
 
 def _orientation(image: Image.Image) -> int:

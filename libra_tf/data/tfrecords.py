@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from libra_tf.data import images
-from libra_tf.data.annotations import Annotation
+from libra_tf.data.annotations import Annotation, ImageEntry
 from libra_tf.data.checking import CheckedImage
 from libra_tf.data.problems import DatasetError
 
@@ -65,9 +65,10 @@ def _to_example(
     from official.vision.data import tfrecord_lib
 
     encoded, encoded_format = _encoded_image(image)
+    # The size in the entry is that of the pixels in the record, which may have been turned.
     features = tfrecord_lib.image_info_to_feature_dict(
-        image.facts.height,
-        image.facts.width,
+        image.entry["height"],
+        image.entry["width"],
         image.entry["file_name"],
         image.entry["id"],
         encoded,
@@ -75,7 +76,7 @@ def _to_example(
     )
     # An image without objects gets no box features at all: an empty list has no type.
     if annotations:
-        features.update(_object_features(image.facts, annotations, class_names))
+        features.update(_object_features(image.entry, annotations, class_names))
     return tf.train.Example(features=tf.train.Features(feature=features))
 
 
@@ -91,8 +92,8 @@ def _encoded_image(image: CheckedImage) -> tuple[bytes, str]:
             "writing to the folder"
         )
     encoded_format = "png" if image.facts.encoding.startswith("PNG") else "jpg"
-    if image.facts.needs_conversion:
-        encoded, encoded_format = images.encode_as_png(encoded), "png"
+    if image.facts.needs_conversion or image.is_turned:
+        encoded, encoded_format = images.encode_as_png(encoded, image.is_turned), "png"
     _require_decodable(encoded, image)
     return encoded, encoded_format
 
@@ -111,15 +112,16 @@ def _require_decodable(encoded: bytes, image: CheckedImage) -> None:
 
 
 def _object_features(
-    size: images.ImageFacts, annotations: list[Annotation], class_names: dict[int, str]
+    image: ImageEntry, annotations: list[Annotation], class_names: dict[int, str]
 ) -> "dict[str, tf.train.Feature]":
     from official.vision.data import tfrecord_lib
 
+    width, height = image["width"], image["height"]
     lists = {
-        "bbox/xmin": [a["bbox"][0] / size.width for a in annotations],
-        "bbox/xmax": [(a["bbox"][0] + a["bbox"][2]) / size.width for a in annotations],
-        "bbox/ymin": [a["bbox"][1] / size.height for a in annotations],
-        "bbox/ymax": [(a["bbox"][1] + a["bbox"][3]) / size.height for a in annotations],
+        "bbox/xmin": [a["bbox"][0] / width for a in annotations],
+        "bbox/xmax": [(a["bbox"][0] + a["bbox"][2]) / width for a in annotations],
+        "bbox/ymin": [a["bbox"][1] / height for a in annotations],
+        "bbox/ymax": [(a["bbox"][1] + a["bbox"][3]) / height for a in annotations],
         "class/text": [class_names[a["category_id"]].encode() for a in annotations],
         "class/label": [a["category_id"] for a in annotations],
         "is_crowd": [a["iscrowd"] for a in annotations],

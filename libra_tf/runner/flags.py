@@ -22,12 +22,19 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "dataset",
         default=None,
-        help="Folder to train and evaluate on, in COCO format (images/ and "
-        "annotations/instances_train.json and instances_val.json) or in Pascal VOC format "
-        "(JPEGImages/, Annotations/ and ImageSets/Main/train.txt and val.txt, or train/ and val/ "
-        "with images and XML files side by side). It determines the annotation file and the "
-        "numbers of classes, examples and steps. Default for demo experiments: the built-in "
-        "shapes data set.",
+        help="Folder to train and evaluate on, as it comes: COCO as downloaded, Roboflow's COCO, "
+        "YOLO (data.yaml) or Pascal VOC; docs/data.md shows the layouts. It determines the "
+        "annotation file and the numbers of classes, examples and steps. Default for demo "
+        "experiments: the built-in shapes data set.",
+    )
+    flags.DEFINE_float(
+        "val_share",
+        default=None,
+        lower_bound=0.001,
+        upper_bound=0.999,
+        help="Part of the images of --dataset to set aside for validation if it has only one "
+        "split. It is drawn by the content of the images: the same again every time, with copies "
+        "of an image on one side. Default: 0.1.",
     )
     flags.DEFINE_string(
         "cache_dir",
@@ -105,3 +112,5 @@ def check_flags(flag_values: flags.FlagValues) -> None:
         inputs.require_folder(
             "--dataset", flag_values.dataset, f"name a data set: {inputs.DATASET_LAYOUTS}"
         )
+    elif flag_values.val_share is not None:
+        raise UsageError("--val_share divides the images of --dataset: give that, too")

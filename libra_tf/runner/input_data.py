@@ -21,7 +21,7 @@ def prepare(
 
     Args:
       experiment: name of the experiment.
-      flag_values: parsed flags; this uses `dataset` and `cache_dir`.
+      flag_values: parsed flags; this uses `dataset`, `cache_dir` and `val_share`.
       report: called with progress messages.
 
     Returns:
@@ -41,7 +41,9 @@ def prepare(
         root = flag_values.cache_dir or default_cache_dir()
         name = shapes.folder_name(**DEMO_SHAPES)
         folder = make_shapes(os.path.join(root, name), **DEMO_SHAPES, report=report_data)
-    return prepare_coco_folder(folder, flag_values.cache_dir, report=report_data)
+    return prepare_coco_folder(
+        folder, flag_values.cache_dir, report=report_data, val_share=flag_values.val_share
+    )
 
 
 def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
