@@ -57,9 +57,9 @@ class YOLOFolder:
         config = _read_config(yaml_path)
         self._class_names = _class_names(config, yaml_path)
         keys = [key for key in ("train", "val", "valid", "test") if config.get(key)]
-        chosen = source.choose_splits(key for key in keys if key != "valid" or "val" not in keys)
-        if source.TRAIN not in chosen:
+        if "train" not in keys:
             raise DatasetError(f"{yaml_path} names no training images: set train; {_REMEDY}")
+        chosen = source.choose_splits(key for key in keys if key != "valid" or "val" not in keys)
         self.splits = tuple(chosen)
         self._listed = {split: _Listed(config, key, yaml_path) for split, key in chosen.items()}
         named = (f"{split}: {config[key]}" for split, key in chosen.items())

@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from libra_tf.data import DatasetError, checking, layouts, prepare_coco_folder, set_aside
+from libra_tf.data import (
+    DatasetError,
+    checking,
+    layouts,
+    make_shapes,
+    prepare_coco_folder,
+    set_aside,
+)
 from libra_tf.data.annotations import AnnotationFile
 from libra_tf.data.images import ImageFacts
 from libra_tf.data.source import choose_splits
@@ -27,6 +34,7 @@ from tests.data.folders import (
     to_yolo,
     write_yolo_config,
 )
+from tests.runner import test_run
 
 pytestmark = pytest.mark.one_lane
 
@@ -154,6 +162,23 @@ def test_a_turned_photograph_is_labelled_as_it_is_seen(coco_folder, tmp_path):
             assert example["image/object/bbox/xmax"].float_list.value[0] == 0.5
             return
     raise AssertionError("the image is in no record")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_trains_and_evaluates(name, tmp_path):
+    shapes = make_shapes(tmp_path / "shapes", num_train=8, num_val=4, image_size=64, report=str)
+    folder = LAYOUTS[name][0](pathlib.Path(shapes), tmp_path / name)
+    result = test_run.run(
+        "--mode=train_and_eval",
+        "--experiment=libra_retinanet_demo",
+        f"--dataset={folder}",
+        f"--cache_dir={tmp_path / 'cache'}",
+        f"--model_dir={tmp_path / 'run'}",
+        f"--params_override={test_run.TINY.format(steps=2)}",
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "is taken for" in result.stdout and "AP50" in result.stdout
 
 
 ONE_SPLIT = {
