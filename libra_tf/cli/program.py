@@ -30,10 +30,10 @@ def exit_status(work: Callable[[], int | None]) -> int:
         return 1
     except PreemptedError as message:
         sys.stderr.write(f"{message}\n")
-        return 143
+        return message.status
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        return 130
+        return PreemptedError.INTERRUPTED
 
 
 def before_tensorflow(subject: str = "") -> None:

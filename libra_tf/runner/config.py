@@ -58,7 +58,7 @@ def build(experiment: str, flag_values: flags.FlagValues) -> Draft:
     own = exp_factory.get_exp_config(experiment)
     params = copy.deepcopy(own)
     # With several processes, Orbit would save and then continue training.
-    # `guards.StopOnTermination` saves and stops.
+    # `guards.StopWhenTold` saves and stops.
     params.trainer.preemption_on_demand_checkpoint = False
     if flag_values.tpu:
         _use_compilable_suppression(params.task.model)

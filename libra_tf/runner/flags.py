@@ -52,6 +52,13 @@ def define_flags() -> None:
         "operations deterministic, which is slower. The same command on the same machine then "
         "produces the same weights, to the last bit. Default: every run is different.",
     )
+    flags.DEFINE_integer(
+        "patience",
+        default=None,
+        lower_bound=1,
+        help="End the training when AP has not gained for this many evaluations. The best "
+        "checkpoint is kept in best/. Default: train all steps.",
+    )
     flags.DEFINE_bool(
         "enable_async_checkpointing",
         default=True,

@@ -1,9 +1,11 @@
-"""Stops training when a loss is not finite, and on SIGTERM."""
+"""Stops training when a loss is not finite, on SIGTERM and on Ctrl-C."""
 
 import contextlib
 import math
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,8 +58,8 @@ class StopOnBadLoss(orbit.Action):
         )
 
 
-class StopOnTermination(orbit.Action):
-    """Stops the process on SIGTERM: immediately, or at the next point where it can save its state.
+class StopWhenTold(orbit.Action):
+    """Stops the process on SIGTERM and Ctrl-C: at once, or where it can save its state next.
 
     Args:
       strategy: strategy of the training. All its processes stop together.
@@ -65,15 +67,25 @@ class StopOnTermination(orbit.Action):
 
     def __init__(self, strategy: tf.distribute.Strategy):
         self._strategy = strategy
-        self._is_told_to_stop = False
+        self._status: int | None = None
         self._saves_first = False
-        signal.signal(signal.SIGTERM, self._end)
+        # Elsewhere, as in a thread of a notebook's, Python does not let signals be handled.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._terminate)
+            signal.signal(signal.SIGINT, self._interrupt)
 
-    def _end(self, signal_number: int, frame: Any) -> None:
+    def _terminate(self, signal_number: int, frame: Any) -> None:
         del signal_number, frame
-        self._is_told_to_stop = True
+        self._status = PreemptedError.TERMINATED
         if not self._saves_first:
             raise PreemptedError("stopped before finishing; rerun the same command to resume")
+
+    def _interrupt(self, signal_number: int, frame: Any) -> None:
+        del signal_number, frame
+        if not self._saves_first or self._status is not None:
+            raise KeyboardInterrupt
+        self._status = PreemptedError.INTERRUPTED
+        sys.stderr.write("\nstopping after this loop of steps; Ctrl-C again stops without saving\n")
 
     @contextlib.contextmanager
     def saving_first(self) -> Iterator[None]:
@@ -88,14 +100,14 @@ class StopOnTermination(orbit.Action):
             self._saves_first = False
 
     def __call__(self, output: Any = None) -> None:
-        """Stops the block if any process has received the signal.
+        """Stops the block if any process has received a signal.
 
         Args:
           output: result of a loop of steps or of an evaluation; unused.
 
         Raises:
-          PreemptedError: if any process has received the signal.
+          PreemptedError: if any process has received a signal.
         """
         del output
-        if cluster.any_worker(self._strategy, self._is_told_to_stop):
-            raise PreemptedError
+        if cluster.any_worker(self._strategy, self._status is not None):
+            raise PreemptedError(status=self._status or PreemptedError.TERMINATED)

@@ -17,7 +17,7 @@ from libra_tf.data import DetectionDataset
 from libra_tf.initial_weights import fine_tuning
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.precision import Precision
-from libra_tf.runner import cluster, config, contact_sheet, input_data, proposals, training
+from libra_tf.runner import best, cluster, config, contact_sheet, input_data, proposals, training
 from libra_tf.runner.startup import StartUp
 from libra_tf.runs import results, trained_run
 from libra_tf.runs.folder import PICTURES, RunFolder
@@ -57,6 +57,8 @@ def run(
     input_data.check_files(params, mode)
     proposals.check_files(params, mode, dataset)
     _check_batch_sizes(params, strategy)
+    if flag_values.patience is not None and "train" in mode:
+        best.check_patience(flag_values.patience, params)
     class_names = _class_names(params, dataset)
     if cluster.is_chief(strategy):
         folder.set_damaged_checkpoints_aside(functools.partial(_print, console))
@@ -104,6 +106,7 @@ def _train(
                 flag_values.enable_async_checkpointing,
                 is_repeatable=flag_values.seed is not None,
                 startup=startup,
+                patience=flag_values.patience,
             )
     finally:
         progress.stop()

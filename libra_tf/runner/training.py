@@ -16,7 +16,7 @@ from libra_tf.cli.errors import PreemptedError, UsageError
 from libra_tf.cli.progress import Progress
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
-from libra_tf.runner import cluster, guards
+from libra_tf.runner import best, cluster, guards
 from libra_tf.runner.startup import StartUp
 from libra_tf.runs.folder import RunFolder
 from libra_tf.runs.results import Results
@@ -209,12 +209,13 @@ def run(
     enable_async_checkpointing: bool = True,
     is_repeatable: bool = False,
     startup: StartUp | None = None,
+    patience: int | None = None,
 ) -> ReportingTrainer:
     """Trains and evaluates an experiment.
 
-    If training has already finished, the mode `train_and_eval` evaluates once more. On SIGTERM,
-    training finishes the current loop of steps or evaluation batch, saves a checkpoint and stops;
-    other modes stop immediately.
+    If training has already finished, the mode `train_and_eval` evaluates once more. On SIGTERM and
+    Ctrl-C, training finishes the current loop of steps or evaluation batch, saves a checkpoint and
+    stops; other modes, and a second Ctrl-C, stop immediately.
 
     Args:
       params: config of the run.
@@ -227,6 +228,7 @@ def run(
       is_repeatable: whether a training that goes on sees the same data as an uninterrupted one
         would. Seed Python's and TensorFlow's random numbers before.
       startup: measures the time to the first step.
+      patience: end the training when AP has not gained for so many evaluations; None to go on.
 
     Returns:
       The trainer.
@@ -237,7 +239,7 @@ def run(
       PreemptedError: if the process was told to stop.
     """
     with cluster.own_folder(strategy, folder) as own, strategy.scope():
-        stop = guards.StopOnTermination(strategy)
+        stop = guards.StopWhenTold(strategy)
         task = task_factory.get_task(params.task, logging_dir=own.path)
         if is_repeatable and "train" in mode:
             task.first_step = own.latest_step()
@@ -247,12 +249,18 @@ def run(
             task,
             train="train" in mode,
             evaluate="eval" in mode,
-            checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, own.path),
+            checkpoint_exporter=best.exporter(params, own.path),
             trainer_cls=functools.partial(
                 ReportingTrainer, progress, results, stop, startup or StartUp()
             ),
         )
-        actions = [stop]
+        actions, eval_actions = [stop], [stop]
+        is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
+        if patience is not None and not is_finished:
+            without_gain = best.StopWithoutGain(patience, results, strategy)
+            is_finished = _has_ended(without_gain, progress)
+            # What has ended is evaluated once more, and need not be stopped.
+            eval_actions += [] if is_finished else [without_gain]
         if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
             actions.append(guards.StopOnBadLoss(own, trainer.checkpoint, trainer.global_step))
         runner = _Runner(
@@ -264,16 +272,15 @@ def run(
             trainer=trainer,
             save_summary=cluster.is_chief(strategy),
             train_actions=actions,
-            eval_actions=[stop],
+            eval_actions=eval_actions,
             eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, own.path),
             enable_async_checkpointing=enable_async_checkpointing,
         )
-        is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
         if mode == "train_and_eval" and is_finished:
             runner.controller.evaluate(steps=params.trainer.validation_steps)
         elif "train" in mode:
             with stop.saving_first():
-                _run_until_preempted(runner, strategy)
+                _run_until_told(runner, strategy, progress)
         else:
             runner.run()
     return trainer
@@ -285,20 +292,40 @@ def _announce_skipping(step: int, params: cfg.ExperimentConfig, progress: Progre
         progress.note(f"step {step}: skipping the data already used ({images} images, undecoded)")
 
 
-def _run_until_preempted(
-    runner: train_lib.OrbitExperimentRunner, strategy: tf.distribute.Strategy
+def _has_ended(stop_without_gain: best.StopWithoutGain, progress: Progress) -> bool:
+    """Returns whether a run that is resumed had lost its patience before."""
+    try:
+        stop_without_gain()
+    except best.NoGainError as reason:
+        progress.note(f"{reason}; a larger --patience goes on")
+        return True
+    return False
+
+
+def _run_until_told(
+    runner: train_lib.OrbitExperimentRunner, strategy: tf.distribute.Strategy, progress: Progress
 ) -> None:
     try:
         runner.run()
         # A process that exits breaks the connections of those still running.
         cluster.wait_for_all(strategy)
-    except PreemptedError:
-        step = int(runner.trainer.global_step.numpy())
-        checkpoints = runner.checkpoint_manager
-        checkpoints.sync()
-        checkpoints.save(checkpoint_number=step, check_interval=False)
-        checkpoints.sync()
-        cluster.wait_for_all(strategy)
+    except best.NoGainError as reason:
+        step = _save(runner, strategy)
+        progress.note(f"training ended at step {step}: {reason}")
+    except PreemptedError as told:
+        step = _save(runner, strategy)
         raise PreemptedError(
-            f"stopped: step {step} is saved; rerun the same command to continue from there"
+            f"stopped: step {step} is saved; rerun the same command to continue from there",
+            told.status,
         ) from None
+
+
+def _save(runner: train_lib.OrbitExperimentRunner, strategy: tf.distribute.Strategy) -> int:
+    """Saves a checkpoint in all processes, and returns its step."""
+    step = int(runner.trainer.global_step.numpy())
+    checkpoints = runner.checkpoint_manager
+    checkpoints.sync()
+    checkpoints.save(checkpoint_number=step, check_interval=False)
+    checkpoints.sync()
+    cluster.wait_for_all(strategy)
+    return step

@@ -1,4 +1,4 @@
-"""What SIGTERM does to a training and to an evaluation."""
+"""What SIGTERM and Ctrl-C do to a training and to an evaluation."""
 
 import os
 import signal
@@ -15,11 +15,12 @@ from libra_tf.runs.folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
-def own_handler():
-    """Puts back what pytest does on SIGTERM."""
-    handler = signal.getsignal(signal.SIGTERM)
+def own_handlers():
+    """Puts back what pytest does on these signals."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def terminate():
@@ -27,7 +28,7 @@ def terminate():
 
 
 def test_what_has_nothing_to_save_ends_at_once():
-    guards.StopOnTermination(tf.distribute.get_strategy())
+    guards.StopWhenTold(tf.distribute.get_strategy())
     with pytest.raises(PreemptedError, match="rerun the same command to resume"):
         try:
             terminate()
@@ -36,7 +37,7 @@ def test_what_has_nothing_to_save_ends_at_once():
 
 
 def test_a_training_ends_where_it_can_be_saved():
-    stop = guards.StopOnTermination(tf.distribute.get_strategy())
+    stop = guards.StopWhenTold(tf.distribute.get_strategy())
     with stop.saving_first():
         stop({})
         terminate()
@@ -44,6 +45,20 @@ def test_a_training_ends_where_it_can_be_saved():
             stop({})
     with pytest.raises(PreemptedError):
         terminate()
+
+
+def test_ctrl_c_saves_first_and_a_second_one_does_not(capfd):
+    stop = guards.StopWhenTold(tf.distribute.get_strategy())
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    with stop.saving_first():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "Ctrl-C again stops without saving" in capfd.readouterr().err
+        with pytest.raises(PreemptedError) as told:
+            stop({})
+        assert told.value.status == 130
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 class _EndingIn:
