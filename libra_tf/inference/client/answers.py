@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -127,6 +127,38 @@ def from_outputs(outputs: Mapping[str, np.ndarray], is_normalized: bool) -> list
             )
         )
     return answers
+
+
+def to_outputs(found: Sequence[Answer]) -> dict[str, np.ndarray]:
+    """Gives answers the form of a model's outputs, the inverse of `from_outputs`.
+
+    Args:
+      found: an answer for each image of a batch.
+
+    Returns:
+      The outputs, padded to the most detections in an image. Boxes are in pixels.
+    """
+    most = max(len(answer.scores) for answer in found)
+    outputs = {
+        "detection_boxes": _padded([answer.boxes for answer in found], most),
+        "detection_scores": _padded([answer.scores for answer in found], most),
+        "detection_classes": _padded([answer.category_ids for answer in found], most),
+        "detection_class_names": _padded([answer.names for answer in found], most),
+        "num_detections": np.array([len(answer.scores) for answer in found]),
+        "image_size": np.array([(answer.height, answer.width) for answer in found]),
+    }
+    if found[0].masks is not None:
+        outputs["detection_masks"] = _padded([answer.masks for answer in found], most)
+    return outputs
+
+
+def _padded(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:
+    return np.stack(
+        [
+            np.concatenate([array, np.zeros((length - len(array), *array.shape[1:]), array.dtype)])
+            for array in arrays
+        ]
+    )
 
 
 def _rounded(values: np.ndarray) -> float | list[float]:
