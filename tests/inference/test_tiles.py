@@ -70,7 +70,12 @@ def test_merged_detections_are_those_of_the_tiles(detector):
     for y in tiles.starts(100, TILE):
         for x in tiles.starts(150, TILE):
             (part,) = detect(detector, image[y : y + TILE, x : x + TILE])
-            for box, category in zip(part.boxes + [y, x, y, x], part.category_ids, strict=True):
+            for box, category in zip(
+                part.boxes + np.array([y, x, y, x]), part.category_ids, strict=True
+            ):
+                if _area(box) < 1:
+                    # Untrained detectors also give boxes without area, which nothing covers.
+                    continue
                 same = found.boxes[found.category_ids == category]
                 assert (_covered(box, same) > 0.4).any()
     for category in set(found.category_ids):
