@@ -12,6 +12,7 @@ from libra_tf.configs import names
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, shapes
 from libra_tf.data.cache import default_cache_dir
 from libra_tf.data.shapes import DEMO_SHAPES
+from libra_tf.runs.folder import RunFolder
 
 
 def prepare(
@@ -44,6 +45,30 @@ def prepare(
     return prepare_coco_folder(folder, flag_values.cache_dir, report=report_data)
 
 
+def prepare_of_run(
+    folder: RunFolder, flag_values: flags.FlagValues, report: Callable[[str], None]
+) -> DetectionDataset | None:
+    """Converts the folder to evaluate a run on: that in --dataset, or the one that it trained on.
+
+    Args:
+      folder: of the run.
+      flag_values: parsed flags; this uses `dataset` and `cache_dir`.
+      report: called with progress messages.
+
+    Returns:
+      The data set; None if the run's config names its images, or its folder of images is gone.
+
+    Raises:
+      DatasetError: if the folder cannot be used.
+    """
+    images = flag_values.dataset or folder.read_dataset()
+    if not images or not os.path.isdir(images):
+        return None
+    return prepare_coco_folder(
+        images, flag_values.cache_dir, report=lambda message: report(f"data: {message}")
+    )
+
+
 def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
     """Checks that the files with images and annotations exist.
 
@@ -64,8 +89,8 @@ def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
         found = find_files(data.input_path)
         if not found or not all(found.values()):
             raise UsageError(
-                f"{key} is {data.input_path!r}, but there are no such files. Train on a folder in "
-                f"COCO format with --dataset=FOLDER, or set {key} with --params_override"
+                f"{key} is {data.input_path!r}, but there are no such files. Name a folder of "
+                f"images with --dataset=FOLDER, or set {key} with --params_override"
             )
     annotations = task.annotation_file
     if "eval" in mode and annotations and not tf.io.gfile.exists(annotations):

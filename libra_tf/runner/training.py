@@ -18,6 +18,7 @@ from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
 from libra_tf.runner import cluster, guards
 from libra_tf.runner.startup import StartUp
+from libra_tf.runs import trained_run
 from libra_tf.runs.folder import RunFolder
 from libra_tf.runs.results import Results
 
@@ -209,6 +210,7 @@ def run(
     enable_async_checkpointing: bool = True,
     is_repeatable: bool = False,
     startup: StartUp | None = None,
+    checkpoint: str | None = None,
 ) -> ReportingTrainer:
     """Trains and evaluates an experiment.
 
@@ -227,12 +229,14 @@ def run(
       is_repeatable: whether a training that goes on sees the same data as an uninterrupted one
         would. Seed Python's and TensorFlow's random numbers before.
       startup: measures the time to the first step.
+      checkpoint: path prefix of the checkpoint to evaluate; None for the newest. Training always
+        continues from the newest.
 
     Returns:
       The trainer.
 
     Raises:
-      UsageError: if `task.init_checkpoint` does not fit the model.
+      UsageError: if `task.init_checkpoint` or `checkpoint` does not fit the model.
       TrainingError: if a loss becomes NaN or infinite.
       PreemptedError: if the process was told to stop.
     """
@@ -268,6 +272,10 @@ def run(
             eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, own.path),
             enable_async_checkpointing=enable_async_checkpointing,
         )
+        if checkpoint:
+            _restore(trainer, checkpoint, folder)
+        if "train" in mode:
+            _announce_continuing(trainer, progress)
         is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
         if mode == "train_and_eval" and is_finished:
             runner.controller.evaluate(steps=params.trainer.validation_steps)
@@ -277,6 +285,21 @@ def run(
         else:
             runner.run()
     return trainer
+
+
+def _restore(trainer: ReportingTrainer, checkpoint: str, folder: RunFolder) -> None:
+    with trained_run.explaining_weights(folder, checkpoint):
+        model = tf.train.Checkpoint(model=trainer.model)
+        model.read(checkpoint).expect_partial().assert_existing_objects_matched()
+        trainer.checkpoint.restore(checkpoint).expect_partial()
+
+
+def _announce_continuing(trainer: ReportingTrainer, progress: Progress) -> None:
+    step, last = int(trainer.global_step.numpy()), trainer.config.trainer.train_steps
+    if step >= last:
+        progress.note(f"training has already finished: step {step} of {last}")
+    elif step:
+        progress.note(f"continues from step {step} of {last}")
 
 
 def _announce_skipping(step: int, params: cfg.ExperimentConfig, progress: Progress) -> None:

@@ -1,10 +1,13 @@
+import io
+
 import pytest
+import rich.console
 from absl import flags
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.cli.errors import UsageError
-from libra_tf.data import DatasetError, shapes
+from libra_tf.data import DatasetError, DetectionDataset, Split, shapes
 from libra_tf.runner import input_data, session
 from libra_tf.runs.folder import RunFolder
 
@@ -70,6 +73,18 @@ def test_a_cache_with_shapes_drawn_in_another_way_is_no_hindrance(tmp_path, monk
     monkeypatch.setattr(shapes, "_DRAWING_VERSION", shapes._DRAWING_VERSION + 1)
     after = input_data.prepare("libra_fasterrcnn_demo", values, report=str)
     assert before.folder != after.folder
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [({1: "a"}, "6 images, 1 class: a;"), ({1: "a", 2: "b"}, "2 classes: a, b;")]
+)
+def test_the_number_of_classes(names, said, tmp_path):
+    split = Split("t*", "t.json", 6, 6, 1)
+    dataset = DetectionDataset("cells", names, 3, split, split, ())
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    console = rich.console.Console(file=io.StringIO(), width=500)
+    session._announce(console, "demo", params, dataset, RunFolder(str(tmp_path)))
+    assert said in console.file.getvalue()
 
 
 def test_class_names_of_annotations_that_are_not_coco(tmp_path):
