@@ -1,7 +1,7 @@
 """Prepares the input data of a run, and checks that its files exist."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import tensorflow as tf
 from absl import flags
@@ -13,6 +13,8 @@ from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, sh
 from libra_tf.data.cache import default_cache_dir
 from libra_tf.data.shapes import DEMO_SHAPES
 from libra_tf.runs.folder import RunFolder
+
+_VALIDATION_IMAGES = "task.validation_data.input_path"
 
 
 def prepare(
@@ -46,24 +48,30 @@ def prepare(
 
 
 def prepare_of_run(
-    folder: RunFolder, flag_values: flags.FlagValues, report: Callable[[str], None]
+    folder: RunFolder,
+    flag_values: flags.FlagValues,
+    named: Collection[str],
+    report: Callable[[str], None],
 ) -> DetectionDataset | None:
     """Converts the folder to evaluate a run on: that in --dataset, or the one that it trained on.
 
     Args:
       folder: of the run.
       flag_values: parsed flags; this uses `dataset` and `cache_dir`.
+      named: keys that the user has set, possibly to other images.
       report: called with progress messages.
 
     Returns:
-      The data set; None if the run's config names its images, or its folder of images is gone.
+      The data set; None if the config names the images, or the folder of the training is gone.
 
     Raises:
       DatasetError: if the folder cannot be used.
     """
-    images = flag_values.dataset or folder.read_dataset()
-    if not images or not os.path.isdir(images):
-        return None
+    images = flag_values.dataset
+    if images is None:
+        images = folder.read_dataset()
+        if not images or not os.path.isdir(images) or _VALIDATION_IMAGES in named:
+            return None
     return prepare_coco_folder(
         images, flag_values.cache_dir, report=lambda message: report(f"data: {message}")
     )
@@ -80,7 +88,7 @@ def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
       UsageError: if there are no files for a key; the message names it.
     """
     task = params.task
-    wanted = {"task.validation_data.input_path": task.validation_data} if "eval" in mode else {}
+    wanted = {_VALIDATION_IMAGES: task.validation_data} if "eval" in mode else {}
     if "train" in mode:
         wanted["task.train_data.input_path"] = task.train_data
     for key, data in wanted.items():

@@ -62,7 +62,7 @@ def run(
     strategy = cluster.build_strategy(draft.params, mode)
     report = functools.partial(_print, console)
     if is_of_run:
-        dataset = input_data.prepare_of_run(folder, flag_values, report)
+        dataset = input_data.prepare_of_run(folder, flag_values, draft.named, report)
     else:
         dataset = input_data.prepare(experiment, flag_values, report)
     params = config.settle(draft, dataset)
