@@ -33,4 +33,4 @@ def require_folder(flag: str, path: str, remedy: str) -> None:
 
 def require_run(flag: str, path: str) -> None:
     """Checks that the folder of a run exists; see `require_folder`."""
-    require_folder(flag, path, "name the folder of a run of run.py")
+    require_folder(flag, path, "name the folder of a run, the --model_dir of its training")

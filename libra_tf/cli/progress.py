@@ -8,6 +8,8 @@ import rich.progress
 # A log gets about this many lines per phase at most, some seconds apart.
 _LINES_PER_PHASE = 20
 _SECONDS_BETWEEN_LINES = 2.0
+# A rate measured for a shorter time may be that of results which were already waiting.
+_SECONDS_BEFORE_RATE = 1.0
 
 
 class Progress:
@@ -85,8 +87,9 @@ class Progress:
         if loss is not None:
             parts.append(f"loss {loss:.3f}")
         warm_time, warm_done = self._warm
-        if done > warm_done and now > warm_time:
-            rate = (done - warm_done) / (now - warm_time)
+        seconds = now - warm_time
+        if done > warm_done and seconds >= _SECONDS_BEFORE_RATE:
+            rate = (done - warm_done) / seconds
             if images:
                 parts.append(f"{rate * images:.1f} images/s")
             if self._total:

@@ -72,7 +72,10 @@ def libra_retinanet_resnetfpn_coco() -> cfg.ExperimentConfig:
 
 @experiment
 def libra_retinanet_demo() -> cfg.ExperimentConfig:
-    """Libra RetinaNet that learns the built-in shapes within minutes on two CPU cores."""
+    """Libra RetinaNet that learns the built-in shapes within minutes on two CPU cores.
+
+    Reaches AP 0.675 (AP50 0.912).
+    """
     config = _small_retinanet()
     config.task.model.num_classes = 5
     recipes.use_small_scale(config, input_size=128, max_level=4)
@@ -82,7 +85,10 @@ def libra_retinanet_demo() -> cfg.ExperimentConfig:
 
 @experiment
 def libra_retinanet_small() -> cfg.ExperimentConfig:
-    """Libra RetinaNet for a folder of your own images: minutes on two CPU cores."""
+    """Libra RetinaNet for a folder of your own images: minutes on two CPU cores.
+
+    Reaches AP 0.564 (AP50 0.889) on BCCD's validation images, from scratch.
+    """
     config = _small_retinanet()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_small_schedule(config, train_steps=600, learning_rate=0.003)
@@ -204,7 +210,10 @@ def _two_stage_on_coco(model: maskrcnn.LibraMaskRCNN) -> cfg.ExperimentConfig:
 
 @experiment
 def libra_fasterrcnn_demo() -> cfg.ExperimentConfig:
-    """Libra Faster R-CNN that learns the built-in shapes within minutes on two CPU cores."""
+    """Libra Faster R-CNN that learns the built-in shapes within minutes on two CPU cores.
+
+    Reaches AP 0.702 (AP50 0.895).
+    """
     config = _small_fasterrcnn()
     config.task.model.num_classes = 5
     recipes.use_small_scale(config, input_size=128, max_level=4)
@@ -214,7 +223,10 @@ def libra_fasterrcnn_demo() -> cfg.ExperimentConfig:
 
 @experiment
 def libra_fasterrcnn_small() -> cfg.ExperimentConfig:
-    """Libra Faster R-CNN for a folder of your own images: 15 minutes on two CPU cores."""
+    """Libra Faster R-CNN for a folder of your own images: 15 minutes on two CPU cores.
+
+    Reaches AP 0.573 (AP50 0.873) on BCCD's validation images, from scratch.
+    """
     config = _small_fasterrcnn()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_small_schedule(config, train_steps=1000, learning_rate=0.003)
@@ -223,7 +235,10 @@ def libra_fasterrcnn_small() -> cfg.ExperimentConfig:
 
 @experiment
 def libra_fasterrcnn_lite0() -> cfg.ExperimentConfig:
-    """Libra Faster R-CNN with an ImageNet backbone, for a folder of your own photographs."""
+    """Libra Faster R-CNN with an ImageNet backbone, for a folder of your own photographs.
+
+    We have not trained it to its end yet.
+    """
     config = _small_fasterrcnn()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_lite0(config)

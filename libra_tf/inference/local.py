@@ -69,7 +69,7 @@ def open_detector(
     """Opens the detector of a run or of an export.
 
     Args:
-      path: the folder of a run of `run.py`, of a SavedModel, or of its versions (the newest is
+      path: the folder of a run, of a SavedModel, or of its versions (the newest is
         used), or a TensorFlow Lite file.
       checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
       max_pixels: images with more pixels are refused; None for `images.MAX_PIXELS`, or for the
@@ -143,7 +143,7 @@ def _of_saved_model(folder: str) -> LocalDetector:
         reason = first_line(error)
         raise UsageError(
             f"--model={folder} cannot be loaded ({reason}); name a folder that "
-            "export/saved_model.py wrote"
+            "libra-tf export wrote"
         ) from error
     return LocalDetector(
         lambda images: signature(**{INPUT: images}), folder, normalized_boxes=normalized_boxes

@@ -48,7 +48,7 @@ class TFLiteDetector:
         except Exception as error:
             reason = first_line(error)
             raise UsageError(
-                f"--model={path} cannot be loaded ({reason}); name a file that export/tflite.py "
+                f"--model={path} cannot be loaded ({reason}); name a file that libra-tf tflite "
                 "wrote"
             ) from error
         self._names = np.array(list_class_names(names))

@@ -18,6 +18,8 @@ from libra_tf.configs.backbones import DEPTHWISE_BACKBONES
 from libra_tf.configs.recipes import COCO_TRAIN_EXAMPLES
 from libra_tf.data import DetectionDataset
 from libra_tf.runner import overrides, schedule
+from libra_tf.runs import trained_run
+from libra_tf.runs.folder import RunFolder
 
 # What the network computes in; weights are always float32. None is float32, too.
 DTYPE = "runtime.mixed_precision_dtype"
@@ -30,9 +32,10 @@ class Draft:
 
     Attributes:
       experiment: name of the experiment.
-      own: config of the experiment without the user's changes.
-      params: config of the experiment with the user's changes.
-      named: keys that the user has set, such as `trainer.train_steps`.
+      own: config of the experiment, or of the run to evaluate, without the user's changes.
+      params: the same with the user's changes.
+      named: keys that keep their values whatever the data set, such as `trainer.train_steps`: those
+        that the user has set.
     """
 
     experiment: str
@@ -55,7 +58,36 @@ def build(experiment: str, flag_values: flags.FlagValues) -> Draft:
     Raises:
       UsageError: if there is an unknown key, an invalid value, or a file that is not YAML.
     """
-    own = exp_factory.get_exp_config(experiment)
+    return _changed(experiment, exp_factory.get_exp_config(experiment), flag_values)
+
+
+def build_from_run(folder: RunFolder, flag_values: flags.FlagValues) -> Draft:
+    """Applies config files and overrides to the config of a run that is to be evaluated.
+
+    Args:
+      folder: of the run.
+      flag_values: see `build`.
+
+    Returns:
+      The draft of the config. Its training stays that of the run on any data set.
+
+    Raises:
+      UsageError: if the folder is not that of a run, or as in `build`.
+    """
+    experiment = folder.read_experiment()
+    own = trained_run.read_params(folder)
+    # The run may have trained on other devices, or on several machines.
+    runtime = exp_factory.get_exp_config(experiment).runtime
+    runtime.mixed_precision_dtype = own.runtime.mixed_precision_dtype
+    own.runtime = runtime
+    draft = _changed(experiment, own, flag_values)
+    values = own.as_dict()
+    training = {"task": {"train_data": values["task"]["train_data"]}, "trainer": values["trainer"]}
+    del training["trainer"]["validation_steps"]
+    return dataclasses.replace(draft, named=draft.named | overrides.names([("", training)]))
+
+
+def _changed(experiment: str, own: cfg.ExperimentConfig, flag_values: flags.FlagValues) -> Draft:
     params = copy.deepcopy(own)
     # With several processes, Orbit would save and then continue training.
     # `guards.StopWhenTold` saves and stops.

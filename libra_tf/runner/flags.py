@@ -7,12 +7,14 @@ import sys
 from absl import flags
 from official.common import flags as tfm_flags
 
+from libra_tf.cli import flags as run_flags
 from libra_tf.cli import inputs
 from libra_tf.cli.errors import UsageError
-from libra_tf.configs import names
+from libra_tf.configs import names, yaml_files
 
 # `--help` lists the flags of these modules.
 FLAG_MODULES = (tfm_flags, sys.modules[__name__])
+EVALUATION_MODES = ("eval", "continuous_eval")
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_eval")
 
 
@@ -59,6 +61,7 @@ def define_flags() -> None:
         help="End the training when AP has not gained for this many evaluations. The best "
         "checkpoint is kept in best/. Default: train all steps.",
     )
+    run_flags.define_checkpoint()
     flags.DEFINE_bool(
         "enable_async_checkpointing",
         default=True,
@@ -90,6 +93,17 @@ def experiment_name(flag_values: flags.FlagValues) -> str:
     return name
 
 
+def may_evaluate_run(flag_values: flags.FlagValues) -> bool:
+    """Returns whether a run is evaluated as its folder says, if it says what was trained.
+
+    Naming an experiment means to evaluate that one, as the flags describe it.
+
+    Args:
+      flag_values: parsed flags.
+    """
+    return flag_values.mode in EVALUATION_MODES and not flag_values.experiment
+
+
 def model_dir(flag_values: flags.FlagValues, experiment: str) -> str:
     """Returns --model_dir, or by default a folder in runs/ named after experiment and data set."""
     if flag_values.model_dir:
@@ -106,15 +120,23 @@ def check_flags(flag_values: flags.FlagValues) -> None:
       flag_values: parsed flags.
 
     Raises:
-      UsageError: if the mode is unknown, or a file or folder does not exist.
+      UsageError: if the mode is unknown, a file or folder does not exist, or a training is to start
+        from a checkpoint that only an evaluation can take.
     """
     if flag_values.mode not in MODES:
         raise UsageError(
             f"--mode={flag_values.mode} is not supported; choose one of {', '.join(MODES)}"
         )
+    if flag_values.mode == "eval" and flag_values.model_dir:
+        inputs.require_run("--model_dir", flag_values.model_dir)
+    if flag_values.checkpoint and flag_values.mode != "eval":
+        raise UsageError(
+            f"--checkpoint={flag_values.checkpoint} is for --mode=eval. A training continues from "
+            "the newest checkpoint in --model_dir; to start from other weights, set "
+            "--params_override=task.init_checkpoint=CHECKPOINT"
+        )
     for config_file in flag_values.config_file or ():
-        if "://" not in config_file and not os.path.isfile(config_file):
-            raise UsageError(f"--config_file={config_file}: there is no such file")
+        yaml_files.find(config_file)
     if flag_values.dataset is not None:
         inputs.require_folder(
             "--dataset", flag_values.dataset, f"name a data set: {inputs.DATASET_LAYOUTS}"

@@ -1,7 +1,7 @@
 """Prepares the input data of a run, and checks that its files exist."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import tensorflow as tf
 from absl import flags
@@ -12,6 +12,9 @@ from libra_tf.configs import names
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, shapes
 from libra_tf.data.cache import default_cache_dir
 from libra_tf.data.shapes import DEMO_SHAPES
+from libra_tf.runs.folder import RunFolder
+
+_VALIDATION_IMAGES = "task.validation_data.input_path"
 
 
 def prepare(
@@ -46,6 +49,36 @@ def prepare(
     )
 
 
+def prepare_of_run(
+    folder: RunFolder,
+    flag_values: flags.FlagValues,
+    named: Collection[str],
+    report: Callable[[str], None],
+) -> DetectionDataset | None:
+    """Converts the folder to evaluate a run on: that in --dataset, or the one that it trained on.
+
+    Args:
+      folder: of the run.
+      flag_values: parsed flags; this uses `dataset` and `cache_dir`.
+      named: keys that the user has set, possibly to other images.
+      report: called with progress messages.
+
+    Returns:
+      The data set; None if the config names the images, or the folder of the training is gone.
+
+    Raises:
+      DatasetError: if the folder cannot be used.
+    """
+    images = flag_values.dataset
+    if images is None:
+        images = folder.read_dataset()
+        if not images or not os.path.isdir(images) or _VALIDATION_IMAGES in named:
+            return None
+    return prepare_coco_folder(
+        images, flag_values.cache_dir, report=lambda message: report(f"data: {message}")
+    )
+
+
 def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
     """Checks that the files with images and annotations exist.
 
@@ -57,7 +90,7 @@ def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
       UsageError: if there are no files for a key; the message names it.
     """
     task = params.task
-    wanted = {"task.validation_data.input_path": task.validation_data} if "eval" in mode else {}
+    wanted = {_VALIDATION_IMAGES: task.validation_data} if "eval" in mode else {}
     if "train" in mode:
         wanted["task.train_data.input_path"] = task.train_data
     for key, data in wanted.items():
@@ -66,8 +99,8 @@ def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
         found = find_files(data.input_path)
         if not found or not all(found.values()):
             raise UsageError(
-                f"{key} is {data.input_path!r}, but there are no such files. Train on a folder in "
-                f"COCO format with --dataset=FOLDER, or set {key} with --params_override"
+                f"{key} is {data.input_path!r}, but there are no such files. Name a folder of "
+                f"images with --dataset=FOLDER, or set {key} with --params_override"
             )
     annotations = task.annotation_file
     if "eval" in mode and annotations and not tf.io.gfile.exists(annotations):

@@ -14,6 +14,7 @@ from official.modeling import hyperparams
 from official.modeling.hyperparams import params_dict
 
 from libra_tf.cli.errors import UsageError
+from libra_tf.configs import yaml_files
 
 # The flag that an override comes from, and its nested keys and values.
 Override = tuple[str, Mapping[str, Any]]
@@ -32,8 +33,9 @@ def read(flag_values: flags.FlagValues) -> Iterator[Override]:
     Raises:
       UsageError: if one of them cannot be read.
     """
-    for path in flag_values.config_file or ():
-        yield f"--config_file={path}", _read(f"--config_file={path}", path)
+    for name in flag_values.config_file or ():
+        source = f"--config_file={name}"
+        yield source, _read(source, yaml_files.find(name))
     text = flag_values.params_override
     if text:
         yield "--params_override", _read(f"--params_override={text}", text)

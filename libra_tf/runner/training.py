@@ -18,6 +18,7 @@ from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
 from libra_tf.runner import best, cluster, guards
 from libra_tf.runner.startup import StartUp
+from libra_tf.runs import trained_run
 from libra_tf.runs.folder import RunFolder
 from libra_tf.runs.results import Results
 
@@ -210,6 +211,7 @@ def run(
     is_repeatable: bool = False,
     startup: StartUp | None = None,
     patience: int | None = None,
+    checkpoint: str | None = None,
 ) -> ReportingTrainer:
     """Trains and evaluates an experiment.
 
@@ -229,12 +231,14 @@ def run(
         would. Seed Python's and TensorFlow's random numbers before.
       startup: measures the time to the first step.
       patience: end the training when AP has not gained for so many evaluations; None to go on.
+      checkpoint: path prefix of the checkpoint to evaluate; None for the newest. Training always
+        continues from the newest.
 
     Returns:
       The trainer.
 
     Raises:
-      UsageError: if `task.init_checkpoint` does not fit the model.
+      UsageError: if `task.init_checkpoint` or `checkpoint` does not fit the model.
       TrainingError: if a loss becomes NaN or infinite.
       PreemptedError: if the process was told to stop.
     """
@@ -255,12 +259,13 @@ def run(
             ),
         )
         actions, eval_actions = [stop], [stop]
-        is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
+        is_finished = own.latest_step() >= params.trainer.train_steps
+        has_ended = False
         if patience is not None and not is_finished:
             without_gain = best.StopWithoutGain(patience, results, strategy)
-            is_finished = _has_ended(without_gain, progress)
+            has_ended = _has_ended(without_gain, progress)
             # What has ended is evaluated once more, and need not be stopped.
-            eval_actions += [] if is_finished else [without_gain]
+            eval_actions += [] if has_ended else [without_gain]
         if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
             actions.append(guards.StopOnBadLoss(own, trainer.checkpoint, trainer.global_step))
         runner = _Runner(
@@ -276,7 +281,11 @@ def run(
             eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, own.path),
             enable_async_checkpointing=enable_async_checkpointing,
         )
-        if mode == "train_and_eval" and is_finished:
+        if checkpoint:
+            _restore(trainer, checkpoint, folder)
+        if "train" in mode and not has_ended:
+            _announce_continuing(trainer, progress)
+        if mode == "train_and_eval" and (is_finished or has_ended):
             runner.controller.evaluate(steps=params.trainer.validation_steps)
         elif "train" in mode:
             with stop.saving_first():
@@ -284,6 +293,21 @@ def run(
         else:
             runner.run()
     return trainer
+
+
+def _restore(trainer: ReportingTrainer, checkpoint: str, folder: RunFolder) -> None:
+    with trained_run.explaining_weights(folder, checkpoint):
+        model = tf.train.Checkpoint(model=trainer.model)
+        model.read(checkpoint).expect_partial().assert_existing_objects_matched()
+        trainer.checkpoint.restore(checkpoint).expect_partial()
+
+
+def _announce_continuing(trainer: ReportingTrainer, progress: Progress) -> None:
+    step, last = int(trainer.global_step.numpy()), trainer.config.trainer.train_steps
+    if step >= last:
+        progress.note(f"training has already finished: step {step} of {last}")
+    elif step:
+        progress.note(f"continues from step {step} of {last}")
 
 
 def _announce_skipping(step: int, params: cfg.ExperimentConfig, progress: Progress) -> None:

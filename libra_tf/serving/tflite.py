@@ -95,13 +95,13 @@ def _check_convertible(run: trained_run.TrainedRun) -> None:
         raise UsageError(
             f"--model_dir={run.folder} holds a two-stage detector, and only one-stage detectors "
             "(Libra RetinaNet) can be converted: TensorFlow Lite has no operations for the NMS "
-            "between the stages; use export/saved_model.py"
+            "between the stages; use libra-tf export"
         )
     if run.params.task.model.compatibility:
         raise UsageError(
             f"--model_dir={run.folder} holds a detector of MMDetection, which takes images in "
             "their own shapes, but a TensorFlow Lite file takes images of one size; use "
-            "export/saved_model.py"
+            "libra-tf export"
         )
     key = special_suppression(run.params.task.model.detection_generator)
     if key:

@@ -202,8 +202,8 @@ def test_the_precision_of_a_run(exported, asked, said):
     [
         ({"model": "nowhere"}, "--model=nowhere is neither the folder of a run"),
         ({"model": "EMPTY"}, r"neither the folder of a run \(with params\.yaml\) nor of a Saved"),
-        ({"model": "FILE"}, r"cannot be loaded \(.*\); name a file that export/tflite\.py wrote"),
-        ({"model": "DAMAGED"}, r"cannot be loaded \(.*\); name a folder that export/saved_model"),
+        ({"model": "FILE"}, r"cannot be loaded \(.*\); name a file that libra-tf tflite wrote"),
+        ({"model": "DAMAGED"}, r"cannot be loaded \(.*\); name a folder that libra-tf export"),
         ({"checkpoint": "ckpt-1"}, "--checkpoint=ckpt-1 selects a checkpoint of a run"),
         ({"output_dir": "/proc/found"}, "--output_dir=/proc/found cannot be created"),
         ({"output_dir": "gs://found"}, "--output_dir=gs://found is not on this machine"),

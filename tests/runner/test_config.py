@@ -12,6 +12,8 @@ from libra_tf.configs import names
 from libra_tf.data import DetectionDataset, Split
 from libra_tf.runner import config
 from libra_tf.runner import flags as runner_flags
+from libra_tf.runs import trained_run
+from libra_tf.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,56 @@ def test_the_data_set_sets_what_follows_from_it(parse, experiment):
     batch = task.validation_data.global_batch_size
     assert trainer.validation_steps * batch >= 21 > (trainer.validation_steps - 1) * batch
     assert not task.validation_data.drop_remainder
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run of other settings than its experiment's, on another machine."""
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    params.override(
+        {
+            "task": {"model": {"head": {"num_convs": 2}}, "annotation_file": "run.json"},
+            "trainer": {"train_steps": 700, "validation_steps": 3},
+            "runtime": {
+                "distribution_strategy": "multi_worker_mirrored",
+                "num_gpus": 8,
+                "mixed_precision_dtype": "float32",
+            },
+        }
+    )
+    params.task.train_data.input_path = "run/train*"
+    params.task.validation_data.input_path = "run/val*"
+    params.task.model.num_classes = 8
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.write_config("libra_retinanet_demo", params, {})
+    return folder
+
+
+def test_a_run_is_evaluated_with_its_own_config(parse, run_folder):
+    override = "--params_override=task.validation_data.global_batch_size=5"
+    draft = config.build_from_run(run_folder, parse(override))
+    params = config.settle(draft, None)
+    assert draft.experiment == "libra_retinanet_demo"
+    expected = trained_run.read_params(run_folder).task.as_dict()
+    expected["validation_data"]["global_batch_size"] = 5
+    assert params.task.as_dict() == expected
+    # Not those of the machine that trained.
+    runtime = exp_factory.get_exp_config("libra_retinanet_demo").runtime
+    runtime.mixed_precision_dtype = "float32"
+    assert params.runtime.as_dict() == {**runtime.as_dict(), "tpu": None}
+
+
+def test_a_run_is_evaluated_on_other_images(parse, run_folder):
+    draft = config.build_from_run(run_folder, parse("--dataset=cells"))
+    params = config.settle(draft, dataset())
+    saved = trained_run.read_params(run_folder)
+    assert params.task.train_data.as_dict() == saved.task.train_data.as_dict()
+    assert params.trainer.train_steps == 700
+    assert params.task.validation_data.input_path == "t/val*"
+    assert params.task.annotation_file == "v.json"
+    assert params.task.model.as_dict() == saved.task.model.as_dict()
+    batch_size = params.task.validation_data.global_batch_size
+    assert params.trainer.validation_steps == -(-21 // batch_size) != 3
 
 
 def test_a_folder_has_no_masks(parse):

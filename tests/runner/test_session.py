@@ -1,10 +1,14 @@
+import io
+import pathlib
+
 import pytest
+import rich.console
 from absl import flags
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.cli.errors import UsageError
-from libra_tf.data import DatasetError, shapes
+from libra_tf.data import DatasetError, DetectionDataset, Split, shapes
 from libra_tf.runner import input_data, session
 from libra_tf.runs.folder import RunFolder
 
@@ -70,6 +74,44 @@ def test_a_cache_with_shapes_drawn_in_another_way_is_no_hindrance(tmp_path, monk
     monkeypatch.setattr(shapes, "_DRAWING_VERSION", shapes._DRAWING_VERSION + 1)
     after = input_data.prepare("libra_fasterrcnn_demo", values, report=str)
     assert before.folder != after.folder
+
+
+def test_the_images_to_evaluate_a_run_on(tiny_shapes, tmp_path):
+    values = flags.FlagValues()
+    flags.DEFINE_string("dataset", None, "", flag_values=values)
+    cache = pathlib.Path(tiny_shapes.folder).parent / "cache"
+    flags.DEFINE_string("cache_dir", str(cache), "", flag_values=values)
+    values(["test"])
+    folder = RunFolder(str(tmp_path / "run"))
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+
+    def prepared(*named):
+        return input_data.prepare_of_run(folder, values, named, report=str)
+
+    assert prepared() is None
+    folder.write_config("libra_retinanet_demo", params, {}, tiny_shapes.folder)
+    assert prepared() == tiny_shapes
+    assert prepared("task.validation_data.input_path") is None
+    for not_a_folder in (str(tmp_path / "gone"), "coco/train*"):
+        folder.write_config("libra_retinanet_demo", params, {}, not_a_folder)
+        assert prepared() is None
+    values.dataset = tiny_shapes.folder
+    assert prepared() == tiny_shapes
+    values.dataset = str(tmp_path / "gone")
+    with pytest.raises(DatasetError):
+        prepared()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [({1: "a"}, "6 images, 1 class: a;"), ({1: "a", 2: "b"}, "2 classes: a, b;")]
+)
+def test_the_number_of_classes(names, said, tmp_path):
+    split = Split("t*", "t.json", 6, 6, 1)
+    dataset = DetectionDataset("cells", names, 3, split, split, ())
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    console = rich.console.Console(file=io.StringIO(), width=500)
+    session._announce(console, "demo", params, dataset, RunFolder(str(tmp_path)))
+    assert said in console.file.getvalue()
 
 
 def test_class_names_of_annotations_that_are_not_coco(tmp_path):

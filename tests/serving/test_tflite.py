@@ -120,7 +120,7 @@ def test_selection_is_combined_suppression(converted_selection, seed, share_empt
 
 @two_stage
 def test_two_stage_detectors_are_refused(exported, tmp_path):
-    with pytest.raises(UsageError, match=r"holds a two-stage detector, .* use export/saved_model"):
+    with pytest.raises(UsageError, match=r"holds a two-stage detector, .* use libra-tf export"):
         tflite.export(exported.model_dir, str(tmp_path / "detector.tflite"), report=str)
 
 

@@ -106,7 +106,7 @@ def from_outputs(outputs: Mapping[str, np.ndarray], is_normalized: bool) -> list
     missing = [name for name in _NEEDED if name not in outputs]
     if missing:
         raise ServerError(
-            f"the model returns no {missing[0]}; serve a folder that export/saved_model.py wrote"
+            f"the model returns no {missing[0]}; serve a folder that libra-tf export wrote"
         )
     answers = []
     for i, num in enumerate(outputs["num_detections"]):
