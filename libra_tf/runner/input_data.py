@@ -15,7 +15,10 @@ from libra_tf.data.shapes import DEMO_SHAPES
 
 
 def prepare(
-    experiment: str, flag_values: flags.FlagValues, report: Callable[[str], None]
+    experiment: str,
+    flag_values: flags.FlagValues,
+    report: Callable[[str], None],
+    with_masks: bool = False,
 ) -> DetectionDataset | None:
     """Converts the folder in --dataset, or generates the built-in shapes for a demo.
 
@@ -23,12 +26,13 @@ def prepare(
       experiment: name of the experiment.
       flag_values: parsed flags; this uses `dataset` and `cache_dir`.
       report: called with progress messages.
+      with_masks: whether the detector needs masks.
 
     Returns:
       The data set; None if the experiment has its own data.
 
     Raises:
-      DatasetError: if the folder cannot be used.
+      DatasetError: if the folder cannot be used, or lacks masks that the detector needs.
     """
 
     def report_data(message: str) -> None:
@@ -39,9 +43,29 @@ def prepare(
         if experiment not in names.ON_SHAPES:
             return None
         root = flag_values.cache_dir or default_cache_dir()
-        name = shapes.folder_name(**DEMO_SHAPES)
-        folder = make_shapes(os.path.join(root, name), **DEMO_SHAPES, report=report_data)
-    return prepare_coco_folder(folder, flag_values.cache_dir, report=report_data)
+        parameters = {**DEMO_SHAPES, "with_masks": with_masks}
+        name = shapes.folder_name(**parameters)
+        folder = make_shapes(os.path.join(root, name), **parameters, report=report_data)
+    return prepare_coco_folder(
+        folder,
+        flag_values.cache_dir,
+        report=report_data,
+        needs_masks=_why_masks(experiment) if with_masks else "",
+    )
+
+
+def _why_masks(experiment: str) -> str:
+    """Returns which detector needs masks, and what to do without them."""
+    without_masks = experiment.replace("maskrcnn", "fasterrcnn")
+    instead = (
+        "set task.model.include_mask=false"
+        if without_masks == experiment
+        else f"use --experiment={without_masks}"
+    )
+    return (
+        f"{experiment} needs them: give every annotation a segmentation, polygons or run-length "
+        f"encoded, or {instead}"
+    )
 
 
 def check_files(params: cfg.ExperimentConfig, mode: str) -> None:

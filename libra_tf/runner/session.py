@@ -52,7 +52,10 @@ def run(
     proposals.check_folders(draft.params, mode)
     _check_init_checkpoint(draft.params, folder, mode)
     strategy = cluster.build_strategy(draft.params, mode)
-    dataset = input_data.prepare(experiment, flag_values, functools.partial(_print, console))
+    with_masks = getattr(draft.params.task.model, "include_mask", False)
+    dataset = input_data.prepare(
+        experiment, flag_values, functools.partial(_print, console), with_masks
+    )
     params = config.settle(draft, dataset)
     input_data.check_files(params, mode)
     proposals.check_files(params, mode, dataset)
