@@ -46,8 +46,10 @@ def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, 
             answer.category_ids, boxes.tolist(), answer.scores, strict=True
         )
     ]
-    for result, runs in zip(results, pasting.encode(answer), strict=False):
-        result["segmentation"] = runs
+    if answer.masks is not None:
+        masks = pasting.encode(answer.masks, answer.boxes, answer.height, answer.width)
+        for result, mask in zip(results, masks, strict=True):
+            result["segmentation"] = mask
     return results
 
 

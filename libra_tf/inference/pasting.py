@@ -1,33 +1,31 @@
 """Masks of detections, from the grid over their box to the pixels of their image."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from official.vision.ops import mask_ops
 
 from libra_tf.data import segmentations
 
-if TYPE_CHECKING:
-    from libra_tf.inference.client.answers import Answer
 
-
-def encode(answer: "Answer") -> list[dict[str, Any]]:
-    """Pastes the masks of an answer into its image, as an evaluation does.
+def encode(masks: np.ndarray, boxes: np.ndarray, height: int, width: int) -> list[dict[str, Any]]:
+    """Pastes masks into their image, as an evaluation does.
 
     Args:
-      answer: the detections.
+      masks: `[N, h, w]`, the probability in each cell of a regular grid over the box.
+      boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
+      height: of the image, in pixels.
+      width: of the image, in pixels.
 
     Returns:
-      For each detection its mask in COCO's run-length encoding; nothing if there are no masks.
+      Each mask in COCO's run-length encoding.
     """
-    if answer.masks is None:
-        return []
-    ymin, xmin, ymax, xmax = answer.boxes.astype(float).T
+    ymin, xmin, ymax, xmax = boxes.astype(float).T
     boxes = np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=-1)
     # One at a time: all masks of a large image would take gigabytes.
     return [
         segmentations.compress(
-            mask_ops.paste_instance_masks(mask[None], box[None], answer.height, answer.width)[0]
+            mask_ops.paste_instance_masks(mask[None], box[None], height, width)[0]
         )
-        for mask, box in zip(answer.masks, boxes, strict=True)
+        for mask, box in zip(masks, boxes, strict=True)
     ]

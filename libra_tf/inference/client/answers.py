@@ -67,8 +67,9 @@ class Answer:
             # Imported here because it imports TensorFlow.
             from libra_tf.inference import pasting
 
-            for detection, runs in zip(detections, pasting.encode(self), strict=True):
-                detection["segmentation"] = runs
+            masks = pasting.encode(self.masks, self.boxes, self.height, self.width)
+            for detection, mask in zip(detections, masks, strict=True):
+                detection["segmentation"] = mask
         elif self.masks is not None:
             for detection, mask in zip(detections, self.masks, strict=True):
                 detection["mask"] = np.round(mask.astype(float), 3).tolist()
