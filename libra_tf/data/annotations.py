@@ -228,7 +228,8 @@ def _completed(
     if box != annotation["bbox"]:
         # COCO's area is that of the object's mask; what remains of the mask fits in the box.
         area = min(area, box_area)
-    return {**completed, "area": area}
+    completed["area"] = area
+    return completed
 
 
 def _read_root(

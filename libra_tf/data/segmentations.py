@@ -6,6 +6,7 @@ runs of pixels down the columns, outside and inside the object in turn: a list, 
 compressed text. Crowds usually have the latter.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -185,8 +186,10 @@ def _is_polygon(numbers: list[Any]) -> bool:
         len(numbers) >= _LEAST_NUMBERS
         and len(numbers) % 2 == 0
         and {int, float}.issuperset(map(type, numbers))
-        # False for NaN as well.
-        and all(-_FARTHEST <= number <= _FARTHEST for number in numbers)
+        and min(numbers) >= -_FARTHEST
+        and max(numbers) <= _FARTHEST
+        # NaN is neither less nor more than anything, but every sum with it is NaN.
+        and not math.isnan(sum(numbers))
     )
 
 
