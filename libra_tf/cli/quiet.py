@@ -22,6 +22,9 @@ def silence_libraries() -> None:
 def libraries_write_to(path: str) -> Iterator[None]:
     """Sends what libraries print and log to a file while the block runs.
 
+    So it does with all that the process writes to its standard error: some of TensorFlow's warnings
+    heed no setting.
+
     Args:
       path: log file to append to; its folder is created. A remote file (`gs://...`) is written when
         the block ends, even if it fails.
@@ -62,7 +65,7 @@ def _redirected_to(path: str) -> Iterator[None]:
         verbosity = absl_logging.get_verbosity()
         absl_logging.set_verbosity(absl_logging.INFO)
         try:
-            with contextlib.redirect_stdout(log):
+            with contextlib.redirect_stdout(log), _stderr_of_process_to(log.fileno()):
                 yield
         finally:
             absl_logging.set_verbosity(verbosity)
@@ -72,9 +75,15 @@ def _redirected_to(path: str) -> Iterator[None]:
 @contextlib.contextmanager
 def stderr_closed() -> Iterator[None]:
     """Hides what C++ code writes to the process's standard error."""
+    with open(os.devnull, "w") as nowhere, _stderr_of_process_to(nowhere.fileno()):
+        yield
+
+
+@contextlib.contextmanager
+def _stderr_of_process_to(descriptor: int) -> Iterator[None]:
+    """Redirects the process's standard error, to which C++ code writes whatever Python's is."""
     saved = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    os.dup2(descriptor, 2)
     try:
         yield
     finally:

@@ -41,6 +41,12 @@ _DRAW_THRESHOLD = run_flags.define_draw_threshold("Draw")
 _NORMALIZED_BOXES = flags.DEFINE_bool(
     "normalized_boxes", False, "Give pixels for a model exported with --normalized_boxes."
 )
+_PASTED_MASKS = flags.DEFINE_bool(
+    "pasted_masks",
+    False,
+    "Give masks run-length encoded in the image, as COCO's results do, instead of the "
+    "probabilities in the cells of the box. This imports TensorFlow.",
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Images per request.", lower_bound=1)
 _CONCURRENCY = flags.DEFINE_integer("concurrency", 4, "Concurrent requests.", 1, 256)
 _RETRIES = flags.DEFINE_integer(
@@ -115,7 +121,7 @@ def _write(results: Iterable["Result"], total: int) -> int:
         progress.advance(0, images=1)
         try:
             for result in results:
-                print(result.line, file=output, flush=True)
+                print(result.to_line(_PASTED_MASKS.value), file=output, flush=True)
                 done += 1
                 detections += result.num_detections
                 if result.problem:

@@ -10,9 +10,10 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from libra_tf.data import boxes, json_files
+from libra_tf.data import boxes, json_files, segmentations
 from libra_tf.data.json_files import is_finite, shown
 from libra_tf.data.problems import DatasetError, FindingLog
+from libra_tf.data.segmentations import Segmentation
 
 # Entries of a COCO file.
 ImageEntry = dict[str, Any]
@@ -87,6 +88,7 @@ def read_annotation_file(path: pathlib.Path, problems: FindingLog) -> Annotation
     named = ((image["file_name"], f"image {image['id']}") for image in images)
     check_file_names(named, path, problems)
     _check_references(root, annotations, path, problems)
+    _check_segmentation_sizes(images, annotations, path, problems)
     class_names = {category["id"]: category["name"] for category in categories}
     digest = hashlib.sha256(encoded).hexdigest()
     return AnnotationFile(path, digest, images, annotations, class_names)
@@ -131,30 +133,32 @@ def read_category_names(
 
 
 def clip_annotations(annotation_file: AnnotationFile, issues: FindingLog) -> list[Annotation]:
-    """Completes annotations: boxes inside their images, `area` and `iscrowd` filled in.
+    """Completes annotations: boxes and masks inside their images, `area` and `iscrowd` filled in.
 
     Args:
       annotation_file: the annotations and the images that they belong to.
-      issues: receives every box that is clipped or dropped.
+      issues: receives every box and mask that is clipped or dropped.
 
     Returns:
-      New entries, without those whose boxes have no area in the image.
+      New entries, without those whose boxes have no area in the image. Only those with a mask have
+      a `segmentation`.
     """
     images = {image["id"]: image for image in annotation_file.images}
     cleaned = []
     for annotation in annotation_file.annotations:
         image = images[annotation["image_id"]]
-        clipped = boxes.clip_box(annotation["bbox"], image["width"], image["height"])
-        change = _change(annotation["bbox"], clipped)
-        if change is not None:
-            issues.add(
-                change,
-                f"{annotation_file.path.name}: annotation {annotation['id']} of "
-                f"{image['file_name']}, bbox {annotation['bbox']}, "
-                f"image {image['width']}x{image['height']}",
-            )
-        if clipped is not None:
-            cleaned.append(_completed(annotation, clipped))
+        box = boxes.clip_box(annotation["bbox"], image["width"], image["height"])
+        mask = _clipped_mask(annotation, image) if box is not None else None
+        for change in (_change(annotation["bbox"], box), _change_of_mask(annotation, mask, image)):
+            if change is not None:
+                issues.add(
+                    change,
+                    f"{annotation_file.path.name}: annotation {annotation['id']} of "
+                    f"{image['file_name']}, bbox {annotation['bbox']}, "
+                    f"image {image['width']}x{image['height']}",
+                )
+        if box is not None:
+            cleaned.append(_completed(annotation, box, mask, image))
     return cleaned
 
 
@@ -193,18 +197,42 @@ def _change(box: list[float], clipped: list[float] | None) -> str | None:
     return None
 
 
-def _completed(annotation: Annotation, clipped: list[float]) -> Annotation:
-    box_area = clipped[2] * clipped[3]
-    area = annotation.get("area") or box_area
-    if clipped != annotation["bbox"]:
+def _clipped_mask(annotation: Annotation, image: ImageEntry) -> Segmentation | None:
+    segmentation = annotation.get("segmentation")
+    if not segmentations.is_given(segmentation):
+        return None
+    return segmentations.clip_segmentation(segmentation, image["width"], image["height"])
+
+
+def _change_of_mask(
+    annotation: Annotation, clipped: Segmentation | None, image: ImageEntry
+) -> str | None:
+    """Describes what clipping did to a mask; `None` if nothing."""
+    if clipped is None or clipped is annotation["segmentation"]:
+        return None
+    if isinstance(clipped, dict):
+        return "segmentations entirely outside their image, kept as empty masks"
+    if segmentations.crosses_border(annotation["segmentation"], image["width"], image["height"]):
+        return "segmentations that extend beyond their image, clipped"
+    return None
+
+
+def _completed(
+    annotation: Annotation, box: list[float], mask: Segmentation | None, image: ImageEntry
+) -> Annotation:
+    completed = {**annotation, "bbox": box, "iscrowd": int(annotation.get("iscrowd", 0))}
+    completed.pop("segmentation", None)
+    box_area = box[2] * box[3]
+    area = annotation.get("area")
+    if mask is not None:
+        completed["segmentation"] = mask
+        area = area or segmentations.area(mask, image["width"], image["height"])
+    area = area or box_area
+    if box != annotation["bbox"]:
         # COCO's area is that of the object's mask; what remains of the mask fits in the box.
         area = min(area, box_area)
-    return {
-        **annotation,
-        "bbox": clipped,
-        "area": area,
-        "iscrowd": int(annotation.get("iscrowd", 0)),
-    }
+    completed["area"] = area
+    return completed
 
 
 def _read_root(
@@ -287,6 +315,9 @@ def _complaint_about_annotation(annotation: Annotation) -> str | None:
         return "area must be a non-negative number (square pixels) or be omitted"
     if annotation.get("iscrowd", 0) not in (0, 1):
         return "iscrowd must be 0 or 1, or be omitted"
+    segmentation = annotation.get("segmentation")
+    if segmentations.is_given(segmentation):
+        return segmentations.complaint_about_segmentation(segmentation)
     return None
 
 
@@ -320,6 +351,26 @@ def _check_references(
                 "annotation refers to a category that is not listed in 'categories' "
                 f"({shown(sorted(category_ids))})",
                 f"{place}, category_id {annotation['category_id']}",
+            )
+
+
+def _check_segmentation_sizes(
+    images: list[ImageEntry],
+    annotations: list[Annotation],
+    path: pathlib.Path,
+    problems: FindingLog,
+) -> None:
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    for annotation in annotations:
+        segmentation, size = annotation.get("segmentation"), sizes.get(annotation["image_id"])
+        if size is None or not segmentations.is_given(segmentation):
+            continue
+        if not segmentations.has_size(segmentation, *size):
+            problems.add(
+                "size of a run-length encoded segmentation differs from its image's: give it as "
+                "[height, width]",
+                f"{path.name}: annotation {annotation['id']}, size {segmentation['size']}, image "
+                f"{size[0]}x{size[1]}",
             )
 
 

@@ -9,16 +9,30 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from libra_tf.data import annotations, cache, checking, layouts, progress, set_aside, tfrecords
+from libra_tf.data import (
+    annotations,
+    cache,
+    checking,
+    layouts,
+    progress,
+    segmentations,
+    set_aside,
+    tfrecords,
+)
 from libra_tf.data.annotations import Annotation
 from libra_tf.data.checking import CheckedSplit
 from libra_tf.data.problems import SHOWN, DatasetError, FindingLog
 from libra_tf.data.source import SPLITS, Source
 
 _DESCRIPTION = "dataset.json"
-# Part of every cache key and note: increment it when the same folder should give different
-# records.
+# Part of every cache key: increment it when the same folder should give different records.
 _CONVERSION_VERSION = 1
+# Part of the key of a folder with masks: increment it when the same masks should give different
+# records.
+_MASKS_VERSION = 1
+# Part of every note: increment it when the same folder should have another key.
+_KEY_VERSION = 2
+_PARTLY_MASKED = "annotations without a segmentation, so those of all others are left out"
 # Every id up to the largest costs the detector an output, so larger ids are renumbered, unless
 # there really are that many categories.
 _LARGEST_KEPT_CATEGORY_ID = 1000
@@ -35,6 +49,8 @@ class Split:
       num_examples: number of images, including those without boxes.
       num_boxes: number of boxes, including crowds.
       max_boxes_per_image: the most boxes in one image.
+      num_masks: number of boxes with a segmentation. The TFRecords have masks if all boxes of the
+        data set have one.
     """
 
     input_path: str
@@ -42,6 +58,7 @@ class Split:
     num_examples: int
     num_boxes: int
     max_boxes_per_image: int
+    num_masks: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +87,7 @@ def prepare_coco_folder(
     folder: str | os.PathLike[str],
     cache_dir: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] = print,
+    needs_masks: str = "",
     val_share: float | None = None,
 ) -> DetectionDataset:
     """Checks a folder and converts it to TFRecords unless they exist already.
@@ -82,6 +100,8 @@ def prepare_coco_folder(
       cache_dir: the cache's folder; `None` means `$XDG_CACHE_HOME/libra_tf` or
         `~/.cache/libra_tf`.
       report: receives each text, usually of one line, about progress and issues.
+      needs_masks: what needs masks and what to do if there are none, for the message; empty if
+        nothing needs them.
       val_share: the part of the images to set aside for validation if the folder has only one
         split; `None` means a tenth.
 
@@ -90,18 +110,21 @@ def prepare_coco_folder(
 
     Raises:
       DatasetError: if the folder cannot be used as it is (the message lists every kind of mistake
-        with its first places), the cache cannot be written, or a share is given for a folder that
-        has a validation split.
+        with its first places), if boxes lack masks that are needed, if the cache cannot be written,
+        or if a share is given for a folder that has a validation split.
     """
     folder = pathlib.Path(folder)
     source = layouts.recognise(folder)
     report(f"{folder} is taken for {source.description}")
     share = _share_to_set_aside(source, val_share)
-    store = cache.DatasetCache(cache_dir, _version(share))
+    store = cache.DatasetCache(cache_dir, _note_version(share))
     entry = store.recall(source.folder)
     if entry is None:
-        entry = _check_and_convert(source, share, store, report)
+        entry = _check_and_convert(source, share, store, report, needs_masks)
     dataset, issues = _load(folder, entry)
+    if needs_masks:
+        counts = [(split.num_masks, split.num_boxes) for split in (dataset.train, dataset.val)]
+        _require_masks(folder, counts, issues, needs_masks)
     if share is not None:
         report(
             f"{folder} has one split only: {dataset.val.num_examples} of its images are set aside "
@@ -125,8 +148,8 @@ def _share_to_set_aside(source: Source, share: float | None) -> float | None:
     return None
 
 
-def _version(share: float | None) -> int | str:
-    return _CONVERSION_VERSION if share is None else f"{_CONVERSION_VERSION}, val_share={share!r}"
+def _note_version(share: float | None) -> int | str:
+    return _KEY_VERSION if share is None else f"{_KEY_VERSION}, val_share={share!r}"
 
 
 def _check_and_convert(
@@ -134,6 +157,7 @@ def _check_and_convert(
     share: float | None,
     store: cache.DatasetCache,
     report: Callable[[str], None],
+    needs_masks: str,
 ) -> pathlib.Path:
     checked = checking.check(source, report)
     splits = checked.splits
@@ -143,10 +167,32 @@ def _check_and_convert(
     entry = store.find(key)
     if entry is None:
         plan = _plan_conversion(splits)
+        if needs_masks:
+            counts = [(_num_masks(entries), len(entries)) for entries in plan.cleaned.values()]
+            _require_masks(source.folder, counts, plan.issues, needs_masks)
         entry = store.create(key, lambda target: _convert(plan, target, report))
         report(_space_taken(source.folder, store, key))
     store.remember(source.folder, key, checked.stats)
     return entry
+
+
+def _require_masks(
+    folder: pathlib.Path, counts: list[tuple[int, int]], issues: FindingLog, needs_masks: str
+) -> None:
+    """Refuses a folder unless all boxes have a mask; `counts` are of masks and boxes, by split."""
+    num_masks, num_boxes = map(sum, zip(*counts, strict=True))
+    if not num_masks:
+        raise DatasetError(f"{folder} has no segmentations, and {needs_masks}")
+    if num_masks < num_boxes:
+        places = FindingLog({_PARTLY_MASKED: issues.by_kind[_PARTLY_MASKED]}).messages(SHOWN)
+        raise DatasetError(
+            f"{folder} has segmentations for {num_masks} of {num_boxes} boxes only, and "
+            + "\n".join([needs_masks, *places])
+        )
+
+
+def _num_masks(entries: list[Annotation]) -> int:
+    return sum("segmentation" in entry for entry in entries)
 
 
 def _space_taken(folder: pathlib.Path, store: cache.DatasetCache, key: str) -> str:
@@ -171,6 +217,9 @@ def _content_key(splits: dict[str, CheckedSplit]) -> str:
         digest.update(split.annotation_file.digest.encode())
         for image in split.images:
             digest.update(image.facts.digest.encode())
+    drawn = (a.get("segmentation") for s in splits.values() for a in s.annotation_file.annotations)
+    if any(map(segmentations.is_given, drawn)):
+        digest.update(f"masks {_MASKS_VERSION}".encode())
     return digest.hexdigest()[:32]
 
 
@@ -183,12 +232,14 @@ class _Plan:
       cleaned: by split, the annotations with clipped boxes and final ids.
       class_names: name of each final category id.
       issues: what the user has to know.
+      with_masks: whether every annotation has a mask.
     """
 
     splits: dict[str, CheckedSplit]
     cleaned: dict[str, list[Annotation]]
     class_names: dict[int, str]
     issues: FindingLog
+    with_masks: bool
 
 
 def _plan_conversion(splits: dict[str, CheckedSplit]) -> _Plan:
@@ -203,7 +254,8 @@ def _plan_conversion(splits: dict[str, CheckedSplit]) -> _Plan:
     class_names = {new_ids[old]: category for old, category in sorted(original_names.items())}
     _note_contents(cleaned, class_names, splits, issues)
     _note_shared_images(splits, issues)
-    return _Plan(splits, cleaned, class_names, issues)
+    with_masks = _note_missing_masks(cleaned, splits, issues)
+    return _Plan(splits, cleaned, class_names, issues, with_masks)
 
 
 def _usable_category_ids(class_names: dict[int, str], issues: FindingLog) -> dict[int, int]:
@@ -305,6 +357,20 @@ def _note_shared_images(splits: dict[str, CheckedSplit], issues: FindingLog) -> 
             )
 
 
+def _note_missing_masks(
+    cleaned: dict[str, list[Annotation]], splits: dict[str, CheckedSplit], issues: FindingLog
+) -> bool:
+    """Returns whether there are masks for all annotations; having some is noted."""
+    if not any(map(_num_masks, cleaned.values())):
+        return False
+    for name, entries in cleaned.items():
+        file_name = splits[name].annotation_file.path.name
+        for entry in entries:
+            if "segmentation" not in entry:
+                issues.add(_PARTLY_MASKED, f"{file_name}: annotation {entry['id']}")
+    return _PARTLY_MASKED not in issues.by_kind
+
+
 def _convert(plan: _Plan, target: pathlib.Path, report: Callable[[str], None]) -> None:
     """Writes everything that `_load` reads."""
     description: dict[str, Any] = {
@@ -327,12 +393,13 @@ def _convert_split(
     shards = tfrecords.num_shards(len(examples))
     report(f"writing {len(examples)} {name} images (TFRecord files: {shards})")
     announced = progress.announced(examples, len(examples), "wrote", report)
-    tfrecords.write_split(str(target / name), announced, shards, plan.class_names)
+    tfrecords.write_split(str(target / name), announced, shards, plan.class_names, plan.with_masks)
     _write_annotations(target / annotations.split_file_name(name), plan, name)
     return {
         "num_examples": len(examples),
         "num_boxes": len(plan.cleaned[name]),
         "max_boxes_per_image": max(map(len, by_image.values()), default=0),
+        "num_masks": _num_masks(plan.cleaned[name]),
     }
 
 

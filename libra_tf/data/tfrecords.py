@@ -1,11 +1,14 @@
 """Writing a checked split as the TFRecords that Model Garden's `TfExampleDecoder` reads."""
 
+import collections
+import concurrent.futures
 import errno
 import hashlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from libra_tf.data import images
+from libra_tf.data import images, segmentations
 from libra_tf.data.annotations import Annotation, ImageEntry
 from libra_tf.data.checking import CheckedImage
 from libra_tf.data.problems import DatasetError
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 # enough files to interleave and to shuffle.
 _EXAMPLES_PER_SHARD = 64
 _MAX_SHARDS = 256
+# Enough to keep every thread busy, and few enough not to fill the memory.
+_AHEAD_PER_THREAD = 8
 
 
 def num_shards(num_examples: int) -> int:
@@ -29,14 +34,18 @@ def write_split(
     examples: Iterable[tuple[CheckedImage, list[Annotation]]],
     shards: int,
     class_names: dict[int, str],
+    with_masks: bool = False,
 ) -> None:
     """Distributes examples in turn over `<prefix>-00000-of-0000N.tfrecord` and so on.
+
+    Several threads make them; only a few examples are in memory at any time.
 
     Args:
       prefix: folder and first part of the file names.
       examples: pairs of an image and its cleaned annotations.
       shards: number of files.
       class_names: name of each category id.
+      with_masks: whether every annotation has a `segmentation`, to be written as well.
 
     Raises:
       DatasetError: if an image is no longer what was checked.
@@ -49,17 +58,35 @@ def write_split(
     try:
         tfrecord_lib.write_tf_record_dataset(
             prefix,
-            examples,
-            lambda *example: (_to_example(*example, class_names), 0),
+            _in_threads(lambda example: _to_example(*example, class_names, with_masks), examples),
+            # Its own parallel processes would be forks of one that runs TensorFlow.
+            lambda example: (example, 0),
             shards,
             multiple_processes=0,
+            unpack_arguments=False,
         )
     except tf.errors.OpError as error:
         raise OSError(errno.EIO, error.message) from error
 
 
+def _in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Yields the results for all items in their order, computed only a little ahead."""
+    num_threads = os.cpu_count() or 1
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > num_threads * _AHEAD_PER_THREAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
 def _to_example(
-    image: CheckedImage, annotations: list[Annotation], class_names: dict[int, str]
+    image: CheckedImage,
+    annotations: list[Annotation],
+    class_names: dict[int, str],
+    with_masks: bool,
 ) -> "tf.train.Example":
     import tensorflow as tf
     from official.vision.data import tfrecord_lib
@@ -77,6 +104,10 @@ def _to_example(
     # An image without objects gets no box features at all: an empty list has no type.
     if annotations:
         features.update(_object_features(image.entry, annotations, class_names))
+        if with_masks:
+            size = image.entry["width"], image.entry["height"]
+            masks = [segmentations.encode_png(a["segmentation"], *size) for a in annotations]
+            features["image/object/mask"] = tfrecord_lib.convert_to_feature(masks)
     return tf.train.Example(features=tf.train.Features(feature=features))
 
 

@@ -96,7 +96,7 @@ def _changed(experiment: str, own: cfg.ExperimentConfig, flag_values: flags.Flag
         _use_compilable_suppression(params.task.model)
     changes = list(overrides.read(flag_values))
     overrides.apply(params, changes)
-    _check_supported(params, experiment, flag_values.dataset)
+    _check_supported(params)
     _check_repeatable(params.task.train_data, flag_values.seed)
     params.override({"runtime": {"tpu": flag_values.tpu}})
     if flag_values.tpu:
@@ -179,13 +179,7 @@ def use_dataset(
             _set(params, key, value)
 
 
-def _check_supported(params: cfg.ExperimentConfig, experiment: str, dataset: str | None) -> None:
-    if dataset and getattr(params.task.model, "include_mask", False):
-        raise UsageError(
-            f"{experiment} needs masks, but --dataset={dataset} converts folders without masks. "
-            "Set task.model.include_mask=false, or set task.train_data.input_path and "
-            "task.validation_data.input_path to TFRecords with masks"
-        )
+def _check_supported(params: cfg.ExperimentConfig) -> None:
     if not params.task.use_coco_metrics:
         raise UsageError(
             "task.use_coco_metrics is false, but all evaluations here use COCO metrics; leave it "

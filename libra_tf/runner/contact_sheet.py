@@ -94,5 +94,6 @@ def _draw_image(
         detections.boxes[is_drawn] * scale,
         [str(class_names.get(id_, id_)) for id_ in detections.classes[is_drawn]],
         detections.scores[is_drawn],
+        None if detections.masks is None else detections.masks[is_drawn],
         truth=example["groundtruth_boxes"] * [height, width, height, width],
     )

@@ -18,7 +18,10 @@ _VALIDATION_IMAGES = "task.validation_data.input_path"
 
 
 def prepare(
-    experiment: str, flag_values: flags.FlagValues, report: Callable[[str], None]
+    experiment: str,
+    flag_values: flags.FlagValues,
+    report: Callable[[str], None],
+    with_masks: bool = False,
 ) -> DetectionDataset | None:
     """Converts the folder in --dataset, or generates the built-in shapes for a demo.
 
@@ -26,12 +29,13 @@ def prepare(
       experiment: name of the experiment.
       flag_values: parsed flags; this uses `dataset`, `cache_dir` and `val_share`.
       report: called with progress messages.
+      with_masks: whether the detector needs masks.
 
     Returns:
       The data set; None if the experiment has its own data.
 
     Raises:
-      DatasetError: if the folder cannot be used.
+      DatasetError: if the folder cannot be used, or lacks masks that the detector needs.
     """
 
     def report_data(message: str) -> None:
@@ -42,10 +46,15 @@ def prepare(
         if experiment not in names.ON_SHAPES:
             return None
         root = flag_values.cache_dir or default_cache_dir()
-        name = shapes.folder_name(**DEMO_SHAPES)
-        folder = make_shapes(os.path.join(root, name), **DEMO_SHAPES, report=report_data)
+        parameters = {**DEMO_SHAPES, "with_masks": with_masks}
+        name = shapes.folder_name(**parameters)
+        folder = make_shapes(os.path.join(root, name), **parameters, report=report_data)
     return prepare_coco_folder(
-        folder, flag_values.cache_dir, report=report_data, val_share=flag_values.val_share
+        folder,
+        flag_values.cache_dir,
+        report=report_data,
+        needs_masks=_why_masks(experiment) if with_masks else "",
+        val_share=flag_values.val_share,
     )
 
 
@@ -54,14 +63,16 @@ def prepare_of_run(
     flag_values: flags.FlagValues,
     named: Collection[str],
     report: Callable[[str], None],
+    with_masks: bool = False,
 ) -> DetectionDataset | None:
     """Converts the folder to evaluate a run on: that in --dataset, or the one that it trained on.
 
     Args:
       folder: of the run.
-      flag_values: parsed flags; this uses `dataset` and `cache_dir`.
+      flag_values: parsed flags; this uses `dataset`, `cache_dir` and `val_share`.
       named: keys that the user has set, possibly to other images.
       report: called with progress messages.
+      with_masks: whether the detector needs masks.
 
     Returns:
       The data set; None if the config names the images, or the folder of the training is gone.
@@ -75,7 +86,25 @@ def prepare_of_run(
         if not images or not os.path.isdir(images) or _VALIDATION_IMAGES in named:
             return None
     return prepare_coco_folder(
-        images, flag_values.cache_dir, report=lambda message: report(f"data: {message}")
+        images,
+        flag_values.cache_dir,
+        report=lambda message: report(f"data: {message}"),
+        needs_masks=_why_masks(folder.read_experiment()) if with_masks else "",
+        val_share=flag_values.val_share,
+    )
+
+
+def _why_masks(experiment: str) -> str:
+    """Returns which detector needs masks, and what to do without them."""
+    without_masks = experiment.replace("maskrcnn", "fasterrcnn")
+    instead = (
+        "set task.model.include_mask=false"
+        if without_masks == experiment
+        else f"use --experiment={without_masks}"
+    )
+    return (
+        f"{experiment} needs them: give every annotation a segmentation, polygons or run-length "
+        f"encoded, or {instead}"
     )
 
 

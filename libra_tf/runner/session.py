@@ -61,10 +61,11 @@ def run(
     _check_init_checkpoint(draft.params, folder, mode)
     strategy = cluster.build_strategy(draft.params, mode)
     report = functools.partial(_print, console)
+    with_masks = getattr(draft.params.task.model, "include_mask", False)
     if is_of_run:
-        dataset = input_data.prepare_of_run(folder, flag_values, draft.named, report)
+        dataset = input_data.prepare_of_run(folder, flag_values, draft.named, report, with_masks)
     else:
-        dataset = input_data.prepare(experiment, flag_values, report)
+        dataset = input_data.prepare(experiment, flag_values, report, with_masks)
     params = config.settle(draft, dataset)
     input_data.check_files(params, mode)
     proposals.check_files(params, mode, dataset)

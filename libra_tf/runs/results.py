@@ -12,8 +12,10 @@ import tensorflow as tf
 from libra_tf import atomic
 from libra_tf.runs.folder import RESULTS, RunFolder
 
+# Column of the closing table -> the start of the name of the metric for one class.
 _COLUMNS = {
     "AP": "Precision mAP ByCategory",
+    "mask_AP": "mask Precision mAP ByCategory",
     "AP50": "Precision mAP ByCategory@50IoU",
     "AP75": "Precision mAP ByCategory@75IoU",
     "APs": "Precision mAP ByCategory (small)",
@@ -82,17 +84,22 @@ class Results:
 def table(evaluation: Mapping[str, Any]) -> rich.table.Table:
     """Returns the closing table: AP, AP50, AP75 and AP by size, for all classes and for each.
 
+    A detector of masks has a column for their AP.
+
     Args:
       evaluation: an entry of `Results.evaluations`.
     """
+    columns = {
+        name: key for name, key in _COLUMNS.items() if name in evaluation or name != "mask_AP"
+    }
     result = rich.table.Table(title=f"COCO metrics at step {evaluation['step']}")
     result.add_column("class")
-    for column in _COLUMNS:
+    for column in columns:
         result.add_column(column, justify="right")
-    result.add_row("all", *(_cell(evaluation.get(column)) for column in _COLUMNS))
+    result.add_row("all", *(_cell(evaluation.get(column)) for column in columns))
     prefix = _COLUMNS["AP"] + "/"
     for name in (key.removeprefix(prefix) for key in evaluation if key.startswith(prefix)):
-        cells = (_cell(evaluation.get(f"{key}/{name}")) for key in _COLUMNS.values())
+        cells = (_cell(evaluation.get(f"{key}/{name}")) for key in columns.values())
         result.add_row(rich.markup.escape(name), *cells)
     return result
 

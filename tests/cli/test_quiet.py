@@ -28,6 +28,16 @@ def test_messages_are_appended(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_messages_of_native_code(tmp_path, capfd):
+    """Some of TensorFlow's warnings heed no log level."""
+    path = tmp_path / "log.txt"
+    with quiet.libraries_write_to(str(path)):
+        os.write(2, b"W0000 costs\n")
+    os.write(2, b"error: after\n")
+    assert path.read_text() == "W0000 costs\n"
+    assert capfd.readouterr().err == "error: after\n"
+
+
 def test_a_remote_log_is_written_in_the_end(tmp_path, monkeypatch):
     """TensorFlow's file system in memory stands for one that Python cannot open."""
     monkeypatch.chdir(tmp_path)

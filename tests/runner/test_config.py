@@ -67,7 +67,7 @@ def test_every_libra_experiment_is_registered():
     assert registered == set(names.EXPERIMENTS)
 
 
-@pytest.mark.parametrize("experiment", [name for name in names.EXPERIMENTS if "mask" not in name])
+@pytest.mark.parametrize("experiment", names.EXPERIMENTS)
 def test_the_data_set_sets_what_follows_from_it(parse, experiment):
     params = build(experiment, parse(), dataset())
     task, trainer = params.task, params.trainer
@@ -129,11 +129,6 @@ def test_a_run_is_evaluated_on_other_images(parse, run_folder):
     assert params.task.model.as_dict() == saved.task.model.as_dict()
     batch_size = params.task.validation_data.global_batch_size
     assert params.trainer.validation_steps == -(-21 // batch_size) != 3
-
-
-def test_a_folder_has_no_masks(parse):
-    with pytest.raises(UsageError, match=r"include_mask=false"):
-        build("libra_maskrcnn_resnetfpn_coco", parse(), dataset())
 
 
 def test_another_batch_size_still_evaluates_every_image(parse):

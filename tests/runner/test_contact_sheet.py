@@ -35,6 +35,21 @@ def test_confident_detections_are_drawn(tiny_shapes, tmp_path, score, is_drawn):
     assert bool((with_detection != without).any()) == is_drawn
 
 
+def test_masks_are_drawn(tiny_shapes, tmp_path):
+    """Only those of the detections that are drawn."""
+    box, classes = np.array([[8.0, 8, 56, 56]] * 2), np.array([2, 2])
+    scores, masks = np.array([0.9, 0.1]), np.zeros([2, 28, 28])
+    masks[1] = 1.0
+    without = draw(tmp_path / "a.png", tiny_shapes, {1: Detections(box, classes, scores)})
+    empty = draw(tmp_path / "b.png", tiny_shapes, {1: Detections(box, classes, scores, masks)})
+    np.testing.assert_array_equal(empty, without)
+    tinted = draw(
+        tmp_path / "c.png", tiny_shapes, {1: Detections(box, classes, scores, masks[::-1])}
+    )
+    # Three quarters of the side of 300 pixels, squared.
+    assert 0.9 < np.count_nonzero((tinted != without).any(axis=-1)) / 225**2 < 1.05
+
+
 @pytest.mark.parametrize("as_list", [True, False])
 def test_files_may_be_named_as_model_garden_reads_them(tiny_shapes, tmp_path, as_list):
     expected = draw(tmp_path / "one.png", tiny_shapes, {1: EMPTY})

@@ -44,11 +44,13 @@ class Answer:
     names: np.ndarray
     masks: np.ndarray | None = None
 
-    def to_json(self, file: str) -> str:
+    def to_json(self, file: str, pastes_masks: bool = False) -> str:
         """Returns the detections as a line of JSON.
 
         Args:
           file: the name of the image file to write into it.
+          pastes_masks: whether to give masks as `segmentation`, run-length encoded in the image as
+            in COCO's results, instead of the grid over the box.
         """
         detections = [
             {
@@ -61,7 +63,14 @@ class Answer:
                 self.boxes, self.scores, self.category_ids, self.names, strict=True
             )
         ]
-        if self.masks is not None:
+        if self.masks is not None and pastes_masks:
+            # Imported here because it imports TensorFlow.
+            from libra_tf.inference import pasting
+
+            masks = pasting.encode(self.masks, self.boxes, self.height, self.width)
+            for detection, mask in zip(detections, masks, strict=True):
+                detection["segmentation"] = mask
+        elif self.masks is not None:
             for detection, mask in zip(detections, self.masks, strict=True):
                 detection["mask"] = np.round(mask.astype(float), 3).tolist()
         return json.dumps(

@@ -65,8 +65,16 @@ class Result:
     @property
     def line(self) -> str:
         """A line of JSON with the detections or the error."""
+        return self.to_line()
+
+    def to_line(self, pastes_masks: bool = False) -> str:
+        """Returns a line of JSON with the detections or the error.
+
+        Args:
+          pastes_masks: see `answers.Answer.to_json`.
+        """
         if self.answer:
-            return self.answer.to_json(str(self.file.path))
+            return self.answer.to_json(str(self.file.path), pastes_masks)
         return json.dumps({"file": str(self.file.path), "error": self.problem})
 
     @property
