@@ -92,7 +92,7 @@ def test_orientation_is_reported_and_not_applied(tmp_path):
     _picture().save(path, exif=exif)
     facts = images.inspect_image(path)
     assert (facts.width, facts.height, facts.orientation) == (40, 30, 6)
-    assert facts.shown_transposed and not facts.shown_as_stored
+    assert facts.upright_size == (30, 40) and not facts.shown_as_stored
     assert _as_model_garden_decodes(path.read_bytes()).shape == (30, 40, 3)
 
 
@@ -115,7 +115,7 @@ def test_a_meaningless_orientation_counts_as_upright(tmp_path, name):
     assert 0x0112 in Image.open(path).getexif()
     facts = images.inspect_image(path)
     assert facts.orientation == 1
-    assert facts.shown_as_stored and not facts.shown_transposed
+    assert facts.shown_as_stored and facts.upright_size == (facts.width, facts.height)
 
 
 def test_inspect_images_keeps_the_order(tmp_path):

@@ -71,6 +71,7 @@ def data_flags(tmp_path, monkeypatch):
     values = flags.FlagValues()
     flags.DEFINE_string("dataset", None, "", flag_values=values)
     flags.DEFINE_string("cache_dir", str(tmp_path), "", flag_values=values)
+    flags.DEFINE_float("val_share", None, "", flag_values=values)
     values(["test"])
     return values
 
@@ -87,6 +88,7 @@ def test_the_images_to_evaluate_a_run_on(tiny_shapes, tmp_path):
     flags.DEFINE_string("dataset", None, "", flag_values=values)
     cache = pathlib.Path(tiny_shapes.folder).parent / "cache"
     flags.DEFINE_string("cache_dir", str(cache), "", flag_values=values)
+    flags.DEFINE_float("val_share", None, "", flag_values=values)
     values(["test"])
     folder = RunFolder(str(tmp_path / "run"))
     params = exp_factory.get_exp_config("libra_retinanet_demo")
