@@ -5,7 +5,7 @@ import sys
 import rich.console
 from absl import flags
 
-from libra_tf.cli import program
+from libra_tf.cli import inputs, program
 from libra_tf.runner import flags as runner_flags
 from libra_tf.runner import startup
 
@@ -29,6 +29,8 @@ def _run(console: rich.console.Console) -> None:
     experiment = runner_flags.experiment_name(flag_values)
     runner_flags.check_flags(flag_values)
     model_dir = runner_flags.model_dir(flag_values, experiment)
+    if flag_values.mode == "eval":
+        inputs.require_run("--model_dir", model_dir)
     subject = model_dir if runner_flags.may_evaluate_run(flag_values) else experiment
     program.before_tensorflow(f"{subject}: ")
     # Imported here because it is slow: --help and wrong flags are answered at once.

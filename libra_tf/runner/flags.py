@@ -127,8 +127,6 @@ def check_flags(flag_values: flags.FlagValues) -> None:
         raise UsageError(
             f"--mode={flag_values.mode} is not supported; choose one of {', '.join(MODES)}"
         )
-    if flag_values.mode == "eval" and flag_values.model_dir:
-        inputs.require_run("--model_dir", flag_values.model_dir)
     if flag_values.checkpoint and flag_values.mode != "eval":
         raise UsageError(
             f"--checkpoint={flag_values.checkpoint} is for --mode=eval. A training continues from "
