@@ -233,7 +233,7 @@ def run(
 
     Raises:
       UsageError: if `task.init_checkpoint` does not fit the model.
-      TrainingError: if a loss becomes NaN or infinite.
+      TrainingError: if a loss becomes NaN, infinite or larger than `trainer.loss_upper_bound`.
       PreemptedError: if the process was told to stop.
     """
     with cluster.own_folder(strategy, folder) as own, strategy.scope():
@@ -253,8 +253,10 @@ def run(
             ),
         )
         actions = [stop]
-        if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
-            actions.append(guards.StopOnBadLoss(own, trainer.checkpoint, trainer.global_step))
+        if trainer.checkpoint:
+            actions.append(
+                guards.StopOnBadLoss(own, trainer.checkpoint, trainer.global_step, params.trainer)
+            )
         runner = _Runner(
             strategy,
             task,
