@@ -18,6 +18,7 @@ from libra_tf.initial_weights import fine_tuning
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.precision import Precision
 from libra_tf.runner import cluster, config, contact_sheet, input_data, proposals, training
+from libra_tf.runner.stages import Stages
 from libra_tf.runner.startup import StartUp
 from libra_tf.runs import results, trained_run
 from libra_tf.runs.folder import PICTURES, RunFolder
@@ -72,9 +73,13 @@ def run(
     _announce(console, experiment, params, dataset, folder)
     _print(console, f"{'warning: ' if chosen.is_emulated else ''}precision: {chosen}")
     startup.mark("data")
+    stages = Stages()
     task_index = None if cluster.is_chief(strategy) else params.runtime.task_index
     with quiet.libraries_write_to(folder.log(task_index)):
-        trainer = _train(params, strategy, mode, folder, flag_values, record, console, startup)
+        with stages.explained(experiment, folder.log(task_index)):
+            trainer = _train(
+                params, strategy, mode, folder, flag_values, record, console, startup, stages
+            )
         if record.evaluations and "eval" in mode:
             console.print(results.table(record.evaluations[-1]))
         has_pictures = _draw_contact_sheet(folder, params, trainer, class_names)
@@ -90,6 +95,7 @@ def _train(
     record: results.Results,
     console: rich.console.Console,
     startup: StartUp,
+    stages: Stages,
 ) -> training.ReportingTrainer:
     progress = Progress(console)
     try:
@@ -104,6 +110,7 @@ def _train(
                 flag_values.enable_async_checkpointing,
                 is_repeatable=flag_values.seed is not None,
                 startup=startup,
+                stages=stages,
             )
     finally:
         progress.stop()
