@@ -36,7 +36,7 @@ setuptools.setup(
         "Operating System :: POSIX",
         "Programming Language :: Python :: 3",
     ],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=[*setuptools.find_packages(include=["libra_tf", "libra_tf.*"]), *YAML_FILES],
     package_dir=YAML_FILES,
     package_data={

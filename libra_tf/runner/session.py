@@ -20,6 +20,7 @@ from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.precision import Precision
 from libra_tf.runner import best, cluster, config, contact_sheet, input_data, proposals, training
 from libra_tf.runner import flags as runner_flags
+from libra_tf.runner.stages import Stages
 from libra_tf.runner.startup import StartUp
 from libra_tf.runs import results, trained_run
 from libra_tf.runs.folder import PICTURES, RunFolder
@@ -90,11 +91,22 @@ def run(
     _announce(console, experiment, params, dataset, folder)
     _print(console, f"{'warning: ' if chosen.is_emulated else ''}precision: {chosen}")
     startup.mark("data")
+    stages = Stages()
     task_index = None if cluster.is_chief(strategy) else params.runtime.task_index
     with quiet.libraries_write_to(folder.log(task_index)):
-        trainer = _train(
-            params, strategy, mode, folder, flag_values, record, console, startup, checkpoint
-        )
+        with stages.explained(experiment, folder.log(task_index)):
+            trainer = _train(
+                params,
+                strategy,
+                mode,
+                folder,
+                flag_values,
+                record,
+                console,
+                startup,
+                stages,
+                checkpoint,
+            )
         if record.evaluations and "eval" in mode:
             console.print(results.table(record.evaluations[-1]))
         has_pictures = _draw_contact_sheet(folder, params, trainer, class_names)
@@ -110,6 +122,7 @@ def _train(
     record: results.Results,
     console: rich.console.Console,
     startup: StartUp,
+    stages: Stages,
     checkpoint: str | None,
 ) -> training.ReportingTrainer:
     progress = Progress(console)
@@ -127,6 +140,7 @@ def _train(
                 startup=startup,
                 patience=flag_values.patience,
                 checkpoint=checkpoint,
+                stages=stages,
             )
     finally:
         progress.stop()

@@ -17,6 +17,7 @@ from libra_tf.cli.progress import Progress
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
 from libra_tf.runner import best, cluster, guards
+from libra_tf.runner.stages import Stage, Stages
 from libra_tf.runner.startup import StartUp
 from libra_tf.runs import trained_run
 from libra_tf.runs.folder import RunFolder
@@ -32,6 +33,7 @@ class ReportingTrainer(base_trainer.Trainer):
       stop_if_told: called between the batches of an evaluation; raises a PreemptedError if the
         process must stop.
       startup: measures the time to the first step.
+      stages: is told what the run does.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
     """
@@ -42,16 +44,20 @@ class ReportingTrainer(base_trainer.Trainer):
         results: Results,
         stop_if_told: Callable[[], None],
         startup: StartUp,
+        stages: Stages,
         *args,
         train: bool = True,
         **kwargs,
     ):
         startup.mark("detector")
+        stages.current = Stage.INPUTS
         super().__init__(*args, train=train, **kwargs)
         self._stop_if_told = stop_if_told
         self._progress = progress
         self._results = results
         self._startup = startup
+        self._stages = stages
+        self._has_evaluated = False
         self._is_training = False
         self._training_seconds = 0.0
         self._trained_steps = 0
@@ -62,6 +68,7 @@ class ReportingTrainer(base_trainer.Trainer):
             # evaluation without training needs the averages from the checkpoint.
             optimizers.create_weights(self.optimizer, self.model.trainable_variables)
         startup.mark("inputs")
+        stages.current = Stage.WEIGHTS
 
     def distribute_dataset(self, *args, **kwargs) -> tf.distribute.DistributedDataset:
         """Builds a data set without AutoGraph where that is possible; see base class."""
@@ -91,17 +98,17 @@ class ReportingTrainer(base_trainer.Trainer):
                 "training", self.config.trainer.train_steps, int(self.global_step.numpy())
             )
         self._loop_started = (time.monotonic(), int(self.global_step.numpy()))
-        self._mark_startup("checkpoint")
+        if self._startup is not None:
+            self._startup.mark("checkpoint")
+            self._stages.current = Stage.STEP
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, iterator: Any) -> None:
         """Takes a step, or builds the graph of one; see base class."""
         super().train_step(iterator)
-        self._mark_startup("tracing")
-
-    def _mark_startup(self, part: str) -> None:
+        self._stages.current = None
         if self._startup is not None:
-            self._startup.mark(part)
+            self._startup.mark("tracing")
 
     def train_loop_end(self) -> Mapping[str, Any]:
         """See base class."""
@@ -134,6 +141,8 @@ class ReportingTrainer(base_trainer.Trainer):
         super().eval_begin()
         self._swap_averages()
         self._is_training = False
+        if not self._has_evaluated:
+            self._stages.current = Stage.EVALUATION
         self._eval_started = time.monotonic()
         self._eval_batches = 0
         total = self.config.trainer.validation_steps
@@ -141,6 +150,7 @@ class ReportingTrainer(base_trainer.Trainer):
 
     def eval_reduce(self, state: Any = None, step_outputs: Any = None) -> Any:
         """See base class."""
+        self._has_evaluated, self._stages.current = True, None
         self._eval_batches += 1
         self._progress.advance(
             self._eval_batches, images=self.config.task.validation_data.global_batch_size
@@ -212,6 +222,7 @@ def run(
     startup: StartUp | None = None,
     patience: int | None = None,
     checkpoint: str | None = None,
+    stages: Stages | None = None,
 ) -> ReportingTrainer:
     """Trains and evaluates an experiment.
 
@@ -233,17 +244,20 @@ def run(
       patience: end the training when AP has not gained for so many evaluations; None to go on.
       checkpoint: path prefix of the checkpoint to evaluate; None for the newest. Training always
         continues from the newest.
+      stages: is told what the run does.
 
     Returns:
       The trainer.
 
     Raises:
       UsageError: if `task.init_checkpoint` or `checkpoint` does not fit the model.
-      TrainingError: if a loss becomes NaN or infinite.
+      TrainingError: if a loss becomes NaN, infinite or larger than `trainer.loss_upper_bound`.
       PreemptedError: if the process was told to stop.
     """
+    stages = stages or Stages()
     with cluster.own_folder(strategy, folder) as own, strategy.scope():
         stop = guards.StopWhenTold(strategy)
+        stages.current = Stage.MODEL
         task = task_factory.get_task(params.task, logging_dir=own.path)
         if is_repeatable and "train" in mode:
             task.first_step = own.latest_step()
@@ -255,7 +269,7 @@ def run(
             evaluate="eval" in mode,
             checkpoint_exporter=best.exporter(params, own.path),
             trainer_cls=functools.partial(
-                ReportingTrainer, progress, results, stop, startup or StartUp()
+                ReportingTrainer, progress, results, stop, startup or StartUp(), stages
             ),
         )
         actions, eval_actions = [stop], [stop]
@@ -266,8 +280,10 @@ def run(
             has_ended = _has_ended(without_gain, progress)
             # What has ended is evaluated once more, and need not be stopped.
             eval_actions += [] if has_ended else [without_gain]
-        if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
-            actions.append(guards.StopOnBadLoss(own, trainer.checkpoint, trainer.global_step))
+        if trainer.checkpoint:
+            actions.append(
+                guards.StopOnBadLoss(own, trainer.checkpoint, trainer.global_step, params.trainer)
+            )
         runner = _Runner(
             strategy,
             task,

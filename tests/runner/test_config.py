@@ -9,57 +9,11 @@ from official.modeling import optimization
 import libra_tf.registry_imports  # noqa: F401
 from libra_tf.cli.errors import UsageError
 from libra_tf.configs import names
-from libra_tf.data import DetectionDataset, Split
 from libra_tf.runner import config
 from libra_tf.runner import flags as runner_flags
 from libra_tf.runs import trained_run
 from libra_tf.runs.folder import RunFolder
-
-
-@pytest.fixture(scope="module")
-def define():
-    if "dataset" not in flags.FLAGS:
-        runner_flags.define_flags()
-
-
-@pytest.fixture
-def parse(define):
-    """Returns a function from command-line arguments to parsed flags."""
-
-    def parse(*args):
-        flags.FLAGS.unparse_flags()
-        for name in (
-            "config_file",
-            "params_override",
-            "tpu",
-            "experiment",
-            "model_dir",
-            "dataset",
-            "seed",
-        ):
-            flags.FLAGS[name].unparse()
-        flags.FLAGS(["run.py", "--mode=train", *args])
-        return flags.FLAGS
-
-    return parse
-
-
-def dataset(num_train=100, num_val=21, max_boxes=7):
-    return DetectionDataset(
-        folder="cells",
-        class_names={1: "a", 7: "b"},
-        num_classes=8,
-        train=Split("t/train*", "t.json", num_train, 300, max_boxes),
-        val=Split("t/val*", "v.json", num_val, 60, 150),
-        issues=(),
-    )
-
-
-def build(experiment, flag_values, folder):
-    """The config of a run, as a session builds it."""
-    if folder is not None:
-        flag_values.dataset = folder.folder
-    return config.settle(config.build(experiment, flag_values), folder)
+from tests.configs import build, dataset
 
 
 def test_every_libra_experiment_is_registered():
@@ -262,6 +216,7 @@ def test_a_number_may_be_written_without_a_point(parse):
 def test_what_yaml_reads_as_another_type(parse):
     override = (
         "task.model.backbone.type=spinenet,task.model.backbone.spinenet.model_id=96,"
+        "task.model.min_level=3,"
         "task.losses.rpn_box_weight=0.5,task.model.mask_head=null,task.init_checkpoint=null,"
         "task.model.roi_sampler.cascade_iou_thresholds=[1e-1],"
         "task.model.detection_head.class_agnostic_bbox_pred=true"
