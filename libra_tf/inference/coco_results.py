@@ -18,7 +18,8 @@ from pycocotools import mask as coco_mask
 from libra_tf.data import annotations, problems
 from libra_tf.inference.client.answers import Answer
 
-METRICS = ("AP", "AP50", "AP75")
+# The first of pycocotools' numbers.
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, Any]]:
@@ -80,7 +81,7 @@ def evaluate(
       image_ids: the images to evaluate on.
 
     Returns:
-      `AP`, `AP50` and `AP75`, in 0..1; -1 if there are no objects.
+      `AP`, `AP50`, `AP75`, and by size `APs`, `APm` and `APl`, in 0..1; -1 if there are no objects.
     """
     truth = {
         "images": annotation_file.images,
