@@ -29,6 +29,7 @@ ROOMS = (
     "inference",
     "analysis",
     "runner",
+    "api",
     "commands",
 )
 

@@ -1,5 +1,6 @@
-"""Progress of long work: a live bar on a terminal, plain lines in a log."""
+"""Progress of long work: a live bar on a terminal or in a notebook, plain lines in a log."""
 
+import importlib.util
 import time
 
 import rich.console
@@ -37,7 +38,7 @@ class Progress:
         self._phase, self._total, self._first, self._unit = phase, total, done, unit
         self._warm = None
         self._printed = (time.monotonic(), done)
-        if self._console.is_terminal:
+        if self._console.is_terminal or _shows_widgets(self._console):
             self._bar = rich.progress.Progress(
                 rich.progress.TextColumn("{task.description}"),
                 rich.progress.BarColumn(),
@@ -95,6 +96,11 @@ class Progress:
             if self._total:
                 parts.append(f"{_duration((self._total - done) / rate)} left")
         return ", ".join(parts)
+
+
+def _shows_widgets(console: rich.console.Console) -> bool:
+    """Returns whether this is a notebook with what rich's live displays need there."""
+    return console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
 def _duration(seconds: float) -> str:

@@ -19,6 +19,20 @@ def silence_libraries() -> None:
 
 
 @contextlib.contextmanager
+def libraries_silenced() -> Iterator[None]:
+    """Silences libraries while the block runs, in a process that is not this project's own."""
+    # TensorFlow reads this when it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    verbosity = absl_logging.get_verbosity()
+    with warnings.catch_warnings():
+        try:
+            silence_libraries()
+            yield
+        finally:
+            absl_logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
 def libraries_write_to(path: str) -> Iterator[None]:
     """Sends what libraries print and log to a file while the block runs.
 

@@ -107,7 +107,7 @@ def inspect_image(path: pathlib.Path) -> ImageFacts:
         raise ImageError("empty image file: replace it")
     try:
         image = Image.open(io.BytesIO(encoded))
-        num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        num_frames = _num_frames(image)
     except Image.DecompressionBombError as error:
         raise ImageError(
             "image has too many pixels to decode safely: split it into smaller images"
@@ -188,6 +188,48 @@ def encode_as_png(encoded: bytes, is_turned: bool = False) -> bytes:
     return buffer.getvalue()
 
 
+def as_jpeg_or_png(encoded: bytes, turn_upright: bool = True) -> bytes:
+    """Returns an image file in a form that detectors read, which know JPEG and PNG and no EXIF.
+
+    Args:
+      encoded: content of an image file.
+      turn_upright: whether to turn a photograph as viewers that follow EXIF show it. Training does
+        not.
+
+    Returns:
+      The same content if it can stay as it is, or if it is no image: the detector then says why
+      it refuses it. Otherwise the content of an 8-bit RGB PNG file.
+
+    Raises:
+      ImageError: if the image would have to be changed but is damaged, or is of an unsupported
+        kind.
+    """
+    try:
+        image = Image.open(io.BytesIO(encoded))
+    # What foreign bytes make Pillow raise varies.
+    except Exception:
+        return encoded
+    is_read_as_it_is = image.format in _RECORD_MODES
+    try:
+        orientation = _orientation(image) if turn_upright else _EXIF_UPRIGHT
+        if is_read_as_it_is and orientation == _EXIF_UPRIGHT:
+            return encoded
+        _check_supported(image.format, image.mode, _num_frames(image))
+        shown = ImageOps.exif_transpose(image) if orientation != _EXIF_UPRIGHT else image
+        return png_of(shown.convert("RGB"))
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError("is truncated or damaged") from error
+
+
+def png_of(picture: Image.Image) -> bytes:
+    """Encodes a picture as PNG for reading it at once: speed counts more than size."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def _inspect_or_problem(path: pathlib.Path) -> ImageFacts | ImageError:
     try:
         return inspect_image(path)
@@ -207,6 +249,11 @@ def _orientation(image: Image.Image) -> int:
     value = image.getexif().get(_EXIF_ORIENTATION)
     # Cameras write 0 for "unknown", and some programs write text.
     return value if isinstance(value, int) and value in _EXIF_TURNED else _EXIF_UPRIGHT
+
+
+def _num_frames(image: Image.Image) -> int:
+    # The further pictures of an MPO are not meant to be seen.
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
 def _check_supported(image_format: str | None, mode: str, num_frames: int) -> None:

@@ -17,7 +17,8 @@ from libra_tf.data import annotations, problems
 from libra_tf.inference import pasting
 from libra_tf.inference.client.answers import Answer
 
-METRICS = ("AP", "AP50", "AP75")
+# The first of pycocotools' numbers.
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, Any]]:
@@ -79,8 +80,8 @@ def evaluate(
       image_ids: the images to evaluate on.
 
     Returns:
-      `AP`, `AP50` and `AP75`, in 0..1; -1 if there are no objects. The same with `mask_` before
-      it, if all objects and all detections have masks.
+      `AP`, `AP50`, `AP75`, and by size `APs`, `APm` and `APl`, in 0..1; -1 if there are no objects.
+      The same with `mask_` before it, if all objects and all detections have masks.
     """
     truth = {
         "images": annotation_file.images,

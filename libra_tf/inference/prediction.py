@@ -20,6 +20,7 @@ from libra_tf.inference.client import run
 
 RESULTS = "detections.json"
 PICTURES = "pictures"
+_SHOWN_METRICS = ("AP", "AP50", "AP75")
 
 
 def predict(
@@ -39,7 +40,9 @@ def predict(
 
     `output_dir/detections.json` holds all detections (see `coco_results.to_results`). It replaces
     an earlier file when detection ends, even if it is interrupted. `output_dir/pictures` holds the
-    images with the detections drawn.
+    images with the detections drawn. Photographs are turned upright by their EXIF orientation, and
+    boxes and pictures are those of the upright image; with annotations, which belong to the pixels
+    as they are stored, nothing is turned.
 
     Args:
       model: folder of a run or of a SavedModel; see `local.open_detector`.
@@ -79,7 +82,9 @@ def predict(
     report(f"detecting with {detector.source}")
     summary, detections, answered = _Summary(draw_threshold), [], []
     try:
-        for result in _detect(detector, images, pictures, batch_size, draw_threshold):
+        for result in _detect(
+            detector, images, pictures, batch_size, draw_threshold, turn_upright=truth is None
+        ):
             summary.add(result)
             if result.answer:
                 image_id = image_ids[result.file]
@@ -130,6 +135,7 @@ def _detect(
     pictures: Sequence[pathlib.Path] | None,
     batch_size: int,
     draw_threshold: float,
+    turn_upright: bool,
 ) -> Iterator[run.Result]:
     """Yields the results as they come, and shows the progress."""
     progress = Progress(rich.console.Console())
@@ -143,6 +149,7 @@ def _detect(
         concurrency=2,
         is_normalized=detector.normalized_boxes,
         draw_threshold=draw_threshold,
+        turn_upright=turn_upright,
     )
     try:
         for done, result in enumerate(results, start=1):
@@ -195,5 +202,6 @@ def _precision(
 ) -> str:
     """Returns a line with the average precision."""
     metrics = coco_results.evaluate(truth, detections, image_ids)
-    values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    shown = [name for name in metrics if name.removeprefix("mask_") in _SHOWN_METRICS]
+    values = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
     return f"{values} on {len(image_ids)} of the {len(truth.images)} images of {truth.path}"

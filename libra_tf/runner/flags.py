@@ -139,5 +139,15 @@ def check_flags(flag_values: flags.FlagValues) -> None:
         inputs.require_folder(
             "--dataset", flag_values.dataset, f"name a data set: {inputs.DATASET_LAYOUTS}"
         )
-    elif flag_values.val_share is not None:
+    _check_numbers(flag_values)
+
+
+def _check_numbers(flag_values: flags.FlagValues) -> None:
+    """Checks what absl has checked on a command line, but nobody in a call from Python."""
+    share, patience = flag_values.val_share, flag_values.patience
+    if share is not None and flag_values.dataset is None:
         raise UsageError("--val_share divides the images of --dataset: give that, too")
+    if share is not None and not 0 < share < 1:
+        raise UsageError(f"--val_share={share}: it must lie between 0 and 1")
+    if patience is not None and not (isinstance(patience, int) and patience > 0):
+        raise UsageError(f"--patience={patience}: it must be a whole number of at least 1")

@@ -5,7 +5,6 @@ import math
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -93,10 +92,8 @@ class StopWhenTold(orbit.Action):
         self._strategy = strategy
         self._status: int | None = None
         self._saves_first = False
-        # Elsewhere, as in a thread of a notebook's, Python does not let signals be handled.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._terminate)
-            signal.signal(signal.SIGINT, self._interrupt)
+        signal.signal(signal.SIGTERM, self._terminate)
+        signal.signal(signal.SIGINT, self._interrupt)
 
     def _terminate(self, signal_number: int, frame: Any) -> None:
         del signal_number, frame

@@ -80,9 +80,9 @@ def prepare_of_run(
     Raises:
       DatasetError: if the folder cannot be used.
     """
-    images = flag_values.dataset
+    images, val_share = flag_values.dataset, flag_values.val_share
     if images is None:
-        images = folder.read_dataset()
+        images, val_share = folder.read_dataset(), folder.read_val_share()
         if not images or not os.path.isdir(images) or _VALIDATION_IMAGES in named:
             return None
     return prepare_coco_folder(
@@ -90,7 +90,7 @@ def prepare_of_run(
         flag_values.cache_dir,
         report=lambda message: report(f"data: {message}"),
         needs_masks=_why_masks(folder.read_experiment()) if with_masks else "",
-        val_share=flag_values.val_share,
+        val_share=val_share,
     )
 
 

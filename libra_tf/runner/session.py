@@ -85,7 +85,7 @@ def run(
     if "train" in mode and cluster.is_chief(strategy):
         # The run may be evaluated from another working directory.
         trained_on = os.path.abspath(dataset.folder) if dataset else images
-        folder.write_config(experiment, params, class_names, trained_on)
+        folder.write_config(experiment, params, class_names, trained_on, flag_values.val_share)
     params.lock()
 
     _announce(console, experiment, params, dataset, folder)

@@ -21,6 +21,7 @@ from libra_tf.runs import differences
 PARAMS = "params.yaml"
 EXPERIMENT = "experiment.txt"
 DATASET = "dataset.txt"
+_VAL_SHARE = "val_share="
 CLASS_NAMES = "class_names.json"
 RESULTS = "results.json"
 PICTURES = "detections.png"
@@ -136,6 +137,7 @@ class RunFolder:
         params: cfg.ExperimentConfig,
         class_names: Mapping[int, str],
         dataset: str | None = None,
+        val_share: float | None = None,
     ) -> None:
         """Writes what a run is, creating the folder: experiment, config, classes and data set.
 
@@ -145,6 +147,8 @@ class RunFolder:
           class_names: by category id.
           dataset: what it trains on: a folder of images, or the pattern of files in its config;
             None for an imported detector.
+          val_share: the part of the images that the user has set aside for validation; None for
+            the default.
         """
         tf.io.gfile.makedirs(self.path)
         with atomic.unfinished_file(self.file(PARAMS)) as path:
@@ -152,7 +156,8 @@ class RunFolder:
         atomic.write_file(self.file(EXPERIMENT), f"{experiment}\n")
         atomic.write_file(self.file(CLASS_NAMES), json.dumps(class_names, indent=2) + "\n")
         if dataset is not None:
-            atomic.write_file(self.file(DATASET), f"{dataset}\n")
+            share = "" if val_share is None else f"{_VAL_SHARE}{val_share!r}\n"
+            atomic.write_file(self.file(DATASET), f"{dataset}\n{share}")
 
     def read_params(self) -> dict[str, Any] | None:
         """Reads the config of the run.
@@ -202,9 +207,21 @@ class RunFolder:
           UsageError: if the folder was written by an earlier version and `results.json` is damaged.
         """
         if tf.io.gfile.exists(self.file(DATASET)):
-            return self._read(DATASET).strip()
+            return self._read(DATASET).partition("\n")[0]
         # Earlier versions said it only with an evaluation.
         return (self.read_results() or {}).get("dataset")
+
+    def read_val_share(self) -> float | None:
+        """Returns the part of the images that was set aside for validation; None for the default.
+
+        Raises:
+          UsageError: if the file is damaged.
+        """
+        if not tf.io.gfile.exists(self.file(DATASET)):
+            return None
+        with self.explaining(DATASET):
+            share = self._read(DATASET).partition("\n")[2].strip()
+            return float(share.removeprefix(_VAL_SHARE)) if share else None
 
     def read_class_names(self) -> dict[int, str]:
         """Returns the names of the classes by category id; none if the run has no such file.

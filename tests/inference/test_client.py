@@ -535,9 +535,9 @@ def test_every_image_has_a_picture_of_its_own(names):
     pictures = image_files.name_pictures(images, "drawn")
     assert len(set(pictures)) == len(names)
     for picture, name in zip(pictures, names, strict=True):
-        assert picture.suffix in image_files.SUFFIXES
+        assert picture.suffix in image_files.PICTURE_SUFFIXES
         assert picture.parent == pathlib.Path("drawn", name).parent
-    if names and names[0].endswith(image_files.SUFFIXES):
+    if names and names[0].endswith(image_files.PICTURE_SUFFIXES):
         assert pictures[0] == pathlib.Path("drawn", names[0])
 
 

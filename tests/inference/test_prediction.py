@@ -1,7 +1,9 @@
 """Detection in files: what is written, and what is said."""
 
+import io
 import json
 import pathlib
+import shutil
 import weakref
 
 import numpy as np
@@ -137,6 +139,54 @@ def test_unreadable_files_are_passed_over_and_listed(exported, tmp_path):
         first = detections[0]
         np.testing.assert_allclose(first["bbox"], [xmin, ymin, xmax - xmin, ymax - ymin], atol=2e-3)
         assert first["category_id"] == outputs["detection_classes"][0, 0]
+
+
+def turned(encoded, orientation):
+    """A file with the pixels of another, to be shown turned."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(io.BytesIO(encoded)).save(buffer, format="PNG", exif=exif)
+    return buffer.getvalue()
+
+
+@one_detector
+def test_photographs_are_detected_upright(exported, tmp_path):
+    """The boxes are those of the same picture with its pixels turned."""
+    (tmp_path / "in").mkdir()
+    pixels = encode(64, 96, "PNG")
+    upright = Image.open(io.BytesIO(pixels)).transpose(Image.Transpose.ROTATE_270)
+    (tmp_path / "in/phone.png").write_bytes(turned(pixels, 6))
+    upright.save(tmp_path / "in/upright.bmp")
+    failures, _ = predict(exported.folder, [tmp_path / "in"], tmp_path, draw_threshold=0.05)
+    assert failures == 0
+    detections = json.loads((tmp_path / "detections.json").read_text())
+    by_image = [
+        [{**d, "image_id": 0, "file_name": ""} for d in detections if d["image_id"] == image_id]
+        for image_id in (1, 2)
+    ]
+    assert by_image[0] == by_image[1] != []
+    pictures = [
+        np.asarray(Image.open(tmp_path / "pictures" / name))
+        for name in ("phone.png", "upright.png")
+    ]
+    assert pictures[0].shape == (96, 64, 3)
+    np.testing.assert_array_equal(*pictures)
+
+
+@one_detector
+def test_annotations_belong_to_the_pixels_as_stored(
+    exported, found_objects, images_folder, tmp_path
+):
+    _, expected = predict(
+        exported.folder, [images_folder], tmp_path / "a", annotations=found_objects
+    )
+    folder = tmp_path / "turned"
+    shutil.copytree(images_folder, folder)
+    for path in filter(pathlib.Path.is_file, folder.rglob("*")):
+        path.write_bytes(turned(path.read_bytes(), 6))
+    _, said = predict(exported.folder, [folder], tmp_path / "b", annotations=found_objects)
+    (line,) = [line for line in expected.splitlines() if line.startswith("AP ")]
+    assert line in said
 
 
 @one_detector

@@ -1,5 +1,9 @@
+import json
+import os
+
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from libra_tf.runner import contact_sheet
@@ -71,3 +75,22 @@ def test_without_an_image_there_is_no_picture(tiny_shapes, tmp_path):
 def test_a_name_is_no_formula(tiny_shapes, tmp_path):
     found = Detections(np.array([[8.0, 8, 56, 56]]), np.array([2]), np.array([0.9]))
     draw(tmp_path / "a.png", tiny_shapes, {1: found}, class_names={2: "$5^$"})
+
+
+def test_titles_are_file_names(tiny_shapes, tmp_path, monkeypatch):
+    titles, shorten = [], contact_sheet.drawing.shorten
+    monkeypatch.setattr(
+        contact_sheet.drawing, "shorten", lambda *args: titles.append(args[0]) or shorten(*args)
+    )
+    with open(tiny_shapes.val.annotation_file) as file:
+        images = json.load(file)["images"]
+    names = {image["id"]: os.path.basename(image["file_name"]) for image in images}
+    draw(tmp_path / "a.png", tiny_shapes, dict.fromkeys([1, 5], EMPTY))
+    assert titles == [names[1], names[5]]
+
+
+def test_a_record_without_a_file_name_is_numbered(tiny_shapes):
+    record = next(iter(tf.data.TFRecordDataset(tf.io.gfile.glob(tiny_shapes.val.input_path))))
+    example = tf.train.Example.FromString(record.numpy())
+    del example.features.feature["image/filename"]
+    assert contact_sheet._title(tf.constant(example.SerializeToString()), 7) == "image 7"
