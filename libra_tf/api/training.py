@@ -85,8 +85,6 @@ def _run(experiment: str, model_dir: str, options: Options) -> None:
         terminal.print(f"{experiment}: importing TensorFlow and Model Garden ...", highlight=False)
     startup = StartUp(since_process_start=False)
     # Imported here because it is slow: wrong arguments are answered at once.
-    import gin
-
     from libra_tf import precision
     from libra_tf.compat import keras
     from libra_tf.runner import session
@@ -94,7 +92,7 @@ def _run(experiment: str, model_dir: str, options: Options) -> None:
     startup.mark("import")
     # The run sets these for its process, but this one is the caller's, who may train again.
     policy = keras.mixed_precision.global_policy()
-    with _signals_as_before(), precision.computing_in(policy), gin.unlock_config():
+    with _signals_as_before(), precision.computing_in(policy):
         session.run(experiment, model_dir, options, terminal, startup)
 
 

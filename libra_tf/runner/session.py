@@ -49,7 +49,9 @@ def run(
       PreemptedError: if the process was told to stop.
     """
     folder, mode = RunFolder(model_dir), flag_values.mode
-    gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
+    # A process may run several, as a notebook does.
+    with gin.unlock_config():
+        gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
     # Report wrong keys, folders and checkpoints before reading any data.
     is_of_run = runner_flags.may_evaluate_run(flag_values) and folder.is_known()
     if is_of_run:
