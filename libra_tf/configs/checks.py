@@ -80,7 +80,6 @@ def check_task(task: hyperparams.Config) -> None:
             f"task.model.num_classes is {model.num_classes}; it must be at least 2: the background "
             "and one class"
         )
-    _check_levels(model)
     _check_input_size(model)
     for name in ("train_data", "validation_data"):
         _check_augmentation(f"task.{name}.parser", getattr(task, name).parser)
@@ -91,6 +90,7 @@ def check_task(task: hyperparams.Config) -> None:
             backbones.MODEL_IDS[model.backbone.type],
         )
     _check_frozen_stages(task)
+    _check_levels(model)
     check_choice("task.model.decoder.type", model.decoder.type, DECODERS)
     check_choice("task.model.compatibility", model.compatibility, COMPATIBILITIES)
     if model.compatibility:
@@ -116,9 +116,9 @@ def _check_levels(model: hyperparams.Config) -> None:
     finest = backbones.finest_level(model.backbone)
     if not finest <= model.min_level <= model.max_level:
         raise ValueError(
-            f"task.model.min_level is {model.min_level} and task.model.max_level is "
-            f"{model.max_level}; min_level must be at least {finest}, the finest level of "
-            f"{model.backbone.type}, and at most max_level"
+            f"task.model.min_level and max_level are {model.min_level} and {model.max_level}; "
+            f"min_level must be at least {finest}, the finest level of {model.backbone.type}, and "
+            "at most max_level"
         )
 
 

@@ -39,8 +39,8 @@ def _between(least: float, most: float) -> Allowed:
     return Allowed(f"from {least} to {most}", lambda value: least <= value <= most)
 
 
-def _one_of(*choices: Any) -> Allowed:
-    return Allowed(f"one of {', '.join(map(str, choices))}", lambda value: value in choices)
+def _one_of(*choices: str) -> Allowed:
+    return Allowed(f"one of {', '.join(choices)}", lambda value: value in choices)
 
 
 def _each(allowed: Allowed) -> Allowed:
@@ -73,6 +73,8 @@ _COUNT = _at_least(1)
 _SHARE = _between(0, 1)
 _POSITIVE_SHARE = Allowed("above 0 and at most 1", lambda value: 0 < value <= 1)
 _DECAY = Allowed("at least 0 and below 1", lambda value: 0 <= value < 1)
+_TRUE = Allowed("true", lambda value: value is True)
+_FALSE = Allowed("false", lambda value: value is False)
 _CLIP = dataclasses.replace(_POSITIVE, words="above 0, or null for no clipping")
 _ACTIVATION = Allowed(
     "the name of one of Keras's activations, such as relu, relu6 or swish",
@@ -116,7 +118,7 @@ _ALLOWED = {
     "expand_ratio": _COUNT,
     "fusion_type": _one_of("sum", "concat"),
     "num_repeats": _COUNT,
-    # Proposals and detections
+    # Proposals, detections and their evaluation
     "pre_nms_top_k": _COUNT,
     "test_pre_nms_top_k": _COUNT,
     "pre_nms_score_threshold": _SHARE,
@@ -131,7 +133,7 @@ _ALLOWED = {
     "max_num_eval_detections": _COUNT,
     "soft_nms_sigma": _NOT_NEGATIVE,
     "box_coder_weights": _each(_POSITIVE),
-    "use_wod_metrics": Allowed("false: Waymo's evaluator is not supported", lambda v: not v),
+    "use_wod_metrics": _FALSE,
     # Samplers: the IoU below which a box is negative, where the bins end.
     "background_iou_high_threshold": _POSITIVE_SHARE,
     "rpn_unmatched_threshold": _POSITIVE_SHARE,
@@ -152,8 +154,8 @@ _ALLOWED = {
     "frcnn_class_loss_top_k_percent": _POSITIVE_SHARE,
     "class_weights": _each(_NOT_NEGATIVE),
     # Data
-    "train_data.is_training": _one_of(True),
-    "validation_data.is_training": _one_of(False),
+    "train_data.is_training": _TRUE,
+    "validation_data.is_training": _FALSE,
     "dtype": _one_of("float32", "float16", "bfloat16"),
     "file_type": _one_of("tfrecord", "tfrecord_compressed"),
     "shuffle_buffer_size": _COUNT,
@@ -161,7 +163,7 @@ _ALLOWED = {
     "block_length": _COUNT,
     "ram_budget": _COUNT,
     "prefetch_buffer_size": _at_least(-1),
-    "num_channels": _one_of(3),
+    "num_channels": Allowed("3", lambda value: value == 3),
     "max_num_instances": _COUNT,
     "mask_crop_size": _COUNT,
     "match_threshold": _SHARE,
