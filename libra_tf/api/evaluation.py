@@ -11,13 +11,15 @@ from libra_tf.cli.errors import UsageError, listed
 from libra_tf.cli.progress import Progress
 from libra_tf.data import DetectionDataset, prepare_coco_folder
 from libra_tf.inference import coco_results
-from libra_tf.inference.client import answers, run
+from libra_tf.inference.client import answers
+from libra_tf.inference.local import LocalDetector
+from libra_tf.inference.tflite_detector import TFLiteDetector
 
 _MOST_NAMES = 10
 
 
 def evaluate(
-    detector: run.Detector,
+    detector: LocalDetector | TFLiteDetector,
     dataset: str | os.PathLike[str],
     batch_size: int,
     cache_dir: str | os.PathLike[str] | None,

@@ -45,6 +45,9 @@ class Progress:
                 rich.progress.TextColumn("{task.fields[text]}"),
                 console=self._console,
                 transient=True,
+                # What libraries print has a place already, and a notebook would print it for ever.
+                redirect_stdout=False,
+                redirect_stderr=self._console.is_terminal,
             )
             self._bar.start()
             self._task = self._bar.add_task(phase, total=total, completed=done, text="starting")
