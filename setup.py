@@ -79,6 +79,8 @@ setuptools.setup(
         "mmdet": ["torch>=2.6", "setuptools<82"],
         # benchmarks/pjrt/pjrt_run.py takes some of JAX's interior; these versions have it.
         "pjrt": ["jax>=0.10,<0.12"],
-        "test": ["pytest", "hypothesis", "ruff"],
+        # Detection in videos.
+        "video": ["av"],
+        "test": ["pytest", "hypothesis", "ruff", "av"],
     },
 )

@@ -11,6 +11,7 @@ from libra_tf.cli.errors import UsageError
 # The formats that training takes.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 # Those in which a picture is written without loss of colours.
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 

@@ -84,9 +84,18 @@ class Answer:
           encoded: the content of the image file.
           threshold: detections with a lower score are not drawn.
         """
+        return self.draw_on(Image.open(io.BytesIO(encoded)), threshold)
+
+    def draw_on(self, image: Image.Image, threshold: float) -> Image.Image:
+        """Draws the detections on their image.
+
+        Args:
+          image: the image, which is not changed.
+          threshold: detections with a lower score are not drawn.
+        """
         is_drawn = self.scores >= threshold
         return draw_detections(
-            Image.open(io.BytesIO(encoded)),
+            image,
             self.boxes[is_drawn],
             [str(name) for name in self.names[is_drawn]],
             self.scores[is_drawn],

@@ -41,6 +41,7 @@ class TiledDetector:
 
     Attributes:
       source: what detects, for the user.
+      class_names: the names of the classes by category id.
       normalized_boxes: False: boxes are in pixels of the whole image.
 
     Raises:
@@ -53,6 +54,7 @@ class TiledDetector:
         if tile < SMALLEST_TILE:
             raise UsageError(f"--tiles={tile}: tiles must have at least {SMALLEST_TILE} pixels")
         self.source = f"{detector.source}, in tiles of {tile}x{tile} pixels"
+        self.class_names = detector.class_names
         self._detector = detector
         self._tile = tile
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference import local, tiles
+from libra_tf.inference import local, tiling
 from libra_tf.inference.client import answers
 from libra_tf.inference.client.errors import RefusedError
 
@@ -22,13 +22,13 @@ TILE = 64
 
 @given(length=st.integers(1, 5000), tile=st.integers(64, 1024))
 def test_tiles_cover_an_axis_and_share_a_quarter(length, tile):
-    begins = tiles.starts(length, tile)
+    begins = tiling.starts(length, tile)
     assert begins[0] == 0
     assert begins[-1] == max(0, length - tile)
     shared = [first + tile - second for first, second in itertools.pairwise(begins)]
-    assert all(overlap >= int(tile * tiles.OVERLAP) for overlap in shared)
+    assert all(overlap >= int(tile * tiling.OVERLAP) for overlap in shared)
     # One tile fewer could not cover the axis with that overlap.
-    step = tile - int(np.ceil(tile * tiles.OVERLAP))
+    step = tile - int(np.ceil(tile * tiling.OVERLAP))
     assert length > tile + (len(begins) - 2) * step or len(begins) == 1
 
 
@@ -55,7 +55,7 @@ def detect(detector, *images):
 def test_a_small_image_is_one_tile(detector):
     image = noise(50, TILE)
     (expected,) = detect(detector, image)
-    (found,) = detect(tiles.TiledDetector(detector, TILE), image)
+    (found,) = detect(tiling.TiledDetector(detector, TILE), image)
     assert len(found.scores)
     for field in dataclasses.fields(found):
         np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
@@ -64,11 +64,11 @@ def test_a_small_image_is_one_tile(detector):
 def test_merged_detections_are_those_of_the_tiles(detector):
     """Whatever a tile finds is kept, or something of its class in the same place is."""
     image = noise(100, 150)
-    (found,) = detect(tiles.TiledDetector(detector, TILE), image)
+    (found,) = detect(tiling.TiledDetector(detector, TILE), image)
     assert (found.height, found.width) == image.shape[:2]
     assert (np.diff(found.scores) <= 0).all()
-    for y in tiles.starts(100, TILE):
-        for x in tiles.starts(150, TILE):
+    for y in tiling.starts(100, TILE):
+        for x in tiling.starts(150, TILE):
             (part,) = detect(detector, image[y : y + TILE, x : x + TILE])
             for box, category in zip(
                 part.boxes + np.array([y, x, y, x]), part.category_ids, strict=True
@@ -95,7 +95,7 @@ def _intersection(box, others):
 
 def _iou(box, others):
     shared = _intersection(box, others)
-    return shared / (_area(box) + _area(others) - shared)
+    return shared / np.maximum(_area(box) + _area(others) - shared, 1e-6)
 
 
 def _covered(box, others):
@@ -104,9 +104,9 @@ def _covered(box, others):
 
 def test_a_file_that_is_no_image_is_refused_as_ever(detector):
     with pytest.raises(RefusedError):
-        tiles.TiledDetector(detector, TILE).predict([b"text"])
+        tiling.TiledDetector(detector, TILE).predict([b"text"])
 
 
 def test_tiles_that_are_too_small_are_refused(detector):
     with pytest.raises(UsageError, match="--tiles=5: tiles must have at least 64 pixels"):
-        tiles.TiledDetector(detector, 5)
+        tiling.TiledDetector(detector, 5)
