@@ -24,12 +24,20 @@ def libraries_silenced() -> Iterator[None]:
     # TensorFlow reads this when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     verbosity = absl_logging.get_verbosity()
+    root, tensorflow = logging.getLogger(), logging.getLogger("tensorflow")
+    silent, handlers = logging.NullHandler(), tensorflow.handlers
+    # In a notebook, TensorFlow's logger shows even what is only for information. It gives itself a
+    # handler for that when it is imported, unless the root has one.
+    root.addHandler(silent)
+    tensorflow.handlers = [silent]
     with warnings.catch_warnings():
         try:
             silence_libraries()
             yield
         finally:
             absl_logging.set_verbosity(verbosity)
+            tensorflow.handlers = handlers
+            root.removeHandler(silent)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 
 import pytest
 import tensorflow as tf
@@ -50,3 +51,23 @@ def test_a_remote_log_is_written_in_the_end(tmp_path, monkeypatch):
         lines = file.read().splitlines()
     assert lines[0] == "one" and lines[-1] == "two"
     assert os.listdir(tmp_path) == []
+
+
+def test_silence_ends_with_the_block(tmp_path, capfd):
+    """What libraries say meanwhile is in the log of a training, if there is one, and not lost."""
+    handler = logging.StreamHandler()
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(handler)
+    try:
+        with quiet.libraries_silenced():
+            logger.warning("one")
+            warnings.warn("two", stacklevel=1)
+            with quiet.libraries_write_to(str(tmp_path / "log.txt")):
+                logger.warning("three")
+        logger.warning("four")
+    finally:
+        logger.removeHandler(handler)
+    said = capfd.readouterr().err
+    assert "four" in said
+    assert not any(word in said for word in ("one", "two", "three"))
+    assert (tmp_path / "log.txt").read_text().strip().endswith("three")
