@@ -15,7 +15,7 @@ from libra_tf.commands import main
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Imported only where an extra is installed, and the extra that has it.
-OPTIONAL = {"tensorflow-addons": "addons", "torch": "mmdet"}
+OPTIONAL = {"tensorflow-addons": "addons", "torch": "mmdet", "av": "video"}
 # In one lane only, where a declared package requires it.
 BROUGHT_BY = {"ai-edge-litert": "tf-models-official"}
 # Not imported: it holds a file, which is found and read.
