@@ -1,7 +1,7 @@
 """Trains and evaluates a Libra detector.
 
 python run.py --mode=train_and_eval                   the demo: built-in shapes, minutes on a CPU
-python run.py --mode=train_and_eval --dataset=FOLDER  your own images, COCO or VOC
+python run.py --mode=train_and_eval --dataset=FOLDER  your own images, as they come
 
 The flags are Model Garden's and this project's own; --help lists them.
 """

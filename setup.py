@@ -80,7 +80,7 @@ setuptools.setup(
         # benchmarks/pjrt/pjrt_run.py takes some of JAX's interior; these versions have it.
         "pjrt": ["jax>=0.10,<0.12"],
         # Detection in videos.
-        "video": ["av"],
-        "test": ["pytest", "hypothesis", "ruff", "av"],
+        "video": ["av>=14"],
+        "test": ["pytest", "hypothesis", "ruff", "av>=14"],
     },
 )

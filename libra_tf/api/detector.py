@@ -146,7 +146,8 @@ class Detector:
 
         Args:
           dataset: the folder, in any layout that training takes. It is checked and converted unless
-            that is done already.
+            that is done already. Of a folder with one split only all images count, unless the run
+            was trained on it: then those that were set aside.
           batch_size: how many images the network computes at once.
           cache_dir: folder for converted data sets; None for the default.
 
@@ -161,9 +162,14 @@ class Detector:
         network = self._network
         # Imported here because it is slow.
         from libra_tf.api import evaluation
+        from libra_tf.runner import input_data
+        from libra_tf.runs.folder import RunFolder
 
         with errors.of_arguments(), quiet.libraries_silenced():
-            return evaluation.evaluate(network, dataset, batch_size, cache_dir, console())
+            val_share = input_data.evaluated_share(RunFolder(self.model), os.fspath(dataset))
+            return evaluation.evaluate(
+                network, dataset, batch_size, cache_dir, console(), val_share
+            )
 
     def export(self, export_dir: str | os.PathLike[str]) -> str:
         """Exports the detector of a run as a SavedModel, for TensorFlow Serving and `load`.

@@ -24,6 +24,7 @@ def evaluate(
     batch_size: int,
     cache_dir: str | os.PathLike[str] | None,
     console: rich.console.Console,
+    val_share: float | None = None,
 ) -> dict[str, float]:
     """Measures the average precision of boxes; see `Detector.evaluate`.
 
@@ -33,10 +34,14 @@ def evaluate(
       batch_size: how many images the network computes at once.
       cache_dir: folder for converted data sets; None for the default.
       console: where to show progress.
+      val_share: see `prepare_coco_folder`.
     """
     progress = Progress(console)
     data = prepare_coco_folder(
-        dataset, cache_dir, report=lambda message: progress.note(f"data: {message}")
+        dataset,
+        cache_dir,
+        report=lambda message: progress.note(f"data: {message}"),
+        val_share=val_share,
     )
     category_ids = _category_ids(detector.class_names, data)
     progress.start("evaluating", data.val.num_examples, unit="image")

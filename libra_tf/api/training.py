@@ -13,7 +13,7 @@ from typing import Any
 from libra_tf.api import errors
 from libra_tf.api.detector import Detector, console
 from libra_tf.cli import quiet
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import PreemptedError, UsageError
 from libra_tf.runner.options import Options
 from libra_tf.runner.startup import StartUp
 
@@ -57,6 +57,7 @@ def train(
       UsageError: if an argument, the config or a file they name is invalid.
       DatasetError: if the data set cannot be used.
       TrainingError: if training cannot go on, as with a loss that is not a number.
+      KeyboardInterrupt: if it is interrupted; the message says which step is saved.
     """
     options = _options(
         overrides,
@@ -93,7 +94,12 @@ def _run(experiment: str, model_dir: str, options: Options) -> None:
     # The run sets these for its process, but this one is the caller's, who may train again.
     policy = keras.mixed_precision.global_policy()
     with _signals_as_before(), precision.computing_in(policy):
-        session.run(experiment, model_dir, options, terminal, startup)
+        try:
+            session.run(experiment, model_dir, options, terminal, startup)
+        except PreemptedError as told:
+            if told.status == PreemptedError.TERMINATED:
+                raise
+            raise KeyboardInterrupt(str(told)) from None
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from libra_tf.cli.errors import UsageError
 
 # The formats that training takes.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-# Those in which a picture is written without loss of colours.
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
+# Those in which a picture with detections is written; GIF would lose colours.
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 

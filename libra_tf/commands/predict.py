@@ -41,7 +41,7 @@ _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",
     None,
     "Refuse image files with more pixels. Default: 25000000. A SavedModel has its own limit, which "
-    "cannot be changed.",
+    "cannot be changed, but holds for tiles only with --tiles.",
     lower_bound=1,
 )
 _TILES = flags.DEFINE_integer(
@@ -50,6 +50,7 @@ _TILES = flags.DEFINE_integer(
     "Look at larger images in overlapping tiles of this many pixels, such as 640, and merge what "
     "is found: for small objects in large images. Default: look at each image as a whole.",
     lower_bound=64,
+    upper_bound=4096,
 )
 _FPS = flags.DEFINE_integer(
     "fps",

@@ -1,7 +1,7 @@
 """Trains and evaluates a Libra detector.
 
     libra-tf train                   the demo: built-in shapes, minutes on a CPU
-    libra-tf train --dataset=FOLDER  your own images, COCO or VOC
+    libra-tf train --dataset=FOLDER  your own images, as they come
 
 To resume a training that was stopped, repeat the command. The flags are Model Garden's and this
 project's own; --helpfull lists them all. `libra-tf configs` lists the experiments and config files.

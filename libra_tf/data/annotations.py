@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from libra_tf.data import boxes, json_files, segmentations
@@ -19,6 +19,8 @@ from libra_tf.data.segmentations import Segmentation
 ImageEntry = dict[str, Any]
 Annotation = dict[str, Any]
 
+# How the issue of a segmentation that is left out begins.
+UNUSABLE_SEGMENTATION = "segmentations that cannot be used, left out"
 # Model Garden carries image ids as int64.
 _INT64 = range(-(2**63), 2**63)
 
@@ -38,6 +40,7 @@ class AnnotationFile:
       annotations: COCO annotation entries in the file's order.
       class_names: name of each category id.
       left_out: file names of images next to them that no annotation file lists.
+      unusable_segmentations: what is wrong with segmentations that were left out, and the places.
       is_upright: whether sizes and boxes are those of the pictures as viewers show them, by their
         EXIF orientation, and not of the pixels as they are stored.
     """
@@ -48,6 +51,7 @@ class AnnotationFile:
     annotations: list[Annotation]
     class_names: dict[int, str]
     left_out: tuple[str, ...] = ()
+    unusable_segmentations: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
     is_upright: bool = False
 
 
@@ -88,10 +92,18 @@ def read_annotation_file(path: pathlib.Path, problems: FindingLog) -> Annotation
     named = ((image["file_name"], f"image {image['id']}") for image in images)
     check_file_names(named, path, problems)
     _check_references(root, annotations, path, problems)
-    _check_segmentation_sizes(images, annotations, path, problems)
+    unusable = FindingLog()
+    annotations = _with_usable_segmentations(images, annotations, path, unusable)
     class_names = {category["id"]: category["name"] for category in categories}
     digest = hashlib.sha256(encoded).hexdigest()
-    return AnnotationFile(path, digest, images, annotations, class_names)
+    return AnnotationFile(
+        path,
+        digest,
+        images,
+        annotations,
+        class_names,
+        unusable_segmentations=unusable.by_kind,
+    )
 
 
 def read_image_ids(path: str | os.PathLike[str], open_file: json_files.Opener = open) -> list[int]:
@@ -143,6 +155,9 @@ def clip_annotations(annotation_file: AnnotationFile, issues: FindingLog) -> lis
       New entries, without those whose boxes have no area in the image. Only those with a mask have
       a `segmentation`.
     """
+    for complaint, places in annotation_file.unusable_segmentations.items():
+        for place in places:
+            issues.add(f"{UNUSABLE_SEGMENTATION}: {complaint}", place)
     images = {image["id"]: image for image in annotation_file.images}
     cleaned = []
     for annotation in annotation_file.annotations:
@@ -315,9 +330,6 @@ def _complaint_about_annotation(annotation: Annotation) -> str | None:
         return "area must be a non-negative number (square pixels) or be omitted"
     if annotation.get("iscrowd", 0) not in (0, 1):
         return "iscrowd must be 0 or 1, or be omitted"
-    segmentation = annotation.get("segmentation")
-    if segmentations.is_given(segmentation):
-        return segmentations.complaint_about_segmentation(segmentation)
     return None
 
 
@@ -354,24 +366,38 @@ def _check_references(
             )
 
 
-def _check_segmentation_sizes(
+def _with_usable_segmentations(
     images: list[ImageEntry],
     annotations: list[Annotation],
     path: pathlib.Path,
-    problems: FindingLog,
-) -> None:
+    unusable: FindingLog,
+) -> list[Annotation]:
+    """Leaves out the segmentations that cannot be used: most detectors need only the box."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    kept = []
     for annotation in annotations:
-        segmentation, size = annotation.get("segmentation"), sizes.get(annotation["image_id"])
-        if size is None or not segmentations.is_given(segmentation):
-            continue
-        if not segmentations.has_size(segmentation, *size):
-            problems.add(
-                "size of a run-length encoded segmentation differs from its image's: give it as "
-                "[height, width]",
-                f"{path.name}: annotation {annotation['id']}, size {segmentation['size']}, image "
-                f"{size[0]}x{size[1]}",
-            )
+        complaint = _complaint_about_segmentation(annotation, sizes)
+        if complaint is not None:
+            segmentation = shown(annotation["segmentation"])
+            unusable.add(complaint, f"{path.name}: annotation {annotation['id']}: {segmentation}")
+            annotation = {key: annotation[key] for key in annotation if key != "segmentation"}
+        kept.append(annotation)
+    return kept
+
+
+def _complaint_about_segmentation(
+    annotation: Annotation, sizes: Mapping[int, tuple[int, int]]
+) -> str | None:
+    segmentation, size = annotation.get("segmentation"), sizes.get(annotation["image_id"])
+    if not segmentations.is_given(segmentation):
+        return None
+    complaint = segmentations.complaint_about_segmentation(segmentation)
+    if complaint is None and size and not segmentations.has_size(segmentation, *size):
+        return (
+            "size of a run-length encoded segmentation differs from its image's: give it as "
+            "[height, width]"
+        )
+    return complaint
 
 
 def _listed_ids(entries: list[Any]) -> set[int]:

@@ -1,14 +1,13 @@
 """Checks of a whole data set folder without TensorFlow, so that mistakes are reported at once."""
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable
 
 from libra_tf.data import cache, images, progress
 from libra_tf.data.annotations import AnnotationFile, ImageEntry
 from libra_tf.data.problems import FindingLog
-from libra_tf.data.source import SPLITS, Source
+from libra_tf.data.source import SPLITS, Source, name_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +77,7 @@ def check(source: Source, report: Callable[[str], None]) -> CheckedFolder:
     for split, file in files.items():
         report(f"checking {len(file.images)} {split} images")
         located = _locate_images(source.image_root(split, file), file, problems)
-        names = [os.path.relpath(path, source.folder) for _, path in located]
+        names = [name_in(source.folder, path) for _, path in located]
         stats.update(cache.stats_of(source.folder, names))
         splits[split] = CheckedSplit(file, _inspect_images(file, located, problems, report))
     problems.raise_if_any(f"data set {source.folder}")

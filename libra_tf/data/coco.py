@@ -13,6 +13,7 @@ Other years and names follow the same pattern.
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable
 
 from libra_tf.data import annotations, source
 from libra_tf.data.annotations import AnnotationFile
@@ -24,6 +25,8 @@ _PREFIX = "instances_"
 _OTHER_KINDS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
 # Enough images to tell which folder a file's names are relative to.
 _LOOKED_UP = 20
+# Characters; the first of the lists begins sooner.
+_LOOKED_AT = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +91,7 @@ def find_annotations(folder: pathlib.Path) -> COCOFolder | None:
       DatasetError: if the files, or the folders of their images, cannot be told apart or are not
         there.
     """
-    paths = {
-        path.stem.removeprefix(_PREFIX): path
-        for path in sorted((folder / "annotations").glob("*.json"))
-        if not path.name.startswith(_OTHER_KINDS)
-    }
+    paths = _by_name((folder / "annotations").glob("*.json"))
     return _opened(folder, "COCO", paths) if paths else None
 
 
@@ -130,8 +129,25 @@ def find_single_file(folder: pathlib.Path) -> COCOFolder | None:
     Raises:
       DatasetError: if the files cannot be told apart.
     """
-    paths = {path.stem.removeprefix(_PREFIX): path for path in sorted(folder.glob("*.json"))}
+    paths = _by_name(path for path in folder.glob("*.json") if _looks_like_coco(path))
     return _opened(folder, "COCO", paths) if paths else None
+
+
+def _by_name(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Returns annotation files by the name of their split; COCO's own names come first."""
+    ours = (path for path in paths if not path.name.startswith(_OTHER_KINDS))
+    in_order = sorted(ours, key=lambda path: (path.name.startswith(_PREFIX), path))
+    return {path.stem.removeprefix(_PREFIX): path for path in in_order}
+
+
+def _looks_like_coco(path: pathlib.Path) -> bool:
+    """Returns whether a file begins as COCO's do, which may be too large to read just to see."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            beginning = file.read(_LOOKED_AT)
+    except OSError:
+        return False
+    return any(f'"{section}"' in beginning for section in ("images", "annotations", "categories"))
 
 
 def _opened(folder: pathlib.Path, kind: str, paths: dict[str, pathlib.Path]) -> COCOFolder:
@@ -181,7 +197,10 @@ def _without_group(files: dict[str, AnnotationFile]) -> dict[str, AnnotationFile
         return files
     return {
         split: dataclasses.replace(
-            file, class_names={id_: name for id_, name in file.class_names.items() if id_ != 0}
+            file,
+            class_names={id_: name for id_, name in file.class_names.items() if id_ != 0},
+            # In another layout, the same file has one class more.
+            digest=f"{file.digest} without category 0",
         )
         for split, file in files.items()
     }

@@ -103,7 +103,7 @@ def prepare_coco_folder(
       needs_masks: what needs masks and what to do if there are none, for the message; empty if
         nothing needs them.
       val_share: the part of the images to set aside for validation if the folder has only one
-        split; `None` means a tenth.
+        split; `None` means a tenth. 1 is for evaluation only: all of them.
 
     Returns:
       The converted data set.
@@ -126,10 +126,9 @@ def prepare_coco_folder(
         counts = [(split.num_masks, split.num_boxes) for split in (dataset.train, dataset.val)]
         _require_masks(folder, counts, issues, needs_masks)
     if share is not None:
-        report(
-            f"{folder} has one split only: {dataset.val.num_examples} of its images are set aside "
-            f"for validation (--val_share={share:g})"
-        )
+        number = dataset.val.num_examples
+        purpose = "evaluation" if share == 1 else f"validation (--val_share={share:g})"
+        report(f"{folder} has one split only: {number} of its images are for {purpose}")
     for message in issues.messages(SHOWN):
         report(message)
     report(f"{folder} is cached in {entry}")
@@ -140,7 +139,7 @@ def _share_to_set_aside(source: Source, share: float | None) -> float | None:
     """Returns the share, `None` if the folder has both splits."""
     if len(source.splits) < len(SPLITS):
         return set_aside.DEFAULT_SHARE if share is None else share
-    if share is not None:
+    if share is not None and share < 1:
         raise DatasetError(
             f"--val_share={share:g}: data set {source.folder} has a validation split of its own "
             f"({source.description}); leave --val_share out"
@@ -181,14 +180,15 @@ def _require_masks(
 ) -> None:
     """Refuses a folder unless all boxes have a mask; `counts` are of masks and boxes, by split."""
     num_masks, num_boxes = map(sum, zip(*counts, strict=True))
-    if not num_masks:
-        raise DatasetError(f"{folder} has no segmentations, and {needs_masks}")
-    if num_masks < num_boxes:
-        places = FindingLog({_PARTLY_MASKED: issues.by_kind[_PARTLY_MASKED]}).messages(SHOWN)
-        raise DatasetError(
-            f"{folder} has segmentations for {num_masks} of {num_boxes} boxes only, and "
-            + "\n".join([needs_masks, *places])
-        )
+    if num_masks == num_boxes > 0:
+        return
+    about_masks = (_PARTLY_MASKED, annotations.UNUSABLE_SEGMENTATION)
+    found = {k: places for k, places in issues.by_kind.items() if k.startswith(about_masks)}
+    some = f"segmentations for {num_masks} of {num_boxes} boxes only"
+    raise DatasetError(
+        f"{folder} has {some if num_masks else 'no segmentations'}, and "
+        + "\n".join([needs_masks, *FindingLog(found).messages(SHOWN)])
+    )
 
 
 def _num_masks(entries: list[Annotation]) -> int:
@@ -349,6 +349,8 @@ def _note_contents(
 
 def _note_shared_images(splits: dict[str, CheckedSplit], issues: FindingLog) -> None:
     trained = {image.facts.digest: image.entry["file_name"] for image in splits["train"].images}
+    if splits["train"] is splits["val"]:
+        return
     for image in splits["val"].images:
         if image.facts.digest in trained:
             issues.add(

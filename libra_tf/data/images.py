@@ -21,6 +21,7 @@ _RECORD_MODES = {
 }
 _CONVERTIBLE_FORMATS = ("BMP", "GIF", "TIFF", "WEBP")
 _DEEP_MODES = ("I", "F")
+_TOO_LARGE = "image has too many pixels to decode safely: split it into smaller images"
 _EXIF_ORIENTATION = 0x0112
 _EXIF_UPRIGHT = 1
 _EXIF_TURNED = range(2, 9)
@@ -109,9 +110,7 @@ def inspect_image(path: pathlib.Path) -> ImageFacts:
         image = Image.open(io.BytesIO(encoded))
         num_frames = _num_frames(image)
     except Image.DecompressionBombError as error:
-        raise ImageError(
-            "image has too many pixels to decode safely: split it into smaller images"
-        ) from error
+        raise ImageError(_TOO_LARGE) from error
     except Exception as error:
         raise ImageError("not an image: replace the file or remove its entry") from error
     _check_supported(image.format, image.mode, num_frames)
@@ -152,6 +151,10 @@ def upright_size(path: pathlib.Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return _upright(*image.size, _orientation(image))
+    except FileNotFoundError as error:
+        raise ImageError("image listed but not there: add the file or remove its line") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(_TOO_LARGE) from error
     # As in `inspect_image`, all sorts of errors.
     except Exception as error:
         raise ImageError("not an image: replace the file or remove its entry") from error

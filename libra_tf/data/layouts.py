@@ -31,8 +31,7 @@ def recognise(folder: pathlib.Path) -> Source:
     """
     if not folder.is_dir():
         raise DatasetError(f"data set {folder} is not a folder: {DATASET_LAYOUTS}")
-    found = _found_in(folder)
-    if found is not None:
+    if found := _found_in(folder):
         return found
     for depth in range(1, _MAX_DEPTH + 1):
         nested = {below: found for below in _below(folder, depth) if (found := _found_in(below))}
@@ -43,9 +42,6 @@ def recognise(folder: pathlib.Path) -> Source:
             )
         if nested:
             return next(iter(nested.values()))
-    single = coco.find_single_file(folder)
-    if single is not None:
-        return single
     raise DatasetError(
         f"data set {folder} has none of the layouts that can be read: {DATASET_LAYOUTS}."
         f"{_hint(folder)} Found: {_listing(folder)}"
@@ -54,17 +50,20 @@ def recognise(folder: pathlib.Path) -> Source:
 
 def _found_in(folder: pathlib.Path) -> Source | None:
     """Returns the folder in its layout, `None` if it has none."""
-    # Who writes COCO's files beside VOC's, as some tools do, wants them to be read. On a file
+    # Who writes COCO's files beside others, as some tools do, wants them to be read. On a file
     # system that ignores case, COCO's annotations/ is VOC's Annotations/, too.
-    found = [coco.find_annotations(folder) or voc.find(folder)]
-    found += [coco.find_roboflow(folder), yolo.find(folder)]
-    found = [source for source in found if source is not None]
-    if len(found) > 1:
-        descriptions = "; ".join(source.description for source in found)
+    if found := coco.find_annotations(folder) or voc.find(folder):
+        return found
+    exported = [coco.find_roboflow(folder), yolo.find(folder)]
+    if all(exported):
+        descriptions = "; ".join(source.description for source in exported)
         raise DatasetError(
             f"data set {folder} has several layouts at once: {descriptions}. Keep one of them"
         )
-    return found[0] if found else None
+    if found := exported[0] or exported[1]:
+        return found
+    # Beside labels/, a JSON file is a tool's notes.
+    return None if (folder / "labels").is_dir() else coco.find_single_file(folder)
 
 
 def _below(folder: pathlib.Path, depth: int) -> Iterator[pathlib.Path]:

@@ -19,8 +19,8 @@ def for_validation(split: CheckedSplit, share: float) -> dict[str, CheckedSplit]
 
     Args:
       split: the only split.
-      share: the part of the images to set aside, between 0 and 1. At least one image goes to each
-        side.
+      share: the part of the images to set aside, above 0. At least one image goes to each side,
+        unless it is 1, which gives all images to both: for evaluation only.
 
     Returns:
       The splits "train" and "val".
@@ -28,6 +28,8 @@ def for_validation(split: CheckedSplit, share: float) -> dict[str, CheckedSplit]
     Raises:
       DatasetError: if there are not two different images.
     """
+    if share == 1:
+        return {TRAIN: split, VAL: split}
     digests = sorted({image.facts.digest for image in split.images})
     if len(digests) < 2:
         raise DatasetError(

@@ -48,6 +48,16 @@ class Source(Protocol):
         """
 
 
+def name_in(folder: pathlib.Path, path: pathlib.Path) -> str:
+    """Returns the name of a file relative to a folder, or its whole path if it lies outside.
+
+    Args:
+      folder: the folder.
+      path: the file.
+    """
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path.absolute())
+
+
 def choose_splits(names: Iterable[str]) -> dict[str, str]:
     """Chooses what to train and what to evaluate on by the names that people give to splits.
 

@@ -33,8 +33,6 @@ _IMAGE_FOLDERS = ("JPEGImages", "images")
 # Main/ also holds a list for each class, such as `dog_train.txt`.
 _LIST_NAMES = ("train", "val", "trainval", "test")
 _SUBFOLDERS = ("train", "val", "valid", "test")
-# An archive's test images may have no XML files; a validation split without any is a mistake.
-_NEED_XML = ("train", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +190,11 @@ def find(folder: pathlib.Path) -> VOCFolder | None:
     described = [name for name in _SUBFOLDERS if any((folder / name).rglob(_XML_FILES))]
     if not described and not any(folder.glob(_XML_FILES)):
         return None
+    # A test split may come without XML files; in any other one, that is a mistake.
     subfolders = [
         name
         for name in _SUBFOLDERS
-        if name in described or (described and name not in _NEED_XML and (folder / name).is_dir())
+        if name in described or (described and name != "test" and (folder / name).is_dir())
     ]
     return VOCFolder(folder, _SideBySide(folder, subfolders), names)
 

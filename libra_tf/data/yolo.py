@@ -73,8 +73,7 @@ class YOLOFolder:
             for labelled in listed.images:
                 paths.update({labelled.image_path.parent, labelled.label_path.parent})
                 paths.add(labelled.label_path)
-        # The lists may lie outside the folder.
-        return [os.path.relpath(path, self.folder) for path in sorted(paths) if path.exists()]
+        return [source.name_in(self.folder, path) for path in sorted(paths) if path.exists()]
 
     def read(self, problems: FindingLog) -> dict[str, AnnotationFile]:
         """Reads all label files; see `source.Source`."""
@@ -108,7 +107,7 @@ class YOLOFolder:
             digest.update(os.fsencode(file_name) + b"\0" + encoded)
             entry = {"id": next(image_ids), "file_name": file_name}
             entries.append({**entry, "width": size[0], "height": size[1]})
-            place = os.path.relpath(labelled.label_path, self.folder)
+            place = source.name_in(self.folder, labelled.label_path)
             objects += [
                 {"id": next(annotation_ids), "image_id": entry["id"], **found, "iscrowd": 0}
                 for found in yolo_labels.parse(
@@ -129,7 +128,7 @@ class YOLOFolder:
         except FileNotFoundError:
             return b""
         except OSError as error:
-            place = os.path.relpath(path, self.folder)
+            place = source.name_in(self.folder, path)
             problems.add("label file cannot be read", f"{place}: {error.strerror}")
             return b""
 

@@ -67,7 +67,7 @@ def draw_detections(
     Raises:
       ValueError: if the numbers of boxes, labels, scores and masks differ.
     """
-    picture = _to_8_bits(image).convert("RGB")
+    picture = to_8_bits(image).convert("RGB")
     picture.info.clear()
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     masks = [None] * len(boxes) if masks is None else masks
@@ -91,7 +91,7 @@ def draw_detections(
     return picture
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def to_8_bits(image: Image.Image) -> Image.Image:
     """Scales 16-bit grey to 8 bits; Pillow's own conversion turns everything above 255 white."""
     if not image.mode.startswith("I"):
         return image

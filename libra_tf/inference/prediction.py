@@ -19,9 +19,11 @@ from libra_tf.data.annotations import AnnotationFile
 from libra_tf.inference import coco_results, local, tflite_detector, tiling, video
 from libra_tf.inference.client import run
 from libra_tf.inference.client.answers import Answer
+from libra_tf.serving import images as serving_images
 
 RESULTS = "detections.json"
 PICTURES = "pictures"
+_Detector = local.LocalDetector | tflite_detector.TFLiteDetector | tiling.TiledDetector
 _SHOWN_METRICS = ("AP", "AP50", "AP75")
 
 
@@ -81,9 +83,7 @@ def predict(
     pictures = (
         image_files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
     )
-    detector = local.open_detector(model, checkpoint, max_pixels, asked_precision)
-    if tiles is not None:
-        detector = tiling.TiledDetector(detector, tiles)
+    detector = _open_detector(model, checkpoint, max_pixels, asked_precision, tiles)
     # Only now, so that a model that cannot be loaded leaves no folder behind.
     outputs.make_folder("--output_dir", output_dir)
     report(f"detecting with {detector.source}")
@@ -149,6 +149,7 @@ def predict_video(
       UsageError: if the model or the video cannot be read, PyAV is not installed, or the folder
         cannot be written.
     """
+    video.import_av()
     outputs.require_local("--output_dir", output_dir)
     is_file = isinstance(source, pathlib.Path)
     name = source.stem if is_file else "video"
@@ -162,9 +163,7 @@ def predict_video(
         else contextlib.nullcontext(video.of_images(images, frames_per_second))
     )
     with opened as read:
-        detector = local.open_detector(model, checkpoint, max_pixels, asked_precision)
-        if tiles is not None:
-            detector = tiling.TiledDetector(detector, tiles)
+        detector = _open_detector(model, checkpoint, max_pixels, asked_precision, tiles)
         outputs.make_folder("--output_dir", output_dir)
         report(f"detecting with {detector.source}")
         summary = _write_video(read, detector, target, name, draw_threshold, batch_size)
@@ -174,9 +173,23 @@ def predict_video(
     report(f"video: {target}")
 
 
+def _open_detector(
+    model: str,
+    checkpoint: str | None,
+    max_pixels: int | None,
+    asked_precision: str | None,
+    tiles: int | None,
+) -> _Detector:
+    if tiles is None:
+        return local.open_detector(model, checkpoint, max_pixels, asked_precision)
+    # A tile is never too large for a detector; the limit is that of the whole image.
+    detector = local.open_detector(model, checkpoint, None, asked_precision)
+    return tiling.TiledDetector(detector, tiles, max_pixels or serving_images.MAX_PIXELS)
+
+
 def _write_video(
     read: video.Video,
-    detector: local.LocalDetector | tflite_detector.TFLiteDetector | tiling.TiledDetector,
+    detector: _Detector,
     target: pathlib.Path,
     name: str,
     draw_threshold: float,
@@ -196,7 +209,7 @@ def _write_video(
                 progress.advance(number, images=1)
     finally:
         progress.stop()
-        atomic.write_file(str(target.with_name(RESULTS)), json.dumps(detections))
+    atomic.write_file(str(target.with_name(RESULTS)), json.dumps(detections))
     return summary
 
 
@@ -223,7 +236,7 @@ def _listed_in(
 
 
 def _detect(
-    detector: local.LocalDetector | tflite_detector.TFLiteDetector | tiling.TiledDetector,
+    detector: _Detector,
     images: Sequence[ImageFile],
     pictures: Sequence[pathlib.Path] | None,
     batch_size: int,

@@ -19,10 +19,15 @@ from PIL import Image
 from libra_tf.cli.errors import UsageError
 from libra_tf.inference.client import answers
 from libra_tf.inference.client.answers import Answer
+from libra_tf.inference.client.errors import RefusedError
+from libra_tf.inference.drawing import to_8_bits
 from libra_tf.inference.local import LocalDetector
 from libra_tf.inference.tflite_detector import TFLiteDetector
+from libra_tf.serving.images import MAX_PIXELS
 
 SMALLEST_TILE = 64
+# No detector refuses images of this size.
+LARGEST_TILE = 4096
 # Neighbours share this part of a tile: an object that is smaller is whole in at least one.
 OVERLAP = 0.25
 # Detections of one class that overlap more than this are one object.
@@ -30,6 +35,8 @@ _SAME_OBJECT = 0.5
 # A box that ends this close to a cut, in pixels, may be a part of an object.
 _AT_THE_CUT = 2
 _TILES_AT_ONCE = 4
+# Of an image, the best: merging compares each with each.
+_MOST_DETECTIONS = 3000
 
 
 class TiledDetector:
@@ -38,6 +45,7 @@ class TiledDetector:
     Args:
       detector: detects in one tile.
       tile: height and width of a tile in pixels.
+      max_pixels: images with more pixels are refused.
 
     Attributes:
       source: what detects, for the user.
@@ -45,18 +53,23 @@ class TiledDetector:
       normalized_boxes: False: boxes are in pixels of the whole image.
 
     Raises:
-      UsageError: if tiles are too small.
+      UsageError: if tiles are too small, or larger than what the detector takes.
     """
 
     normalized_boxes = False
 
-    def __init__(self, detector: LocalDetector | TFLiteDetector, tile: int) -> None:
-        if tile < SMALLEST_TILE:
-            raise UsageError(f"--tiles={tile}: tiles must have at least {SMALLEST_TILE} pixels")
+    def __init__(
+        self, detector: LocalDetector | TFLiteDetector, tile: int, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        if not SMALLEST_TILE <= tile <= LARGEST_TILE:
+            raise UsageError(
+                f"--tiles={tile}: tiles must have from {SMALLEST_TILE} to {LARGEST_TILE} pixels"
+            )
         self.source = f"{detector.source}, in tiles of {tile}x{tile} pixels"
         self.class_names = detector.class_names
         self._detector = detector
         self._tile = tile
+        self._max_pixels = max_pixels
 
     def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Returns the outputs for image files, as the detector itself does.
@@ -65,17 +78,27 @@ class TiledDetector:
           images: the content of each file.
 
         Raises:
-          RefusedError: if a file is damaged, or neither JPEG nor PNG.
+          RefusedError: if a file is damaged, too large, or neither JPEG nor PNG.
         """
-        return answers.to_outputs([self._detect(encoded) for encoded in images])
+        found = []
+        for position, encoded in enumerate(images):
+            try:
+                found.append(self._detect(encoded))
+            except RefusedError as refusal:
+                (problem, *_) = refusal.problems.values()
+                raise RefusedError({position: problem}) from refusal
+        return answers.to_outputs(found)
 
     def _detect(self, encoded: bytes) -> Answer:
         size = _size(encoded)
         if size is None or max(size) <= self._tile:
             # A file that is no image gets the detector's own refusal.
             return self._ask([encoded])[0]
-        with Image.open(io.BytesIO(encoded)) as file:
-            image = file.convert("RGB")
+        if size[0] * size[1] > self._max_pixels:
+            raise RefusedError(
+                {0: f"has {size[0] * size[1]} pixels, more than --max_pixels={self._max_pixels}"}
+            )
+        image = _decode(encoded)
         offsets = list(itertools.product(*(starts(length, self._tile) for length in size)))
         found, is_cut = [], []
         for first in range(0, len(offsets), _TILES_AT_ONCE):
@@ -132,6 +155,15 @@ def _size(encoded: bytes) -> tuple[int, int] | None:
         return None
 
 
+def _decode(encoded: bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(encoded)) as file:
+            return to_8_bits(file).convert("RGB")
+    # Pillow's decoders raise all sorts of errors for damaged files.
+    except Exception as error:
+        raise RefusedError({0: "is truncated or damaged"}) from error
+
+
 def _encode(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
@@ -169,7 +201,10 @@ def _merged(found: Sequence[Answer], is_cut: Sequence[np.ndarray], size: tuple[i
     together = {
         field: np.concatenate([getattr(answer, field) for answer in found]) for field in fields
     }
-    cut, scores, category_ids = np.concatenate(is_cut), together["scores"], together["category_ids"]
+    best = np.argsort(-together["scores"], kind="stable")[:_MOST_DETECTIONS]
+    together = {field: values[best] for field, values in together.items()}
+    scores, category_ids = together["scores"], together["category_ids"]
+    cut = np.concatenate(is_cut)[best]
     # Model Garden takes boxes with a negative edge for padding.
     boxes = np.clip(together["boxes"], 0, np.array([height, width] * 2, np.float32))
     overlaps = _overlaps(boxes, cut) * (category_ids[:, np.newaxis] == category_ids)

@@ -6,6 +6,7 @@ PyAV reads and writes them; it is an optional extra: `pip install '.[video]'`.
 import contextlib
 import fractions
 import io
+import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +17,9 @@ from libra_tf import atomic
 from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.inference.client import answers
 from libra_tf.inference.client.answers import Answer
+from libra_tf.inference.client.errors import RefusedError
 from libra_tf.inference.client.run import Detector
+from libra_tf.inference.drawing import to_8_bits
 
 if TYPE_CHECKING:
     import av
@@ -55,9 +58,10 @@ def opened(path: pathlib.Path) -> Iterator[Video]:
       Its frames, as a player shows them.
 
     Raises:
-      UsageError: if PyAV is not installed, or the file is no video.
+      UsageError: if PyAV is not installed, or the file is no video; while it is read, if it is
+        damaged.
     """
-    av = _import_av()
+    av = import_av()
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError) as error:
@@ -66,8 +70,25 @@ def opened(path: pathlib.Path) -> Iterator[Video]:
         if not container.streams.video:
             raise UsageError(f"{path} has no pictures: name a video")
         stream = container.streams.video[0]
-        frames = (frame.to_image() for frame in container.decode(stream))
+        frames = _decoded(container, stream, path)
         yield Video(frames, stream.average_rate or fractions.Fraction(25), stream.frames or None)
+
+
+def _decoded(
+    container: "av.container.InputContainer", stream: "av.VideoStream", path: pathlib.Path
+) -> Iterator[Image.Image]:
+    av = import_av()
+    done = 0
+    try:
+        for frame in container.decode(stream):
+            image = frame.to_image()
+            done += 1
+            # Phones store portrait videos lying on their side.
+            yield image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    except av.FFmpegError as error:
+        raise UsageError(
+            f"{path} is damaged after frame {done} ({first_line(error)}): repair or cut it"
+        ) from error
 
 
 def of_images(paths: Sequence[pathlib.Path], frames_per_second: int) -> Video:
@@ -91,10 +112,18 @@ def detect(
       detector: see `local.open_detector`.
       batch_size: frames in one batch.
       is_normalized: whether the detector gives boxes as fractions of the frame's size.
+
+    Raises:
+      UsageError: if the detector refuses a frame.
     """
-    frames = iter(video.frames)
-    while batch := [frame for _, frame in zip(range(batch_size), frames, strict=False)]:
-        outputs = detector.predict([_encode(frame) for frame in batch])
+    frames, done = iter(video.frames), 0
+    while batch := list(itertools.islice(frames, batch_size)):
+        try:
+            outputs = detector.predict([_encode(frame) for frame in batch])
+        except RefusedError as refusal:
+            position, problem = next(iter(refusal.problems.items()))
+            raise UsageError(f"frame {done + position + 1} {problem}") from refusal
+        done += len(batch)
         yield from zip(batch, answers.from_outputs(outputs, is_normalized), strict=True)
 
 
@@ -109,7 +138,7 @@ def writer(path: pathlib.Path, frames_per_second: fractions.Fraction) -> Iterato
     Raises:
       UsageError: if PyAV is not installed.
     """
-    av = _import_av()
+    av = import_av()
     with (
         atomic.unfinished_file(str(path)) as unfinished,
         av.open(unfinished, "w", format="mp4") as container,
@@ -132,7 +161,7 @@ class Writer:
 
     def add(self, picture: Image.Image) -> None:
         """Adds a frame; the first one sets the size of all."""
-        av = _import_av()
+        av = import_av()
         if not self._is_begun:
             # H.264 halves the resolution of colours, so it needs even sizes.
             self._stream.width = picture.width + picture.width % 2
@@ -148,7 +177,12 @@ class Writer:
             self._container.mux(self._stream.encode())
 
 
-def _import_av() -> "av":
+def import_av() -> "av":
+    """Imports PyAV, which is an optional extra.
+
+    Raises:
+      UsageError: if it is not installed.
+    """
     try:
         import av
     except ImportError as error:
@@ -162,7 +196,7 @@ def _import_av() -> "av":
 def _read(path: pathlib.Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return ImageOps.exif_transpose(to_8_bits(image)).convert("RGB")
     # Pillow's readers raise all sorts of errors for damaged files.
     except Exception as error:
         raise UsageError(f"{path} cannot be read as an image: {first_line(error)}") from error

@@ -55,17 +55,28 @@ def exporter(params: cfg.ExperimentConfig, folder: str) -> BestCheckpointExporte
     )
 
 
-def check_patience(patience: int, params: cfg.ExperimentConfig) -> None:
+def check_patience(patience: int, params: cfg.ExperimentConfig, mode: str) -> None:
     """Checks that a run evaluates often enough to end early.
 
     Args:
       patience: evaluations without a gain.
       params: config of the run.
+      mode: one of `libra_tf.runner.flags.MODES`.
 
     Raises:
-      UsageError: if there are too few evaluations.
+      UsageError: if there are too few evaluations, or none while training.
     """
     trainer = params.trainer
+    if mode != "train_and_eval":
+        raise UsageError(
+            f"--patience={patience} needs evaluations while it trains: use --mode=train_and_eval "
+            f"instead of {mode}, or leave it out"
+        )
+    if trainer.validation_interval < 1:
+        raise UsageError(
+            f"trainer.validation_interval is {trainer.validation_interval}; with --patience it "
+            "must be at least 1"
+        )
     evaluations = trainer.train_steps // trainer.validation_interval
     if evaluations <= patience:
         raise UsageError(
@@ -78,7 +89,7 @@ def check_patience(patience: int, params: cfg.ExperimentConfig) -> None:
 class StopWithoutGain(orbit.Action):
     """Ends a training when AP has not risen for some evaluations.
 
-    All evaluations of the run count, those before it was resumed as well.
+    All evaluations by the training count, those before it was resumed as well.
 
     Args:
       patience: how many evaluations without a gain end the training.
@@ -110,7 +121,13 @@ class StopWithoutGain(orbit.Action):
 
     def _best_and_since(self) -> tuple[Mapping[str, Any], int]:
         """Returns the best evaluation and how many have followed it."""
-        evaluations = [entry for entry in self._results.evaluations if _METRIC in entry]
+        # A finished training that is started again evaluates a step once more.
+        by_step = {
+            entry["step"]: entry
+            for entry in self._results.evaluations
+            if _METRIC in entry and entry.get("is_of_training", True)
+        }
+        evaluations = [by_step[step] for step in sorted(by_step)]
         # Of equals the first one: a training that stays where it is does not gain.
         best = max(range(len(evaluations)), key=lambda i: (evaluations[i][_METRIC], -i), default=-1)
         return (evaluations[best] if evaluations else {}), len(evaluations) - 1 - best

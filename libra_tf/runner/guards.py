@@ -4,8 +4,7 @@ import contextlib
 import math
 import os
 import signal
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orbit
@@ -86,10 +85,12 @@ class StopWhenTold(orbit.Action):
 
     Args:
       strategy: strategy of the training. All its processes stop together.
+      say: prints a line for the user; libraries' output is redirected meanwhile.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy):
+    def __init__(self, strategy: tf.distribute.Strategy, say: Callable[[str], None] = print):
         self._strategy = strategy
+        self._say = say
         self._status: int | None = None
         self._saves_first = False
         signal.signal(signal.SIGTERM, self._terminate)
@@ -106,7 +107,7 @@ class StopWhenTold(orbit.Action):
         if not self._saves_first or self._status is not None:
             raise KeyboardInterrupt
         self._status = PreemptedError.INTERRUPTED
-        sys.stderr.write("\nstopping after this loop of steps; Ctrl-C again stops without saving\n")
+        self._say("stopping after this loop of steps; Ctrl-C again stops without saving")
 
     @contextlib.contextmanager
     def saving_first(self) -> Iterator[None]:

@@ -81,6 +81,8 @@ def prepare_of_run(
       DatasetError: if the folder cannot be used.
     """
     images, val_share = flag_values.dataset, flag_values.val_share
+    if images is not None and val_share is None:
+        val_share = evaluated_share(folder, images)
     if images is None:
         images, val_share = folder.read_dataset(), folder.read_val_share()
         if not images or not os.path.isdir(images) or _VALIDATION_IMAGES in named:
@@ -92,6 +94,27 @@ def prepare_of_run(
         needs_masks=_why_masks(folder.read_experiment()) if with_masks else "",
         val_share=val_share,
     )
+
+
+def evaluated_share(folder: RunFolder, dataset: str) -> float | None:
+    """Returns which part of a folder with one split only a run is evaluated on.
+
+    Args:
+      folder: of the run.
+      dataset: the folder of images.
+
+    Returns:
+      What was set aside when the run trained on the folder, as `prepare_coco_folder` takes it; 1
+      for any other folder: all images.
+    """
+    trained_on = folder.read_dataset()
+    is_own = (
+        trained_on
+        and os.path.isdir(trained_on)
+        and os.path.isdir(dataset)
+        and os.path.samefile(trained_on, dataset)
+    )
+    return folder.read_val_share() if is_own else 1
 
 
 def _why_masks(experiment: str) -> str:

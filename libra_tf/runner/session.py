@@ -73,8 +73,8 @@ def run(
     input_data.check_files(params, mode)
     proposals.check_files(params, mode, dataset)
     _check_batch_sizes(params, strategy)
-    if flag_values.patience is not None and "train" in mode:
-        best.check_patience(flag_values.patience, params)
+    if flag_values.patience is not None:
+        best.check_patience(flag_values.patience, params, mode)
     class_names = _class_names(params, dataset)
     if cluster.is_chief(strategy):
         folder.set_damaged_checkpoints_aside(report)

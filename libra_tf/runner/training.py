@@ -58,6 +58,7 @@ class ReportingTrainer(base_trainer.Trainer):
         self._startup = startup
         self._stages = stages
         self._has_evaluated = False
+        self._trains = train
         self._is_training = False
         self._training_seconds = 0.0
         self._trained_steps = 0
@@ -167,10 +168,16 @@ class ReportingTrainer(base_trainer.Trainer):
 
     def eval_end(self, aggregated_logs: Any = None) -> Mapping[str, Any]:
         """See base class."""
+        # A checkpoint gets the weights of the training, whose averages lie beside them.
+        exporter, self._checkpoint_exporter = self._checkpoint_exporter, None
         logs = super().eval_end(aggregated_logs)
         self._swap_averages()
         self._progress.stop()
-        self._results.add(int(self.global_step.numpy()), logs, self._speed())
+        self._checkpoint_exporter = exporter
+        step = int(self.global_step.numpy())
+        if exporter:
+            exporter.maybe_export_checkpoint(self.checkpoint, logs, step)
+        self._results.add(step, logs, self._speed(), is_of_training=self._trains)
         self._training_seconds, self._trained_steps = 0.0, 0
         return logs
 
@@ -256,7 +263,7 @@ def run(
     """
     stages = stages or Stages()
     with cluster.own_folder(strategy, folder) as own, strategy.scope():
-        stop = guards.StopWhenTold(strategy)
+        stop = guards.StopWhenTold(strategy, progress.note)
         stages.current = Stage.MODEL
         task = task_factory.get_task(params.task, logging_dir=own.path)
         if is_repeatable and "train" in mode:
@@ -267,7 +274,8 @@ def run(
             task,
             train="train" in mode,
             evaluate="eval" in mode,
-            checkpoint_exporter=best.exporter(params, own.path),
+            # An evaluation may be of other images, whose AP says nothing about this training.
+            checkpoint_exporter=best.exporter(params, own.path) if "train" in mode else None,
             trainer_cls=functools.partial(
                 ReportingTrainer, progress, results, stop, startup or StartUp(), stages
             ),

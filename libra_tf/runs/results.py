@@ -33,6 +33,7 @@ class Results:
 
     * `step`: training step of the weights;
     * `precision`: what the network computed in;
+    * `is_of_training`: whether a training has evaluated itself, on its own validation images;
     * `seconds`: since this run started;
     * `images_per_second`: training speed since the evaluation before, None if nothing was trained;
     * `eval_seconds`, `eval_images_per_second`: of the evaluation itself.
@@ -59,17 +60,25 @@ class Results:
         """Entries of all evaluations, oldest first."""
         return self._evaluations
 
-    def add(self, step: int, metrics: Mapping[str, Any], speed: Mapping[str, float | None]) -> None:
+    def add(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        speed: Mapping[str, float | None],
+        is_of_training: bool = False,
+    ) -> None:
         """Appends an evaluation and writes the file, completely or not at all.
 
         Args:
           step: training step of the weights.
           metrics: by name; what is not a scalar, such as a picture, is left out.
           speed: `images_per_second`, `eval_seconds` and `eval_images_per_second`.
+          is_of_training: whether a training evaluates itself.
         """
         entry = {
             "step": step,
             "precision": self._precision,
+            "is_of_training": is_of_training,
             "seconds": time.monotonic() - self._started,
             **speed,
         }

@@ -232,7 +232,10 @@ def test_a_share_of_the_only_split_is_set_aside(name, coco_folder, tmp_path):
     total = dataset.train.num_examples + dataset.val.num_examples
     assert (total, dataset.val.num_examples) == (5 if name == "voc" else 3, 1)
     (line,) = (line for line in lines if "one split only" in line)
-    assert "1 of its images are set aside for validation (--val_share=0.1)" in line
+    assert "1 of its images are for validation (--val_share=0.1)" in line
+    whole = prepare_coco_folder(folder, tmp_path / "cache", report=str, val_share=1)
+    assert whole.val.num_examples == total
+    assert not any("both train and val" in issue for issue in whole.issues)
 
 
 def test_the_share_is_remembered_and_another_one_is_another_data_set(coco_folder, tmp_path):

@@ -107,6 +107,27 @@ def test_a_file_that_is_no_image_is_refused_as_ever(detector):
         tiling.TiledDetector(detector, TILE).predict([b"text"])
 
 
+def test_a_truncated_image_is_refused_at_its_place(detector):
+    file = encoded(noise(100, 150))
+    with pytest.raises(RefusedError) as refusal:
+        tiling.TiledDetector(detector, TILE).predict([file, file[:-200]])
+    assert refusal.value.problems == {1: "is truncated or damaged"}
+
+
+def test_an_image_with_too_many_pixels_is_refused(detector):
+    with pytest.raises(RefusedError, match="has 15000 pixels, more than --max_pixels=14999"):
+        tiling.TiledDetector(detector, TILE, 14_999).predict([encoded(noise(100, 150))])
+
+
+def test_deep_grey_is_scaled_as_without_tiles(detector):
+    deep = np.linspace(0, 65535, 100 * 150).reshape(100, 150).astype(np.uint16)
+    eight = np.repeat((deep >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+    (found,), (expected,) = (
+        detect(tiling.TiledDetector(detector, TILE), image) for image in (deep, eight)
+    )
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+
+
 def test_tiles_that_are_too_small_are_refused(detector):
-    with pytest.raises(UsageError, match="--tiles=5: tiles must have at least 64 pixels"):
+    with pytest.raises(UsageError, match="--tiles=5: tiles must have from 64 to 4096 pixels"):
         tiling.TiledDetector(detector, 5)

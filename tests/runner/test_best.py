@@ -39,9 +39,22 @@ def test_ends_after_the_last_gain(aps, patience):
 
 def test_a_run_that_evaluates_too_rarely_is_refused():
     params = exp_factory.get_exp_config("libra_retinanet_demo")
-    best.check_patience(1, params)
+    best.check_patience(1, params, "train_and_eval")
     with pytest.raises(UsageError, match=r"--patience=2: .*only 2 evaluations.*of .* steps"):
-        best.check_patience(2, params)
+        best.check_patience(2, params, "train_and_eval")
+    with pytest.raises(UsageError, match="needs evaluations while it trains"):
+        best.check_patience(1, params, "train")
+    params.trainer.validation_interval = 0
+    with pytest.raises(UsageError, match="validation_interval is 0"):
+        best.check_patience(1, params, "train_and_eval")
+
+
+def test_evaluations_by_others_do_not_count():
+    evaluations = _Evaluations([0.1, 0.9, 0.2])
+    for entry, is_of_training in zip(evaluations.evaluations, (True, False, True), strict=True):
+        entry["is_of_training"] = is_of_training
+    evaluations.evaluations.append(dict(evaluations.evaluations[-1]))
+    best.StopWithoutGain(1, evaluations, tf.distribute.get_strategy())({})
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_ctrl_c_saves_first_and_a_second_one_does_not(capfd):
         os.kill(os.getpid(), signal.SIGINT)
     with stop.saving_first():
         os.kill(os.getpid(), signal.SIGINT)
-        assert "Ctrl-C again stops without saving" in capfd.readouterr().err
+        assert "Ctrl-C again stops without saving" in capfd.readouterr().out
         with pytest.raises(PreemptedError) as told:
             stop({})
         assert told.value.status == 130
