@@ -90,7 +90,7 @@ def test_the_command_changes_nothing_else(make_run):
     values = types.SimpleNamespace(
         config_file=[flags["config_file"]],
         params_override=flags["params_override"],
-        mode=flags["mode"],
+        mode="train_and_eval",
         dataset=None,
         seed=None,
         tpu=None,
