@@ -222,7 +222,9 @@ class Detector:
         while batch := list(itertools.islice(images, batch_size)):
             encoded = [image.encoded() for image in batch]
             try:
-                outputs = self._network.predict(encoded)
+                # The first call builds the network's graph, and Keras has warnings about it.
+                with quiet.libraries_silenced():
+                    outputs = self._network.predict(encoded)
             except RefusedError as error:
                 problems = [f"{batch[i].name} {what}" for i, what in sorted(error.problems.items())]
                 raise UsageError("; ".join(problems)) from error
