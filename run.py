@@ -1,47 +1,16 @@
 """Trains and evaluates a Libra detector.
 
 python run.py --mode=train_and_eval                   the demo: built-in shapes, minutes on a CPU
-python run.py --mode=train_and_eval --dataset=FOLDER  your own images, COCO or VOC
+python run.py --mode=train_and_eval --dataset=FOLDER  your own images, as they come
 
 The flags are Model Garden's and this project's own; --help lists them.
 """
 
-import sys
-
-import rich.console
 from absl import app, flags
 
-from libra_tf.cli import program
-from libra_tf.runner import flags as runner_flags
-from libra_tf.runner import startup
-
-
-def main(_: list[str]) -> None:
-    """Runs the experiment that the flags select, or prints one clear error."""
-    console = rich.console.Console(file=sys.stdout)
-    program.leave(program.exit_status(lambda: _run(console)))
-
-
-def _run(console: rich.console.Console) -> None:
-    flag_values = flags.FLAGS
-    watch = startup.StartUp(is_shown=flag_values.verbosity > 0)
-    experiment = runner_flags.experiment_name(flag_values)
-    runner_flags.check_flags(flag_values)
-    model_dir = runner_flags.model_dir(flag_values, experiment)
-    program.before_tensorflow(f"{experiment}: ")
-    # Imported here because it is slow: --help and wrong flags are answered at once.
-    from libra_tf.runner import session
-
-    watch.mark("import")
-    try:
-        session.run(experiment, model_dir, flag_values, console, watch)
-    except KeyboardInterrupt:
-        console.print("rerun the same command to continue from the newest checkpoint")
-        raise
-
+from libra_tf.commands import run
 
 if __name__ == "__main__":
-    runner_flags.define_flags()
-    for module in runner_flags.FLAG_MODULES:
-        flags.adopt_module_key_flags(module)
-    app.run(main)
+    run.define_flags()
+    flags.adopt_module_key_flags(run)
+    app.run(run.main)

@@ -16,6 +16,12 @@ import setuptools
 
 HERE = pathlib.Path(__file__).parent
 
+# The config files at the top of the repository become data of the package.
+YAML_FILES = {
+    "libra_tf.configs.yaml": "configs",
+    "libra_tf.configs.yaml.mmdetection": "configs/mmdetection",
+}
+
 # 2.16 to 2.19 lie between the lanes; leaving them out also keeps pip from trying them.
 BETWEEN_LANES = ",".join(f"!=2.{minor}.*" for minor in range(16, 20))
 
@@ -30,9 +36,14 @@ setuptools.setup(
         "Operating System :: POSIX",
         "Programming Language :: Python :: 3",
     ],
-    python_requires=">=3.10",
-    packages=setuptools.find_packages(include=["libra_tf", "libra_tf.*"]),
-    package_data={"libra_tf.analysis": ["templates/*"]},
+    python_requires=">=3.11",
+    packages=[*setuptools.find_packages(include=["libra_tf", "libra_tf.*"]), *YAML_FILES],
+    package_dir=YAML_FILES,
+    package_data={
+        "libra_tf.analysis": ["templates/*"],
+        **{package: ["*.yaml"] for package in YAML_FILES},
+    },
+    entry_points={"console_scripts": ["libra-tf=libra_tf.commands.main:main"]},
     install_requires=[
         f"tensorflow>=2.15,<2.21,{BETWEEN_LANES}",
         f"tf-models-official>=2.15,<2.21,{BETWEEN_LANES}",
@@ -68,6 +79,8 @@ setuptools.setup(
         "mmdet": ["torch>=2.6", "setuptools<82"],
         # benchmarks/pjrt/pjrt_run.py takes some of JAX's interior; these versions have it.
         "pjrt": ["jax>=0.10,<0.12"],
-        "test": ["pytest", "hypothesis", "ruff"],
+        # Detection in videos.
+        "video": ["av>=14"],
+        "test": ["pytest", "hypothesis", "ruff", "av>=14"],
     },
 )

@@ -6,55 +6,10 @@ It writes served/cells/1, and the next time served/cells/2. Everything about the
 from the folder of its run. docs/serving.md explains how to serve it.
 """
 
-import sys
-
 from absl import app, flags
 
-from libra_tf.cli import flags as run_flags
-from libra_tf.cli import inputs, program
-
-_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run to export.", required=True)
-_EXPORT_DIR = flags.DEFINE_string(
-    "export_dir", None, "Folder of the model's versions; a new one is added.", required=True
-)
-_CHECKPOINT = run_flags.define_checkpoint()
-_NORMALIZED_BOXES = flags.DEFINE_bool(
-    "normalized_boxes",
-    False,
-    "Give boxes as fractions of the image's height and width, not pixels.",
-)
-_SCORE_THRESHOLD = run_flags.define_score_threshold()
-_MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels", 25_000_000, "Refuse image files with more pixels.", lower_bound=1
-)
-_PRECISION = run_flags.define_precision(
-    "float32",
-    "What the network computes in; boxes, scores and the stored weights are float32 in any case.",
-)
-
-
-def main(_: list[str]) -> None:
-    """Runs the export, or prints one clear error."""
-    sys.exit(program.exit_status(_export))
-
-
-def _export() -> None:
-    inputs.require_run("--model_dir", _MODEL_DIR.value)
-    program.before_tensorflow()
-    # Imported here because it is slow: --help and wrong flags are answered at once.
-    from libra_tf.serving import saved_model
-
-    folder = saved_model.export(
-        _MODEL_DIR.value,
-        _EXPORT_DIR.value,
-        checkpoint=_CHECKPOINT.value,
-        normalized_boxes=_NORMALIZED_BOXES.value,
-        score_threshold=_SCORE_THRESHOLD.value,
-        max_pixels=_MAX_PIXELS.value,
-        asked_precision=_PRECISION.value,
-    )
-    print(f"SavedModel: {folder}")
-
+from libra_tf.commands import export
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.adopt_module_key_flags(export)
+    app.run(export.main)

@@ -17,6 +17,19 @@ def needs_keras3(block):
     return "keras3" in block
 
 
+def needs_folders(block):
+    """Whether a block is about folders of a run and of images, which tests/api/test_page.py has."""
+    name, code = block
+    return name.startswith("python.md") or "libra_tf.load(" in code
+
+
+def python_blocks():
+    """Yields a name and the code of each block."""
+    for document in DOCUMENTS:
+        for match in re.finditer(r"^```python\n(.*?)^```", document.read_text(), re.M | re.S):
+            yield f"{document.name}, byte {match.start()}", match.group(1)
+
+
 def run_blocks(blocks):
     """Runs each block in a namespace of its own, all in one process."""
     code = "\n".join(f"exec(compile({block!r}, {name!r}, 'exec'), {{}})" for name, block in blocks)
@@ -30,11 +43,7 @@ def run_blocks(blocks):
 def test_python_blocks_run(keras3):
     if keras3 and compat.IS_ADDONS_LANE:
         pytest.skip("the addons lane has no Keras 3")
-    blocks = []
-    for document in DOCUMENTS:
-        for match in re.finditer(r"^```python\n(.*?)^```", document.read_text(), re.M | re.S):
-            name = f"{document.name}, byte {match.start()}"
-            blocks.append((name, match.group(1)))
+    blocks = [block for block in python_blocks() if not needs_folders(block)]
     chosen = [block for block in blocks if needs_keras3(block[1]) == keras3]
     assert chosen
     run_blocks(chosen)

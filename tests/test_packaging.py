@@ -10,10 +10,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from libra_tf.commands import main
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Imported only where an extra is installed, and the extra that has it.
-OPTIONAL = {"tensorflow-addons": "addons", "torch": "mmdet"}
+OPTIONAL = {"tensorflow-addons": "addons", "torch": "mmdet", "av": "video"}
 # In one lane only, where a declared package requires it.
 BROUGHT_BY = {"ai-edge-litert": "tf-models-official"}
 # Not imported: it holds a file, which is found and read.
@@ -31,12 +33,16 @@ def run_setup(*arguments):
 
 
 @pytest.fixture(scope="module")
-def declared(tmp_path_factory):
-    """Names of the required distributions by extra, with "" for those always required."""
+def metadata(tmp_path_factory):
+    """Not that of the installed distribution: an editable one keeps what it was installed with."""
     folder = tmp_path_factory.mktemp("metadata")
-    # Not that of the installed distribution: an editable one keeps what it was installed with.
     run_setup("egg_info", "--egg-base", str(folder))
-    metadata = importlib.metadata.Distribution.at(folder / "libra_tf.egg-info")
+    return importlib.metadata.Distribution.at(folder / "libra_tf.egg-info")
+
+
+@pytest.fixture(scope="module")
+def declared(metadata):
+    """Names of the required distributions by extra, with "" for those always required."""
     assert metadata.metadata["Name"] == "libra-tf"
     requirements = [Requirement(line) for line in metadata.requires]
     return {
@@ -93,9 +99,34 @@ def test_what_another_package_brings():
         assert name in {canonicalize_name(r.name) for r in requirements if r.marker is None}
 
 
-def test_a_wheel_has_the_templates(tmp_path):
-    run_setup("build_py", "--build-lib", str(tmp_path))
+def test_there_is_a_program(metadata):
+    (script,) = metadata.entry_points
+    assert (script.group, script.name) == ("console_scripts", "libra-tf")
+    assert script.load() is main.main
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """What a wheel holds."""
+    folder = tmp_path_factory.mktemp("built")
+    run_setup("build_py", "--build-lib", str(folder))
+    return folder
+
+
+def test_a_wheel_has_the_templates(built):
     folder = pathlib.Path("libra_tf", "analysis", "templates")
     files = {path.name for path in (ROOT / folder).iterdir()}
     assert {"page.html.j2", "figures.html.j2", "page.css"} <= files
-    assert {path.name for path in (tmp_path / folder).iterdir()} == files
+    assert {path.name for path in (built / folder).iterdir()} == files
+
+
+def test_a_wheel_has_the_config_files_and_finds_them(built):
+    code = "from libra_tf.configs import yaml_files as y; print(*map(y.find, y.names()), sep='\\n')"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=built, capture_output=True, text=True, check=True
+    )
+    found = [pathlib.Path(path) for path in result.stdout.splitlines()]
+    assert all(path.is_relative_to(built) for path in found)
+    originals = sorted((ROOT / "configs").rglob("*.yaml"))
+    assert {path.read_text() for path in found} == {path.read_text() for path in originals}
+    assert len(found) == len(originals) > 30

@@ -35,8 +35,7 @@ def read_training(run: TrainedRun) -> Training | None:
     """
     experiment = run.folder.read_experiment()
     input_path = str(run.params.task.train_data.input_path or "")
-    # Only an evaluation writes down the folder of the images.
-    dataset = (run.folder.read_results() or {}).get("dataset", input_path)
+    dataset = run.folder.read_dataset() or input_path
     if dataset != input_path:
         return Training(run.folder, experiment, dataset)
     # Without a folder, such an experiment would train on the shapes, whatever its config names.
@@ -53,21 +52,20 @@ def train_with(lines: Sequence[str], training: Training | None) -> str:
       training: how the run was trained; None if that is unknown.
 
     Returns:
-      A line for a shell. It begins with `python run.py` and trains in a new folder, with all other
+      A line for a shell. It begins with `libra-tf train` and trains in a new folder, with all other
       settings of the run. If the training is unknown, it is `--params_override=...` alone.
     """
     override = f"--params_override={','.join(lines)}"
     if training is None:
         return shlex.quote(override)
     flags = [
-        "--mode=train_and_eval",
         f"--experiment={training.experiment}",
         *([f"--dataset={training.dataset}"] if training.dataset else []),
         f"--config_file={training.folder.file(PARAMS)}",
         f"--model_dir={training.folder.path.rstrip('/')}-{_short_key(lines[0])}",
         override,
     ]
-    return shlex.join(["python", "run.py", *flags])
+    return shlex.join(["libra-tf", "train", *flags])
 
 
 def _short_key(line: str) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 from libra_tf.cli import outputs, program
 from libra_tf.cli.errors import UsageError
 
+_PROGRAM = "python -m libra_tf.checkpoints.mmdet"
+
 
 def __getattr__(name: str) -> Any:
     """Looks up the importing functions on first use, because they import TensorFlow."""
@@ -27,14 +29,15 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program_name: str = _PROGRAM) -> int:
     """Runs the command; returns its exit status.
 
     Args:
       arguments: the command line without the program's name; None for that of this process.
+      program_name: what the help calls the program.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m libra_tf.checkpoints.mmdet",
+        prog=program_name,
         description=__doc__.split("\n\n")[0],
         epilog="For details see docs/mmdet.md.",
     )

@@ -9,6 +9,7 @@ from official.vision.configs import common
 from libra_tf import atomic
 from libra_tf.checkpoints import experiment, structure, torch_file, weights
 from libra_tf.checkpoints.importing import Imported
+from libra_tf.cli import shell
 from libra_tf.configs import maskrcnn
 from libra_tf.modeling.mmdetection.backbones import build_backbone
 from libra_tf.runs.folder import RunFolder
@@ -20,7 +21,7 @@ def write(model_dir: str, imported: Imported) -> str:
     """Writes config, checkpoint and class names, completely or not at all.
 
     `mmdet.yaml` in the same folder holds the settings that the detector overrides in its
-    experiment. Pass it as `--config_file` to evaluate or train on other data.
+    experiment. Pass it as `--config_file` to train on other data.
 
     Args:
       model_dir: a folder that `libra_tf.cli.outputs.require_new_folder` accepts.
@@ -39,11 +40,11 @@ def write(model_dir: str, imported: Imported) -> str:
         checkpoint = tf.train.Checkpoint(model=imported.model, **imported.model.checkpoint_items)
         tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None).save(0)
         atomic.publish_folder(folder, target)
+    program = shell.program("libra-tf", "libra_tf")
     return (
         f"model folder: {model_dir}\n"
-        f"evaluate:     run.py --mode=eval --experiment={name} --model_dir={model_dir} "
-        f"--config_file={model_dir}/{CONFIG_FILE} --dataset=FOLDER\n"
-        f"export:       export/saved_model.py --model_dir={model_dir} --export_dir=DIR"
+        f"evaluate:     {program} eval --model_dir={model_dir} --dataset=FOLDER\n"
+        f"export:       {program} export --model_dir={model_dir} --export_dir=DIR"
     )
 
 

@@ -15,7 +15,21 @@ class PreemptedError(BaseException):
     """The process was told to stop, and the state of its training, if any, is saved.
 
     Like `KeyboardInterrupt` it is not an `Exception`, so libraries do not catch it by accident.
+
+    Args:
+      message: what was saved and how to go on.
+      status: the exit status of the process: by convention 128 and the number of the signal.
+
+    Attributes:
+      status: as above.
     """
+
+    TERMINATED = 143
+    INTERRUPTED = 130
+
+    def __init__(self, message: str = "", status: int = TERMINATED):
+        super().__init__(message)
+        self.status = status
 
 
 def first_line(error: BaseException | str) -> str:

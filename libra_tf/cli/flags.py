@@ -9,7 +9,10 @@ flags.disclaim_key_flags()
 def define_checkpoint() -> flags.FlagHolder[str]:
     """Defines `--checkpoint`, which chooses a checkpoint of a run."""
     return flags.DEFINE_string(
-        "checkpoint", None, "Checkpoint of the run, for example ckpt-9000. Default: the newest."
+        "checkpoint",
+        None,
+        "Checkpoint of the run, for example ckpt-9000, or its path; best for the one with the best "
+        "result, if the run keeps it in its folder best/. Default: the newest.",
     )
 
 

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 
 from libra_tf.cli.errors import UsageError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+# The formats that training takes.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
+# Those in which a picture with detections is written; GIF would lose colours.
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +32,8 @@ def find(arguments: Sequence[str]) -> list[ImageFile]:
     """Lists the images that the arguments name, each once.
 
     Args:
-      arguments: files, whatever their names; folders, in which all JPEG and PNG files count,
-        including those in subfolders; patterns such as `images/**/*.jpg`.
+      arguments: files, whatever their names; folders, in which all files with one of `SUFFIXES`
+        count, including those in subfolders; patterns such as `images/**/*.jpg`.
 
     Returns:
       The images, in the order of the arguments; those of one argument are sorted by name.
@@ -71,7 +75,8 @@ def name_pictures(images: Sequence[ImageFile], folder: str) -> list[pathlib.Path
     taken, targets = set(), []
     for image in images:
         # Pillow chooses the format by the suffix, and the image may have any.
-        suffix = image.name.suffix if image.name.suffix.lower() in SUFFIXES else ".png"
+        suffix = image.name.suffix
+        suffix = suffix if suffix.lower() in PICTURE_SUFFIXES else ".png"
         stem, number = image.name.with_suffix(""), 1
         target = pathlib.Path(folder, f"{stem}{suffix}")
         while target in taken:

@@ -7,10 +7,11 @@ from libra_tf.cli.errors import UsageError
 
 # What a data set may look like, for messages.
 DATASET_LAYOUTS = (
-    "the folder must contain images/, annotations/instances_train.json and "
-    "annotations/instances_val.json (COCO), or JPEGImages/, Annotations/ and "
-    "ImageSets/Main/train.txt and val.txt (Pascal VOC), or train/ and val/ with images and XML "
-    "files side by side"
+    "a data set is a folder in COCO's layout (annotations/instances_train2017.json with its "
+    "images in train2017/ or images/, likewise val2017; other years and names by the same "
+    "pattern), Roboflow's COCO (train/_annotations.coco.json, valid/), YOLO's (data.yaml, images/, "
+    "labels/) or Pascal VOC's (JPEGImages/, Annotations/ and ImageSets/Main/train.txt and val.txt; "
+    "or train/ and val/ with images and XML files side by side)"
 )
 
 
@@ -32,4 +33,4 @@ def require_folder(flag: str, path: str, remedy: str) -> None:
 
 def require_run(flag: str, path: str) -> None:
     """Checks that the folder of a run exists; see `require_folder`."""
-    require_folder(flag, path, "name the folder of a run of run.py")
+    require_folder(flag, path, "name the folder of a run, the --model_dir of its training")

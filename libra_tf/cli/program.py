@@ -18,10 +18,13 @@ def exit_status(work: Callable[[], int | None]) -> int:
 
     Returns:
       The exit status: that of the work; 2 for an error that the user can fix; 1 for a training that
-      cannot continue; 143 or 130 for a command that was terminated or interrupted.
+      cannot continue; 143 or 130 for a command that was terminated or interrupted; 1 if nobody
+      reads its output.
     """
     try:
-        return work() or 0
+        status = work() or 0
+        print(end="", flush=True)
+        return status
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -30,10 +33,14 @@ def exit_status(work: Callable[[], int | None]) -> int:
         return 1
     except PreemptedError as message:
         sys.stderr.write(f"{message}\n")
-        return 143
+        return message.status
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        return 130
+        return PreemptedError.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of the output has closed the pipe. Stop Python from flushing the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def before_tensorflow(subject: str = "") -> None:

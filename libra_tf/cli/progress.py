@@ -1,5 +1,6 @@
-"""Progress of long work: a live bar on a terminal, plain lines in a log."""
+"""Progress of long work: a live bar on a terminal or in a notebook, plain lines in a log."""
 
+import importlib.util
 import time
 
 import rich.console
@@ -8,6 +9,8 @@ import rich.progress
 # A log gets about this many lines per phase at most, some seconds apart.
 _LINES_PER_PHASE = 20
 _SECONDS_BETWEEN_LINES = 2.0
+# A rate measured for a shorter time may be that of results which were already waiting.
+_SECONDS_BEFORE_RATE = 1.0
 
 
 class Progress:
@@ -35,13 +38,16 @@ class Progress:
         self._phase, self._total, self._first, self._unit = phase, total, done, unit
         self._warm = None
         self._printed = (time.monotonic(), done)
-        if self._console.is_terminal:
+        if self._console.is_terminal or _shows_widgets(self._console):
             self._bar = rich.progress.Progress(
                 rich.progress.TextColumn("{task.description}"),
                 rich.progress.BarColumn(),
                 rich.progress.TextColumn("{task.fields[text]}"),
                 console=self._console,
                 transient=True,
+                # What libraries print has a place already, and a notebook would print it for ever.
+                redirect_stdout=False,
+                redirect_stderr=self._console.is_terminal,
             )
             self._bar.start()
             self._task = self._bar.add_task(phase, total=total, completed=done, text="starting")
@@ -85,13 +91,19 @@ class Progress:
         if loss is not None:
             parts.append(f"loss {loss:.3f}")
         warm_time, warm_done = self._warm
-        if done > warm_done and now > warm_time:
-            rate = (done - warm_done) / (now - warm_time)
+        seconds = now - warm_time
+        if done > warm_done and seconds >= _SECONDS_BEFORE_RATE:
+            rate = (done - warm_done) / seconds
             if images:
                 parts.append(f"{rate * images:.1f} images/s")
             if self._total:
                 parts.append(f"{_duration((self._total - done) / rate)} left")
         return ", ".join(parts)
+
+
+def _shows_widgets(console: rich.console.Console) -> bool:
+    """Returns whether this is a notebook with what rich's live displays need there."""
+    return console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
 def _duration(seconds: float) -> str:

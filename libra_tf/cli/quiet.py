@@ -19,8 +19,33 @@ def silence_libraries() -> None:
 
 
 @contextlib.contextmanager
+def libraries_silenced() -> Iterator[None]:
+    """Silences libraries while the block runs, in a process that is not this project's own."""
+    # TensorFlow reads this when it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    verbosity = absl_logging.get_verbosity()
+    root, tensorflow = logging.getLogger(), logging.getLogger("tensorflow")
+    silent, handlers = logging.NullHandler(), tensorflow.handlers
+    # In a notebook, TensorFlow's logger shows even what is only for information. It gives itself a
+    # handler for that when it is imported, unless the root has one.
+    root.addHandler(silent)
+    tensorflow.handlers = [silent]
+    with warnings.catch_warnings():
+        try:
+            silence_libraries()
+            yield
+        finally:
+            absl_logging.set_verbosity(verbosity)
+            tensorflow.handlers = handlers
+            root.removeHandler(silent)
+
+
+@contextlib.contextmanager
 def libraries_write_to(path: str) -> Iterator[None]:
     """Sends what libraries print and log to a file while the block runs.
+
+    So it does with all that the process writes to its standard error: some of TensorFlow's warnings
+    heed no setting.
 
     Args:
       path: log file to append to; its folder is created. A remote file (`gs://...`) is written when
@@ -62,7 +87,7 @@ def _redirected_to(path: str) -> Iterator[None]:
         verbosity = absl_logging.get_verbosity()
         absl_logging.set_verbosity(absl_logging.INFO)
         try:
-            with contextlib.redirect_stdout(log):
+            with contextlib.redirect_stdout(log), _stderr_of_process_to(log.fileno()):
                 yield
         finally:
             absl_logging.set_verbosity(verbosity)
@@ -72,9 +97,15 @@ def _redirected_to(path: str) -> Iterator[None]:
 @contextlib.contextmanager
 def stderr_closed() -> Iterator[None]:
     """Hides what C++ code writes to the process's standard error."""
+    with open(os.devnull, "w") as nowhere, _stderr_of_process_to(nowhere.fileno()):
+        yield
+
+
+@contextlib.contextmanager
+def _stderr_of_process_to(descriptor: int) -> Iterator[None]:
+    """Redirects the process's standard error, to which C++ code writes whatever Python's is."""
     saved = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    os.dup2(descriptor, 2)
     try:
         yield
     finally:

@@ -60,3 +60,15 @@ class Backbone(backbones.Backbone):
     type: str | None = "resnet"
     resnext: ResNeXt = dataclasses.field(default_factory=ResNeXt)
     resnet_v1: ResNetV1 = dataclasses.field(default_factory=ResNetV1)
+
+
+def finest_level(backbone: Backbone) -> int:
+    """Returns the finest pyramid level that a backbone has a feature map for.
+
+    Args:
+      backbone: the config; level L has a stride of 2**L.
+    """
+    if backbone.type == "mobiledet":
+        return 1
+    # SpineNets have a key for it; all others begin at a stride of 4.
+    return getattr(backbone.get(), "min_level", 2)

@@ -4,12 +4,12 @@ Errors name the key and its valid values.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from official.modeling import hyperparams
 from official.vision.configs import maskrcnn
 
-from libra_tf.configs import backbones
+from libra_tf.configs import backbones, ranges
 from libra_tf.configs.components import ROISampler, RPNSampler
 from libra_tf.ops.balanced_l1 import validate_balanced_l1
 
@@ -68,6 +68,7 @@ def check_task(task: hyperparams.Config) -> None:
       ValueError: if a choice is unknown or a number is outside its range; the message names the
         key.
     """
+    ranges.check(task, "task")
     model, losses, modules = task.model, task.losses, task.init_checkpoint_modules
     if task.analysis.interval < 1:
         raise ValueError(f"task.analysis.interval is {task.analysis.interval}; it must be positive")
@@ -79,12 +80,9 @@ def check_task(task: hyperparams.Config) -> None:
             f"task.model.num_classes is {model.num_classes}; it must be at least 2: the background "
             "and one class"
         )
-    if not 1 <= model.min_level <= model.max_level:
-        raise ValueError(
-            f"task.model.min_level and max_level are {model.min_level} and {model.max_level}; "
-            "min_level must be at least 1, and at most max_level"
-        )
-    _check_input_size(model.input_size)
+    _check_input_size(model)
+    for name in ("train_data", "validation_data"):
+        _check_augmentation(f"task.{name}.parser", getattr(task, name).parser)
     if model.backbone.type in backbones.MODEL_IDS:
         check_choice(
             f"task.model.backbone.{model.backbone.type}.model_id",
@@ -92,6 +90,7 @@ def check_task(task: hyperparams.Config) -> None:
             backbones.MODEL_IDS[model.backbone.type],
         )
     _check_frozen_stages(task)
+    _check_levels(model)
     check_choice("task.model.decoder.type", model.decoder.type, DECODERS)
     check_choice("task.model.compatibility", model.compatibility, COMPATIBILITIES)
     if model.compatibility:
@@ -113,10 +112,41 @@ def check_task(task: hyperparams.Config) -> None:
         validate_balanced_l1(**losses.balanced_l1.as_dict())
 
 
-def _check_input_size(input_size: Sequence[int]) -> None:
-    if len(input_size) != 3 or min(input_size) < 1 or input_size[2] != 3:
+def _check_levels(model: hyperparams.Config) -> None:
+    finest = backbones.finest_level(model.backbone)
+    if not finest <= model.min_level <= model.max_level:
         raise ValueError(
-            f"task.model.input_size is {list(input_size)}; it must be [height, width, 3]"
+            f"task.model.min_level and max_level are {model.min_level} and {model.max_level}; "
+            f"min_level must be at least {finest}, the finest level of {model.backbone.type}, and "
+            "at most max_level"
+        )
+
+
+def _check_input_size(model: hyperparams.Config) -> None:
+    size, coarsest = list(model.input_size), 2**model.max_level
+    if len(size) != 3 or min(size) < 1 or size[2] != 3:
+        raise ValueError(f"task.model.input_size is {size}; it must be [height, width, 3]")
+    # MMDetection pads the images instead.
+    if not model.compatibility and any(side % coarsest for side in size[:2]):
+        height, width = (-(-side // coarsest) * coarsest for side in size[:2])
+        raise ValueError(
+            f"task.model.input_size is {size} and task.model.max_level is {model.max_level}; "
+            f"height and width must be multiples of 2**max_level = {coarsest}, such as "
+            f"[{height}, {width}, 3]"
+        )
+
+
+def _check_augmentation(key: str, parser: hyperparams.Config) -> None:
+    if parser.aug_scale_min > parser.aug_scale_max:
+        raise ValueError(
+            f"{key}.aug_scale_min is {parser.aug_scale_min} and aug_scale_max is "
+            f"{parser.aug_scale_max}; aug_scale_min must be at most aug_scale_max"
+        )
+    jpeg = getattr(parser, "aug_rand_jpeg", None)
+    if jpeg and jpeg.min_quality >= jpeg.max_quality:
+        raise ValueError(
+            f"{key}.aug_rand_jpeg.min_quality is {jpeg.min_quality} and max_quality is "
+            f"{jpeg.max_quality}; min_quality must be below max_quality"
         )
 
 

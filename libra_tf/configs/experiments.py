@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from official.core import config_definitions as cfg
 from official.core import exp_factory
+from official.modeling import hyperparams
 from official.vision.configs import maskrcnn as model_garden_maskrcnn
 from official.vision.configs import retinanet as model_garden_retinanet
 
@@ -72,7 +73,10 @@ def libra_retinanet_resnetfpn_coco() -> cfg.ExperimentConfig:
 
 @experiment
 def libra_retinanet_demo() -> cfg.ExperimentConfig:
-    """Libra RetinaNet that learns the built-in shapes within minutes on two CPU cores."""
+    """Libra RetinaNet that learns the built-in shapes within minutes on two CPU cores.
+
+    Reaches AP 0.675 (AP50 0.912).
+    """
     config = _small_retinanet()
     config.task.model.num_classes = 5
     recipes.use_small_scale(config, input_size=128, max_level=4)
@@ -82,7 +86,10 @@ def libra_retinanet_demo() -> cfg.ExperimentConfig:
 
 @experiment
 def libra_retinanet_small() -> cfg.ExperimentConfig:
-    """Libra RetinaNet for a folder of your own images: minutes on two CPU cores."""
+    """Libra RetinaNet for a folder of your own images: minutes on two CPU cores.
+
+    Reaches AP 0.564 (AP50 0.889) on BCCD's validation images, from scratch.
+    """
     config = _small_retinanet()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_small_schedule(config, train_steps=600, learning_rate=0.003)
@@ -204,7 +211,10 @@ def _two_stage_on_coco(model: maskrcnn.LibraMaskRCNN) -> cfg.ExperimentConfig:
 
 @experiment
 def libra_fasterrcnn_demo() -> cfg.ExperimentConfig:
-    """Libra Faster R-CNN that learns the built-in shapes within minutes on two CPU cores."""
+    """Libra Faster R-CNN that learns the built-in shapes within minutes on two CPU cores.
+
+    Reaches AP 0.702 (AP50 0.895).
+    """
     config = _small_fasterrcnn()
     config.task.model.num_classes = 5
     recipes.use_small_scale(config, input_size=128, max_level=4)
@@ -214,7 +224,10 @@ def libra_fasterrcnn_demo() -> cfg.ExperimentConfig:
 
 @experiment
 def libra_fasterrcnn_small() -> cfg.ExperimentConfig:
-    """Libra Faster R-CNN for a folder of your own images: 15 minutes on two CPU cores."""
+    """Libra Faster R-CNN for a folder of your own images: 15 minutes on two CPU cores.
+
+    Reaches AP 0.573 (AP50 0.873) on BCCD's validation images, from scratch.
+    """
     config = _small_fasterrcnn()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_small_schedule(config, train_steps=1000, learning_rate=0.003)
@@ -223,7 +236,10 @@ def libra_fasterrcnn_small() -> cfg.ExperimentConfig:
 
 @experiment
 def libra_fasterrcnn_lite0() -> cfg.ExperimentConfig:
-    """Libra Faster R-CNN with an ImageNet backbone, for a folder of your own photographs."""
+    """Libra Faster R-CNN with an ImageNet backbone, for a folder of your own photographs.
+
+    We have not trained it to its end yet.
+    """
     config = _small_fasterrcnn()
     recipes.use_small_scale(config, input_size=320, max_level=5)
     recipes.use_lite0(config)
@@ -231,25 +247,63 @@ def libra_fasterrcnn_lite0() -> cfg.ExperimentConfig:
     return config
 
 
+@experiment
+def libra_maskrcnn_demo() -> cfg.ExperimentConfig:
+    """Libra Mask R-CNN that learns the built-in shapes within minutes on two CPU cores.
+
+    Reaches AP 0.732 (AP50 0.927) and mask AP 0.669.
+    """
+    config = _small_maskrcnn()
+    config.task.model.num_classes = 5
+    recipes.use_small_scale(config, input_size=128, max_level=4)
+    recipes.use_small_schedule(config, train_steps=450, learning_rate=0.003)
+    return config
+
+
+@experiment
+def libra_maskrcnn_small() -> cfg.ExperimentConfig:
+    """Libra Mask R-CNN for a folder of your own images with masks."""
+    config = _small_maskrcnn()
+    recipes.use_small_scale(config, input_size=320, max_level=5)
+    recipes.use_small_schedule(config, train_steps=1000, learning_rate=0.003)
+    return config
+
+
 def _small_fasterrcnn() -> cfg.ExperimentConfig:
     return cfg.ExperimentConfig(
-        task=maskrcnn.LibraMaskRCNNTask(
-            model=_without_masks(
-                rpn_head=model_garden_maskrcnn.RPNHead(num_filters=64),
-                detection_head=model_garden_maskrcnn.DetectionHead(
-                    num_convs=0, num_filters=64, num_fcs=1, fc_dims=256
-                ),
-                roi_generator=model_garden_maskrcnn.ROIGenerator(
-                    pre_nms_top_k=500,
-                    num_proposals=200,
-                    test_pre_nms_top_k=300,
-                    test_num_proposals=100,
-                    use_batched_nms=True,
-                ),
-                roi_sampler=components.ROISampler(num_sampled_rois=64),
-            ),
-        ),
+        task=maskrcnn.LibraMaskRCNNTask(model=_without_masks(**_small_heads()))
     )
+
+
+def _small_maskrcnn() -> cfg.ExperimentConfig:
+    model = maskrcnn.LibraMaskRCNN(
+        **_small_heads(),
+        mask_head=model_garden_maskrcnn.MaskHead(num_convs=2, num_filters=64),
+        # A quarter of the sampled RoIs are positive, and only those have masks.
+        mask_sampler=model_garden_maskrcnn.MaskSampler(num_sampled_masks=16),
+    )
+    config = cfg.ExperimentConfig(task=maskrcnn.LibraMaskRCNNTask(model=model))
+    # Still finer than the 28x28 cells of the predicted masks.
+    config.task.train_data.parser.mask_crop_size = 56
+    return config
+
+
+def _small_heads() -> dict[str, hyperparams.Config]:
+    """Returns everything of a small two-stage detector but its masks."""
+    return {
+        "rpn_head": model_garden_maskrcnn.RPNHead(num_filters=64),
+        "detection_head": model_garden_maskrcnn.DetectionHead(
+            num_convs=0, num_filters=64, num_fcs=1, fc_dims=256
+        ),
+        "roi_generator": model_garden_maskrcnn.ROIGenerator(
+            pre_nms_top_k=500,
+            num_proposals=200,
+            test_pre_nms_top_k=300,
+            test_num_proposals=100,
+            use_batched_nms=True,
+        ),
+        "roi_sampler": components.ROISampler(num_sampled_rois=64),
+    }
 
 
 @experiment

@@ -52,10 +52,6 @@ class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
         for name in ("train_data", "validation_data"):
             data = getattr(self, name)
             checks.check_choice(f"task.{name}.decoder.type", data.decoder.type, ("simple_decoder",))
-            if data.num_proposals < 1:
-                raise ValueError(
-                    f"task.{name}.num_proposals is {data.num_proposals}; it must be positive"
-                )
 
     def check_samplers(self) -> None:
         """See base class."""

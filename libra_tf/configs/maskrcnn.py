@@ -9,6 +9,8 @@ from libra_tf.configs import checks, components
 from libra_tf.configs.detector import LibraDetector, LibraTask
 
 BOX_NORMALIZERS = ("positives", "sampled_rois")
+NMS_VERSIONS = ("batched", "v1", "v2")
+_MASK_PARTS = ("mask_head", "mask_sampler", "mask_roi_aligner")
 
 
 @dataclasses.dataclass
@@ -64,6 +66,20 @@ class LibraMaskRCNNTask(LibraTask, maskrcnn.MaskRCNNTask):
         checks.check_choice(
             "task.losses.box_loss_normalizer", self.losses.box_loss_normalizer, BOX_NORMALIZERS
         )
+        checks.check_choice(
+            "task.model.detection_generator.nms_version",
+            self.model.detection_generator.nms_version,
+            NMS_VERSIONS,
+        )
+        self._check_mask_parts()
+
+    def _check_mask_parts(self) -> None:
+        missing = [name for name in _MASK_PARTS if getattr(self.model, name) is None]
+        if self.model.include_mask and missing:
+            raise ValueError(
+                f"task.model.include_mask is true, but task.model.{missing[0]} is null; use an "
+                "experiment with masks, or set task.model.include_mask=false"
+            )
 
     def check_samplers(self) -> None:
         """Checks the samplers.

@@ -131,6 +131,39 @@ class OptimizationConfig(optimization.OptimizationConfig):
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
 
 
+def check(config: optimization.OptimizationConfig, key: str) -> None:
+    """Checks that an optimizer and a learning rate are chosen, and that they work.
+
+    Args:
+      config: the optimization config.
+      key: its key, for the message.
+
+    Raises:
+      ValueError: if one is not chosen or does not work; the message names the key.
+    """
+    for name in ("optimizer", "learning_rate"):
+        group = getattr(config, name)
+        if group.type is None:
+            kinds = [field.name for field in dataclasses.fields(group) if field.name != "type"]
+            raise ValueError(f"{key}.{name}.type is not set; choose one of {', '.join(kinds)}")
+    check_optimizer(config.optimizer, f"{key}.optimizer")
+    if config.learning_rate.type == "stepwise":
+        _check_stepwise(config.learning_rate.stepwise, f"{key}.learning_rate.stepwise")
+
+
+def _check_stepwise(stepwise: hyperparams.Config, key: str) -> None:
+    boundaries, values = stepwise.boundaries, stepwise.values
+    if list(boundaries) != sorted(set(boundaries)):
+        raise ValueError(
+            f"{key}.boundaries is {boundaries}; each step must be greater than the one before"
+        )
+    if len(values) != len(boundaries) + 1:
+        raise ValueError(
+            f"{key}.values is {values} and {key}.boundaries is {boundaries}; there must be one "
+            "more value than boundaries: the learning rates before, between and after them"
+        )
+
+
 def check_optimizer(optimizer: hyperparams.OneOfConfig, key: str) -> None:
     """Checks that the chosen optimizer works in the installed lane.
 

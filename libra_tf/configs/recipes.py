@@ -138,6 +138,8 @@ def use_small_schedule(
         steps_per_loop=10,
         summary_interval=10,
         checkpoint_interval=train_steps // 2,
+        best_checkpoint_export_subdir="best",
+        best_checkpoint_eval_metric="AP",
         optimizer_config=optimization.OptimizationConfig(
             {
                 "optimizer": {"type": "adam", "adam": {"global_clipnorm": 1.0}},

@@ -8,6 +8,9 @@ from official.vision.configs import retinanet
 from libra_tf.configs import checks, components
 from libra_tf.configs.detector import LibraDetector, LibraTask
 
+# `tflite` is for the converted graph alone: in training it would detect nothing.
+NMS_VERSIONS = ("batched", "v1", "v2", "v3")
+
 
 @dataclasses.dataclass
 class LibraRetinaNet(LibraDetector, retinanet.RetinaNet):
@@ -55,3 +58,10 @@ class LibraRetinaNetTask(LibraTask, retinanet.RetinaNetTask):
                 f"{key}.match_threshold": parser.match_threshold,
             }
         )
+        key, generator = "task.model.detection_generator", self.model.detection_generator
+        checks.check_choice(f"{key}.nms_version", generator.nms_version, NMS_VERSIONS)
+        if generator.use_class_agnostic_nms and generator.nms_version != "v2":
+            raise ValueError(
+                f"{key}.use_class_agnostic_nms is true, which needs {key}.nms_version=v2; it is "
+                f"{generator.nms_version}"
+            )

@@ -1,4 +1,4 @@
-"""Data: a user's COCO or VOC folder, checked and converted to TFRecords; the shapes data set.
+"""Data: a user's folder, recognised, checked and converted to TFRecords; the shapes data set.
 
 Importing this package imports neither TensorFlow nor Model Garden, so mistakes in a folder are
 reported at once; TensorFlow is imported only when there are records to write.

@@ -7,17 +7,20 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from libra_tf.data import boxes, json_files
+from libra_tf.data import boxes, json_files, segmentations
 from libra_tf.data.json_files import is_finite, shown
 from libra_tf.data.problems import DatasetError, FindingLog
+from libra_tf.data.segmentations import Segmentation
 
 # Entries of a COCO file.
 ImageEntry = dict[str, Any]
 Annotation = dict[str, Any]
 
+# How the issue of a segmentation that is left out begins.
+UNUSABLE_SEGMENTATION = "segmentations that cannot be used, left out"
 # Model Garden carries image ids as int64.
 _INT64 = range(-(2**63), 2**63)
 
@@ -37,6 +40,9 @@ class AnnotationFile:
       annotations: COCO annotation entries in the file's order.
       class_names: name of each category id.
       left_out: file names of images next to them that no annotation file lists.
+      unusable_segmentations: what is wrong with segmentations that were left out, and the places.
+      is_upright: whether sizes and boxes are those of the pictures as viewers show them, by their
+        EXIF orientation, and not of the pixels as they are stored.
     """
 
     path: pathlib.Path
@@ -45,6 +51,8 @@ class AnnotationFile:
     annotations: list[Annotation]
     class_names: dict[int, str]
     left_out: tuple[str, ...] = ()
+    unusable_segmentations: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
+    is_upright: bool = False
 
 
 def split_file_name(split: str) -> str:
@@ -84,9 +92,18 @@ def read_annotation_file(path: pathlib.Path, problems: FindingLog) -> Annotation
     named = ((image["file_name"], f"image {image['id']}") for image in images)
     check_file_names(named, path, problems)
     _check_references(root, annotations, path, problems)
+    unusable = FindingLog()
+    annotations = _with_usable_segmentations(images, annotations, path, unusable)
     class_names = {category["id"]: category["name"] for category in categories}
     digest = hashlib.sha256(encoded).hexdigest()
-    return AnnotationFile(path, digest, images, annotations, class_names)
+    return AnnotationFile(
+        path,
+        digest,
+        images,
+        annotations,
+        class_names,
+        unusable_segmentations=unusable.by_kind,
+    )
 
 
 def read_image_ids(path: str | os.PathLike[str], open_file: json_files.Opener = open) -> list[int]:
@@ -128,30 +145,35 @@ def read_category_names(
 
 
 def clip_annotations(annotation_file: AnnotationFile, issues: FindingLog) -> list[Annotation]:
-    """Completes annotations: boxes inside their images, `area` and `iscrowd` filled in.
+    """Completes annotations: boxes and masks inside their images, `area` and `iscrowd` filled in.
 
     Args:
       annotation_file: the annotations and the images that they belong to.
-      issues: receives every box that is clipped or dropped.
+      issues: receives every box and mask that is clipped or dropped.
 
     Returns:
-      New entries, without those whose boxes have no area in the image.
+      New entries, without those whose boxes have no area in the image. Only those with a mask have
+      a `segmentation`.
     """
+    for complaint, places in annotation_file.unusable_segmentations.items():
+        for place in places:
+            issues.add(f"{UNUSABLE_SEGMENTATION}: {complaint}", place)
     images = {image["id"]: image for image in annotation_file.images}
     cleaned = []
     for annotation in annotation_file.annotations:
         image = images[annotation["image_id"]]
-        clipped = boxes.clip_box(annotation["bbox"], image["width"], image["height"])
-        change = _change(annotation["bbox"], clipped)
-        if change is not None:
-            issues.add(
-                change,
-                f"{annotation_file.path.name}: annotation {annotation['id']} of "
-                f"{image['file_name']}, bbox {annotation['bbox']}, "
-                f"image {image['width']}x{image['height']}",
-            )
-        if clipped is not None:
-            cleaned.append(_completed(annotation, clipped))
+        box = boxes.clip_box(annotation["bbox"], image["width"], image["height"])
+        mask = _clipped_mask(annotation, image) if box is not None else None
+        for change in (_change(annotation["bbox"], box), _change_of_mask(annotation, mask, image)):
+            if change is not None:
+                issues.add(
+                    change,
+                    f"{annotation_file.path.name}: annotation {annotation['id']} of "
+                    f"{image['file_name']}, bbox {annotation['bbox']}, "
+                    f"image {image['width']}x{image['height']}",
+                )
+        if box is not None:
+            cleaned.append(_completed(annotation, box, mask, image))
     return cleaned
 
 
@@ -190,18 +212,42 @@ def _change(box: list[float], clipped: list[float] | None) -> str | None:
     return None
 
 
-def _completed(annotation: Annotation, clipped: list[float]) -> Annotation:
-    box_area = clipped[2] * clipped[3]
-    area = annotation.get("area") or box_area
-    if clipped != annotation["bbox"]:
+def _clipped_mask(annotation: Annotation, image: ImageEntry) -> Segmentation | None:
+    segmentation = annotation.get("segmentation")
+    if not segmentations.is_given(segmentation):
+        return None
+    return segmentations.clip_segmentation(segmentation, image["width"], image["height"])
+
+
+def _change_of_mask(
+    annotation: Annotation, clipped: Segmentation | None, image: ImageEntry
+) -> str | None:
+    """Describes what clipping did to a mask; `None` if nothing."""
+    if clipped is None or clipped is annotation["segmentation"]:
+        return None
+    if isinstance(clipped, dict):
+        return "segmentations entirely outside their image, kept as empty masks"
+    if segmentations.crosses_border(annotation["segmentation"], image["width"], image["height"]):
+        return "segmentations that extend beyond their image, clipped"
+    return None
+
+
+def _completed(
+    annotation: Annotation, box: list[float], mask: Segmentation | None, image: ImageEntry
+) -> Annotation:
+    completed = {**annotation, "bbox": box, "iscrowd": int(annotation.get("iscrowd", 0))}
+    completed.pop("segmentation", None)
+    box_area = box[2] * box[3]
+    area = annotation.get("area")
+    if mask is not None:
+        completed["segmentation"] = mask
+        area = area or segmentations.area(mask, image["width"], image["height"])
+    area = area or box_area
+    if box != annotation["bbox"]:
         # COCO's area is that of the object's mask; what remains of the mask fits in the box.
         area = min(area, box_area)
-    return {
-        **annotation,
-        "bbox": clipped,
-        "area": area,
-        "iscrowd": int(annotation.get("iscrowd", 0)),
-    }
+    completed["area"] = area
+    return completed
 
 
 def _read_root(
@@ -318,6 +364,40 @@ def _check_references(
                 f"({shown(sorted(category_ids))})",
                 f"{place}, category_id {annotation['category_id']}",
             )
+
+
+def _with_usable_segmentations(
+    images: list[ImageEntry],
+    annotations: list[Annotation],
+    path: pathlib.Path,
+    unusable: FindingLog,
+) -> list[Annotation]:
+    """Leaves out the segmentations that cannot be used: most detectors need only the box."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    kept = []
+    for annotation in annotations:
+        complaint = _complaint_about_segmentation(annotation, sizes)
+        if complaint is not None:
+            segmentation = shown(annotation["segmentation"])
+            unusable.add(complaint, f"{path.name}: annotation {annotation['id']}: {segmentation}")
+            annotation = {key: annotation[key] for key in annotation if key != "segmentation"}
+        kept.append(annotation)
+    return kept
+
+
+def _complaint_about_segmentation(
+    annotation: Annotation, sizes: Mapping[int, tuple[int, int]]
+) -> str | None:
+    segmentation, size = annotation.get("segmentation"), sizes.get(annotation["image_id"])
+    if not segmentations.is_given(segmentation):
+        return None
+    complaint = segmentations.complaint_about_segmentation(segmentation)
+    if complaint is None and size and not segmentations.has_size(segmentation, *size):
+        return (
+            "size of a run-length encoded segmentation differs from its image's: give it as "
+            "[height, width]"
+        )
+    return complaint
 
 
 def _listed_ids(entries: list[Any]) -> set[int]:

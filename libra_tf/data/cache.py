@@ -44,13 +44,13 @@ class DatasetCache:
 
     folder: pathlib.Path
 
-    def __init__(self, cache_dir: str | os.PathLike[str] | None = None, version: int = 0):
+    def __init__(self, cache_dir: str | os.PathLike[str] | None = None, version: int | str = 0):
         """Opens a cache and makes its folders if needed.
 
         Args:
           cache_dir: the cache's folder; `None` means `default_cache_dir()`.
-          version: version of the code that reads the sources; what another version recorded about
-            them is not trusted.
+          version: version of the code that reads the sources, and of its settings; what another
+            version recorded about them is not trusted.
 
         Raises:
           DatasetError: if the folder cannot be made, or its path would be read as a pattern.

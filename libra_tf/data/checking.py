@@ -1,23 +1,13 @@
-"""Checks of a whole data set folder without TensorFlow, so that mistakes are reported at once.
-
-The folder in COCO format (for Pascal VOC format see `voc`):
-
-    images/                           JPEG or PNG files, in subfolders or not
-    annotations/instances_train.json  COCO object detection format; file names relative to images/
-    annotations/instances_val.json
-"""
+"""Checks of a whole data set folder without TensorFlow, so that mistakes are reported at once."""
 
 import dataclasses
 import pathlib
 from collections.abc import Callable
 
-from libra_tf.cli.inputs import DATASET_LAYOUTS
-from libra_tf.data import annotations, cache, images, progress, voc
+from libra_tf.data import cache, images, progress
 from libra_tf.data.annotations import AnnotationFile, ImageEntry
-from libra_tf.data.problems import DatasetError, FindingLog
-
-SPLITS = ("train", "val")
-_MAX_LISTED = 20
+from libra_tf.data.problems import FindingLog
+from libra_tf.data.source import SPLITS, Source, name_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +18,14 @@ class CheckedImage:
       entry: the image's entry in the annotation file.
       path: the image file.
       facts: what the decoded file turned out to be.
+      is_turned: whether its pixels have to be turned upright, since that is how its boxes were
+        drawn.
     """
 
     entry: ImageEntry
     path: pathlib.Path
     facts: images.ImageFacts
+    is_turned: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,99 +54,34 @@ class CheckedFolder:
     stats: cache.Stats
 
 
-def check_layout(folder: pathlib.Path) -> None:
-    """Checks that the folder contains what it must.
+def check(source: Source, report: Callable[[str], None]) -> CheckedFolder:
+    """Checks every annotation and every image of a data set.
 
     Args:
-      folder: the data set's folder.
-
-    Raises:
-      DatasetError: if it does not; the message lists what it contains instead.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"data set {folder} is not a folder: {DATASET_LAYOUTS}")
-    if voc.is_voc(folder):
-        voc.VOCFolder(folder)
-        return
-    needed = ["images", *map(_annotation_path, SPLITS)]
-    missing = [name for name in needed if not (folder / name).exists()]
-    if missing:
-        raise DatasetError(
-            f"data set {folder} is missing {', '.join(missing)}: {DATASET_LAYOUTS}. Found: "
-            f"{_listing(folder)}"
-        )
-    if not (folder / "images").is_dir():
-        raise DatasetError(f"{folder / 'images'} is not a folder: {DATASET_LAYOUTS}")
-
-
-def check_folder(folder: pathlib.Path, report: Callable[[str], None]) -> CheckedFolder:
-    """Checks every annotation and every image of a folder that passed `check_layout`.
-
-    Args:
-      folder: the data set's folder.
+      source: the data set's folder in the layout that it has.
       report: receives each line about the progress.
 
     Returns:
-      The checked splits, and the stats of their files.
+      The checked splits, as many as the folder has, and the stats of their files.
 
     Raises:
       DatasetError: if anything is wrong; the message lists all kinds of mistakes.
     """
     problems = FindingLog()
-    source = voc.VOCFolder(folder) if voc.is_voc(folder) else _COCOFolder(folder)
     # Taken before the content is read, so that a change in between is noticed later.
-    stats = cache.stats_of(folder, source.annotation_files())
+    stats = cache.stats_of(source.folder, source.annotation_files())
     files = source.read(problems)
     if len(files) == len(SPLITS):
         _check_categories_agree(files["train"], files["val"], problems)
     splits = {}
     for split, file in files.items():
         report(f"checking {len(file.images)} {split} images")
-        located = _locate_images(source.image_root, file, problems)
-        stats.update(cache.stats_of(folder, [str(path.relative_to(folder)) for _, path in located]))
+        located = _locate_images(source.image_root(split, file), file, problems)
+        names = [name_in(source.folder, path) for _, path in located]
+        stats.update(cache.stats_of(source.folder, names))
         splits[split] = CheckedSplit(file, _inspect_images(file, located, problems, report))
-    problems.raise_if_any(f"data set {folder}")
+    problems.raise_if_any(f"data set {source.folder}")
     return CheckedFolder(splits, stats)
-
-
-class _COCOFolder:
-    """The annotations of a folder in COCO format; `voc.VOCFolder` is its counterpart.
-
-    Attributes:
-      image_root: the folder that image names are relative to.
-    """
-
-    image_root: pathlib.Path
-
-    def __init__(self, folder: pathlib.Path):
-        self._folder = folder
-        self.image_root = folder / "images"
-
-    def annotation_files(self) -> list[str]:
-        return [_annotation_path(split) for split in SPLITS]
-
-    def read(self, problems: FindingLog) -> dict[str, AnnotationFile]:
-        files = {
-            split: annotations.read_annotation_file(
-                self._folder / _annotation_path(split), problems
-            )
-            for split in SPLITS
-        }
-        return {split: file for split, file in files.items() if file is not None}
-
-
-def _annotation_path(split: str) -> str:
-    return f"annotations/{annotations.split_file_name(split)}"
-
-
-def _listing(folder: pathlib.Path) -> str:
-    names = sorted(
-        str(path.relative_to(folder)) + "/" * path.is_dir()
-        for pattern in ("*", "annotations/*")
-        for path in folder.glob(pattern)
-    )
-    more = ["..."] if len(names) > _MAX_LISTED else []
-    return ", ".join(names[:_MAX_LISTED] + more) or "nothing"
 
 
 def _check_categories_agree(
@@ -201,19 +129,21 @@ def _inspect_images(
         place = f"{file.path.name}: {entry['file_name']}"
         if isinstance(facts, images.ImageError):
             problems.add(str(facts), place)
-        elif (facts.width, facts.height) != (entry["width"], entry["height"]):
+            continue
+        is_turned = file.is_upright and not facts.shown_as_stored
+        width, height = facts.upright_size if is_turned else (facts.width, facts.height)
+        if (width, height) != (entry["width"], entry["height"]):
             problems.add(
                 _size_problem(entry, facts),
-                f"{place}, file {facts.width}x{facts.height}, "
-                f"annotations {entry['width']}x{entry['height']}",
+                f"{place}, file {width}x{height}, annotations {entry['width']}x{entry['height']}",
             )
         else:
-            checked.append(CheckedImage(entry, path, facts))
+            checked.append(CheckedImage(entry, path, facts, is_turned))
     return checked
 
 
 def _size_problem(entry: ImageEntry, facts: images.ImageFacts) -> str:
-    if facts.shown_transposed and (facts.height, facts.width) == (entry["width"], entry["height"]):
+    if facts.upright_size == (entry["width"], entry["height"]):
         return (
             "annotated as viewers show it by EXIF orientation, which training ignores: rotate the "
             "pixels themselves (mogrify -auto-orient) and keep the annotations"

@@ -1,7 +1,4 @@
-"""A user's folder in COCO or Pascal VOC format: checked, converted once, described.
-
-The layouts are documented in `checking` and `voc`.
-"""
+"""A user's folder, in any layout that `layouts` recognises: checked, converted once, described."""
 
 import collections
 import dataclasses
@@ -12,15 +9,30 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from libra_tf.data import annotations, cache, checking, progress, tfrecords
+from libra_tf.data import (
+    annotations,
+    cache,
+    checking,
+    layouts,
+    progress,
+    segmentations,
+    set_aside,
+    tfrecords,
+)
 from libra_tf.data.annotations import Annotation
 from libra_tf.data.checking import CheckedSplit
 from libra_tf.data.problems import SHOWN, DatasetError, FindingLog
+from libra_tf.data.source import SPLITS, Source
 
 _DESCRIPTION = "dataset.json"
-# Part of every cache key and note: increment it when the same folder should give different
-# records.
+# Part of every cache key: increment it when the same folder should give different records.
 _CONVERSION_VERSION = 1
+# Part of the key of a folder with masks: increment it when the same masks should give different
+# records.
+_MASKS_VERSION = 1
+# Part of every note: increment it when the same folder should have another key.
+_KEY_VERSION = 2
+_PARTLY_MASKED = "annotations without a segmentation, so those of all others are left out"
 # Every id up to the largest costs the detector an output, so larger ids are renumbered, unless
 # there really are that many categories.
 _LARGEST_KEPT_CATEGORY_ID = 1000
@@ -37,6 +49,8 @@ class Split:
       num_examples: number of images, including those without boxes.
       num_boxes: number of boxes, including crowds.
       max_boxes_per_image: the most boxes in one image.
+      num_masks: number of boxes with a segmentation. The TFRecords have masks if all boxes of the
+        data set have one.
     """
 
     input_path: str
@@ -44,6 +58,7 @@ class Split:
     num_examples: int
     num_boxes: int
     max_boxes_per_image: int
+    num_masks: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,50 +87,112 @@ def prepare_coco_folder(
     folder: str | os.PathLike[str],
     cache_dir: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] = print,
+    needs_masks: str = "",
+    val_share: float | None = None,
 ) -> DetectionDataset:
-    """Checks a folder, COCO or Pascal VOC, and converts it to TFRecords unless they exist already.
+    """Checks a folder and converts it to TFRecords unless they exist already.
 
     Everything is checked before anything is converted. The result is kept in a cache under a hash
     of the contents of annotation files and images; the folder itself may be read-only.
 
     Args:
-      folder: the data set's folder.
+      folder: the data set's folder, in one of the layouts of `layouts`.
       cache_dir: the cache's folder; `None` means `$XDG_CACHE_HOME/libra_tf` or
         `~/.cache/libra_tf`.
       report: receives each text, usually of one line, about progress and issues.
+      needs_masks: what needs masks and what to do if there are none, for the message; empty if
+        nothing needs them.
+      val_share: the part of the images to set aside for validation if the folder has only one
+        split; `None` means a tenth. 1 is for evaluation only: all of them.
 
     Returns:
       The converted data set.
 
     Raises:
       DatasetError: if the folder cannot be used as it is (the message lists every kind of mistake
-        with its first places), or the cache cannot be written.
+        with its first places), if boxes lack masks that are needed, if the cache cannot be written,
+        or if a share is given for a folder that has a validation split.
     """
     folder = pathlib.Path(folder)
-    checking.check_layout(folder)
-    store = cache.DatasetCache(cache_dir, _CONVERSION_VERSION)
-    entry = store.recall(folder)
+    source = layouts.recognise(folder)
+    report(f"{folder} is taken for {source.description}")
+    share = _share_to_set_aside(source, val_share)
+    store = cache.DatasetCache(cache_dir, _note_version(share))
+    entry = store.recall(source.folder)
     if entry is None:
-        entry = _check_and_convert(folder, store, report)
+        entry = _check_and_convert(source, share, store, report, needs_masks)
     dataset, issues = _load(folder, entry)
+    if needs_masks:
+        counts = [(split.num_masks, split.num_boxes) for split in (dataset.train, dataset.val)]
+        _require_masks(folder, counts, issues, needs_masks)
+    if share is not None:
+        number = dataset.val.num_examples
+        purpose = "evaluation" if share == 1 else f"validation (--val_share={share:g})"
+        report(f"{folder} has one split only: {number} of its images are for {purpose}")
     for message in issues.messages(SHOWN):
         report(message)
     report(f"{folder} is cached in {entry}")
     return dataset
 
 
+def _share_to_set_aside(source: Source, share: float | None) -> float | None:
+    """Returns the share, `None` if the folder has both splits."""
+    if len(source.splits) < len(SPLITS):
+        return set_aside.DEFAULT_SHARE if share is None else share
+    if share is not None and share < 1:
+        raise DatasetError(
+            f"--val_share={share:g}: data set {source.folder} has a validation split of its own "
+            f"({source.description}); leave --val_share out"
+        )
+    return None
+
+
+def _note_version(share: float | None) -> int | str:
+    return _KEY_VERSION if share is None else f"{_KEY_VERSION}, val_share={share!r}"
+
+
 def _check_and_convert(
-    folder: pathlib.Path, store: cache.DatasetCache, report: Callable[[str], None]
+    source: Source,
+    share: float | None,
+    store: cache.DatasetCache,
+    report: Callable[[str], None],
+    needs_masks: str,
 ) -> pathlib.Path:
-    checked = checking.check_folder(folder, report)
-    key = _content_key(checked.splits)
+    checked = checking.check(source, report)
+    splits = checked.splits
+    if share is not None:
+        splits = set_aside.for_validation(splits["train"], share)
+    key = _content_key(splits)
     entry = store.find(key)
     if entry is None:
-        plan = _plan_conversion(checked.splits)
+        plan = _plan_conversion(splits)
+        if needs_masks:
+            counts = [(_num_masks(entries), len(entries)) for entries in plan.cleaned.values()]
+            _require_masks(source.folder, counts, plan.issues, needs_masks)
         entry = store.create(key, lambda target: _convert(plan, target, report))
-        report(_space_taken(folder, store, key))
-    store.remember(folder, key, checked.stats)
+        report(_space_taken(source.folder, store, key))
+    store.remember(source.folder, key, checked.stats)
     return entry
+
+
+def _require_masks(
+    folder: pathlib.Path, counts: list[tuple[int, int]], issues: FindingLog, needs_masks: str
+) -> None:
+    """Refuses a folder unless all boxes have a mask; `counts` are of masks and boxes, by split."""
+    num_masks, num_boxes = map(sum, zip(*counts, strict=True))
+    if num_masks == num_boxes > 0:
+        return
+    about_masks = (_PARTLY_MASKED, annotations.UNUSABLE_SEGMENTATION)
+    found = {k: places for k, places in issues.by_kind.items() if k.startswith(about_masks)}
+    some = f"segmentations for {num_masks} of {num_boxes} boxes only"
+    raise DatasetError(
+        f"{folder} has {some if num_masks else 'no segmentations'}, and "
+        + "\n".join([needs_masks, *FindingLog(found).messages(SHOWN)])
+    )
+
+
+def _num_masks(entries: list[Annotation]) -> int:
+    return sum("segmentation" in entry for entry in entries)
 
 
 def _space_taken(folder: pathlib.Path, store: cache.DatasetCache, key: str) -> str:
@@ -140,6 +217,9 @@ def _content_key(splits: dict[str, CheckedSplit]) -> str:
         digest.update(split.annotation_file.digest.encode())
         for image in split.images:
             digest.update(image.facts.digest.encode())
+    drawn = (a.get("segmentation") for s in splits.values() for a in s.annotation_file.annotations)
+    if any(map(segmentations.is_given, drawn)):
+        digest.update(f"masks {_MASKS_VERSION}".encode())
     return digest.hexdigest()[:32]
 
 
@@ -152,12 +232,14 @@ class _Plan:
       cleaned: by split, the annotations with clipped boxes and final ids.
       class_names: name of each final category id.
       issues: what the user has to know.
+      with_masks: whether every annotation has a mask.
     """
 
     splits: dict[str, CheckedSplit]
     cleaned: dict[str, list[Annotation]]
     class_names: dict[int, str]
     issues: FindingLog
+    with_masks: bool
 
 
 def _plan_conversion(splits: dict[str, CheckedSplit]) -> _Plan:
@@ -172,7 +254,8 @@ def _plan_conversion(splits: dict[str, CheckedSplit]) -> _Plan:
     class_names = {new_ids[old]: category for old, category in sorted(original_names.items())}
     _note_contents(cleaned, class_names, splits, issues)
     _note_shared_images(splits, issues)
-    return _Plan(splits, cleaned, class_names, issues)
+    with_masks = _note_missing_masks(cleaned, splits, issues)
+    return _Plan(splits, cleaned, class_names, issues, with_masks)
 
 
 def _usable_category_ids(class_names: dict[int, str], issues: FindingLog) -> dict[int, int]:
@@ -222,7 +305,12 @@ def _note_images(split: CheckedSplit, issues: FindingLog) -> None:
                 "images that Model Garden cannot decode as they are, re-encoded as RGB PNG",
                 f"{image.entry['file_name']}, {image.facts.encoding}",
             )
-        if not image.facts.shown_as_stored:
+        if image.is_turned:
+            issues.add(
+                "images with an EXIF orientation, turned upright as their labels are",
+                f"{image.entry['file_name']}, orientation {image.facts.orientation}",
+            )
+        elif not image.facts.shown_as_stored:
             issues.add(
                 "images with an EXIF orientation, which training ignores: make sure that the boxes "
                 "match the pixels as stored",
@@ -261,12 +349,28 @@ def _note_contents(
 
 def _note_shared_images(splits: dict[str, CheckedSplit], issues: FindingLog) -> None:
     trained = {image.facts.digest: image.entry["file_name"] for image in splits["train"].images}
+    if splits["train"] is splits["val"]:
+        return
     for image in splits["val"].images:
         if image.facts.digest in trained:
             issues.add(
                 "images in both train and val, so evaluation scores are inflated",
                 f"train: {trained[image.facts.digest]}, val: {image.entry['file_name']}",
             )
+
+
+def _note_missing_masks(
+    cleaned: dict[str, list[Annotation]], splits: dict[str, CheckedSplit], issues: FindingLog
+) -> bool:
+    """Returns whether there are masks for all annotations; having some is noted."""
+    if not any(map(_num_masks, cleaned.values())):
+        return False
+    for name, entries in cleaned.items():
+        file_name = splits[name].annotation_file.path.name
+        for entry in entries:
+            if "segmentation" not in entry:
+                issues.add(_PARTLY_MASKED, f"{file_name}: annotation {entry['id']}")
+    return _PARTLY_MASKED not in issues.by_kind
 
 
 def _convert(plan: _Plan, target: pathlib.Path, report: Callable[[str], None]) -> None:
@@ -291,12 +395,13 @@ def _convert_split(
     shards = tfrecords.num_shards(len(examples))
     report(f"writing {len(examples)} {name} images (TFRecord files: {shards})")
     announced = progress.announced(examples, len(examples), "wrote", report)
-    tfrecords.write_split(str(target / name), announced, shards, plan.class_names)
+    tfrecords.write_split(str(target / name), announced, shards, plan.class_names, plan.with_masks)
     _write_annotations(target / annotations.split_file_name(name), plan, name)
     return {
         "num_examples": len(examples),
         "num_boxes": len(plan.cleaned[name]),
         "max_boxes_per_image": max(map(len, by_image.values()), default=0),
+        "num_masks": _num_masks(plan.cleaned[name]),
     }
 
 
@@ -322,7 +427,7 @@ def _load(folder: pathlib.Path, entry: pathlib.Path) -> tuple[DetectionDataset, 
             annotation_file=str(entry / annotations.split_file_name(name)),
             **description[name],
         )
-        for name in checking.SPLITS
+        for name in SPLITS
     }
     issues = FindingLog(description["issues"])
     dataset = DetectionDataset(

@@ -9,7 +9,7 @@ import pathlib
 import stat
 from collections.abc import Iterator, Sequence
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 # Formats and modes that `tf.io.decode_image(..., channels=3)`, which Model Garden's input uses,
 # decodes to the same RGB pixels as Pillow. "MPO" is what phones write: a JPEG with further pictures
@@ -21,6 +21,7 @@ _RECORD_MODES = {
 }
 _CONVERTIBLE_FORMATS = ("BMP", "GIF", "TIFF", "WEBP")
 _DEEP_MODES = ("I", "F")
+_TOO_LARGE = "image has too many pixels to decode safely: split it into smaller images"
 _EXIF_ORIENTATION = 0x0112
 _EXIF_UPRIGHT = 1
 _EXIF_TURNED = range(2, 9)
@@ -52,9 +53,9 @@ class ImageFacts:
     orientation: int
 
     @property
-    def shown_transposed(self) -> bool:
-        """Whether a viewer that follows EXIF swaps width and height."""
-        return self.orientation >= _EXIF_TRANSPOSED
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height in a viewer that follows EXIF."""
+        return _upright(self.width, self.height, self.orientation)
 
     @property
     def shown_as_stored(self) -> bool:
@@ -107,11 +108,9 @@ def inspect_image(path: pathlib.Path) -> ImageFacts:
         raise ImageError("empty image file: replace it")
     try:
         image = Image.open(io.BytesIO(encoded))
-        num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        num_frames = _num_frames(image)
     except Image.DecompressionBombError as error:
-        raise ImageError(
-            "image has too many pixels to decode safely: split it into smaller images"
-        ) from error
+        raise ImageError(_TOO_LARGE) from error
     except Exception as error:
         raise ImageError("not an image: replace the file or remove its entry") from error
     _check_supported(image.format, image.mode, num_frames)
@@ -137,6 +136,30 @@ def inspect_image(path: pathlib.Path) -> ImageFacts:
     )
 
 
+def upright_size(path: pathlib.Path) -> tuple[int, int]:
+    """Reads the size of an image without decoding it.
+
+    Args:
+      path: the image file.
+
+    Returns:
+      Width and height in pixels of the picture as viewers show it, by its EXIF orientation.
+
+    Raises:
+      ImageError: if the file is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return _upright(*image.size, _orientation(image))
+    except FileNotFoundError as error:
+        raise ImageError("image listed but not there: add the file or remove its line") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(_TOO_LARGE) from error
+    # As in `inspect_image`, all sorts of errors.
+    except Exception as error:
+        raise ImageError("not an image: replace the file or remove its entry") from error
+
+
 def inspect_images(paths: Sequence[pathlib.Path]) -> Iterator[ImageFacts | ImageError]:
     """Reads and decodes image files in parallel threads (Pillow releases Python's lock).
 
@@ -150,17 +173,63 @@ def inspect_images(paths: Sequence[pathlib.Path]) -> Iterator[ImageFacts | Image
         yield from pool.map(_inspect_or_problem, paths)
 
 
-def encode_as_png(encoded: bytes) -> bytes:
+def encode_as_png(encoded: bytes, is_turned: bool = False) -> bytes:
     """Re-encodes an image losslessly as 8-bit RGB PNG.
 
     Args:
       encoded: content of an image file that passed `inspect_image`.
+      is_turned: whether to turn the pixels upright, by the EXIF orientation.
 
     Returns:
       Content of the PNG file.
     """
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(encoded)).convert("RGB").save(buffer, format="PNG")
+    image = Image.open(io.BytesIO(encoded))
+    if is_turned:
+        image = ImageOps.exif_transpose(image)
+    image.convert("RGB").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def as_jpeg_or_png(encoded: bytes, turn_upright: bool = True) -> bytes:
+    """Returns an image file in a form that detectors read, which know JPEG and PNG and no EXIF.
+
+    Args:
+      encoded: content of an image file.
+      turn_upright: whether to turn a photograph as viewers that follow EXIF show it. Training does
+        not.
+
+    Returns:
+      The same content if it can stay as it is, or if it is no image: the detector then says why
+      it refuses it. Otherwise the content of an 8-bit RGB PNG file.
+
+    Raises:
+      ImageError: if the image would have to be changed but is damaged, or is of an unsupported
+        kind.
+    """
+    try:
+        image = Image.open(io.BytesIO(encoded))
+    # What foreign bytes make Pillow raise varies.
+    except Exception:
+        return encoded
+    is_read_as_it_is = image.format in _RECORD_MODES
+    try:
+        orientation = _orientation(image) if turn_upright else _EXIF_UPRIGHT
+        if is_read_as_it_is and orientation == _EXIF_UPRIGHT:
+            return encoded
+        _check_supported(image.format, image.mode, _num_frames(image))
+        shown = ImageOps.exif_transpose(image) if orientation != _EXIF_UPRIGHT else image
+        return png_of(shown.convert("RGB"))
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError("is truncated or damaged") from error
+
+
+def png_of(picture: Image.Image) -> bytes:
+    """Encodes a picture as PNG for reading it at once: speed counts more than size."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -175,10 +244,19 @@ def _inspect_or_problem(path: pathlib.Path) -> ImageFacts | ImageError:
         )
 
 
+def _upright(width: int, height: int, orientation: int) -> tuple[int, int]:
+    return (height, width) if orientation >= _EXIF_TRANSPOSED else (width, height)
+
+
 def _orientation(image: Image.Image) -> int:
     value = image.getexif().get(_EXIF_ORIENTATION)
     # Cameras write 0 for "unknown", and some programs write text.
     return value if isinstance(value, int) and value in _EXIF_TURNED else _EXIF_UPRIGHT
+
+
+def _num_frames(image: Image.Image) -> int:
+    # The further pictures of an MPO are not meant to be seen.
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
 def _check_supported(image_format: str | None, mode: str, num_frames: int) -> None:

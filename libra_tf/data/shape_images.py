@@ -78,6 +78,15 @@ class Pile:
         """The shapes of a class, from back to front."""
         return [shape for shape in self.shapes if shape.is_object]
 
+    @property
+    def masks(self) -> list[np.ndarray]:
+        """Of each object, the pixels that are at least half covered and not hidden, as bool."""
+        return [
+            visible >= 0.5
+            for shape, visible in zip(self.shapes, self.visible, strict=True)
+            if shape.is_object
+        ]
+
     def put_one(self, candidate: Callable[[], Shape], min_visible: float = _MIN_VISIBLE) -> None:
         """Puts a shape in front, unless every candidate hides too much.
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from libra_tf import atomic
-from libra_tf.data import annotations
+from libra_tf.data import annotations, segmentations
 from libra_tf.data.dials import AT_ZERO, Dials
 from libra_tf.data.folders import new_folder
 from libra_tf.data.problems import DatasetError
@@ -31,7 +31,9 @@ _JPEG_QUALITY = 92
 _STREAMS = {"train": 0, "val": 1}
 
 
-def folder_name(num_train: int, num_val: int, image_size: int, dials: Dials = AT_ZERO) -> str:
+def folder_name(
+    num_train: int, num_val: int, image_size: int, dials: Dials = AT_ZERO, with_masks: bool = False
+) -> str:
     """Returns a name for the folder that differs between shapes data sets drawn differently.
 
     Args:
@@ -39,9 +41,11 @@ def folder_name(num_train: int, num_val: int, image_size: int, dials: Dials = AT
       num_val: number of validation images.
       image_size: height and width in pixels.
       dials: what makes the images harder.
+      with_masks: whether the annotations have masks.
     """
     name = f"shapes-{num_train}-{num_val}-{image_size}px-v{_DRAWING_VERSION}"
-    return "-".join([name, *(f"{dial}-{value}" for dial, value in dials.turned().items())])
+    turned = [f"{dial}-{value}" for dial, value in dials.turned().items()]
+    return "-".join([name, *turned, *["masks"] * with_masks])
 
 
 def make_shapes(
@@ -52,6 +56,7 @@ def make_shapes(
     seed: int = 0,
     report: Callable[[str], None] = print,
     dials: Dials = AT_ZERO,
+    with_masks: bool = False,
 ) -> str:
     """Draws the shapes data set, unless the folder already contains it.
 
@@ -66,6 +71,8 @@ def make_shapes(
       seed: at least 0.
       report: receives each line about the progress.
       dials: what makes the images harder. Objects stay where they are, unless their sizes change.
+      with_masks: whether to give every annotation the mask of what is visible of the object. The
+        images and boxes are the same.
 
     Returns:
       The folder.
@@ -83,6 +90,8 @@ def make_shapes(
         "seed": seed,
         "drawing_version": _DRAWING_VERSION,
         **dials.turned(),
+        # Absent rather than false, so that the file without masks is the same as ever.
+        **({"with_masks": True} if with_masks else {}),
     }
     if atomic.is_occupied(folder):
         _require_same(folder, parameters)
@@ -154,10 +163,11 @@ def _draw_split(
         image.save(path, quality=_JPEG_QUALITY)
         file_name = f"{split}/{path.name}"
         images.append({"id": image_id, "file_name": file_name, "width": size, "height": size})
-        objects.extend(
-            {"image_id": image_id, **_annotation(shape, size), "iscrowd": 0}
-            for shape in pile.objects
-        )
+        entries = [_annotation(shape, size) for shape in pile.objects]
+        if "with_masks" in parameters:
+            for entry, mask in zip(entries, pile.masks, strict=True):
+                entry.update(segmentation=segmentations.compress(mask), area=int(mask.sum()))
+        objects.extend({"image_id": image_id, **entry, "iscrowd": 0} for entry in entries)
     return {
         "images": images,
         "annotations": [{"id": index, **entry} for index, entry in enumerate(objects, start=1)],

@@ -1,12 +1,15 @@
 """Writing a checked split as the TFRecords that Model Garden's `TfExampleDecoder` reads."""
 
+import collections
+import concurrent.futures
 import errno
 import hashlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from libra_tf.data import images
-from libra_tf.data.annotations import Annotation
+from libra_tf.data import images, segmentations
+from libra_tf.data.annotations import Annotation, ImageEntry
 from libra_tf.data.checking import CheckedImage
 from libra_tf.data.problems import DatasetError
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 # enough files to interleave and to shuffle.
 _EXAMPLES_PER_SHARD = 64
 _MAX_SHARDS = 256
+# Enough to keep every thread busy, and few enough not to fill the memory.
+_AHEAD_PER_THREAD = 8
 
 
 def num_shards(num_examples: int) -> int:
@@ -29,14 +34,18 @@ def write_split(
     examples: Iterable[tuple[CheckedImage, list[Annotation]]],
     shards: int,
     class_names: dict[int, str],
+    with_masks: bool = False,
 ) -> None:
     """Distributes examples in turn over `<prefix>-00000-of-0000N.tfrecord` and so on.
+
+    Several threads make them; only a few examples are in memory at any time.
 
     Args:
       prefix: folder and first part of the file names.
       examples: pairs of an image and its cleaned annotations.
       shards: number of files.
       class_names: name of each category id.
+      with_masks: whether every annotation has a `segmentation`, to be written as well.
 
     Raises:
       DatasetError: if an image is no longer what was checked.
@@ -49,25 +58,44 @@ def write_split(
     try:
         tfrecord_lib.write_tf_record_dataset(
             prefix,
-            examples,
-            lambda *example: (_to_example(*example, class_names), 0),
+            _in_threads(lambda example: _to_example(*example, class_names, with_masks), examples),
+            # Its own parallel processes would be forks of one that runs TensorFlow.
+            lambda example: (example, 0),
             shards,
             multiple_processes=0,
+            unpack_arguments=False,
         )
     except tf.errors.OpError as error:
         raise OSError(errno.EIO, error.message) from error
 
 
+def _in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Yields the results for all items in their order, computed only a little ahead."""
+    num_threads = os.cpu_count() or 1
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > num_threads * _AHEAD_PER_THREAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
 def _to_example(
-    image: CheckedImage, annotations: list[Annotation], class_names: dict[int, str]
+    image: CheckedImage,
+    annotations: list[Annotation],
+    class_names: dict[int, str],
+    with_masks: bool,
 ) -> "tf.train.Example":
     import tensorflow as tf
     from official.vision.data import tfrecord_lib
 
     encoded, encoded_format = _encoded_image(image)
+    # The size in the entry is that of the pixels in the record, which may have been turned.
     features = tfrecord_lib.image_info_to_feature_dict(
-        image.facts.height,
-        image.facts.width,
+        image.entry["height"],
+        image.entry["width"],
         image.entry["file_name"],
         image.entry["id"],
         encoded,
@@ -75,7 +103,11 @@ def _to_example(
     )
     # An image without objects gets no box features at all: an empty list has no type.
     if annotations:
-        features.update(_object_features(image.facts, annotations, class_names))
+        features.update(_object_features(image.entry, annotations, class_names))
+        if with_masks:
+            size = image.entry["width"], image.entry["height"]
+            masks = [segmentations.encode_png(a["segmentation"], *size) for a in annotations]
+            features["image/object/mask"] = tfrecord_lib.convert_to_feature(masks)
     return tf.train.Example(features=tf.train.Features(feature=features))
 
 
@@ -91,8 +123,8 @@ def _encoded_image(image: CheckedImage) -> tuple[bytes, str]:
             "writing to the folder"
         )
     encoded_format = "png" if image.facts.encoding.startswith("PNG") else "jpg"
-    if image.facts.needs_conversion:
-        encoded, encoded_format = images.encode_as_png(encoded), "png"
+    if image.facts.needs_conversion or image.is_turned:
+        encoded, encoded_format = images.encode_as_png(encoded, image.is_turned), "png"
     _require_decodable(encoded, image)
     return encoded, encoded_format
 
@@ -111,15 +143,16 @@ def _require_decodable(encoded: bytes, image: CheckedImage) -> None:
 
 
 def _object_features(
-    size: images.ImageFacts, annotations: list[Annotation], class_names: dict[int, str]
+    image: ImageEntry, annotations: list[Annotation], class_names: dict[int, str]
 ) -> "dict[str, tf.train.Feature]":
     from official.vision.data import tfrecord_lib
 
+    width, height = image["width"], image["height"]
     lists = {
-        "bbox/xmin": [a["bbox"][0] / size.width for a in annotations],
-        "bbox/xmax": [(a["bbox"][0] + a["bbox"][2]) / size.width for a in annotations],
-        "bbox/ymin": [a["bbox"][1] / size.height for a in annotations],
-        "bbox/ymax": [(a["bbox"][1] + a["bbox"][3]) / size.height for a in annotations],
+        "bbox/xmin": [a["bbox"][0] / width for a in annotations],
+        "bbox/xmax": [(a["bbox"][0] + a["bbox"][2]) / width for a in annotations],
+        "bbox/ymin": [a["bbox"][1] / height for a in annotations],
+        "bbox/ymax": [(a["bbox"][1] + a["bbox"][3]) / height for a in annotations],
         "class/text": [class_names[a["category_id"]].encode() for a in annotations],
         "class/label": [a["category_id"] for a in annotations],
         "is_crowd": [a["iscrowd"] for a in annotations],

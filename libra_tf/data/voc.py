@@ -6,8 +6,11 @@ side:
     JPEGImages/a.jpg   Annotations/a.xml   ImageSets/Main/train.txt and val.txt: names, one per line
     train/a.jpg, train/a.xml, ...          val/ or valid/ likewise
 
-Both may have subfolders, and suffixes in any case. The result is the same as `annotations` gives
-for COCO's JSON. Categories are numbered from 1 in alphabetical order.
+The folders of the first may also be called images/ and annotations/. Without train.txt there may be
+trainval.txt, and test.txt or test/ stands in for a val that is not there. Without any list, all XML
+files in Annotations/ are one split; without train/, those in the folder itself. Both layouts may
+have subfolders, and suffixes in any case. The result is the same as `annotations` gives for COCO's
+JSON. Categories are numbered from 1 in alphabetical order.
 """
 
 import dataclasses
@@ -18,14 +21,18 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from libra_tf.data import annotations
+from libra_tf.data import annotations, source
 from libra_tf.data.annotations import AnnotationFile
 from libra_tf.data.problems import DatasetError, FindingLog
 from libra_tf.data.voc_xml import VOCObject, XMLFile, read_xml
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _XML_FILES = "*.[xX][mM][lL]"
-_SPLITS = ("train", "val")
+_LISTS = "ImageSets/Main"
+_XML_FOLDERS = ("Annotations", "annotations")
+_IMAGE_FOLDERS = ("JPEGImages", "images")
+# Main/ also holds a list for each class, such as `dog_train.txt`.
+_LIST_NAMES = ("train", "val", "trainval", "test")
+_SUBFOLDERS = ("train", "val", "valid", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,61 +66,37 @@ class _Entry:
 
 
 class VOCFolder:
-    """A folder in one of the two layouts.
+    """A folder in one of the two layouts; see `source.Source`."""
 
-    Attributes:
-      image_root: the folder that image names are relative to.
-    """
-
-    image_root: pathlib.Path
-
-    def __init__(self, folder: pathlib.Path):
-        """Opens a folder for which `is_voc` is true.
-
-        Args:
-          folder: the data set's folder.
-
-        Raises:
-          DatasetError: if a part of the layout is missing.
-        """
-        self._folder = folder
-        self._names = _Names()
-        self._layout: _Lists | _SideBySide
-        if (folder / "Annotations").is_dir():
-            self._layout = _Lists(folder, self._names)
-        else:
-            self._layout = _SideBySide(folder)
-        self.image_root = self._layout.image_root
-        if missing := self._layout.missing():
-            raise DatasetError(
-                f"data set {folder} is in Pascal VOC format but is missing {', '.join(missing)}: "
-                "it must contain JPEGImages/, Annotations/ and ImageSets/Main/train.txt and "
-                "val.txt, or train/ and val/ with images and XML files side by side"
-            )
+    def __init__(self, folder: pathlib.Path, layout: "_Lists | _SideBySide", names: "_Names"):
+        self.folder = folder
+        self.splits = layout.splits
+        self._layout = layout
+        self._names = names
+        parts = (f"{split}: {layout.name_of(split)}" for split in self.splits)
+        self.description = f"Pascal VOC ({', '.join(parts)})"
 
     def annotation_files(self) -> list[str]:
         """Returns all files and folders that the annotations depend on, relative to the folder."""
         return self._layout.annotation_files()
 
+    def image_root(self, split: str, file: AnnotationFile) -> pathlib.Path:
+        """Returns the folder that image names are relative to; see `source.Source`."""
+        del split, file
+        return self._layout.image_root
+
     def read(self, problems: FindingLog) -> dict[str, AnnotationFile]:
-        """Reads the annotations of both splits and checks everything that needs no pixels.
-
-        Args:
-          problems: receives every mistake.
-
-        Returns:
-          By split, the annotations without mistakes.
-        """
-        entries = {split: self._read_split(split, problems) for split in _SPLITS}
+        """Reads all XML files; see `source.Source`."""
+        entries = {split: self._read_split(split, problems) for split in self.splits}
         names = {found.name for split in entries.values() for e in split for found in e.objects}
         if not names:
-            problems.add("no usable object in any XML file", str(self._folder))
+            problems.add("no usable object in any XML file", str(self.folder))
         class_names = dict(enumerate(sorted(names), start=1))
         # The ids of both splits together are unique.
         image_ids, annotation_ids = itertools.count(1), itertools.count(1)
         return {
             split: self._to_coco(split, entries[split], class_names, image_ids, annotation_ids)
-            for split in _SPLITS
+            for split in self.splits
         }
 
     def _read_split(self, split: str, problems: FindingLog) -> list[_Entry]:
@@ -132,7 +115,7 @@ class VOCFolder:
 
     def _read_entry(self, listed: _Listed, problems: FindingLog) -> _Entry | None:
         """Reads the annotation of an image; returns `None` if there is a mistake."""
-        place = str(listed.xml_path.relative_to(self._folder))
+        place = str(listed.xml_path.relative_to(self.folder))
         file = read_xml(listed.xml_path, place, problems)
         if file is None:
             return None
@@ -148,14 +131,14 @@ class VOCFolder:
         objects = file.read_objects(problems)
         if size is None or objects is None:
             return None
-        file_name = str(image_path.relative_to(self.image_root))
+        file_name = str(image_path.relative_to(self._layout.image_root))
         image = {"file_name": file_name, "width": size[0], "height": size[1]}
         return _Entry(file, image, objects)
 
     def _find_image(self, listed: _Listed, stated_name: str) -> pathlib.Path | None:
         """Finds an image, preferably by the XML file's own name, which tools keep up to date."""
         path = listed.image_folder / listed.name
-        names = [*(f"{path.name}{suffix}" for suffix in _IMAGE_SUFFIXES), stated_name]
+        names = [*(f"{path.name}{suffix}" for suffix in source.IMAGE_SUFFIXES), stated_name]
         # If the XML files are in a subfolder of their own, the images may be above it.
         return self._names.find(path.parent, names) or self._names.find(listed.image_folder, names)
 
@@ -188,12 +171,32 @@ class VOCFolder:
         return AnnotationFile(path, digest, images, boxes, class_names, left_out)
 
 
-def is_voc(folder: pathlib.Path) -> bool:
-    """Returns whether a folder looks like Pascal VOC rather than COCO."""
-    # On a file system that ignores case, COCO's annotations/ is also Annotations/.
-    if any((folder / "annotations").glob("instances_*.json")):
-        return False
-    return (folder / "Annotations").is_dir() or any((folder / "train").rglob(_XML_FILES))
+def find(folder: pathlib.Path) -> VOCFolder | None:
+    """Recognises a folder in one of the two layouts.
+
+    Args:
+      folder: the data set's folder.
+
+    Returns:
+      The folder; `None` if it has neither layout.
+
+    Raises:
+      DatasetError: if a part of the layout is missing.
+    """
+    names = _Names()
+    for name in _XML_FOLDERS:
+        if any((folder / name).rglob(_XML_FILES)):
+            return VOCFolder(folder, _Lists(folder, name, names), names)
+    described = [name for name in _SUBFOLDERS if any((folder / name).rglob(_XML_FILES))]
+    if not described and not any(folder.glob(_XML_FILES)):
+        return None
+    # A test split may come without XML files; in any other one, that is a mistake.
+    subfolders = [
+        name
+        for name in _SUBFOLDERS
+        if name in described or (described and name != "test" and (folder / name).is_dir())
+    ]
+    return VOCFolder(folder, _SideBySide(folder, subfolders), names)
 
 
 class _Names:
@@ -220,28 +223,56 @@ class _Lists:
 
     Attributes:
       image_root: the folder that image names are relative to.
+      splits: the splits that there are lists for; with no list at all, only "train".
     """
 
     image_root: pathlib.Path
+    splits: tuple[str, ...]
 
-    def __init__(self, folder: pathlib.Path, names: _Names):
+    def __init__(self, folder: pathlib.Path, xml_folder: str, names: _Names):
+        """Finds the images and the lists.
+
+        Args:
+          folder: the data set's folder.
+          xml_folder: the folder in it with the XML files.
+          names: looks up files.
+
+        Raises:
+          DatasetError: if the images are missing, or all lists although their folder is there.
+        """
         self._folder = folder
+        self._xml_folder = xml_folder
         self._names = names
-        self.image_root = folder / "JPEGImages"
+        image_folders = [name for name in _IMAGE_FOLDERS if (folder / name).is_dir()]
+        self.image_root = folder / (image_folders or _IMAGE_FOLDERS)[0]
+        there = [name for name in _LIST_NAMES if (folder / _LISTS / f"{name}.txt").exists()]
+        self._lists = source.choose_splits(there)
+        self.splits = tuple(self._lists) or (source.TRAIN,)
+        missing = [] if image_folders else [self.image_root.name]
+        if not self._lists and (folder / _LISTS).is_dir():
+            missing.append(f"{_LISTS}/train.txt")
+        if missing:
+            raise DatasetError(
+                f"data set {folder} is in Pascal VOC format but is missing {', '.join(missing)}: "
+                f"it must contain JPEGImages/, Annotations/ and {_LISTS}/train.txt and val.txt, or "
+                "train/ and val/ with images and XML files side by side"
+            )
 
-    def missing(self) -> list[str]:
-        """Returns the required files and folders that are not there."""
-        needed = ["JPEGImages", *map(self._list_name, _SPLITS)]
-        return [name for name in needed if not (self._folder / name).exists()]
+    def name_of(self, split: str) -> str:
+        """Returns the list or folder of a split, relative to the data set's folder."""
+        return f"{_LISTS}/{self._lists[split]}.txt" if self._lists else self._xml_folder
 
     def annotation_files(self) -> list[str]:
         """Returns what the annotations depend on, relative to the data set's folder."""
-        xml_files = _below(self._folder, "Annotations", _XML_FILES)
-        return [*map(self._list_name, _SPLITS), *map(str, xml_files)]
+        xml_files = _below(self._folder, self._xml_folder, _XML_FILES)
+        # A folder changes when a list or an XML file is added to it.
+        folders = [name for name in (_LISTS, self._xml_folder) if (self._folder / name).is_dir()]
+        lists = [self.name_of(split) for split in self._lists]
+        return [*lists, *folders, *map(str, xml_files)]
 
     def list_path(self, split: str) -> pathlib.Path:
         """Returns the file or folder that determines the images of a split."""
-        return self._folder / self._list_name(split)
+        return self._folder / self.name_of(split)
 
     def without_xml(self, split: str, described: set[str]) -> tuple[str, ...]:
         """Returns the file names of a split's images that are not among those described."""
@@ -252,29 +283,34 @@ class _Lists:
         """Yields the images of a split; mistakes in the list go to `problems`."""
         path = self.list_path(split)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = self._lines(path)
         except (OSError, UnicodeDecodeError) as error:
             problems.add("list of images cannot be read as UTF-8 text", f"{path}: {error}")
             return
         seen = set()
         for name in map(_without_image_suffix, filter(None, map(str.strip, lines))):
             relative = pathlib.PurePath(name)
-            place = f"{self._list_name(split)}: {name}"
+            place = f"{self.name_of(split)}: {name}"
             if name in seen:
                 problems.add("image listed twice", place)
             elif relative.is_absolute() or ".." in relative.parts or not relative.name:
                 problems.add(
-                    "name points outside the folder: use names relative to JPEGImages/", place
+                    "name points outside the folder: use names relative to "
+                    f"{self.image_root.name}/",
+                    place,
                 )
             else:
                 yield _Listed(relative, self._xml_path(name), self.image_root)
             seen.add(name)
 
-    def _list_name(self, split: str) -> str:
-        return f"ImageSets/Main/{split}.txt"
+    def _lines(self, path: pathlib.Path) -> list[str]:
+        if self._lists:
+            return path.read_text(encoding="utf-8").splitlines()
+        xml_files = _below(self._folder, self._xml_folder, _XML_FILES)
+        return [str(xml.relative_to(self._xml_folder).with_suffix("")) for xml in xml_files]
 
     def _xml_path(self, name: str) -> pathlib.Path:
-        path = self._folder / "Annotations" / f"{name}.xml"
+        path = self._folder / self._xml_folder / f"{name}.xml"
         return self._names.find(path.parent, [path.name]) or path
 
 
@@ -285,35 +321,51 @@ class _SideBySide:
 
     Attributes:
       image_root: the folder that image names are relative to.
+      splits: the splits that there are folders for.
     """
 
     image_root: pathlib.Path
+    splits: tuple[str, ...]
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, subfolders: list[str]):
+        """Chooses the subfolders.
+
+        Args:
+          folder: the data set's folder.
+          subfolders: those with XML files; without any, the folder itself is one split.
+
+        Raises:
+          DatasetError: if it is not clear which one is for training.
+        """
         self._folder = folder
         self.image_root = folder
         # If there are both valid/ and val/, val/ is read.
-        names = {"train": "train", "valid": "val", "val": "val"}
-        self._subfolders = {names[name]: name for name in names if (folder / name).is_dir()}
+        names = [name for name in subfolders if name != "valid" or "val" not in subfolders]
+        self._subfolders = source.choose_splits(names) if names else {source.TRAIN: "."}
+        if not self._subfolders:
+            raise DatasetError(
+                f"data set {folder} has images and XML files side by side in {', '.join(names)}, "
+                "but not in train/: name the folder of the training images train"
+            )
+        self.splits = tuple(self._subfolders)
 
-    def missing(self) -> list[str]:
-        # `is_voc` has found train/.
-        return [] if "val" in self._subfolders else ["val/ or valid/"]
+    def name_of(self, split: str) -> str:
+        return f"{self._subfolders[split]}/"
 
     def annotation_files(self) -> list[str]:
-        splits = [self._subfolders[split] for split in _SPLITS]
+        splits = self._subfolders.values()
         below = [path for split in splits for path in _below(self._folder, split, "*")]
         # A folder changes when a file is added to it.
         folders = [path for path in below if (self._folder / path).is_dir()]
         xml_files = [path for path in below if path.match(_XML_FILES)]
-        return [*splits, *map(str, folders + xml_files)]
+        return [*splits, ".", *map(str, folders + xml_files)]
 
     def list_path(self, split: str) -> pathlib.Path:
         return self._folder / self._subfolders[split]
 
     def without_xml(self, split: str, described: set[str]) -> tuple[str, ...]:
         below = _below(self._folder, self._subfolders[split], "*")
-        images = [str(path) for path in below if path.suffix.lower() in _IMAGE_SUFFIXES]
+        images = [str(path) for path in below if path.suffix.lower() in source.IMAGE_SUFFIXES]
         return tuple(name for name in images if name not in described)
 
     def listed(self, split: str, problems: FindingLog) -> Iterator[_Listed]:
@@ -340,7 +392,7 @@ def _below(folder: pathlib.Path, name: str, pattern: str) -> list[pathlib.Path]:
 
 def _without_image_suffix(name: str) -> str:
     suffix = pathlib.PurePath(name).suffix.lower()
-    return name[: -len(suffix)] if suffix in _IMAGE_SUFFIXES else name
+    return name[: -len(suffix)] if suffix in source.IMAGE_SUFFIXES else name
 
 
 def _lower_suffix(name: str) -> str:

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from official.vision.ops import mask_ops
 from pycocotools import coco, cocoeval
-from pycocotools import mask as coco_mask
 
 from libra_tf.data import annotations, problems
+from libra_tf.inference import pasting
 from libra_tf.inference.client.answers import Answer
 
-METRICS = ("AP", "AP50", "AP75")
+# The first of pycocotools' numbers.
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, Any]]:
@@ -47,11 +47,10 @@ def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, 
             answer.category_ids, boxes.tolist(), answer.scores, strict=True
         )
     ]
-    if answer.masks is not None and results:
-        pasted = mask_ops.paste_instance_masks(answer.masks, boxes, answer.height, answer.width)
-        for result, mask in zip(results, pasted, strict=True):
-            encoded = coco_mask.encode(np.asfortranarray(mask))
-            result["segmentation"] = {**encoded, "counts": encoded["counts"].decode()}
+    if answer.masks is not None:
+        masks = pasting.encode(answer.masks, answer.boxes, answer.height, answer.width)
+        for result, mask in zip(results, masks, strict=True):
+            result["segmentation"] = mask
     return results
 
 
@@ -72,15 +71,17 @@ def evaluate(
     results: Sequence[dict[str, Any]],
     image_ids: Iterable[int],
 ) -> dict[str, float]:
-    """Measures the average precision of boxes with pycocotools.
+    """Measures the average precision of boxes, and of masks if there are any, with pycocotools.
 
     Args:
-      annotation_file: the ground truth; boxes are clipped to their images, as for training.
+      annotation_file: the ground truth; boxes and masks are clipped to their images, as for
+        training.
       results: detections in COCO's results format.
       image_ids: the images to evaluate on.
 
     Returns:
-      `AP`, `AP50` and `AP75`, in 0..1; -1 if there are no objects.
+      `AP`, `AP50`, `AP75`, and by size `APs`, `APm` and `APl`, in 0..1; -1 if there are no objects.
+      The same with `mask_` before it, if all objects and all detections have masks.
     """
     truth = {
         "images": annotation_file.images,
@@ -95,9 +96,19 @@ def evaluate(
         ground_truth.dataset = copy.deepcopy(truth)
         ground_truth.createIndex()
         detections = ground_truth.loadRes(copy.deepcopy(list(results))) if results else coco.COCO()
-        evaluation = cocoeval.COCOeval(ground_truth, detections, "bbox")
-        evaluation.params.imgIds = sorted(image_ids)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {name: float(value) for name, value in zip(METRICS, evaluation.stats, strict=False)}
+        metrics = {}
+        for prefix, kind in {"": "bbox", "mask_": "segm"}.items():
+            if kind == "segm" and not _have_masks(truth["annotations"], results):
+                continue
+            evaluation = cocoeval.COCOeval(ground_truth, detections, kind)
+            evaluation.params.imgIds = sorted(image_ids)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            for name, value in zip(METRICS, evaluation.stats, strict=False):
+                metrics[prefix + name] = float(value)
+    return metrics
+
+
+def _have_masks(*lists: Sequence[dict[str, Any]]) -> bool:
+    return all(entries and all("segmentation" in entry for entry in entries) for entries in lists)

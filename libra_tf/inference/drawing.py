@@ -1,21 +1,39 @@
 """Draws detections. It needs no TensorFlow, so a client on another machine can draw too."""
 
 import colorsys
+import dataclasses
 import functools
 import itertools
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Color = tuple[int, int, int]
+# Left, top, right and bottom, in pixels that belong to it.
+_Area = tuple[int, int, int, int]
 
 _MASK_OPACITY = 0.45
 _MASK_THRESHOLD = 0.5
 _SMALLEST_FONT = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class _Label:
+    """What is written where.
+
+    Attributes:
+      text: one line.
+      font: its font.
+      area: the background of the text.
+    """
+
+    text: str
+    font: ImageFont.FreeTypeFont
+    area: _Area
 
 
 def draw_detections(
@@ -29,7 +47,8 @@ def draw_detections(
     """Draws boxes with label and score; a label has the same colour in every picture.
 
     Lines and letters scale with the picture. Labels stay inside it, even for boxes that extend
-    beyond its border; the best detections are drawn on top.
+    beyond its border, and do not hide each other as long as there is room at their boxes; the best
+    detections are drawn on top.
 
     Args:
       image: any mode; it is not changed.
@@ -48,7 +67,7 @@ def draw_detections(
     Raises:
       ValueError: if the numbers of boxes, labels, scores and masks differ.
     """
-    picture = _to_8_bits(image).convert("RGB")
+    picture = to_8_bits(image).convert("RGB")
     picture.info.clear()
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     masks = [None] * len(boxes) if masks is None else masks
@@ -63,13 +82,16 @@ def draw_detections(
         _draw_dashed_box(canvas, box, line_width)
     for box, label, _, _ in rows:
         _draw_box(canvas, box, _color(label), line_width)
-    # Labels come after all boxes, so that no line crosses a name.
-    for box, label, score, _ in rows:
-        _draw_label(canvas, box, f"{label} {score:.2f}", _color(label))
+    # Labels come after all boxes, so that no line crosses a name. The best choose their places
+    # first, and are drawn on top if there is no free one left.
+    texts = [f"{label} {score:.2f}" for _, label, score, _ in rows]
+    placed = _place_labels([row[0] for row in rows][::-1], texts[::-1], picture.size)
+    for (_, label, _, _), place in zip(rows, placed[::-1], strict=True):
+        _draw_label(canvas, place, _color(label))
     return picture
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def to_8_bits(image: Image.Image) -> Image.Image:
     """Scales 16-bit grey to 8 bits; Pillow's own conversion turns everything above 255 white."""
     if not image.mode.startswith("I"):
         return image
@@ -107,26 +129,60 @@ def _draw_dashed_box(canvas: ImageDraw.ImageDraw, box: np.ndarray, line_width: i
             canvas.line([tuple(point) for point in points], fill="white", width=line_width)
 
 
-def _draw_label(canvas: ImageDraw.ImageDraw, box: np.ndarray, text: str, color: Color) -> None:
-    """Writes a label above the box, or inside it if there is no room above."""
-    width, height = canvas.im.size
-    font = load_font(max(_SMALLEST_FONT, round(max(width, height) / 50)))
-    text = _shorten(" ".join(text.split()), font, width)
-    pad = max(1, round(font.size / 8))
+def _place_labels(
+    boxes: Sequence[np.ndarray], texts: Sequence[str], size: tuple[int, int]
+) -> list[_Label]:
+    """Finds room for the labels of boxes; the first chooses first.
+
+    Args:
+      boxes: `[ymin, xmin, ymax, xmax]` each, finite.
+      texts: what to write, one for each box.
+      size: width and height of the picture.
+    """
+    font = load_font(max(_SMALLEST_FONT, round(max(size) / 50)))
+    labels: list[_Label] = []
+    for box, text in zip(boxes, texts, strict=True):
+        text = shorten(" ".join(text.split()), font, size[0])
+        places = list(_places(box, text, font, size))
+        taken = [label.area for label in labels]
+        free = (place for place in places if not any(_overlap(place, area) for area in taken))
+        labels.append(_Label(text, font, next(free, places[0])))
+    return labels
+
+
+def _places(
+    box: np.ndarray, text: str, font: ImageFont.FreeTypeFont, size: tuple[int, int]
+) -> Iterator[_Area]:
+    """Yields where a label may go inside the picture: above its box, else inside, else below."""
+    width, height = size
     ascent, descent = font.getmetrics()
-    label_width = min(width, round(font.getlength(text)) + 2 * pad)
-    label_height = min(height, ascent + descent + pad)
-    ymin, xmin = box[:2]
+    label_width = min(width, round(font.getlength(text)) + 2 * _padding(font))
+    label_height = min(height, ascent + descent + _padding(font))
+    ymin, xmin, ymax, _ = box
     left = round(float(np.clip(xmin, 0, width - label_width)))
-    top = ymin - label_height if ymin >= label_height else ymin
-    top = round(float(np.clip(top, 0, height - label_height)))
-    area = (left, top, left + label_width - 1, top + label_height - 1)
-    canvas.rectangle(area, fill=color)
+    above = [ymin - label_height] if ymin >= label_height else []
+    for top in (*above, ymin, ymin + label_height, ymax - label_height, ymax):
+        top = round(float(np.clip(top, 0, height - label_height)))
+        yield left, top, left + label_width - 1, top + label_height - 1
+
+
+def _overlap(one: _Area, other: _Area) -> bool:
+    return all(one[i] <= other[i + 2] and other[i] <= one[i + 2] for i in (0, 1))
+
+
+def _padding(font: ImageFont.FreeTypeFont) -> int:
+    return max(1, round(font.size / 8))
+
+
+def _draw_label(canvas: ImageDraw.ImageDraw, label: _Label, color: Color) -> None:
+    left, top, _, _ = label.area
+    canvas.rectangle(label.area, fill=color)
     is_light = np.dot(color, (0.299, 0.587, 0.114)) > 120
-    canvas.text((left + pad, top), text, fill="black" if is_light else "white", font=font)
+    fill = "black" if is_light else "white"
+    canvas.text((left + _padding(label.font), top), label.text, fill=fill, font=label.font)
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """Cuts a text to a width in pixels, with an ellipsis if it is too long."""
     if font.getlength(text) <= width:
         return text

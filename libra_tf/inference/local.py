@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +14,7 @@ from libra_tf.inference import tflite_detector
 from libra_tf.inference.client import answers, errors
 from libra_tf.inference.client.target import INPUT, SIGNATURE
 from libra_tf.runs import trained_run
-from libra_tf.runs.folder import PARAMS
+from libra_tf.runs.folder import CLASS_NAMES, PARAMS
 from libra_tf.serving import images as serving_images
 from libra_tf.serving import saved_model, tflite
 
@@ -28,6 +28,7 @@ class LocalDetector:
       function: takes image files, string `[B]`, and returns the outputs of
         `libra_tf.serving.detection.DetectionModule`.
       source: what is behind the function, for the user: a checkpoint or a SavedModel.
+      class_names: the names of the classes by category id.
       normalized_boxes: whether boxes are fractions of the image's height and width.
     """
 
@@ -35,10 +36,12 @@ class LocalDetector:
         self,
         function: Callable[..., dict[str, tf.Tensor]],
         source: str,
+        class_names: Mapping[int, str],
         normalized_boxes: bool = False,
     ) -> None:
         self._function = function
         self.source = source
+        self.class_names = class_names
         self.normalized_boxes = normalized_boxes
 
     def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
@@ -69,7 +72,7 @@ def open_detector(
     """Opens the detector of a run or of an export.
 
     Args:
-      path: the folder of a run of `run.py`, of a SavedModel, or of its versions (the newest is
+      path: the folder of a run, of a SavedModel, or of its versions (the newest is
         used), or a TensorFlow Lite file.
       checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
       max_pixels: images with more pixels are refused; None for `images.MAX_PIXELS`, or for the
@@ -121,7 +124,7 @@ def _of_run(
         chosen = precision.choose(run.params.runtime.mixed_precision_dtype, f"the run's {PARAMS}")
     module = saved_model.build_module(run, max_pixels=max_pixels, policy=chosen.policy)
     function = tf.function(module.serve_bytes, input_signature=[tf.TensorSpec([None], tf.string)])
-    return LocalDetector(function, f"{run.checkpoint} in {chosen}")
+    return LocalDetector(function, f"{run.checkpoint} in {chosen}", run.read_class_names())
 
 
 def _saved_model_in(path: str) -> str | None:
@@ -136,15 +139,20 @@ def _saved_model_in(path: str) -> str | None:
 def _of_saved_model(folder: str) -> LocalDetector:
     try:
         signature = tf.saved_model.load(folder).signatures[SIGNATURE]
-        thresholds = pathlib.Path(folder, "assets", saved_model.THRESHOLDS)
-        normalized_boxes = json.loads(thresholds.read_text())["normalized_boxes"]
+        assets = pathlib.Path(folder, "assets")
+        thresholds = json.loads((assets / saved_model.THRESHOLDS).read_text())
+        normalized_boxes = thresholds["normalized_boxes"]
+        class_names = json.loads((assets / CLASS_NAMES).read_text())
     # TensorFlow raises all kinds of errors for a damaged or foreign folder.
     except Exception as error:
         reason = first_line(error)
         raise UsageError(
             f"--model={folder} cannot be loaded ({reason}); name a folder that "
-            "export/saved_model.py wrote"
+            "libra-tf export wrote"
         ) from error
     return LocalDetector(
-        lambda images: signature(**{INPUT: images}), folder, normalized_boxes=normalized_boxes
+        lambda images: signature(**{INPUT: images}),
+        folder,
+        {int(category): name for category, name in class_names.items()},
+        normalized_boxes,
     )

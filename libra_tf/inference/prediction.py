@@ -1,6 +1,7 @@
 """Detects objects in files on disk: pictures, COCO results and a summary."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -15,11 +16,15 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.cli.image_files import ImageFile
 from libra_tf.cli.progress import Progress
 from libra_tf.data.annotations import AnnotationFile
-from libra_tf.inference import coco_results, local, tflite_detector
+from libra_tf.inference import coco_results, local, tflite_detector, tiling, video
 from libra_tf.inference.client import run
+from libra_tf.inference.client.answers import Answer
+from libra_tf.serving import images as serving_images
 
 RESULTS = "detections.json"
 PICTURES = "pictures"
+_Detector = local.LocalDetector | tflite_detector.TFLiteDetector | tiling.TiledDetector
+_SHOWN_METRICS = ("AP", "AP50", "AP75")
 
 
 def predict(
@@ -33,13 +38,16 @@ def predict(
     batch_size: int = 1,
     max_pixels: int | None = None,
     asked_precision: str | None = None,
+    tiles: int | None = None,
     report: Callable[[str], None] = print,
 ) -> int:
     """Detects objects in images, and writes and draws the detections.
 
     `output_dir/detections.json` holds all detections (see `coco_results.to_results`). It replaces
     an earlier file when detection ends, even if it is interrupted. `output_dir/pictures` holds the
-    images with the detections drawn.
+    images with the detections drawn. Photographs are turned upright by their EXIF orientation, and
+    boxes and pictures are those of the upright image; with annotations, which belong to the pixels
+    as they are stored, nothing is turned.
 
     Args:
       model: folder of a run or of a SavedModel; see `local.open_detector`.
@@ -53,6 +61,8 @@ def predict(
       batch_size: images in one batch.
       max_pixels: images with more pixels are refused; None for the default of `open_detector`.
       asked_precision: what the network computes in; see `open_detector`.
+      tiles: height and width in pixels of the tiles in which larger images are looked at; None for
+        whole images. See `tiling`.
       report: receives progress lines and, at the end, a summary.
 
     Returns:
@@ -73,13 +83,15 @@ def predict(
     pictures = (
         image_files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
     )
-    detector = local.open_detector(model, checkpoint, max_pixels, asked_precision)
+    detector = _open_detector(model, checkpoint, max_pixels, asked_precision, tiles)
     # Only now, so that a model that cannot be loaded leaves no folder behind.
     outputs.make_folder("--output_dir", output_dir)
     report(f"detecting with {detector.source}")
     summary, detections, answered = _Summary(draw_threshold), [], []
     try:
-        for result in _detect(detector, images, pictures, batch_size, draw_threshold):
+        for result in _detect(
+            detector, images, pictures, batch_size, draw_threshold, turn_upright=truth is None
+        ):
             summary.add(result)
             if result.answer:
                 image_id = image_ids[result.file]
@@ -100,6 +112,105 @@ def predict(
     for problem in summary.problems:
         report(f"  {problem}")
     return len(summary.problems)
+
+
+def predict_video(
+    model: str,
+    source: pathlib.Path | Sequence[ImageFile],
+    output_dir: str,
+    frames_per_second: int | None = None,
+    checkpoint: str | None = None,
+    draw_threshold: float = 0.4,
+    batch_size: int = 1,
+    max_pixels: int | None = None,
+    asked_precision: str | None = None,
+    tiles: int | None = None,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Detects objects in a video, and writes a video with the detections drawn.
+
+    `output_dir/NAME.mp4` is the video, and `output_dir/detections.json` holds all detections, as in
+    `predict`; `image_id` is the number of the frame, from 1.
+
+    Args:
+      model: see `predict`.
+      source: a video file, or image files that are its frames.
+      output_dir: folder for the results; created if it does not exist.
+      frames_per_second: of a video made of image files; a video file has its own.
+      checkpoint: see `predict`.
+      draw_threshold: see `predict`.
+      batch_size: frames in one batch.
+      max_pixels: see `predict`.
+      asked_precision: see `predict`.
+      tiles: see `predict`.
+      report: see `predict`.
+
+    Raises:
+      UsageError: if the model or the video cannot be read, PyAV is not installed, or the folder
+        cannot be written.
+    """
+    video.import_av()
+    outputs.require_local("--output_dir", output_dir)
+    is_file = isinstance(source, pathlib.Path)
+    name = source.stem if is_file else "video"
+    target = pathlib.Path(output_dir, f"{name}.mp4")
+    if is_file and target.exists() and os.path.samefile(source, target):
+        raise UsageError(f"--output_dir={output_dir} would replace {source}; name another folder")
+    images = [] if is_file else [image.path for image in source]
+    opened = (
+        video.opened(source)
+        if is_file
+        else contextlib.nullcontext(video.of_images(images, frames_per_second))
+    )
+    with opened as read:
+        detector = _open_detector(model, checkpoint, max_pixels, asked_precision, tiles)
+        outputs.make_folder("--output_dir", output_dir)
+        report(f"detecting with {detector.source}")
+        summary = _write_video(read, detector, target, name, draw_threshold, batch_size)
+    for line in summary.lines():
+        report(line)
+    report(f"results: {os.path.join(output_dir, RESULTS)}")
+    report(f"video: {target}")
+
+
+def _open_detector(
+    model: str,
+    checkpoint: str | None,
+    max_pixels: int | None,
+    asked_precision: str | None,
+    tiles: int | None,
+) -> _Detector:
+    if tiles is None:
+        return local.open_detector(model, checkpoint, max_pixels, asked_precision)
+    # A tile is never too large for a detector; the limit is that of the whole image.
+    detector = local.open_detector(model, checkpoint, None, asked_precision)
+    return tiling.TiledDetector(detector, tiles, max_pixels or serving_images.MAX_PIXELS)
+
+
+def _write_video(
+    read: video.Video,
+    detector: _Detector,
+    target: pathlib.Path,
+    name: str,
+    draw_threshold: float,
+    batch_size: int,
+) -> "_Summary":
+    """Detects and draws, frame by frame, and shows the progress."""
+    summary, detections = _Summary(draw_threshold), []
+    progress = Progress(rich.console.Console())
+    progress.start("detecting", read.length, unit="frame")
+    found = video.detect(read, detector, batch_size, detector.normalized_boxes)
+    try:
+        with video.writer(target, read.frames_per_second) as written:
+            for number, (frame, answer) in enumerate(found, start=1):
+                summary.count(answer)
+                detections += coco_results.to_results(answer, number, f"{name}#{number}")
+                written.add(answer.draw_on(frame, draw_threshold))
+                progress.advance(number, images=1)
+    finally:
+        progress.stop()
+    atomic.write_file(str(target.with_name(RESULTS)), json.dumps(detections))
+    return summary
 
 
 def _listed_in(
@@ -125,11 +236,12 @@ def _listed_in(
 
 
 def _detect(
-    detector: local.LocalDetector | tflite_detector.TFLiteDetector,
+    detector: _Detector,
     images: Sequence[ImageFile],
     pictures: Sequence[pathlib.Path] | None,
     batch_size: int,
     draw_threshold: float,
+    turn_upright: bool,
 ) -> Iterator[run.Result]:
     """Yields the results as they come, and shows the progress."""
     progress = Progress(rich.console.Console())
@@ -143,6 +255,7 @@ def _detect(
         concurrency=2,
         is_normalized=detector.normalized_boxes,
         draw_threshold=draw_threshold,
+        turn_upright=turn_upright,
     )
     try:
         for done, result in enumerate(results, start=1):
@@ -170,14 +283,19 @@ class _Summary:
 
     def add(self, result: run.Result) -> None:
         """Counts the detections of an image."""
-        self._num_images += 1
         if result.problem:
             self.problems.append(f"{result.file.path}: {result.problem}")
         if result.answer:
-            is_counted = result.answer.scores >= self._threshold
-            names = [str(name) for name in result.answer.names[is_counted]]
-            self._detections.update(names)
-            self._images.update(set(names))
+            self.count(result.answer)
+        else:
+            self._num_images += 1
+
+    def count(self, answer: Answer) -> None:
+        """Counts an image and the detections in it."""
+        self._num_images += 1
+        names = [str(name) for name in answer.names[answer.scores >= self._threshold]]
+        self._detections.update(names)
+        self._images.update(set(names))
 
     def lines(self) -> Iterator[str]:
         """Yields a total and then a line for each class, the most frequent first."""
@@ -195,5 +313,6 @@ def _precision(
 ) -> str:
     """Returns a line with the average precision."""
     metrics = coco_results.evaluate(truth, detections, image_ids)
-    values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    shown = [name for name in metrics if name.removeprefix("mask_") in _SHOWN_METRICS]
+    values = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
     return f"{values} on {len(image_ids)} of the {len(truth.images)} images of {truth.path}"

@@ -37,7 +37,8 @@ class TFLiteDetector:
         try:
             with zipfile.ZipFile(path) as archive:
                 description = json.loads(archive.read(tflite.DETECTOR))
-            names = {int(number): name for number, name in description["class_names"].items()}
+            names = description["class_names"]
+            self.class_names = {int(number): name for number, name in names.items()}
             self._letterbox = description["letterbox"]
             interpreter = tflite_interpreter(pathlib.Path(path).read_bytes(), os.cpu_count())
             self._run = interpreter.get_signature_runner()
@@ -48,10 +49,10 @@ class TFLiteDetector:
         except Exception as error:
             reason = first_line(error)
             raise UsageError(
-                f"--model={path} cannot be loaded ({reason}); name a file that export/tflite.py "
+                f"--model={path} cannot be loaded ({reason}); name a file that libra-tf tflite "
                 "wrote"
             ) from error
-        self._names = np.array(list_class_names(names))
+        self._names = np.array(list_class_names(self.class_names))
         self._lock = threading.Lock()
 
     def predict(self, encoded_images: Sequence[bytes]) -> dict[str, np.ndarray]:

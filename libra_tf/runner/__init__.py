@@ -1,1 +1,1 @@
-"""The work of `run.py`: flags, config, data, training with progress, results and pictures."""
+"""The work of train and eval: flags, config, data, training with progress, results and pictures."""

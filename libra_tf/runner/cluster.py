@@ -9,7 +9,7 @@ import tensorflow as tf
 from official.common import distribute_utils
 from official.core import config_definitions as cfg
 
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.runs.folder import RunFolder
 
 STRATEGIES = ("mirrored", "multi_worker_mirrored", "one_device", "tpu", "off")
@@ -30,8 +30,8 @@ def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Str
       The strategy.
 
     Raises:
-      UsageError: if there is no such strategy, or if several processes are not listed or would
-        evaluate.
+      UsageError: if there is no such strategy, if it does not go with the other keys of `runtime`,
+        or if several processes are not listed or would evaluate.
     """
     runtime = params.runtime
     if runtime.distribution_strategy not in STRATEGIES:
@@ -44,12 +44,19 @@ def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Str
         _configure_workers(runtime, mode)
     elif runtime.distribution_strategy == "mirrored" and not num_gpus:
         num_gpus = len(tf.config.list_physical_devices("GPU"))
-    return distribute_utils.get_distribution_strategy(
-        distribution_strategy=runtime.distribution_strategy,
-        all_reduce_alg=runtime.all_reduce_alg,
-        num_gpus=num_gpus,
-        tpu_address=runtime.tpu,
-    )
+    try:
+        return distribute_utils.get_distribution_strategy(
+            distribution_strategy=runtime.distribution_strategy,
+            all_reduce_alg=runtime.all_reduce_alg,
+            num_gpus=num_gpus,
+            tpu_address=runtime.tpu,
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"runtime.distribution_strategy is {runtime.distribution_strategy}, runtime.num_gpus "
+            f"is {runtime.num_gpus} and runtime.all_reduce_alg is {runtime.all_reduce_alg}, which "
+            f"do not go together: {first_line(error)}"
+        ) from error
 
 
 def _configure_workers(runtime: cfg.RuntimeConfig, mode: str) -> None:

@@ -13,11 +13,13 @@ from official.modeling import hyperparams
 
 from libra_tf import precision
 from libra_tf.cli.errors import UsageError
-from libra_tf.configs import checks, optimization
+from libra_tf.configs import checks, optimization, ranges
 from libra_tf.configs.backbones import DEPTHWISE_BACKBONES
 from libra_tf.configs.recipes import COCO_TRAIN_EXAMPLES
 from libra_tf.data import DetectionDataset
 from libra_tf.runner import overrides, schedule
+from libra_tf.runs import trained_run
+from libra_tf.runs.folder import RunFolder
 
 # What the network computes in; weights are always float32. None is float32, too.
 DTYPE = "runtime.mixed_precision_dtype"
@@ -30,9 +32,10 @@ class Draft:
 
     Attributes:
       experiment: name of the experiment.
-      own: config of the experiment without the user's changes.
-      params: config of the experiment with the user's changes.
-      named: keys that the user has set, such as `trainer.train_steps`.
+      own: config of the experiment, or of the run to evaluate, without the user's changes.
+      params: the same with the user's changes.
+      named: keys that keep their values whatever the data set, such as `trainer.train_steps`: those
+        that the user has set.
     """
 
     experiment: str
@@ -46,8 +49,8 @@ def build(experiment: str, flag_values: flags.FlagValues) -> Draft:
 
     Args:
       experiment: one of `libra_tf.configs.names.EXPERIMENTS`.
-      flag_values: parsed flags; this uses `config_file`, `params_override`, `dataset`, `seed`,
-        `tpu` and `tf_data_service`.
+      flag_values: parsed flags; this uses `config_file`, `params_override`, `mode`, `dataset`,
+        `seed`, `tpu` and `tf_data_service`.
 
     Returns:
       The draft of the config.
@@ -55,16 +58,47 @@ def build(experiment: str, flag_values: flags.FlagValues) -> Draft:
     Raises:
       UsageError: if there is an unknown key, an invalid value, or a file that is not YAML.
     """
-    own = exp_factory.get_exp_config(experiment)
+    return _changed(experiment, exp_factory.get_exp_config(experiment), flag_values)
+
+
+def build_from_run(folder: RunFolder, flag_values: flags.FlagValues) -> Draft:
+    """Applies config files and overrides to the config of a run that is to be evaluated.
+
+    Args:
+      folder: of the run.
+      flag_values: see `build`.
+
+    Returns:
+      The draft of the config. Its training stays that of the run on any data set.
+
+    Raises:
+      UsageError: if the folder is not that of a run, or as in `build`.
+    """
+    experiment = folder.read_experiment()
+    own = trained_run.read_params(folder)
+    # The run may have trained on other devices, or on several machines.
+    runtime = exp_factory.get_exp_config(experiment).runtime
+    runtime.mixed_precision_dtype = own.runtime.mixed_precision_dtype
+    own.runtime = runtime
+    draft = _changed(experiment, own, flag_values)
+    values = own.as_dict()
+    training = {"task": {"train_data": values["task"]["train_data"]}, "trainer": values["trainer"]}
+    del training["trainer"]["validation_steps"]
+    return dataclasses.replace(draft, named=draft.named | overrides.names([("", training)]))
+
+
+def _changed(experiment: str, own: cfg.ExperimentConfig, flag_values: flags.FlagValues) -> Draft:
     params = copy.deepcopy(own)
     # With several processes, Orbit would save and then continue training.
-    # `guards.StopOnTermination` saves and stops.
+    # `guards.StopWhenTold` saves and stops.
     params.trainer.preemption_on_demand_checkpoint = False
     if flag_values.tpu:
         _use_compilable_suppression(params.task.model)
     changes = list(overrides.read(flag_values))
     overrides.apply(params, changes)
-    _check_supported(params, experiment, flag_values.dataset)
+    _check_supported(params)
+    _check_detects(params.task.model, flag_values.mode)
+    _check_batch_sizes(params.task)
     _check_repeatable(params.task.train_data, flag_values.seed)
     params.override({"runtime": {"tpu": flag_values.tpu}})
     if flag_values.tpu:
@@ -98,7 +132,9 @@ def settle(draft: Draft, dataset: DetectionDataset | None) -> cfg.ExperimentConf
     """
     if dataset is not None:
         use_dataset(draft.params, dataset, draft.own, draft.named)
+        _check_fits(draft.params.task, draft.own.task, dataset)
         _check(draft, settles_schedule=True)
+    _check_class_weights(draft.params.task)
     return draft.params
 
 
@@ -147,18 +183,29 @@ def use_dataset(
             _set(params, key, value)
 
 
-def _check_supported(params: cfg.ExperimentConfig, experiment: str, dataset: str | None) -> None:
-    if dataset and getattr(params.task.model, "include_mask", False):
-        raise UsageError(
-            f"{experiment} needs masks, but --dataset={dataset} converts folders without masks. "
-            "Set task.model.include_mask=false, or set task.train_data.input_path and "
-            "task.validation_data.input_path to TFRecords with masks"
-        )
+def _check_supported(params: cfg.ExperimentConfig) -> None:
     if not params.task.use_coco_metrics:
         raise UsageError(
             "task.use_coco_metrics is false, but all evaluations here use COCO metrics; leave it "
             "true, and use --mode=train if there is nothing to evaluate"
         )
+
+
+def _check_detects(model: hyperparams.Config, mode: str) -> None:
+    if "eval" in mode and not model.detection_generator.apply_nms:
+        raise UsageError(
+            f"task.model.detection_generator.apply_nms is false, so --mode={mode} would have no "
+            "detections to evaluate; set it to true, or use --mode=train"
+        )
+
+
+def _check_batch_sizes(task: cfg.TaskConfig) -> None:
+    for name in ("train_data", "validation_data"):
+        batch_size = getattr(task, name).global_batch_size
+        if batch_size < 1:
+            raise UsageError(
+                f"task.{name}.global_batch_size is {batch_size}; it must be at least 1"
+            )
 
 
 def _check_repeatable(data: cfg.DataConfig, seed: int | None) -> None:
@@ -176,14 +223,48 @@ def _check(draft: Draft, settles_schedule: bool) -> None:
         if settles_schedule:
             schedule.settle(params.trainer, draft.named)
         checks.check_choice(DTYPE, params.runtime.mixed_precision_dtype, DTYPES)
+        ranges.check(params.trainer, "trainer")
+        ranges.check(params.runtime, "runtime")
         params.task.validate()
         params.validate()
         checks.check_optimization(params.task, params.trainer.optimizer_config)
-        optimization.check_optimizer(
-            params.trainer.optimizer_config.optimizer, "trainer.optimizer_config.optimizer"
-        )
+        optimization.check(params.trainer.optimizer_config, "trainer.optimizer_config")
     except (KeyError, ValueError) as error:
         raise UsageError(f"the config of {draft.experiment} is invalid: {error}") from error
+
+
+def _check_fits(task: cfg.TaskConfig, own: cfg.TaskConfig, dataset: DetectionDataset) -> None:
+    """Checks the values that the user has set instead of what follows from the data set."""
+    num_train, num_val = dataset.train.num_examples, dataset.val.num_examples
+    if task.model.num_classes < dataset.num_classes:
+        raise UsageError(
+            f"task.model.num_classes is {task.model.num_classes}, but the classes of "
+            f"{dataset.folder} need {dataset.num_classes}: the largest category id and the "
+            "background; leave it out, or set it to that"
+        )
+    batch_size = task.train_data.global_batch_size
+    # An experiment's own batch may hold an image of a small folder twice.
+    if batch_size > max(num_train, own.train_data.global_batch_size):
+        raise UsageError(
+            f"task.train_data.global_batch_size is {batch_size}, but "
+            f"{dataset.folder} has {num_train} training images; set it to at most {num_train}"
+        )
+    validation = task.validation_data
+    if validation.drop_remainder and validation.global_batch_size > num_val:
+        raise UsageError(
+            f"task.validation_data.global_batch_size is {validation.global_batch_size}, but "
+            f"{dataset.folder} has {num_val} validation images and "
+            "task.validation_data.drop_remainder drops a batch that is not full; set it to false"
+        )
+
+
+def _check_class_weights(task: cfg.TaskConfig) -> None:
+    weights = getattr(task.losses, "class_weights", None)
+    if weights and len(weights) != task.model.num_classes:
+        raise UsageError(
+            f"task.losses.class_weights has {len(weights)} weights; it must have one for the "
+            f"background and one for each class, which makes {task.model.num_classes}"
+        )
 
 
 def _use_compilable_suppression(model: hyperparams.Config) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import posixpath
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ _COLUMNS = 4
 # In pixels: longer side of each image, margin around it, and height of the text above it.
 _SIDE, _MARGIN, _TITLE = 300, 8, 22
 _FONT_SIZE = 14
+# Where Model Garden's converters write it, which its decoder leaves out.
+_FILE_NAME = "image/filename"
 
 
 def draw(
@@ -50,10 +53,10 @@ def draw(
     canvas, font = ImageDraw.Draw(sheet), drawing.load_font(_FONT_SIZE)
     title = f"dashed: ground truth; solid: detections with a score of {score_threshold} or more"
     canvas.text((_MARGIN, _MARGIN), title, fill="black", font=font)
-    for number, (image_id, example) in enumerate(examples):
+    for number, (image_id, name, example) in enumerate(examples):
         row, column = divmod(number, _COLUMNS)
         x, y = column * cell + _MARGIN, top + row * (cell + _TITLE)
-        canvas.text((x, y), f"image {image_id}", fill="black", font=font)
+        canvas.text((x, y), drawing.shorten(name, font, _SIDE), fill="black", font=font)
         picture = _draw_image(example, detections[image_id], class_names, score_threshold)
         sheet.paste(picture, (x, y + _TITLE))
     buffer = io.BytesIO()
@@ -64,7 +67,8 @@ def draw(
 
 def _read_examples(
     input_path: str | Sequence[str], detections: Mapping[int, Detections], num_images: int
-) -> Sequence[tuple[int, dict[str, np.ndarray]]]:
+) -> list[tuple[int, str, dict[str, np.ndarray]]]:
+    """Returns the id, the title and the decoded record of each image to show."""
     decoder = tf_example_decoder.TfExampleDecoder()
     files = [file for found in input_data.find_files(input_path).values() for file in found]
     examples = []
@@ -72,10 +76,17 @@ def _read_examples(
         example = {key: value.numpy() for key, value in decoder.decode(record).items()}
         image_id = int(example["source_id"])
         if image_id in detections:
-            examples.append((image_id, example))
+            examples.append((image_id, _title(record, image_id), example))
         if len(examples) == num_images:
             break
     return examples
+
+
+def _title(record: tf.Tensor, image_id: int) -> str:
+    """Returns the name of the image's file, or its number if the record does not have it."""
+    feature = {_FILE_NAME: tf.io.FixedLenFeature([], tf.string, default_value="")}
+    path = tf.io.parse_single_example(record, feature)[_FILE_NAME].numpy().decode(errors="replace")
+    return posixpath.basename(path) or f"image {image_id}"
 
 
 def _draw_image(
@@ -94,5 +105,6 @@ def _draw_image(
         detections.boxes[is_drawn] * scale,
         [str(class_names.get(id_, id_)) for id_ in detections.classes[is_drawn]],
         detections.scores[is_drawn],
+        None if detections.masks is None else detections.masks[is_drawn],
         truth=example["groundtruth_boxes"] * [height, width, height, width],
     )

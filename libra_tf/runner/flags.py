@@ -7,12 +7,14 @@ import sys
 from absl import flags
 from official.common import flags as tfm_flags
 
+from libra_tf.cli import flags as run_flags
 from libra_tf.cli import inputs
 from libra_tf.cli.errors import UsageError
-from libra_tf.configs import names
+from libra_tf.configs import names, yaml_files
 
 # `--help` lists the flags of these modules.
 FLAG_MODULES = (tfm_flags, sys.modules[__name__])
+EVALUATION_MODES = ("eval", "continuous_eval")
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_eval")
 
 
@@ -22,12 +24,19 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "dataset",
         default=None,
-        help="Folder to train and evaluate on, in COCO format (images/ and "
-        "annotations/instances_train.json and instances_val.json) or in Pascal VOC format "
-        "(JPEGImages/, Annotations/ and ImageSets/Main/train.txt and val.txt, or train/ and val/ "
-        "with images and XML files side by side). It determines the annotation file and the "
-        "numbers of classes, examples and steps. Default for demo experiments: the built-in "
-        "shapes data set.",
+        help="Folder to train and evaluate on, as it comes: COCO as downloaded, Roboflow's COCO, "
+        "YOLO (data.yaml) or Pascal VOC; docs/data.md shows the layouts. It determines the "
+        "annotation file and the numbers of classes, examples and steps. Default for demo "
+        "experiments: the built-in shapes data set.",
+    )
+    flags.DEFINE_float(
+        "val_share",
+        default=None,
+        lower_bound=0.001,
+        upper_bound=0.999,
+        help="Part of the images of --dataset to set aside for validation if it has only one "
+        "split. It is drawn by the content of the images: the same again every time, with copies "
+        "of an image on one side. Default: 0.1.",
     )
     flags.DEFINE_string(
         "cache_dir",
@@ -45,6 +54,14 @@ def define_flags() -> None:
         "operations deterministic, which is slower. The same command on the same machine then "
         "produces the same weights, to the last bit. Default: every run is different.",
     )
+    flags.DEFINE_integer(
+        "patience",
+        default=None,
+        lower_bound=1,
+        help="End the training when AP has not gained for this many evaluations. The best "
+        "checkpoint is kept in best/. Default: train all steps.",
+    )
+    run_flags.define_checkpoint()
     flags.DEFINE_bool(
         "enable_async_checkpointing",
         default=True,
@@ -76,6 +93,17 @@ def experiment_name(flag_values: flags.FlagValues) -> str:
     return name
 
 
+def may_evaluate_run(flag_values: flags.FlagValues) -> bool:
+    """Returns whether a run is evaluated as its folder says, if it says what was trained.
+
+    Naming an experiment means to evaluate that one, as the flags describe it.
+
+    Args:
+      flag_values: parsed flags.
+    """
+    return flag_values.mode in EVALUATION_MODES and not flag_values.experiment
+
+
 def model_dir(flag_values: flags.FlagValues, experiment: str) -> str:
     """Returns --model_dir, or by default a folder in runs/ named after experiment and data set."""
     if flag_values.model_dir:
@@ -92,16 +120,34 @@ def check_flags(flag_values: flags.FlagValues) -> None:
       flag_values: parsed flags.
 
     Raises:
-      UsageError: if the mode is unknown, or a file or folder does not exist.
+      UsageError: if the mode is unknown, a file or folder does not exist, or a training is to start
+        from a checkpoint that only an evaluation can take.
     """
     if flag_values.mode not in MODES:
         raise UsageError(
             f"--mode={flag_values.mode} is not supported; choose one of {', '.join(MODES)}"
         )
+    if flag_values.checkpoint and flag_values.mode != "eval":
+        raise UsageError(
+            f"--checkpoint={flag_values.checkpoint} is for --mode=eval. A training continues from "
+            "the newest checkpoint in --model_dir; to start from other weights, set "
+            "--params_override=task.init_checkpoint=CHECKPOINT"
+        )
     for config_file in flag_values.config_file or ():
-        if "://" not in config_file and not os.path.isfile(config_file):
-            raise UsageError(f"--config_file={config_file}: there is no such file")
+        yaml_files.find(config_file)
     if flag_values.dataset is not None:
         inputs.require_folder(
             "--dataset", flag_values.dataset, f"name a data set: {inputs.DATASET_LAYOUTS}"
         )
+    _check_numbers(flag_values)
+
+
+def _check_numbers(flag_values: flags.FlagValues) -> None:
+    """Checks what absl has checked on a command line, but nobody in a call from Python."""
+    share, patience = flag_values.val_share, flag_values.patience
+    if share is not None and flag_values.dataset is None:
+        raise UsageError("--val_share divides the images of --dataset: give that, too")
+    if share is not None and not 0 < share < 1:
+        raise UsageError(f"--val_share={share}: it must lie between 0 and 1")
+    if patience is not None and not (isinstance(patience, int) and patience > 0):
+        raise UsageError(f"--patience={patience}: it must be a whole number of at least 1")

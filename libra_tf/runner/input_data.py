@@ -1,7 +1,7 @@
 """Prepares the input data of a run, and checks that its files exist."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import tensorflow as tf
 from absl import flags
@@ -12,23 +12,30 @@ from libra_tf.configs import names
 from libra_tf.data import DetectionDataset, make_shapes, prepare_coco_folder, shapes
 from libra_tf.data.cache import default_cache_dir
 from libra_tf.data.shapes import DEMO_SHAPES
+from libra_tf.runs.folder import RunFolder
+
+_VALIDATION_IMAGES = "task.validation_data.input_path"
 
 
 def prepare(
-    experiment: str, flag_values: flags.FlagValues, report: Callable[[str], None]
+    experiment: str,
+    flag_values: flags.FlagValues,
+    report: Callable[[str], None],
+    with_masks: bool = False,
 ) -> DetectionDataset | None:
     """Converts the folder in --dataset, or generates the built-in shapes for a demo.
 
     Args:
       experiment: name of the experiment.
-      flag_values: parsed flags; this uses `dataset` and `cache_dir`.
+      flag_values: parsed flags; this uses `dataset`, `cache_dir` and `val_share`.
       report: called with progress messages.
+      with_masks: whether the detector needs masks.
 
     Returns:
       The data set; None if the experiment has its own data.
 
     Raises:
-      DatasetError: if the folder cannot be used.
+      DatasetError: if the folder cannot be used, or lacks masks that the detector needs.
     """
 
     def report_data(message: str) -> None:
@@ -39,9 +46,89 @@ def prepare(
         if experiment not in names.ON_SHAPES:
             return None
         root = flag_values.cache_dir or default_cache_dir()
-        name = shapes.folder_name(**DEMO_SHAPES)
-        folder = make_shapes(os.path.join(root, name), **DEMO_SHAPES, report=report_data)
-    return prepare_coco_folder(folder, flag_values.cache_dir, report=report_data)
+        parameters = {**DEMO_SHAPES, "with_masks": with_masks}
+        name = shapes.folder_name(**parameters)
+        folder = make_shapes(os.path.join(root, name), **parameters, report=report_data)
+    return prepare_coco_folder(
+        folder,
+        flag_values.cache_dir,
+        report=report_data,
+        needs_masks=_why_masks(experiment) if with_masks else "",
+        val_share=flag_values.val_share,
+    )
+
+
+def prepare_of_run(
+    folder: RunFolder,
+    flag_values: flags.FlagValues,
+    named: Collection[str],
+    report: Callable[[str], None],
+    with_masks: bool = False,
+) -> DetectionDataset | None:
+    """Converts the folder to evaluate a run on: that in --dataset, or the one that it trained on.
+
+    Args:
+      folder: of the run.
+      flag_values: parsed flags; this uses `dataset`, `cache_dir` and `val_share`.
+      named: keys that the user has set, possibly to other images.
+      report: called with progress messages.
+      with_masks: whether the detector needs masks.
+
+    Returns:
+      The data set; None if the config names the images, or the folder of the training is gone.
+
+    Raises:
+      DatasetError: if the folder cannot be used.
+    """
+    images, val_share = flag_values.dataset, flag_values.val_share
+    if images is not None and val_share is None:
+        val_share = evaluated_share(folder, images)
+    if images is None:
+        images, val_share = folder.read_dataset(), folder.read_val_share()
+        if not images or not os.path.isdir(images) or _VALIDATION_IMAGES in named:
+            return None
+    return prepare_coco_folder(
+        images,
+        flag_values.cache_dir,
+        report=lambda message: report(f"data: {message}"),
+        needs_masks=_why_masks(folder.read_experiment()) if with_masks else "",
+        val_share=val_share,
+    )
+
+
+def evaluated_share(folder: RunFolder, dataset: str) -> float | None:
+    """Returns which part of a folder with one split only a run is evaluated on.
+
+    Args:
+      folder: of the run.
+      dataset: the folder of images.
+
+    Returns:
+      What was set aside when the run trained on the folder, as `prepare_coco_folder` takes it; 1
+      for any other folder: all images.
+    """
+    trained_on = folder.read_dataset()
+    is_own = (
+        trained_on
+        and os.path.isdir(trained_on)
+        and os.path.isdir(dataset)
+        and os.path.samefile(trained_on, dataset)
+    )
+    return folder.read_val_share() if is_own else 1
+
+
+def _why_masks(experiment: str) -> str:
+    """Returns which detector needs masks, and what to do without them."""
+    without_masks = experiment.replace("maskrcnn", "fasterrcnn")
+    instead = (
+        "set task.model.include_mask=false"
+        if without_masks == experiment
+        else f"use --experiment={without_masks}"
+    )
+    return (
+        f"{experiment} needs them: give every annotation a segmentation, polygons or run-length "
+        f"encoded, or {instead}"
+    )
 
 
 def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
@@ -55,7 +142,7 @@ def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
       UsageError: if there are no files for a key; the message names it.
     """
     task = params.task
-    wanted = {"task.validation_data.input_path": task.validation_data} if "eval" in mode else {}
+    wanted = {_VALIDATION_IMAGES: task.validation_data} if "eval" in mode else {}
     if "train" in mode:
         wanted["task.train_data.input_path"] = task.train_data
     for key, data in wanted.items():
@@ -64,8 +151,8 @@ def check_files(params: cfg.ExperimentConfig, mode: str) -> None:
         found = find_files(data.input_path)
         if not found or not all(found.values()):
             raise UsageError(
-                f"{key} is {data.input_path!r}, but there are no such files. Train on a folder in "
-                f"COCO format with --dataset=FOLDER, or set {key} with --params_override"
+                f"{key} is {data.input_path!r}, but there are no such files. Name a folder of "
+                f"images with --dataset=FOLDER, or set {key} with --params_override"
             )
     annotations = task.annotation_file
     if "eval" in mode and annotations and not tf.io.gfile.exists(annotations):

@@ -3,6 +3,7 @@
 import collections.abc
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from official.modeling import hyperparams
 from official.modeling.hyperparams import params_dict
 
 from libra_tf.cli.errors import UsageError
+from libra_tf.configs import yaml_files
 
 # The flag that an override comes from, and its nested keys and values.
 Override = tuple[str, Mapping[str, Any]]
@@ -32,8 +34,9 @@ def read(flag_values: flags.FlagValues) -> Iterator[Override]:
     Raises:
       UsageError: if one of them cannot be read.
     """
-    for path in flag_values.config_file or ():
-        yield f"--config_file={path}", _read(f"--config_file={path}", path)
+    for name in flag_values.config_file or ():
+        source = f"--config_file={name}"
+        yield source, _read(source, yaml_files.find(name))
     text = flag_values.params_override
     if text:
         yield "--params_override", _read(f"--params_override={text}", text)
@@ -103,6 +106,8 @@ def _checked(
         if key not in params:
             raise UsageError(f"{source}: there is no config key {name}.{_hint(key, params, path)}")
         current = getattr(params, key)
+        if current is None:
+            current = _default_group(declared.get(key))
         if key == "type" and isinstance(params, hyperparams.OneOfConfig):
             _check_kind(source, name, value, params)
         if isinstance(value, Mapping) and isinstance(current, hyperparams.Config):
@@ -115,6 +120,19 @@ def _checked(
             example = f", such as {current!r}" if has_example else ""
             raise UsageError(f"{source}: {error}{example}") from error
     return checked
+
+
+def _default_group(declared: Any) -> hyperparams.Config | None:
+    """Returns the default of a group of keys that is null, to check the keys below it.
+
+    Args:
+      declared: the type of the group. The plain `Config` stands for a group with any keys.
+    """
+    for member in typing.get_args(declared):
+        is_group = isinstance(member, type) and issubclass(member, hyperparams.Config)
+        if is_group and member is not hyperparams.Config:
+            return member()
+    return None
 
 
 def _hint(key: str, params: hyperparams.Config, path: str) -> str:
@@ -165,7 +183,10 @@ def _checked_number(name: str, value: Any, kind: type) -> bool | int | float:
     if type(number) is not kind and not (accepts_fractions and type(number) in (int, float)):
         expected = {bool: "true or false", int: "an int", float: "a number"}[kind]
         raise _TypeError(f"{name} is {value!r}; it must be {expected}")
-    return number
+    if math.isnan(number):
+        raise _TypeError(f"{name} is NaN; it must be a number")
+    # TensorFlow's learning rates cannot be computed from whole numbers.
+    return float(number) if kind is float else number
 
 
 def _as_number(text: str) -> Any:

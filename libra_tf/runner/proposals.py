@@ -6,13 +6,17 @@ from collections.abc import Iterator
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
+from libra_tf.cli import shell
 from libra_tf.cli.errors import TrainingError, UsageError
 from libra_tf.data import DetectionDataset
 from libra_tf.data.annotations import read_image_ids
 from libra_tf.data.proposals import SUFFIX
 from libra_tf.dataloaders.proposals import problem_in
 
-_HOW_TO_WRITE = "python -m libra_tf.data.proposals creates such a folder"
+_HOW_TO_WRITE = (
+    f"{shell.program('libra-tf', 'libra_tf')} proposals and "
+    f"{shell.python_module('libra_tf.data.proposals')} create such a folder"
+)
 
 
 def check_folders(params: cfg.ExperimentConfig, mode: str) -> None:

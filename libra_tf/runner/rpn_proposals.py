@@ -8,22 +8,28 @@ evaluated.
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from libra_tf.cli import inputs, program
 
+_PROGRAM = "python -m libra_tf.runner.rpn_proposals"
 
-def main(arguments: list[str] | None = None) -> int:
+
+def main(arguments: Sequence[str] | None = None, program_name: str = _PROGRAM) -> int:
     """Runs the command.
 
     Args:
       arguments: command-line arguments; None for those of this process.
+      program_name: what the help calls the program.
 
     Returns:
       The exit status.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m libra_tf.runner.rpn_proposals",
+        prog=program_name,
         description="Writes the RPN proposals of a trained detector for its images.",
+        epilog="Proposals of another program, in COCO's results format, become such a folder with "
+        "python -m libra_tf.data.proposals.",
     )
     parser.add_argument("folder", help="where to create the folders train and val")
     parser.add_argument("--model_dir", required=True, help="run folder of the trained detector")

@@ -44,6 +44,11 @@ def settle(trainer: cfg.TrainerConfig, named: Collection[str]) -> None:
       ValueError: if a number is invalid; the message names the key.
     """
     _check_numbers(trainer)
+    if trainer.train_tf_while_loop and not trainer.train_tf_function:
+        raise ValueError(
+            "trainer.train_tf_function is false, but trainer.train_tf_while_loop needs it; set "
+            "both to false to train step by step"
+        )
     if trainer.summary_interval % trainer.steps_per_loop:
         if _SUMMARY_INTERVAL in named:
             raise ValueError(
@@ -53,7 +58,7 @@ def settle(trainer: cfg.TrainerConfig, named: Collection[str]) -> None:
         trainer.summary_interval = trainer.steps_per_loop
     learning_rate = trainer.optimizer_config.learning_rate
     if learning_rate.type == "cosine" and _DECAY_STEPS not in named:
-        learning_rate.cosine.decay_steps = trainer.train_steps
+        learning_rate.cosine.decay_steps = max(1, trainer.train_steps)
     _settle_warmup(trainer, named)
 
 

@@ -1,6 +1,7 @@
 """A run from flags to results: data, config, training, table and pictures."""
 
 import functools
+import os
 
 import gin
 import rich.console
@@ -9,7 +10,7 @@ from absl import flags
 from official.core import config_definitions as cfg
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
-from libra_tf.cli import quiet
+from libra_tf.cli import quiet, shell
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
@@ -17,7 +18,9 @@ from libra_tf.data import DetectionDataset
 from libra_tf.initial_weights import fine_tuning
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.precision import Precision
-from libra_tf.runner import cluster, config, contact_sheet, input_data, proposals, training
+from libra_tf.runner import best, cluster, config, contact_sheet, input_data, proposals, training
+from libra_tf.runner import flags as runner_flags
+from libra_tf.runner.stages import Stages
 from libra_tf.runner.startup import StartUp
 from libra_tf.runs import results, trained_run
 from libra_tf.runs.folder import PICTURES, RunFolder
@@ -33,7 +36,7 @@ def run(
     """Trains and evaluates as set by the flags, and prints the results.
 
     Args:
-      experiment: name of the experiment.
+      experiment: name of the experiment, unless a run is evaluated as its folder says.
       model_dir: path of the run folder.
       flag_values: parsed flags; see `libra_tf.runner.flags`.
       console: where to print progress and results.
@@ -46,39 +49,70 @@ def run(
       PreemptedError: if the process was told to stop.
     """
     folder, mode = RunFolder(model_dir), flag_values.mode
-    gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
+    # A process may run several, as a notebook does.
+    with gin.unlock_config():
+        gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
     # Report wrong keys, folders and checkpoints before reading any data.
-    draft = config.build(experiment, flag_values)
+    is_of_run = runner_flags.may_evaluate_run(flag_values) and folder.is_known()
+    if is_of_run:
+        draft = config.build_from_run(folder, flag_values)
+    else:
+        draft = config.build(experiment, flag_values)
+    experiment = draft.experiment
+    checkpoint = folder.find_checkpoint(flag_values.checkpoint) if flag_values.checkpoint else None
     proposals.check_folders(draft.params, mode)
     _check_init_checkpoint(draft.params, folder, mode)
     strategy = cluster.build_strategy(draft.params, mode)
-    dataset = input_data.prepare(experiment, flag_values, functools.partial(_print, console))
+    report = functools.partial(_print, console)
+    with_masks = getattr(draft.params.task.model, "include_mask", False)
+    if is_of_run:
+        dataset = input_data.prepare_of_run(folder, flag_values, draft.named, report, with_masks)
+    else:
+        dataset = input_data.prepare(experiment, flag_values, report, with_masks)
     params = config.settle(draft, dataset)
     input_data.check_files(params, mode)
     proposals.check_files(params, mode, dataset)
     _check_batch_sizes(params, strategy)
+    if flag_values.patience is not None:
+        best.check_patience(flag_values.patience, params, mode)
     class_names = _class_names(params, dataset)
     if cluster.is_chief(strategy):
-        folder.set_damaged_checkpoints_aside(functools.partial(_print, console))
+        folder.set_damaged_checkpoints_aside(report)
     cluster.wait_for_all(strategy)
     _check_continues(folder, mode, params, dataset, class_names)
     chosen = config.choose_precision(draft, cluster.device_type(strategy))
-    record = results.Results(folder, experiment, _dataset_name(dataset, params), chosen.dtype)
+    images = _dataset_name(dataset, params)
+    record = results.Results(folder, experiment, images, chosen.dtype)
     _configure_computation(chosen, flag_values.seed)
     if "train" in mode and cluster.is_chief(strategy):
-        folder.write_config(experiment, params, class_names)
+        # The run may be evaluated from another working directory.
+        trained_on = os.path.abspath(dataset.folder) if dataset else images
+        folder.write_config(experiment, params, class_names, trained_on, flag_values.val_share)
     params.lock()
 
     _announce(console, experiment, params, dataset, folder)
     _print(console, f"{'warning: ' if chosen.is_emulated else ''}precision: {chosen}")
     startup.mark("data")
+    stages = Stages()
     task_index = None if cluster.is_chief(strategy) else params.runtime.task_index
     with quiet.libraries_write_to(folder.log(task_index)):
-        trainer = _train(params, strategy, mode, folder, flag_values, record, console, startup)
+        with stages.explained(experiment, folder.log(task_index)):
+            trainer = _train(
+                params,
+                strategy,
+                mode,
+                folder,
+                flag_values,
+                record,
+                console,
+                startup,
+                stages,
+                checkpoint,
+            )
         if record.evaluations and "eval" in mode:
             console.print(results.table(record.evaluations[-1]))
         has_pictures = _draw_contact_sheet(folder, params, trainer, class_names)
-    _report(console, folder, record, has_pictures)
+    _report(console, folder, checkpoint or folder.latest_checkpoint(), record, has_pictures)
 
 
 def _train(
@@ -90,6 +124,8 @@ def _train(
     record: results.Results,
     console: rich.console.Console,
     startup: StartUp,
+    stages: Stages,
+    checkpoint: str | None,
 ) -> training.ReportingTrainer:
     progress = Progress(console)
     try:
@@ -104,6 +140,9 @@ def _train(
                 flag_values.enable_async_checkpointing,
                 is_repeatable=flag_values.seed is not None,
                 startup=startup,
+                patience=flag_values.patience,
+                checkpoint=checkpoint,
+                stages=stages,
             )
     finally:
         progress.stop()
@@ -197,9 +236,10 @@ def _announce(
     schedule = f"{steps} steps of {batch_size} images"
     if dataset:
         epochs = steps * batch_size / dataset.train.num_examples
+        noun = "class" if len(dataset.class_names) == 1 else "classes"
         schedule += (
             f" ({epochs:.1f} epochs of {dataset.train.num_examples} images), evaluation on "
-            f"{dataset.val.num_examples} images, {len(dataset.class_names)} classes: "
+            f"{dataset.val.num_examples} images, {len(dataset.class_names)} {noun}: "
             f"{', '.join(dataset.class_names.values())}"
         )
     height, width, _channels = params.task.model.input_size
@@ -223,11 +263,12 @@ def _draw_contact_sheet(
 def _report(
     console: rich.console.Console,
     folder: RunFolder,
+    checkpoint: str | None,
     record: results.Results,
     has_pictures: bool,
 ) -> None:
     lines = {
-        "checkpoint": folder.latest_checkpoint(),
+        "checkpoint": checkpoint,
         "TensorBoard logs": folder.path,
         "results": record.path if record.evaluations else None,
         "pictures": folder.file(PICTURES) if has_pictures else None,
@@ -236,4 +277,5 @@ def _report(
     for name, path in lines.items():
         if path:
             _print(console, f"{name + ':':17} {path}")
-    _print(console, f"next:             tensorboard --logdir={folder}")
+    tensorboard = shell.program("tensorboard", "tensorboard.main")
+    _print(console, f"next:             {tensorboard} --logdir={folder}")

@@ -10,15 +10,18 @@ class StartUp:
 
     Args:
       is_shown: whether the user wants to see the result.
+      since_process_start: whether the process has done nothing else so far.
 
     Attributes:
       is_shown: the argument.
     """
 
-    def __init__(self, is_shown: bool = False):
+    def __init__(self, is_shown: bool = False, since_process_start: bool = True):
         self.is_shown = is_shown
-        # Until now the process has done nothing but compute: it started Python and imported.
-        self._last = time.monotonic() - time.process_time()
+        self._last = time.monotonic()
+        if since_process_start:
+            # It has done nothing but compute: it started Python and imported.
+            self._last -= time.process_time()
         self._seconds: dict[str, float] = {}
 
     def mark(self, part: str) -> None:

@@ -16,8 +16,10 @@ from libra_tf.cli.errors import PreemptedError, UsageError
 from libra_tf.cli.progress import Progress
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
-from libra_tf.runner import cluster, guards
+from libra_tf.runner import best, cluster, guards
+from libra_tf.runner.stages import Stage, Stages
 from libra_tf.runner.startup import StartUp
+from libra_tf.runs import trained_run
 from libra_tf.runs.folder import RunFolder
 from libra_tf.runs.results import Results
 
@@ -31,6 +33,7 @@ class ReportingTrainer(base_trainer.Trainer):
       stop_if_told: called between the batches of an evaluation; raises a PreemptedError if the
         process must stop.
       startup: measures the time to the first step.
+      stages: is told what the run does.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
     """
@@ -41,16 +44,21 @@ class ReportingTrainer(base_trainer.Trainer):
         results: Results,
         stop_if_told: Callable[[], None],
         startup: StartUp,
+        stages: Stages,
         *args,
         train: bool = True,
         **kwargs,
     ):
         startup.mark("detector")
+        stages.current = Stage.INPUTS
         super().__init__(*args, train=train, **kwargs)
         self._stop_if_told = stop_if_told
         self._progress = progress
         self._results = results
         self._startup = startup
+        self._stages = stages
+        self._has_evaluated = False
+        self._trains = train
         self._is_training = False
         self._training_seconds = 0.0
         self._trained_steps = 0
@@ -61,6 +69,7 @@ class ReportingTrainer(base_trainer.Trainer):
             # evaluation without training needs the averages from the checkpoint.
             optimizers.create_weights(self.optimizer, self.model.trainable_variables)
         startup.mark("inputs")
+        stages.current = Stage.WEIGHTS
 
     def distribute_dataset(self, *args, **kwargs) -> tf.distribute.DistributedDataset:
         """Builds a data set without AutoGraph where that is possible; see base class."""
@@ -90,17 +99,17 @@ class ReportingTrainer(base_trainer.Trainer):
                 "training", self.config.trainer.train_steps, int(self.global_step.numpy())
             )
         self._loop_started = (time.monotonic(), int(self.global_step.numpy()))
-        self._mark_startup("checkpoint")
+        if self._startup is not None:
+            self._startup.mark("checkpoint")
+            self._stages.current = Stage.STEP
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, iterator: Any) -> None:
         """Takes a step, or builds the graph of one; see base class."""
         super().train_step(iterator)
-        self._mark_startup("tracing")
-
-    def _mark_startup(self, part: str) -> None:
+        self._stages.current = None
         if self._startup is not None:
-            self._startup.mark(part)
+            self._startup.mark("tracing")
 
     def train_loop_end(self) -> Mapping[str, Any]:
         """See base class."""
@@ -133,6 +142,8 @@ class ReportingTrainer(base_trainer.Trainer):
         super().eval_begin()
         self._swap_averages()
         self._is_training = False
+        if not self._has_evaluated:
+            self._stages.current = Stage.EVALUATION
         self._eval_started = time.monotonic()
         self._eval_batches = 0
         total = self.config.trainer.validation_steps
@@ -140,6 +151,7 @@ class ReportingTrainer(base_trainer.Trainer):
 
     def eval_reduce(self, state: Any = None, step_outputs: Any = None) -> Any:
         """See base class."""
+        self._has_evaluated, self._stages.current = True, None
         self._eval_batches += 1
         self._progress.advance(
             self._eval_batches, images=self.config.task.validation_data.global_batch_size
@@ -156,10 +168,16 @@ class ReportingTrainer(base_trainer.Trainer):
 
     def eval_end(self, aggregated_logs: Any = None) -> Mapping[str, Any]:
         """See base class."""
+        # A checkpoint gets the weights of the training, whose averages lie beside them.
+        exporter, self._checkpoint_exporter = self._checkpoint_exporter, None
         logs = super().eval_end(aggregated_logs)
         self._swap_averages()
         self._progress.stop()
-        self._results.add(int(self.global_step.numpy()), logs, self._speed())
+        self._checkpoint_exporter = exporter
+        step = int(self.global_step.numpy())
+        if exporter:
+            exporter.maybe_export_checkpoint(self.checkpoint, logs, step)
+        self._results.add(step, logs, self._speed(), is_of_training=self._trains)
         self._training_seconds, self._trained_steps = 0.0, 0
         return logs
 
@@ -209,12 +227,15 @@ def run(
     enable_async_checkpointing: bool = True,
     is_repeatable: bool = False,
     startup: StartUp | None = None,
+    patience: int | None = None,
+    checkpoint: str | None = None,
+    stages: Stages | None = None,
 ) -> ReportingTrainer:
     """Trains and evaluates an experiment.
 
-    If training has already finished, the mode `train_and_eval` evaluates once more. On SIGTERM,
-    training finishes the current loop of steps or evaluation batch, saves a checkpoint and stops;
-    other modes stop immediately.
+    If training has already finished, the mode `train_and_eval` evaluates once more. On SIGTERM and
+    Ctrl-C, training finishes the current loop of steps or evaluation batch, saves a checkpoint and
+    stops; other modes, and a second Ctrl-C, stop immediately.
 
     Args:
       params: config of the run.
@@ -227,17 +248,23 @@ def run(
       is_repeatable: whether a training that goes on sees the same data as an uninterrupted one
         would. Seed Python's and TensorFlow's random numbers before.
       startup: measures the time to the first step.
+      patience: end the training when AP has not gained for so many evaluations; None to go on.
+      checkpoint: path prefix of the checkpoint to evaluate; None for the newest. Training always
+        continues from the newest.
+      stages: is told what the run does.
 
     Returns:
       The trainer.
 
     Raises:
-      UsageError: if `task.init_checkpoint` does not fit the model.
-      TrainingError: if a loss becomes NaN or infinite.
+      UsageError: if `task.init_checkpoint` or `checkpoint` does not fit the model.
+      TrainingError: if a loss becomes NaN, infinite or larger than `trainer.loss_upper_bound`.
       PreemptedError: if the process was told to stop.
     """
+    stages = stages or Stages()
     with cluster.own_folder(strategy, folder) as own, strategy.scope():
-        stop = guards.StopOnTermination(strategy)
+        stop = guards.StopWhenTold(strategy, progress.note)
+        stages.current = Stage.MODEL
         task = task_factory.get_task(params.task, logging_dir=own.path)
         if is_repeatable and "train" in mode:
             task.first_step = own.latest_step()
@@ -247,14 +274,24 @@ def run(
             task,
             train="train" in mode,
             evaluate="eval" in mode,
-            checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(params, own.path),
+            # An evaluation may be of other images, whose AP says nothing about this training.
+            checkpoint_exporter=best.exporter(params, own.path) if "train" in mode else None,
             trainer_cls=functools.partial(
-                ReportingTrainer, progress, results, stop, startup or StartUp()
+                ReportingTrainer, progress, results, stop, startup or StartUp(), stages
             ),
         )
-        actions = [stop]
-        if trainer.checkpoint and params.trainer.recovery_max_trials <= 0:
-            actions.append(guards.StopOnBadLoss(own, trainer.checkpoint, trainer.global_step))
+        actions, eval_actions = [stop], [stop]
+        is_finished = own.latest_step() >= params.trainer.train_steps
+        has_ended = False
+        if patience is not None and not is_finished:
+            without_gain = best.StopWithoutGain(patience, results, strategy)
+            has_ended = _has_ended(without_gain, progress)
+            # What has ended is evaluated once more, and need not be stopped.
+            eval_actions += [] if has_ended else [without_gain]
+        if trainer.checkpoint:
+            actions.append(
+                guards.StopOnBadLoss(own, trainer.checkpoint, trainer.global_step, params.trainer)
+            )
         runner = _Runner(
             strategy,
             task,
@@ -264,19 +301,37 @@ def run(
             trainer=trainer,
             save_summary=cluster.is_chief(strategy),
             train_actions=actions,
-            eval_actions=[stop],
+            eval_actions=eval_actions,
             eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, own.path),
             enable_async_checkpointing=enable_async_checkpointing,
         )
-        is_finished = int(trainer.global_step.numpy()) >= params.trainer.train_steps
-        if mode == "train_and_eval" and is_finished:
+        if checkpoint:
+            _restore(trainer, checkpoint, folder)
+        if "train" in mode and not has_ended:
+            _announce_continuing(trainer, progress)
+        if mode == "train_and_eval" and (is_finished or has_ended):
             runner.controller.evaluate(steps=params.trainer.validation_steps)
         elif "train" in mode:
             with stop.saving_first():
-                _run_until_preempted(runner, strategy)
+                _run_until_told(runner, strategy, progress)
         else:
             runner.run()
     return trainer
+
+
+def _restore(trainer: ReportingTrainer, checkpoint: str, folder: RunFolder) -> None:
+    with trained_run.explaining_weights(folder, checkpoint):
+        model = tf.train.Checkpoint(model=trainer.model)
+        model.read(checkpoint).expect_partial().assert_existing_objects_matched()
+        trainer.checkpoint.restore(checkpoint).expect_partial()
+
+
+def _announce_continuing(trainer: ReportingTrainer, progress: Progress) -> None:
+    step, last = int(trainer.global_step.numpy()), trainer.config.trainer.train_steps
+    if step >= last:
+        progress.note(f"training has already finished: step {step} of {last}")
+    elif step:
+        progress.note(f"continues from step {step} of {last}")
 
 
 def _announce_skipping(step: int, params: cfg.ExperimentConfig, progress: Progress) -> None:
@@ -285,20 +340,40 @@ def _announce_skipping(step: int, params: cfg.ExperimentConfig, progress: Progre
         progress.note(f"step {step}: skipping the data already used ({images} images, undecoded)")
 
 
-def _run_until_preempted(
-    runner: train_lib.OrbitExperimentRunner, strategy: tf.distribute.Strategy
+def _has_ended(stop_without_gain: best.StopWithoutGain, progress: Progress) -> bool:
+    """Returns whether a run that is resumed had lost its patience before."""
+    try:
+        stop_without_gain()
+    except best.NoGainError as reason:
+        progress.note(f"{reason}; a larger --patience goes on")
+        return True
+    return False
+
+
+def _run_until_told(
+    runner: train_lib.OrbitExperimentRunner, strategy: tf.distribute.Strategy, progress: Progress
 ) -> None:
     try:
         runner.run()
         # A process that exits breaks the connections of those still running.
         cluster.wait_for_all(strategy)
-    except PreemptedError:
-        step = int(runner.trainer.global_step.numpy())
-        checkpoints = runner.checkpoint_manager
-        checkpoints.sync()
-        checkpoints.save(checkpoint_number=step, check_interval=False)
-        checkpoints.sync()
-        cluster.wait_for_all(strategy)
+    except best.NoGainError as reason:
+        step = _save(runner, strategy)
+        progress.note(f"training ended at step {step}: {reason}")
+    except PreemptedError as told:
+        step = _save(runner, strategy)
         raise PreemptedError(
-            f"stopped: step {step} is saved; rerun the same command to continue from there"
+            f"stopped: step {step} is saved; rerun the same command to continue from there",
+            told.status,
         ) from None
+
+
+def _save(runner: train_lib.OrbitExperimentRunner, strategy: tf.distribute.Strategy) -> int:
+    """Saves a checkpoint in all processes, and returns its step."""
+    step = int(runner.trainer.global_step.numpy())
+    checkpoints = runner.checkpoint_manager
+    checkpoints.sync()
+    checkpoints.save(checkpoint_number=step, check_interval=False)
+    checkpoints.sync()
+    cluster.wait_for_all(strategy)
+    return step

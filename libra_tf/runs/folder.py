@@ -20,9 +20,13 @@ from libra_tf.runs import differences
 
 PARAMS = "params.yaml"
 EXPERIMENT = "experiment.txt"
+DATASET = "dataset.txt"
+_VAL_SHARE = "val_share="
 CLASS_NAMES = "class_names.json"
 RESULTS = "results.json"
 PICTURES = "detections.png"
+# Where COCO experiments keep the checkpoint with the best result.
+BEST = "best"
 # Groups and keys that the config of every run has; a truncated file lacks the last ones.
 _NEEDED_PARAMS = (("task", "model"), ("task", "train_data"), ("trainer", "optimizer_config"))
 _WRITTEN_BY_TRAINING = "delete it: the command that trains this run writes it again"
@@ -68,7 +72,8 @@ class RunFolder:
         """Returns the path prefix of a checkpoint.
 
         Args:
-          name: a checkpoint of the run, such as `ckpt-9000`, or its path; None for the newest.
+          name: a checkpoint of the run, such as `ckpt-9000`, or its path; `best` for the one with
+            the best result, if the run keeps it; None for the newest.
 
         Raises:
           UsageError: if there is no such checkpoint.
@@ -76,6 +81,13 @@ class RunFolder:
         path = self.path
         if name:
             path = name if os.path.dirname(name) else self.file(name)
+        if name == BEST and not tf.io.gfile.isdir(path):
+            raise UsageError(
+                f"--checkpoint={BEST}: {self} has no folder {BEST}; leave out the flag for "
+                "the newest checkpoint. A training keeps its best one with --params_override="
+                f"trainer.best_checkpoint_export_subdir={BEST},"
+                "trainer.best_checkpoint_eval_metric=AP"
+            )
         try:
             return checkpoint_files.find(path)
         except CheckpointError as error:
@@ -120,20 +132,32 @@ class RunFolder:
     # Config and classes
 
     def write_config(
-        self, experiment: str, params: cfg.ExperimentConfig, class_names: Mapping[int, str]
+        self,
+        experiment: str,
+        params: cfg.ExperimentConfig,
+        class_names: Mapping[int, str],
+        dataset: str | None = None,
+        val_share: float | None = None,
     ) -> None:
-        """Writes what a run is, creating the folder: experiment, config and classes.
+        """Writes what a run is, creating the folder: experiment, config, classes and data set.
 
         Args:
           experiment: the name of the experiment.
           params: its config.
           class_names: by category id.
+          dataset: what it trains on: a folder of images, or the pattern of files in its config;
+            None for an imported detector.
+          val_share: the part of the images that the user has set aside for validation; None for
+            the default.
         """
         tf.io.gfile.makedirs(self.path)
         with atomic.unfinished_file(self.file(PARAMS)) as path:
             hyperparams.save_params_dict_to_yaml(params, path)
         atomic.write_file(self.file(EXPERIMENT), f"{experiment}\n")
         atomic.write_file(self.file(CLASS_NAMES), json.dumps(class_names, indent=2) + "\n")
+        if dataset is not None:
+            share = "" if val_share is None else f"{_VAL_SHARE}{val_share!r}\n"
+            atomic.write_file(self.file(DATASET), f"{dataset}\n{share}")
 
     def read_params(self) -> dict[str, Any] | None:
         """Reads the config of the run.
@@ -168,6 +192,36 @@ class RunFolder:
             f"{self} has no {EXPERIMENT}, so its experiment is unknown; rerun the command that "
             f"trained it, or write the experiment's name to {self.file(EXPERIMENT)}"
         )
+
+    def is_known(self) -> bool:
+        """Returns whether the folder says what was trained: experiment and config."""
+        return all(tf.io.gfile.exists(self.file(name)) for name in (PARAMS, EXPERIMENT))
+
+    def read_dataset(self) -> str | None:
+        """Returns what the run was trained on: a folder of images, or a pattern of files.
+
+        Returns:
+          The path or pattern; None if nothing says it.
+
+        Raises:
+          UsageError: if the folder was written by an earlier version and `results.json` is damaged.
+        """
+        if tf.io.gfile.exists(self.file(DATASET)):
+            return self._read(DATASET).partition("\n")[0]
+        # Earlier versions said it only with an evaluation.
+        return (self.read_results() or {}).get("dataset")
+
+    def read_val_share(self) -> float | None:
+        """Returns the part of the images that was set aside for validation; None for the default.
+
+        Raises:
+          UsageError: if the file is damaged.
+        """
+        if not tf.io.gfile.exists(self.file(DATASET)):
+            return None
+        with self.explaining(DATASET):
+            share = self._read(DATASET).partition("\n")[2].strip()
+            return float(share.removeprefix(_VAL_SHARE)) if share else None
 
     def read_class_names(self) -> dict[int, str]:
         """Returns the names of the classes by category id; none if the run has no such file.

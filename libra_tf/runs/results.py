@@ -12,8 +12,10 @@ import tensorflow as tf
 from libra_tf import atomic
 from libra_tf.runs.folder import RESULTS, RunFolder
 
+# Column of the closing table -> the start of the name of the metric for one class.
 _COLUMNS = {
     "AP": "Precision mAP ByCategory",
+    "mask_AP": "mask Precision mAP ByCategory",
     "AP50": "Precision mAP ByCategory@50IoU",
     "AP75": "Precision mAP ByCategory@75IoU",
     "APs": "Precision mAP ByCategory (small)",
@@ -31,6 +33,7 @@ class Results:
 
     * `step`: training step of the weights;
     * `precision`: what the network computed in;
+    * `is_of_training`: whether a training has evaluated itself, on its own validation images;
     * `seconds`: since this run started;
     * `images_per_second`: training speed since the evaluation before, None if nothing was trained;
     * `eval_seconds`, `eval_images_per_second`: of the evaluation itself.
@@ -57,17 +60,25 @@ class Results:
         """Entries of all evaluations, oldest first."""
         return self._evaluations
 
-    def add(self, step: int, metrics: Mapping[str, Any], speed: Mapping[str, float | None]) -> None:
+    def add(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        speed: Mapping[str, float | None],
+        is_of_training: bool = False,
+    ) -> None:
         """Appends an evaluation and writes the file, completely or not at all.
 
         Args:
           step: training step of the weights.
           metrics: by name; what is not a scalar, such as a picture, is left out.
           speed: `images_per_second`, `eval_seconds` and `eval_images_per_second`.
+          is_of_training: whether a training evaluates itself.
         """
         entry = {
             "step": step,
             "precision": self._precision,
+            "is_of_training": is_of_training,
             "seconds": time.monotonic() - self._started,
             **speed,
         }
@@ -82,17 +93,22 @@ class Results:
 def table(evaluation: Mapping[str, Any]) -> rich.table.Table:
     """Returns the closing table: AP, AP50, AP75 and AP by size, for all classes and for each.
 
+    A detector of masks has a column for their AP.
+
     Args:
       evaluation: an entry of `Results.evaluations`.
     """
+    columns = {
+        name: key for name, key in _COLUMNS.items() if name in evaluation or name != "mask_AP"
+    }
     result = rich.table.Table(title=f"COCO metrics at step {evaluation['step']}")
     result.add_column("class")
-    for column in _COLUMNS:
+    for column in columns:
         result.add_column(column, justify="right")
-    result.add_row("all", *(_cell(evaluation.get(column)) for column in _COLUMNS))
+    result.add_row("all", *(_cell(evaluation.get(column)) for column in columns))
     prefix = _COLUMNS["AP"] + "/"
     for name in (key.removeprefix(prefix) for key in evaluation if key.startswith(prefix)):
-        cells = (_cell(evaluation.get(f"{key}/{name}")) for key in _COLUMNS.values())
+        cells = (_cell(evaluation.get(f"{key}/{name}")) for key in columns.values())
         result.add_row(rich.markup.escape(name), *cells)
     return result
 

@@ -1,6 +1,8 @@
 """A trained run, read back: its task, its detector with trained weights, its classes."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -49,17 +51,9 @@ class TrainedRun:
         if optimizers.has_averages(optimizer):
             optimizers.create_weights(optimizer, model.trainable_variables)
             items["optimizer"] = optimizer
-        try:
-            with checkpoint_files.reading(self.checkpoint):
-                status = tf.train.Checkpoint(**items).read(self.checkpoint)
-                status.expect_partial().assert_existing_objects_matched()
-        except CheckpointError as error:
-            raise UsageError(str(error)) from error
-        except AssertionError as error:
-            raise UsageError(
-                f"{self.checkpoint} does not fit the detector in {self.folder.file(PARAMS)} "
-                f"({first_line(error)}); name a checkpoint of this run"
-            ) from error
+        with explaining_weights(self.folder, self.checkpoint):
+            status = tf.train.Checkpoint(**items).read(self.checkpoint)
+            status.expect_partial().assert_existing_objects_matched()
         if "optimizer" in items:
             optimizers.swap_averages(optimizer, model.trainable_variables)
         return model
@@ -77,26 +71,61 @@ class TrainedRun:
         return {category: names.get(category, str(category)) for category in ids}
 
 
+@contextlib.contextmanager
+def explaining_weights(folder: RunFolder, checkpoint: str) -> Iterator[None]:
+    """Turns what goes wrong while a run's weights are loaded into one clear error.
+
+    Args:
+      folder: of the run.
+      checkpoint: the path prefix that the block reads.
+
+    Raises:
+      UsageError: if the checkpoint is damaged or belongs to another detector.
+    """
+    try:
+        with checkpoint_files.reading(checkpoint):
+            yield
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
+    except AssertionError as error:
+        raise UsageError(
+            f"{checkpoint} does not fit the detector in {folder.file(PARAMS)} "
+            f"({first_line(error)}); name a checkpoint of this run"
+        ) from error
+
+
 def read(model_dir: str, checkpoint: str | None = None) -> TrainedRun:
     """Reads a trained run from its folder.
 
     Args:
-      model_dir: folder of a run of `run.py`.
-      checkpoint: a checkpoint of the run, such as `ckpt-9000`, or its path; None for the newest.
+      model_dir: folder of the run.
+      checkpoint: see `RunFolder.find_checkpoint`.
 
     Raises:
       UsageError: if the folder does not belong to a run, or there is no such checkpoint.
     """
     folder = RunFolder(model_dir)
+    return TrainedRun(folder, read_params(folder), folder.find_checkpoint(checkpoint))
+
+
+def read_params(folder: RunFolder) -> cfg.ExperimentConfig:
+    """Reads the config that a run was trained with.
+
+    Args:
+      folder: of the run; it need not hold a checkpoint.
+
+    Raises:
+      UsageError: if the folder does not belong to a run.
+    """
     saved = folder.read_params()
     if saved is None:
         raise UsageError(
-            f"--model_dir={folder} holds no {PARAMS}; name the folder of a run of run.py"
+            f"--model_dir={folder} holds no {PARAMS}; name the folder of a run, the --model_dir of "
+            "its training"
         )
     task_class = _task_class(folder)
     with folder.explaining(PARAMS):
-        params = _experiment_config(saved, task_class)
-    return TrainedRun(folder, params, folder.find_checkpoint(checkpoint))
+        return _experiment_config(saved, task_class)
 
 
 def read_category_names(annotation_file: str) -> dict[int, str]:

@@ -20,6 +20,7 @@ from libra_tf import atomic
 from libra_tf.cli import image_files, outputs, quiet
 from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras, tflite_interpreter
+from libra_tf.data import images as data_images
 from libra_tf.precision import FLOAT16, FLOAT32, computing_in
 from libra_tf.runs import trained_run
 from libra_tf.serving import images as serving_images
@@ -95,13 +96,13 @@ def _check_convertible(run: trained_run.TrainedRun) -> None:
         raise UsageError(
             f"--model_dir={run.folder} holds a two-stage detector, and only one-stage detectors "
             "(Libra RetinaNet) can be converted: TensorFlow Lite has no operations for the NMS "
-            "between the stages; use export/saved_model.py"
+            "between the stages; use libra-tf export"
         )
     if run.params.task.model.compatibility:
         raise UsageError(
             f"--model_dir={run.folder} holds a detector of MMDetection, which takes images in "
             "their own shapes, but a TensorFlow Lite file takes images of one size; use "
-            "export/saved_model.py"
+            "libra-tf export"
         )
     key = special_suppression(run.params.task.model.detection_generator)
     if key:
@@ -118,9 +119,11 @@ def _read_samples(
     samples = []
     for file in calibration_images:
         try:
-            encoded = file.path.read_bytes()
+            encoded = data_images.as_jpeg_or_png(file.path.read_bytes())
         except OSError as error:
             raise UsageError(f"{file.path} cannot be read ({error.strerror})") from error
+        except data_images.ImageError as error:
+            raise UsageError(f"{file.path}: {error}") from error
         pixels, _, problem = to_input(encoded, serving_images.MAX_PIXELS, letterbox)
         if problem:
             raise UsageError(f"{file.path} {problem}; leave it out or replace it")

@@ -22,11 +22,14 @@ class Detections:
       boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of the original image.
       classes: `[N]`, category ids.
       scores: `[N]`, in [0, 1].
+      masks: `[N, h, w]`, the probability in each cell of a regular grid over the box; None if the
+        detector predicts no masks.
     """
 
     boxes: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
+    masks: np.ndarray | None = None
 
 
 class COCOEvaluator(coco_evaluator.COCOEvaluator):
@@ -43,11 +46,13 @@ class COCOEvaluator(coco_evaluator.COCOEvaluator):
     def evaluate(self) -> dict[str, Any]:
         """Returns the metrics by name and keeps the detections."""
         metrics = super().evaluate()
-        names = ("source_id", "detection_boxes", "detection_classes", "detection_scores")
+        names = ["source_id", "detection_boxes", "detection_classes", "detection_scores"]
+        if self._include_mask:
+            names.append("detection_masks")
         images = zip(*(np.concatenate(self._predictions[name]) for name in names), strict=True)
         self.detections = {
-            int(image_id): Detections(_xywh_to_yxyx(boxes), classes.astype(int), scores)
-            for image_id, boxes, classes, scores in images
+            int(image_id): Detections(_xywh_to_yxyx(boxes), classes.astype(int), *others)
+            for image_id, boxes, classes, *others in images
         }
         return metrics
 

@@ -22,9 +22,8 @@ def test_a_run_on_a_folder_is_trained_again_beside_it():
     training = commands.Training(RunFolder("runs/cells/"), "libra_fasterrcnn_small", "my cells")
     command = commands.train_with(LINES, training)
     assert shlex.split(command) == [
-        "python",
-        "run.py",
-        "--mode=train_and_eval",
+        "libra-tf",
+        "train",
         "--experiment=libra_fasterrcnn_small",
         "--dataset=my cells",
         "--config_file=runs/cells/params.yaml",
@@ -84,13 +83,14 @@ def test_the_config_of_a_run_may_name_its_images(make_run):
 
 
 def test_the_command_changes_nothing_else(make_run):
-    """As `run.py` reads it, the config is that of the run but for the lines."""
+    """As the command reads it, the config is that of the run but for the lines."""
     run = make_run("libra_fasterrcnn_small")
     command = commands.train_with(LINES, commands.read_training(run))
     flags = dict(flag.removeprefix("--").split("=", 1) for flag in shlex.split(command)[2:])
     values = types.SimpleNamespace(
         config_file=[flags["config_file"]],
         params_override=flags["params_override"],
+        mode="train_and_eval",
         dataset=None,
         seed=None,
         tpu=None,

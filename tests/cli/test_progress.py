@@ -39,6 +39,22 @@ def test_the_first_unit_does_not_count_for_the_rate(clock):
     assert second == "evaluating: batch 2/3, 1.0 images/s, 4 s left"
 
 
+def test_results_that_were_already_waiting_give_no_rate(clock):
+    out = io.StringIO()
+    bar = progress.Progress(rich.console.Console(file=out, width=200))
+    bar.start("detecting", total=3, unit="image")
+    bar.advance(0, images=1)
+    for image, seconds in enumerate((1e-4, 1e-4, 4), start=1):
+        clock[0] += seconds
+        if image == 2:
+            clock[0] += 2.0  # The next line is due.
+            bar.start("detecting", total=3, done=1, unit="image")
+            bar.advance(1, images=1)
+        bar.advance(image, images=1)
+    assert "image 3/3, 0.5 images/s, 0 s left" in out.getvalue()
+    assert out.getvalue().count("images/s") == 1
+
+
 def test_a_terminal_gets_a_bar_that_leaves_nothing(clock):
     out = io.StringIO()
     bar = progress.Progress(rich.console.Console(file=out, force_terminal=True, width=100))

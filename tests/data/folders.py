@@ -1,16 +1,18 @@
-"""Small valid data sets, in COCO and Pascal VOC format, to spoil in one way at a time."""
+"""Small valid data sets, in every layout that is read, to spoil in one way at a time."""
 
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import yaml
 from PIL import Image
 
 SPLITS = ("train", "val")
+YOLO = {"path": ".", "train": "images/train", "val": "images/val"}
 
 Coco = dict[str, Any]
 # Name, `[x, y, width, height]` and whether it is difficult.
@@ -128,3 +130,86 @@ def _objects_of(entry: dict[str, Any], coco: Coco) -> list[VOCObject]:
         for annotation in coco["annotations"]
         if annotation["image_id"] == entry["id"]
     ]
+
+
+def to_downloaded(
+    coco_folder: pathlib.Path, target: pathlib.Path, below_images: bool = False
+) -> pathlib.Path:
+    """Writes a COCO folder under the names of COCO's own archives."""
+    for split, coco in _splits_of(coco_folder):
+        images = target / "images" / f"{split}2017" if below_images else target / f"{split}2017"
+        _copy_images(coco_folder, coco, images)
+        _write_json(target / "annotations" / f"instances_{split}2017.json", coco)
+        # What lies beside it in the archive and describes no objects.
+        _write_json(target / "annotations" / f"captions_{split}2017.json", {})
+    return target
+
+
+def to_roboflow(coco_folder: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+    """Writes a COCO folder as Roboflow exports it, with a category 0 that groups the others."""
+    for split, name in zip(SPLITS, ("train", "valid"), strict=True):
+        coco = json.loads((coco_folder / "annotations" / f"instances_{split}.json").read_text())
+        _copy_images(coco_folder, coco, target / name)
+        group = {"id": 0, "name": "animals", "supercategory": "none"}
+        others = [{**entry, "supercategory": "animals"} for entry in coco["categories"]]
+        _write_json(
+            target / name / "_annotations.coco.json", {**coco, "categories": [group, *others]}
+        )
+    return target
+
+
+def to_yolo(
+    coco_folder: pathlib.Path, target: pathlib.Path, config: Mapping[str, Any] = YOLO
+) -> pathlib.Path:
+    """Writes a COCO folder in YOLO's format; crowds are left out, which the format cannot say."""
+    for split, coco in _splits_of(coco_folder):
+        names = sorted(coco["categories"], key=lambda category: category["id"])
+        indices = {category["id"]: index for index, category in enumerate(names)}
+        _copy_images(coco_folder, coco, target / "images" / split)
+        for entry in coco["images"]:
+            lines = [
+                _yolo_line(indices[found["category_id"]], found["bbox"], entry)
+                for found in coco["annotations"]
+                if found["image_id"] == entry["id"] and not found.get("iscrowd", 0)
+            ]
+            # An image without objects has no label file.
+            if lines:
+                path = (target / "labels" / split / entry["file_name"]).with_suffix(".txt")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("\n".join(lines) + "\n")
+        classes = [category["name"] for category in names]
+    write_yolo_config(target, {**config, "names": classes})
+    return target
+
+
+def write_yolo_config(folder: pathlib.Path, config: Mapping[str, Any]) -> None:
+    (folder / "data.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+
+
+def _yolo_line(index: int, box: list[float], image: dict[str, Any]) -> str:
+    x, y, width, height = box
+    numbers = (
+        (x + width / 2) / image["width"],
+        (y + height / 2) / image["height"],
+        width / image["width"],
+        height / image["height"],
+    )
+    return " ".join([str(index), *(f"{number:.9f}" for number in numbers)])
+
+
+def _splits_of(coco_folder: pathlib.Path) -> Iterator[tuple[str, Coco]]:
+    for split in SPLITS:
+        path = coco_folder / "annotations" / f"instances_{split}.json"
+        yield split, json.loads(path.read_text())
+
+
+def _copy_images(coco_folder: pathlib.Path, coco: Coco, target: pathlib.Path) -> None:
+    for entry in coco["images"]:
+        path = target / entry["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(coco_folder / "images" / entry["file_name"], path)
+
+
+def _write_json(path: pathlib.Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from libra_tf.data import DatasetError, annotations, checking
+from libra_tf.data import DatasetError, annotations, checking, layouts
 from libra_tf.data.problems import FindingLog
 from tests.data.folders import Coco, CocoFolder
 
@@ -27,8 +27,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def _check(folder: pathlib.Path) -> checking.CheckedFolder:
-    checking.check_layout(folder)
-    return checking.check_folder(folder, report=str)
+    return checking.check(layouts.recognise(folder), report=str)
 
 
 def _save_deep(folder: CocoFolder) -> None:
@@ -264,10 +263,10 @@ def test_layout(tmp_path, coco_folder):
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         _check(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"is missing images, .*Found: nothing"):
+    with pytest.raises(DatasetError, match=r"none of the layouts (.|\n)*Found: nothing"):
         _check(tmp_path / "empty")
-    coco_folder.annotation_path("val").rename(coco_folder.path / "annotations" / "valid.json")
-    with pytest.raises(DatasetError, match=r"missing .*instances_val.json.*annotations/valid.json"):
+    coco_folder.annotation_path("val").rename(coco_folder.path / "annotations" / "other.json")
+    with pytest.raises(DatasetError, match=r"not clear which .*annotations/other.json"):
         _check(coco_folder.path)
 
 

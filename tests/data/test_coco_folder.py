@@ -287,7 +287,8 @@ def test_progress_is_reported(coco_folder, tmp_path, monkeypatch):
     coco_folder.write()
     lines = []
     prepare_coco_folder(coco_folder.path, tmp_path / "cache", lines.append)
-    *steps, size, note, last = lines
+    layout, *steps, size, note, last = lines
+    assert layout.startswith(f"{coco_folder.path} is taken for COCO (train: annotations/")
     assert steps == [
         "checking 3 train images",
         "checked 2 of 3 images",

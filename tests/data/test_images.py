@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from libra_tf.data import images
 
@@ -42,6 +42,12 @@ def _encode(image_format: str, mode: str) -> bytes:
     buffer = io.BytesIO()
     options = {"lossless": True} if image_format == "WEBP" else {}
     _picture().convert(mode).save(buffer, format=image_format, **options)
+    return buffer.getvalue()
+
+
+def _animation() -> bytes:
+    buffer, frames = io.BytesIO(), [Image.new("L", (8, 8), grey) for grey in (0, 200)]
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:])
     return buffer.getvalue()
 
 
@@ -92,8 +98,51 @@ def test_orientation_is_reported_and_not_applied(tmp_path):
     _picture().save(path, exif=exif)
     facts = images.inspect_image(path)
     assert (facts.width, facts.height, facts.orientation) == (40, 30, 6)
-    assert facts.shown_transposed and not facts.shown_as_stored
+    assert facts.upright_size == (30, 40) and not facts.shown_as_stored
     assert _as_model_garden_decodes(path.read_bytes()).shape == (30, 40, 3)
+
+
+def _turned(orientation: int, image_format: str = "JPEG") -> bytes:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    _picture().save(buffer, format=image_format, exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_as_viewers_show_them(orientation, image_format):
+    encoded = _turned(orientation, image_format)
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+    turned = images.as_jpeg_or_png(encoded)
+    assert not Image.open(io.BytesIO(turned)).getexif().get(0x0112, 1) > 1
+    np.testing.assert_allclose(_as_model_garden_decodes(turned), np.asarray(shown), atol=6)
+    stored = images.as_jpeg_or_png(encoded, turn_upright=False)
+    expected = np.asarray(Image.open(io.BytesIO(encoded)))
+    np.testing.assert_allclose(_as_model_garden_decodes(stored), expected, atol=6)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [_encode("JPEG", "RGB"), _encode("PNG", "P"), _turned(1), _encode("JPEG", "RGB")[:300], b"no"],
+    ids=["jpeg", "png", "upright", "truncated", "foreign"],
+)
+def test_what_needs_no_change_or_is_no_image_is_left_as_it_is(encoded):
+    assert images.as_jpeg_or_png(encoded) == encoded
+
+
+@pytest.mark.parametrize(
+    ("encoded", "message"),
+    [
+        (_encode("BMP", "RGB")[:1000], "is truncated or damaged"),
+        (_turned(6)[:-50], "is truncated or damaged"),
+        (_animation(), "animation or multi-page image"),
+    ],
+    ids=["bmp", "turned", "animation"],
+)
+def test_what_cannot_be_changed_is_refused(encoded, message):
+    with pytest.raises(images.ImageError, match=message):
+        images.as_jpeg_or_png(encoded)
 
 
 # Type, number of values and their bytes, as an EXIF entry holds them.
@@ -115,7 +164,7 @@ def test_a_meaningless_orientation_counts_as_upright(tmp_path, name):
     assert 0x0112 in Image.open(path).getexif()
     facts = images.inspect_image(path)
     assert facts.orientation == 1
-    assert facts.shown_as_stored and not facts.shown_transposed
+    assert facts.shown_as_stored and facts.upright_size == (facts.width, facts.height)
 
 
 def test_inspect_images_keeps_the_order(tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from libra_tf.data import DatasetError, make_shapes, prepare_coco_folder, shape_images, shapes
 from libra_tf.data.dials import AT_ZERO
@@ -124,6 +125,44 @@ def test_is_a_valid_coco_folder(tmp_path):
     assert dataset.train.num_examples == 12
     assert dataset.val.num_examples == 6
     assert dataset.issues == ()
+
+
+def test_masks_are_what_is_visible_and_change_nothing_else(tmp_path):
+    arguments = {"num_train": 12, "num_val": 6, "image_size": 96}
+    plain, masked = tmp_path / "plain", tmp_path / shapes.folder_name(**arguments, with_masks=True)
+    assert masked.name != shapes.folder_name(**arguments)
+    _make(plain, **arguments)
+    _make(masked, **arguments, with_masks=True)
+    before, after = _digests(plain), _digests(masked)
+    images = {name for name in before if name.startswith("images/")}
+    assert {name: after[name] for name in images} == {name: before[name] for name in images}
+    with pytest.raises(DatasetError, match=r"not the shapes data set with.*'with_masks': True"):
+        _make(plain, **arguments, with_masks=True)
+
+    coco = _training_annotations(masked)
+    masks = {a["id"]: coco_mask.decode(a.pop("segmentation")) for a in coco["annotations"]}
+    overlaps = 0
+    for annotation, given in zip(
+        coco["annotations"], _training_annotations(plain)["annotations"], strict=True
+    ):
+        mask = masks[annotation["id"]]
+        assert annotation.pop("area") == mask.sum() > 0
+        del given["area"]
+        assert annotation == given
+        x, y, width, height = given["bbox"]
+        rows, columns = np.nonzero(mask)
+        assert columns.min() >= x - 1 and columns.max() + 1 <= x + width + 1
+        assert rows.min() >= y - 1 and rows.max() + 1 <= y + height + 1
+        others = [
+            masks[a["id"]]
+            for a in coco["annotations"]
+            if a["image_id"] == given["image_id"] and a["id"] != given["id"]
+        ]
+        boxes = np.zeros_like(mask)
+        boxes[round(y) : round(y + height), round(x) : round(x + width)] = 1
+        overlaps += any((other & boxes).any() for other in others)
+        assert not any((other & mask).any() for other in others)
+    assert overlaps > 3
 
 
 def test_variety(tmp_path):

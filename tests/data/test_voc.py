@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from libra_tf.data import DatasetError, Split, checking, make_shapes, prepare_coco_folder, voc
+from libra_tf.data import (
+    DatasetError,
+    Split,
+    checking,
+    layouts,
+    make_shapes,
+    prepare_coco_folder,
+    voc,
+)
 from tests.data.folders import CocoFolder, to_voc, write_xml
 
 pytestmark = pytest.mark.one_lane
@@ -122,8 +130,7 @@ def voc_folder(coco_folder: CocoFolder, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def check(folder: pathlib.Path) -> checking.CheckedFolder:
-    checking.check_layout(folder)
-    return checking.check_folder(folder, report=str)
+    return checking.check(layouts.recognise(folder), report=str)
 
 
 def test_the_challenges_own_files_count_pixels_from_1(voc_folder):
@@ -189,8 +196,8 @@ MISTAKES = {
         r"without usable images(.|\n)*val\.txt",
     ),
     "no_list": (
-        lambda f: (f / "ImageSets/Main/val.txt").unlink(),
-        r"is missing ImageSets/Main/val",
+        lambda f: [path.unlink() for path in (f / "ImageSets/Main").glob("*.txt")],
+        r"is missing ImageSets/Main/train",
     ),
     "no_images": (lambda f: shutil.rmtree(f / "JPEGImages"), "is missing JPEGImages"),
 }
@@ -227,11 +234,11 @@ def test_objects_nowhere(voc_folder):
         check(voc_folder)
 
 
-def test_side_by_side_needs_both_folders(voc_folder, tmp_path):
-    folder = tmp_path / "pairs"
-    shutil.copytree(voc_folder / "Annotations", folder / "train")
-    with pytest.raises(DatasetError, match="is missing val/ or valid/"):
-        check(folder)
+def test_side_by_side_needs_training_images(pairs):
+    shutil.copytree(pairs / "val", pairs / "test")
+    shutil.rmtree(pairs / "train")
+    with pytest.raises(DatasetError, match="not in train/"):
+        check(pairs)
 
 
 def test_valid_is_read_as_val_unless_there_is_val(pairs):
@@ -243,7 +250,8 @@ def test_valid_is_read_as_val_unless_there_is_val(pairs):
 
 
 def test_a_coco_folder_is_not_taken_for_voc(coco_folder):
-    assert not voc.is_voc(coco_folder.path)
+    (coco_folder.path / "annotations" / "a.xml").write_text("<annotation/>")
+    assert layouts.recognise(coco_folder.path).description.startswith("COCO")
 
 
 @pytest.fixture
@@ -293,7 +301,7 @@ def test_suffixes_in_capitals(pairs, voc_folder):
     assert names_in(pairs) == ["train/a.jpg", "train/b.Png", "train/sub/c.jpg"]
     for path in (pairs / "train").rglob("*.xml"):
         path.rename(path.with_suffix(".XML"))
-    assert voc.is_voc(pairs)
+    assert voc.find(pairs) is not None
     (voc_folder / "Annotations/a.xml").rename(voc_folder / "Annotations/a.Xml")
     (voc_folder / "JPEGImages/a.jpg").rename(voc_folder / "JPEGImages/a.Jpg")
     assert names_in(voc_folder) == ["a.Jpg", "b.png", "sub/c.jpg"]

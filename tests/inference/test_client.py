@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import http.server
 import json
 import os
@@ -20,6 +21,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
+from pycocotools import mask as coco_mask
 from tensorflow_serving.config import model_server_config_pb2
 
 from libra_tf.cli import image_files
@@ -476,6 +478,25 @@ def test_answers_with_masks_in_pixels():
         answers.from_outputs(outputs, is_normalized=True)
 
 
+def test_masks_pasted_into_the_image():
+    """The left half of each box, as run-length encoded in COCO's results."""
+    masks = np.zeros([2, 10, 10], np.float32)
+    masks[:, :, :5] = 1
+    boxes = np.array([[20, 10, 60, 40], [-10, 30, 20, 70]], np.float32)
+    answer = answers.Answer(
+        80, 50, boxes, np.array([0.75, 0.5]), np.array([3, 3]), np.array(["cat", "cat"]), masks
+    )
+    detections = json.loads(answer.to_json("a.jpg", pastes_masks=True))["detections"]
+    for detection, (ymin, xmin, ymax, xmax) in zip(detections, boxes.astype(int), strict=True):
+        assert "mask" not in detection
+        expected = np.zeros([80, 50], bool)
+        expected[max(0, ymin) : ymax, xmin : (xmin + xmax) // 2] = True
+        mask = coco_mask.decode(detection["segmentation"]).astype(bool)
+        assert np.count_nonzero(mask & expected) > 0.9 * np.count_nonzero(mask | expected)
+    plain = dataclasses.replace(answer, masks=None)
+    assert plain.to_json("a.jpg", pastes_masks=True) == plain.to_json("a.jpg")
+
+
 def test_finding_files(tmp_path):
     for name in ("b.PNG", "a.jpg", "sub/c.jpeg", "notes.txt", "odd"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -514,9 +535,9 @@ def test_every_image_has_a_picture_of_its_own(names):
     pictures = image_files.name_pictures(images, "drawn")
     assert len(set(pictures)) == len(names)
     for picture, name in zip(pictures, names, strict=True):
-        assert picture.suffix in image_files.SUFFIXES
+        assert picture.suffix in image_files.PICTURE_SUFFIXES
         assert picture.parent == pathlib.Path("drawn", name).parent
-    if names and names[0].endswith(image_files.SUFFIXES):
+    if names and names[0].endswith(image_files.PICTURE_SUFFIXES):
         assert pictures[0] == pathlib.Path("drawn", names[0])
 
 

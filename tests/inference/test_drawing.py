@@ -72,6 +72,20 @@ def test_the_best_is_on_top():
         assert both.getpixel((10, 60)) == alone.getpixel((10, 60))
 
 
+@pytest.mark.parametrize("top", [0, 60], ids=["at_the_upper_edge", "with_room_above"])
+def test_labels_hide_no_other(top):
+    """One object is found as three classes; all three names can be read."""
+    image = Image.new("RGB", (300, 200), GREY)
+    box, names = [top, 40, top + 90, 140], ["cat", "dog", "elephant"]
+
+    def letters(*names):
+        picture = draw_detections(image, [box] * len(names), names, [0.5] * len(names))
+        pixels = np.asarray(picture)
+        return ((pixels == 0) | (pixels == 255)).all(axis=-1).sum()
+
+    assert letters(*names) == sum(map(letters, names)) > 0
+
+
 def test_lines_and_letters_grow_with_the_picture():
     def height_of_label(side):
         image = Image.new("RGB", (side, side), GREY)

@@ -1,7 +1,9 @@
 """Detection in files: what is written, and what is said."""
 
+import io
 import json
 import pathlib
+import shutil
 import weakref
 
 import numpy as np
@@ -139,6 +141,54 @@ def test_unreadable_files_are_passed_over_and_listed(exported, tmp_path):
         assert first["category_id"] == outputs["detection_classes"][0, 0]
 
 
+def turned(encoded, orientation):
+    """A file with the pixels of another, to be shown turned."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(io.BytesIO(encoded)).save(buffer, format="PNG", exif=exif)
+    return buffer.getvalue()
+
+
+@one_detector
+def test_photographs_are_detected_upright(exported, tmp_path):
+    """The boxes are those of the same picture with its pixels turned."""
+    (tmp_path / "in").mkdir()
+    pixels = encode(64, 96, "PNG")
+    upright = Image.open(io.BytesIO(pixels)).transpose(Image.Transpose.ROTATE_270)
+    (tmp_path / "in/phone.png").write_bytes(turned(pixels, 6))
+    upright.save(tmp_path / "in/upright.bmp")
+    failures, _ = predict(exported.folder, [tmp_path / "in"], tmp_path, draw_threshold=0.05)
+    assert failures == 0
+    detections = json.loads((tmp_path / "detections.json").read_text())
+    by_image = [
+        [{**d, "image_id": 0, "file_name": ""} for d in detections if d["image_id"] == image_id]
+        for image_id in (1, 2)
+    ]
+    assert by_image[0] == by_image[1] != []
+    pictures = [
+        np.asarray(Image.open(tmp_path / "pictures" / name))
+        for name in ("phone.png", "upright.png")
+    ]
+    assert pictures[0].shape == (96, 64, 3)
+    np.testing.assert_array_equal(*pictures)
+
+
+@one_detector
+def test_annotations_belong_to_the_pixels_as_stored(
+    exported, found_objects, images_folder, tmp_path
+):
+    lines = []
+    for orientation in (1, 6):
+        folder = tmp_path / f"stored{orientation}"
+        shutil.copytree(images_folder, folder)
+        for path in filter(pathlib.Path.is_file, folder.rglob("*")):
+            path.write_bytes(turned(path.read_bytes(), orientation))
+        _, said = predict(exported.folder, [folder], tmp_path, annotations=found_objects)
+        lines += [line for line in said.splitlines() if line.startswith("AP ")]
+    assert lines[0] == lines[1]
+    assert not lines[0].startswith("AP 0.0")
+
+
 @one_detector
 def test_no_detections_at_all(exported, tiny_shapes, images_folder, tmp_path):
     """An empty list of results, which pycocotools cannot load by itself."""
@@ -202,8 +252,8 @@ def test_the_precision_of_a_run(exported, asked, said):
     [
         ({"model": "nowhere"}, "--model=nowhere is neither the folder of a run"),
         ({"model": "EMPTY"}, r"neither the folder of a run \(with params\.yaml\) nor of a Saved"),
-        ({"model": "FILE"}, r"cannot be loaded \(.*\); name a file that export/tflite\.py wrote"),
-        ({"model": "DAMAGED"}, r"cannot be loaded \(.*\); name a folder that export/saved_model"),
+        ({"model": "FILE"}, r"cannot be loaded \(.*\); name a file that libra-tf tflite wrote"),
+        ({"model": "DAMAGED"}, r"cannot be loaded \(.*\); name a folder that libra-tf export"),
         ({"checkpoint": "ckpt-1"}, "--checkpoint=ckpt-1 selects a checkpoint of a run"),
         ({"output_dir": "/proc/found"}, "--output_dir=/proc/found cannot be created"),
         ({"output_dir": "gs://found"}, "--output_dir=gs://found is not on this machine"),

@@ -9,55 +9,11 @@ from official.modeling import optimization
 import libra_tf.registry_imports  # noqa: F401
 from libra_tf.cli.errors import UsageError
 from libra_tf.configs import names
-from libra_tf.data import DetectionDataset, Split
 from libra_tf.runner import config
 from libra_tf.runner import flags as runner_flags
-
-
-@pytest.fixture(scope="module")
-def define():
-    if "dataset" not in flags.FLAGS:
-        runner_flags.define_flags()
-
-
-@pytest.fixture
-def parse(define):
-    """Returns a function from command-line arguments to parsed flags."""
-
-    def parse(*args):
-        flags.FLAGS.unparse_flags()
-        for name in (
-            "config_file",
-            "params_override",
-            "tpu",
-            "experiment",
-            "model_dir",
-            "dataset",
-            "seed",
-        ):
-            flags.FLAGS[name].unparse()
-        flags.FLAGS(["run.py", "--mode=train", *args])
-        return flags.FLAGS
-
-    return parse
-
-
-def dataset(num_train=100, num_val=21, max_boxes=7):
-    return DetectionDataset(
-        folder="cells",
-        class_names={1: "a", 7: "b"},
-        num_classes=8,
-        train=Split("t/train*", "t.json", num_train, 300, max_boxes),
-        val=Split("t/val*", "v.json", num_val, 60, 150),
-        issues=(),
-    )
-
-
-def build(experiment, flag_values, folder):
-    """The config of a run, as a session builds it."""
-    if folder is not None:
-        flag_values.dataset = folder.folder
-    return config.settle(config.build(experiment, flag_values), folder)
+from libra_tf.runs import trained_run
+from libra_tf.runs.folder import RunFolder
+from tests.configs import build, dataset
 
 
 def test_every_libra_experiment_is_registered():
@@ -65,7 +21,7 @@ def test_every_libra_experiment_is_registered():
     assert registered == set(names.EXPERIMENTS)
 
 
-@pytest.mark.parametrize("experiment", [name for name in names.EXPERIMENTS if "mask" not in name])
+@pytest.mark.parametrize("experiment", names.EXPERIMENTS)
 def test_the_data_set_sets_what_follows_from_it(parse, experiment):
     params = build(experiment, parse(), dataset())
     task, trainer = params.task, params.trainer
@@ -79,9 +35,54 @@ def test_the_data_set_sets_what_follows_from_it(parse, experiment):
     assert not task.validation_data.drop_remainder
 
 
-def test_a_folder_has_no_masks(parse):
-    with pytest.raises(UsageError, match=r"include_mask=false"):
-        build("libra_maskrcnn_resnetfpn_coco", parse(), dataset())
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run of other settings than its experiment's, on another machine."""
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    params.override(
+        {
+            "task": {"model": {"head": {"num_convs": 2}}, "annotation_file": "run.json"},
+            "trainer": {"train_steps": 700, "validation_steps": 3},
+            "runtime": {
+                "distribution_strategy": "multi_worker_mirrored",
+                "num_gpus": 8,
+                "mixed_precision_dtype": "float32",
+            },
+        }
+    )
+    params.task.train_data.input_path = "run/train*"
+    params.task.validation_data.input_path = "run/val*"
+    params.task.model.num_classes = 8
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.write_config("libra_retinanet_demo", params, {})
+    return folder
+
+
+def test_a_run_is_evaluated_with_its_own_config(parse, run_folder):
+    override = "--params_override=task.validation_data.global_batch_size=5"
+    draft = config.build_from_run(run_folder, parse(override))
+    params = config.settle(draft, None)
+    assert draft.experiment == "libra_retinanet_demo"
+    expected = trained_run.read_params(run_folder).task.as_dict()
+    expected["validation_data"]["global_batch_size"] = 5
+    assert params.task.as_dict() == expected
+    # Not those of the machine that trained.
+    runtime = exp_factory.get_exp_config("libra_retinanet_demo").runtime
+    runtime.mixed_precision_dtype = "float32"
+    assert params.runtime.as_dict() == {**runtime.as_dict(), "tpu": None}
+
+
+def test_a_run_is_evaluated_on_other_images(parse, run_folder):
+    draft = config.build_from_run(run_folder, parse("--dataset=cells"))
+    params = config.settle(draft, dataset())
+    saved = trained_run.read_params(run_folder)
+    assert params.task.train_data.as_dict() == saved.task.train_data.as_dict()
+    assert params.trainer.train_steps == 700
+    assert params.task.validation_data.input_path == "t/val*"
+    assert params.task.annotation_file == "v.json"
+    assert params.task.model.as_dict() == saved.task.model.as_dict()
+    batch_size = params.task.validation_data.global_batch_size
+    assert params.trainer.validation_steps == -(-21 // batch_size) != 3
 
 
 def test_another_batch_size_still_evaluates_every_image(parse):
@@ -215,6 +216,7 @@ def test_a_number_may_be_written_without_a_point(parse):
 def test_what_yaml_reads_as_another_type(parse):
     override = (
         "task.model.backbone.type=spinenet,task.model.backbone.spinenet.model_id=96,"
+        "task.model.min_level=3,"
         "task.losses.rpn_box_weight=0.5,task.model.mask_head=null,task.init_checkpoint=null,"
         "task.model.roi_sampler.cascade_iou_thresholds=[1e-1],"
         "task.model.detection_head.class_agnostic_bbox_pred=true"

@@ -1,5 +1,9 @@
+import json
+import os
+
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from libra_tf.runner import contact_sheet
@@ -35,6 +39,21 @@ def test_confident_detections_are_drawn(tiny_shapes, tmp_path, score, is_drawn):
     assert bool((with_detection != without).any()) == is_drawn
 
 
+def test_masks_are_drawn(tiny_shapes, tmp_path):
+    """Only those of the detections that are drawn."""
+    box, classes = np.array([[8.0, 8, 56, 56]] * 2), np.array([2, 2])
+    scores, masks = np.array([0.9, 0.1]), np.zeros([2, 28, 28])
+    masks[1] = 1.0
+    without = draw(tmp_path / "a.png", tiny_shapes, {1: Detections(box, classes, scores)})
+    empty = draw(tmp_path / "b.png", tiny_shapes, {1: Detections(box, classes, scores, masks)})
+    np.testing.assert_array_equal(empty, without)
+    tinted = draw(
+        tmp_path / "c.png", tiny_shapes, {1: Detections(box, classes, scores, masks[::-1])}
+    )
+    # Three quarters of the side of 300 pixels, squared.
+    assert 0.9 < np.count_nonzero((tinted != without).any(axis=-1)) / 225**2 < 1.05
+
+
 @pytest.mark.parametrize("as_list", [True, False])
 def test_files_may_be_named_as_model_garden_reads_them(tiny_shapes, tmp_path, as_list):
     expected = draw(tmp_path / "one.png", tiny_shapes, {1: EMPTY})
@@ -56,3 +75,22 @@ def test_without_an_image_there_is_no_picture(tiny_shapes, tmp_path):
 def test_a_name_is_no_formula(tiny_shapes, tmp_path):
     found = Detections(np.array([[8.0, 8, 56, 56]]), np.array([2]), np.array([0.9]))
     draw(tmp_path / "a.png", tiny_shapes, {1: found}, class_names={2: "$5^$"})
+
+
+def test_titles_are_file_names(tiny_shapes, tmp_path, monkeypatch):
+    titles, shorten = [], contact_sheet.drawing.shorten
+    monkeypatch.setattr(
+        contact_sheet.drawing, "shorten", lambda *args: titles.append(args[0]) or shorten(*args)
+    )
+    with open(tiny_shapes.val.annotation_file) as file:
+        images = json.load(file)["images"]
+    names = {image["id"]: os.path.basename(image["file_name"]) for image in images}
+    draw(tmp_path / "a.png", tiny_shapes, dict.fromkeys([1, 5], EMPTY))
+    assert titles == [names[1], names[5]]
+
+
+def test_a_record_without_a_file_name_is_numbered(tiny_shapes):
+    record = next(iter(tf.data.TFRecordDataset(tf.io.gfile.glob(tiny_shapes.val.input_path))))
+    example = tf.train.Example.FromString(record.numpy())
+    del example.features.feature["image/filename"]
+    assert contact_sheet._title(tf.constant(example.SerializeToString()), 7) == "image 7"

@@ -1,25 +1,27 @@
-"""What SIGTERM does to a training and to an evaluation."""
+"""What SIGTERM, Ctrl-C and a bad loss do to a training and to an evaluation."""
 
 import os
 import signal
 
 import pytest
 import tensorflow as tf
+from official.core import config_definitions as cfg
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
-from libra_tf.cli.errors import PreemptedError
+from libra_tf.cli.errors import PreemptedError, TrainingError
 from libra_tf.runner import config, guards, training
 from libra_tf.runs import results
 from libra_tf.runs.folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
-def own_handler():
-    """Puts back what pytest does on SIGTERM."""
-    handler = signal.getsignal(signal.SIGTERM)
+def own_handlers():
+    """Puts back what pytest does on these signals."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def terminate():
@@ -27,7 +29,7 @@ def terminate():
 
 
 def test_what_has_nothing_to_save_ends_at_once():
-    guards.StopOnTermination(tf.distribute.get_strategy())
+    guards.StopWhenTold(tf.distribute.get_strategy())
     with pytest.raises(PreemptedError, match="rerun the same command to resume"):
         try:
             terminate()
@@ -36,7 +38,7 @@ def test_what_has_nothing_to_save_ends_at_once():
 
 
 def test_a_training_ends_where_it_can_be_saved():
-    stop = guards.StopOnTermination(tf.distribute.get_strategy())
+    stop = guards.StopWhenTold(tf.distribute.get_strategy())
     with stop.saving_first():
         stop({})
         terminate()
@@ -44,6 +46,72 @@ def test_a_training_ends_where_it_can_be_saved():
             stop({})
     with pytest.raises(PreemptedError):
         terminate()
+
+
+def test_ctrl_c_saves_first_and_a_second_one_does_not(capfd):
+    stop = guards.StopWhenTold(tf.distribute.get_strategy())
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    with stop.saving_first():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "Ctrl-C again stops without saving" in capfd.readouterr().out
+        with pytest.raises(PreemptedError) as told:
+            stop({})
+        assert told.value.status == 130
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def check_losses(folder, losses, **trainer):
+    """Checks one loss after another, at steps 10, 20 and so on, as a training does."""
+    step = tf.Variable(0, dtype=tf.int64)
+    stop = guards.StopOnBadLoss(
+        RunFolder(str(folder)), tf.train.Checkpoint(step=step), step, cfg.TrainerConfig(**trainer)
+    )
+    for loss in losses:
+        step.assign_add(10)
+        stop({"training_loss": tf.constant(loss), "learning_rate": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("losses", "trainer", "message"),
+    [
+        ([2.0, float("nan")], {}, "diverged by step 20: training_loss is nan"),
+        ([float("inf")], {}, "diverged by step 10: training_loss is inf"),
+        # Model Garden's own check would end this in a traceback.
+        (
+            [5.0, 2e6],
+            {},
+            r"step 20: training_loss is 2e\+06, above trainer\.loss_upper_bound=1e\+06",
+        ),
+        ([5.0], {"loss_upper_bound": 4.0}, "training_loss is 5, above trainer.loss_upper_bound=4"),
+        ([2e6, 5.0, 2e6], {"recovery_begin_steps": 15}, "diverged by step 30"),
+        ([2e6, 3e6, 4e6], {"recovery_max_trials": 2}, "diverged by step 30: training_loss is 4e"),
+        ([2e6, float("nan")], {"recovery_max_trials": -1}, "diverged by step 20"),
+    ],
+)
+def test_a_loss_that_explodes_ends_the_training(tmp_path, losses, trainer, message):
+    with pytest.raises(TrainingError, match=message) as error:
+        check_losses(tmp_path, losses, **trainer)
+    step = 10 * len(losses)
+    saved = tf.train.load_checkpoint(str(tmp_path / "diverged" / f"step-{step}"))
+    assert saved.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE") == step
+    assert "\n" not in str(error.value) and "lower learning rate" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("losses", "trainer"),
+    [
+        ([1e6, 3.0], {}),
+        ([2e6] * 3, {"loss_upper_bound": float("inf")}),
+        ([2e6] * 3, {"recovery_max_trials": -1}),
+        ([2e6, 2.0], {"recovery_begin_steps": 15}),
+        ([float("nan"), 2.0], {"recovery_max_trials": 1}),
+    ],
+)
+def test_a_loss_that_is_no_reason_to_end(tmp_path, losses, trainer):
+    check_losses(tmp_path, losses, **trainer)
+    assert not list(tmp_path.iterdir())
 
 
 class _EndingIn:

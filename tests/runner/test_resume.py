@@ -141,13 +141,20 @@ def test_twenty_kills_at_random_moments(command, uninterrupted, tmp_path):
     assert_same_weights(tmp_path, uninterrupted)
 
 
-def test_a_loss_that_is_not_finite(command, tmp_path):
-    rate = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate=1e30"
+@pytest.mark.parametrize(
+    ("learning_rate", "problem"),
+    [
+        ("1e30", "total_loss is"),
+        pytest.param("1e5", "above trainer.loss_upper_bound=1e+06", marks=pytest.mark.slow),
+    ],
+)
+def test_a_loss_that_explodes(command, tmp_path, learning_rate, problem):
+    rate = f"trainer.optimizer_config.learning_rate.cosine.initial_learning_rate={learning_rate}"
     result = finish(
         command(tmp_path, rate, "trainer.optimizer_config.warmup.linear.warmup_steps=1")
     )
     assert result.returncode == 1
     assert "training diverged by step" in result.stderr
-    assert "total_loss is" in result.stderr and "trainer.optimizer_config" in result.stderr
+    assert problem in result.stderr and "trainer.optimizer_config" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert list((tmp_path / "diverged").glob("step-*.index"))

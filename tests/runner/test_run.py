@@ -60,6 +60,7 @@ def without_tensorflow(tmp_path):
         ),
         (["--mode=train", "--dataset=no/such/folder"], 2, "--dataset=no/such/folder: there is no"),
         (["--mode=train", "--config_file=none.yaml"], 2, "--config_file=none.yaml: there is no"),
+        (["--mode=train", "--checkpoint=ckpt-2"], 2, "task.init_checkpoint=CHECKPOINT"),
     ],
 )
 def test_flags_are_answered_without_tensorflow(without_tensorflow, arguments, status, message):
@@ -157,6 +158,32 @@ def test_a_finished_run_is_evaluated_again(trained):
     assert second["validation_loss"] == pytest.approx(first["validation_loss"], rel=1e-5)
     assert second["step"] == 2
     assert second["images_per_second"] is None
+    assert "training has already finished: step 2 of 2" in result.stdout
+
+
+@pytest.mark.one_lane
+def test_a_run_is_evaluated_as_its_folder_says(trained, tmp_path):
+    """Experiment, config and data set are those of the run, wherever the command is given."""
+    model_dir, _, arguments = trained
+    before = json.loads((model_dir / "results.json").read_text())
+    result = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "run.py"), "--mode=eval", arguments[3]),
+            *(f"--model_dir={model_dir}", "--checkpoint=ckpt-2"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=USERS_ENVIRONMENT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"checkpoint:       {model_dir / 'ckpt-2'}" in result.stdout
+    after = json.loads((model_dir / "results.json").read_text())
+    assert len(after["evaluations"]) == len(before["evaluations"]) + 1
+    assert after["step"] == 2
+    assert after["dataset"] == before["dataset"]
+    assert after["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-5)
 
 
 def test_another_experiments_folder_is_refused(trained):
@@ -201,6 +228,7 @@ def test_fine_tuning_then_going_on(trained, tmp_path):
     result = run(*arguments, f"--params_override={tiny},task.init_checkpoint=no/such/folder")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "step 4/4" in result.stdout and "fine-tuning" not in result.stdout
+    assert "continues from step 2 of 4" in result.stdout
 
 
 def test_a_checkpoint_that_is_not_there_is_told_before_data_is_read(folder, tmp_path):

@@ -1,10 +1,14 @@
+import io
+import pathlib
+
 import pytest
+import rich.console
 from absl import flags
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.cli.errors import UsageError
-from libra_tf.data import DatasetError, shapes
+from libra_tf.data import DatasetError, DetectionDataset, Split, shapes
 from libra_tf.runner import input_data, session
 from libra_tf.runs.folder import RunFolder
 
@@ -60,16 +64,76 @@ def test_imagenet_weights_are_checked_before_any_work(model, modules, message, t
         session._check_init_checkpoint(params, RunFolder(str(tmp_path)), "train")
 
 
-def test_a_cache_with_shapes_drawn_in_another_way_is_no_hindrance(tmp_path, monkeypatch):
+@pytest.fixture
+def data_flags(tmp_path, monkeypatch):
+    """The flags for the data; the shapes are few."""
     monkeypatch.setattr(input_data, "DEMO_SHAPES", {"num_train": 2, "num_val": 2, "image_size": 64})
     values = flags.FlagValues()
     flags.DEFINE_string("dataset", None, "", flag_values=values)
     flags.DEFINE_string("cache_dir", str(tmp_path), "", flag_values=values)
+    flags.DEFINE_float("val_share", None, "", flag_values=values)
     values(["test"])
-    before = input_data.prepare("libra_fasterrcnn_demo", values, report=str)
+    return values
+
+
+def test_a_cache_with_shapes_drawn_in_another_way_is_no_hindrance(data_flags, monkeypatch):
+    before = input_data.prepare("libra_fasterrcnn_demo", data_flags, report=str)
     monkeypatch.setattr(shapes, "_DRAWING_VERSION", shapes._DRAWING_VERSION + 1)
-    after = input_data.prepare("libra_fasterrcnn_demo", values, report=str)
+    after = input_data.prepare("libra_fasterrcnn_demo", data_flags, report=str)
     assert before.folder != after.folder
+
+
+def test_the_images_to_evaluate_a_run_on(tiny_shapes, tmp_path):
+    values = flags.FlagValues()
+    flags.DEFINE_string("dataset", None, "", flag_values=values)
+    cache = pathlib.Path(tiny_shapes.folder).parent / "cache"
+    flags.DEFINE_string("cache_dir", str(cache), "", flag_values=values)
+    flags.DEFINE_float("val_share", None, "", flag_values=values)
+    values(["test"])
+    folder = RunFolder(str(tmp_path / "run"))
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+
+    def prepared(*named):
+        return input_data.prepare_of_run(folder, values, named, report=str)
+
+    assert prepared() is None
+    folder.write_config("libra_retinanet_demo", params, {}, tiny_shapes.folder)
+    assert prepared() == tiny_shapes
+    assert prepared("task.validation_data.input_path") is None
+    for not_a_folder in (str(tmp_path / "gone"), "coco/train*"):
+        folder.write_config("libra_retinanet_demo", params, {}, not_a_folder)
+        assert prepared() is None
+    values.dataset = tiny_shapes.folder
+    assert prepared() == tiny_shapes
+    values.dataset = str(tmp_path / "gone")
+    with pytest.raises(DatasetError):
+        prepared()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [({1: "a"}, "6 images, 1 class: a;"), ({1: "a", 2: "b"}, "2 classes: a, b;")]
+)
+def test_the_number_of_classes(names, said, tmp_path):
+    split = Split("t*", "t.json", 6, 6, 1)
+    dataset = DetectionDataset("cells", names, 3, split, split, ())
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    console = rich.console.Console(file=io.StringIO(), width=500)
+    session._announce(console, "demo", params, dataset, RunFolder(str(tmp_path)))
+    assert said in console.file.getvalue()
+
+
+def test_a_detector_of_masks_needs_a_folder_with_masks(data_flags):
+    boxes = input_data.prepare("libra_fasterrcnn_demo", data_flags, report=str)
+    masks = input_data.prepare("libra_maskrcnn_demo", data_flags, report=str, with_masks=True)
+    assert masks.train.num_masks == masks.train.num_boxes == boxes.train.num_boxes > 0
+    data_flags.dataset = boxes.folder
+    for experiment, instead in {
+        "libra_maskrcnn_small": "--experiment=libra_fasterrcnn_small",
+        "libra_cascadercnn_resnetfpn_coco": "task.model.include_mask=false",
+    }.items():
+        message = f"{boxes.folder} has no segmentations, and {experiment} needs them: .*{instead}"
+        with pytest.raises(DatasetError, match=message):
+            input_data.prepare(experiment, data_flags, report=str, with_masks=True)
 
 
 def test_class_names_of_annotations_that_are_not_coco(tmp_path):

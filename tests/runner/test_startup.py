@@ -12,6 +12,7 @@ from official.utils.testing import mock_task
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf import compat
 from libra_tf.runner import config, training
+from libra_tf.runner.stages import Stages
 from libra_tf.runner.startup import StartUp
 
 BRANCHING = {"aug_type": {"type": "ssd_random_crop"}}
@@ -44,7 +45,7 @@ def make_trainer(task, startup):
     params = exp_factory.get_exp_config("libra_retinanet_demo")
     params.task = mock_task.MockTaskConfig()
     trainer_class = functools.partial(
-        training.ReportingTrainer, _Silent(), _Silent(), _Silent(), startup
+        training.ReportingTrainer, _Silent(), _Silent(), _Silent(), startup, Stages()
     )
     return train_utils.create_trainer(
         params, task, train=True, evaluate=False, trainer_cls=trainer_class

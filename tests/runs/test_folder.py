@@ -153,6 +153,29 @@ def test_an_experiment_that_does_not_exist(used):
         trained_run.read(used.path)
 
 
+def test_the_best_checkpoint(used):
+    with pytest.raises(UsageError, match=r"--checkpoint=best: .* has no folder best.*subdir=best"):
+        used.find_checkpoint("best")
+    best = pathlib.Path(used.path, "best")
+    checkpoint = tf.train.Checkpoint(step=tf.Variable(7))
+    tf.train.CheckpointManager(checkpoint, best, 1, checkpoint_name="best_ckpt").save()
+    assert used.find_checkpoint("best") == str(best / "best_ckpt-1")
+    assert used.find_checkpoint() == used.find_checkpoint("ckpt-1") == used.file("ckpt-1")
+
+
+def test_what_a_run_was_trained_on(used):
+    """An evaluation on other images does not change it."""
+    assert used.is_known() and used.read_dataset() is None
+    # All that earlier versions wrote down.
+    results.Results(used, "libra_retinanet_demo", "cells", "float32").add(1, {}, {})
+    assert used.read_dataset() == "cells"
+    used.write_config("libra_retinanet_demo", experiment(), {}, "/data/cells")
+    results.Results(used, "libra_retinanet_demo", "others", "float32").add(1, {}, {})
+    assert used.read_dataset() == "/data/cells"
+    pathlib.Path(used.path, "params.yaml").unlink()
+    assert not used.is_known()
+
+
 def test_a_remote_folder():
     """TensorFlow's file system in memory stands for a store such as gs://."""
     folder = RunFolder("ram://folder/cells")

@@ -61,3 +61,17 @@ def test_the_table_has_a_row_for_each_class():
     assert "0.500" in rows["all"] and "0.750" in rows["all"] and " - " in rows["all"]
     assert "0.375" in rows["[red]cat"] and "0.625" in rows["[/]"]
     assert "0.125" in rows["star"] and "0.250" in rows["star"]
+
+
+def test_the_table_shows_masks_beside_boxes():
+    boxes = {"step": 7, "AP": 0.5, "Precision mAP ByCategory/star": 0.125}
+    masks = {"mask_AP": 0.25, "mask Precision mAP ByCategory/star": 0.75}
+    rows = {}
+    for name, evaluation in {"boxes": boxes, "masks": {**boxes, **masks}}.items():
+        out = io.StringIO()
+        rich.console.Console(file=out, width=100).print(results.table(evaluation))
+        rows[name] = [line.split("│") for line in out.getvalue().splitlines() if "│" in line]
+    assert "mask_AP" not in out.getvalue().replace("mask_AP", "", 1)
+    assert [cell.strip() for cell in rows["boxes"][0][1:4]] == ["all", "0.500", "-"]
+    assert [cell.strip() for cell in rows["masks"][0][1:4]] == ["all", "0.500", "0.250"]
+    assert [cell.strip() for cell in rows["masks"][1][1:4]] == ["star", "0.125", "0.750"]

@@ -15,10 +15,7 @@ from tests.detectors import encode, load, make_run
 @pytest.mark.slow
 def test_masks(tiny_shapes, tmp_path):
     model_dir, image = str(tmp_path / "run"), tmp_path / "image.jpg"
-    model = {"num_classes": 5, "backbone": {"resnet": {"model_id": 18}}}
-    make_run(
-        model_dir, "libra_maskrcnn_resnetfpn_coco", tiny_shapes, model=model, init_checkpoint=None
-    )
+    make_run(model_dir, "libra_maskrcnn_demo", tiny_shapes)
     folder = saved_model.export(model_dir, str(tmp_path / "served"), report=str)
     image.write_bytes(encode(48, 80))
     outputs = load(folder)([encode(64, 64, seed=1), image.read_bytes()])

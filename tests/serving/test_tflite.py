@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
+import libra_tf
 from libra_tf import compat
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
@@ -56,6 +57,12 @@ def test_detects_what_the_saved_model_detects(exported, tmp_path):
     assert list(info.value.problems) == [4]
     with pytest.raises(errors.RefusedError, match=r"has \[64 64\] pixels .* at most 4000 in all"):
         local.open_detector(path, max_pixels=4000).predict(batch[:1])
+    own = libra_tf.load(path)
+    assert own.class_names == libra_tf.load(exported.folder).class_names
+    (tmp_path / "a.png").write_bytes(batch[1])
+    found = own.predict(tmp_path / "a.png")
+    boxes = detector.predict(batch[1:2])["detection_boxes"][0]
+    np.testing.assert_array_equal(found.boxes, boxes[: len(found)])
 
 
 @pytest.mark.one_lane
@@ -120,7 +127,7 @@ def test_selection_is_combined_suppression(converted_selection, seed, share_empt
 
 @two_stage
 def test_two_stage_detectors_are_refused(exported, tmp_path):
-    with pytest.raises(UsageError, match=r"holds a two-stage detector, .* use export/saved_model"):
+    with pytest.raises(UsageError, match=r"holds a two-stage detector, .* use libra-tf export"):
         tflite.export(exported.model_dir, str(tmp_path / "detector.tflite"), report=str)
 
 

@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -96,6 +97,30 @@ def test_metrics_per_category_are_those_of_pycocotools(annotation_file):
         np.testing.assert_allclose(ours, evaluation.stats[:6], atol=1e-6)
     np.testing.assert_allclose(evaluator.detections[1].boxes, boxes[0], atol=1e-4)
     assert 0.2 < metrics["AP"] < 0.99
+
+
+def test_masks_are_measured_and_kept(annotation_file):
+    """Full masks on rectangular truth are as good as the boxes."""
+    document = json.loads(pathlib.Path(annotation_file).read_text())
+    for annotation in document["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+        annotation["segmentation"] = [corners]
+    pathlib.Path(annotation_file).write_text(json.dumps(document))
+    evaluator = coco_metric.COCOEvaluator(
+        annotation_file, include_mask=True, per_category_metrics=True
+    )
+    predictions, _ = noisy_predictions(annotation_file, scale=2.0)
+    masks = np.ones([NUM_IMAGES, 8, 14, 14], np.float32)
+    masks[0, 0] = 0.75
+    evaluator.update_state(None, {**predictions, "detection_masks": tf.constant(masks)})
+    metrics = evaluator.result()
+    assert metrics["mask_AP"] == pytest.approx(metrics["AP"], abs=0.1) and metrics["mask_AP"] > 0.2
+    cell = metrics["mask Precision mAP ByCategory/cell"]
+    platelet = metrics["mask Precision mAP ByCategory/platelet"]
+    assert (cell + platelet) / 2 == pytest.approx(metrics["mask_AP"], abs=1e-6)
+    assert np.all(evaluator.detections[1].masks[0] == 0.75)
+    assert evaluator.detections[2].masks.shape == (8, 14, 14)
 
 
 def test_without_an_annotation_file_categories_are_named_by_id():

@@ -145,7 +145,7 @@ def test_the_proposals_are_not_set(params):
         ({"model": {"include_mask": True}}, r"task\.model\.include_mask is true"),
         (
             {"train_data": {"num_proposals": 0}},
-            r"task\.train_data\.num_proposals is 0; it must be positive",
+            r"task\.train_data\.num_proposals is 0; it must be at least 1",
         ),
         (
             {"model": {"roi_sampler": {"num_sampled_rois": 121}}},

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -44,11 +44,13 @@ class Answer:
     names: np.ndarray
     masks: np.ndarray | None = None
 
-    def to_json(self, file: str) -> str:
+    def to_json(self, file: str, pastes_masks: bool = False) -> str:
         """Returns the detections as a line of JSON.
 
         Args:
           file: the name of the image file to write into it.
+          pastes_masks: whether to give masks as `segmentation`, run-length encoded in the image as
+            in COCO's results, instead of the grid over the box.
         """
         detections = [
             {
@@ -61,7 +63,14 @@ class Answer:
                 self.boxes, self.scores, self.category_ids, self.names, strict=True
             )
         ]
-        if self.masks is not None:
+        if self.masks is not None and pastes_masks:
+            # Imported here because it imports TensorFlow.
+            from libra_tf.inference import pasting
+
+            masks = pasting.encode(self.masks, self.boxes, self.height, self.width)
+            for detection, mask in zip(detections, masks, strict=True):
+                detection["segmentation"] = mask
+        elif self.masks is not None:
             for detection, mask in zip(detections, self.masks, strict=True):
                 detection["mask"] = np.round(mask.astype(float), 3).tolist()
         return json.dumps(
@@ -75,9 +84,18 @@ class Answer:
           encoded: the content of the image file.
           threshold: detections with a lower score are not drawn.
         """
+        return self.draw_on(Image.open(io.BytesIO(encoded)), threshold)
+
+    def draw_on(self, image: Image.Image, threshold: float) -> Image.Image:
+        """Draws the detections on their image.
+
+        Args:
+          image: the image, which is not changed.
+          threshold: detections with a lower score are not drawn.
+        """
         is_drawn = self.scores >= threshold
         return draw_detections(
-            Image.open(io.BytesIO(encoded)),
+            image,
             self.boxes[is_drawn],
             [str(name) for name in self.names[is_drawn]],
             self.scores[is_drawn],
@@ -106,7 +124,7 @@ def from_outputs(outputs: Mapping[str, np.ndarray], is_normalized: bool) -> list
     missing = [name for name in _NEEDED if name not in outputs]
     if missing:
         raise ServerError(
-            f"the model returns no {missing[0]}; serve a folder that export/saved_model.py wrote"
+            f"the model returns no {missing[0]}; serve a folder that libra-tf export wrote"
         )
     answers = []
     for i, num in enumerate(outputs["num_detections"]):
@@ -127,6 +145,38 @@ def from_outputs(outputs: Mapping[str, np.ndarray], is_normalized: bool) -> list
             )
         )
     return answers
+
+
+def to_outputs(found: Sequence[Answer]) -> dict[str, np.ndarray]:
+    """Gives answers the form of a model's outputs, the inverse of `from_outputs`.
+
+    Args:
+      found: an answer for each image of a batch.
+
+    Returns:
+      The outputs, padded to the most detections in an image. Boxes are in pixels.
+    """
+    most = max(len(answer.scores) for answer in found)
+    outputs = {
+        "detection_boxes": _padded([answer.boxes for answer in found], most),
+        "detection_scores": _padded([answer.scores for answer in found], most),
+        "detection_classes": _padded([answer.category_ids for answer in found], most),
+        "detection_class_names": _padded([answer.names for answer in found], most),
+        "num_detections": np.array([len(answer.scores) for answer in found]),
+        "image_size": np.array([(answer.height, answer.width) for answer in found]),
+    }
+    if found[0].masks is not None:
+        outputs["detection_masks"] = _padded([answer.masks for answer in found], most)
+    return outputs
+
+
+def _padded(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:
+    return np.stack(
+        [
+            np.concatenate([array, np.zeros((length - len(array), *array.shape[1:]), array.dtype)])
+            for array in arrays
+        ]
+    )
 
 
 def _rounded(values: np.ndarray) -> float | list[float]:

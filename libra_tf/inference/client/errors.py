@@ -54,7 +54,7 @@ def from_status(code: str, message: str, target: Target) -> ServerError | Reques
     if "Serving signature" in message or "named input" in message or "input tensor" in message:
         return ServerError(
             f"{target} on {target.server} has no signature {SIGNATURE} with an input {INPUT} "
-            f"({said}); serve a folder that export/saved_model.py wrote"
+            f"({said}); serve a folder that libra-tf export wrote"
         )
     if code == "UNAVAILABLE" and _FULL_QUEUE.search(message):
         code = "RESOURCE_EXHAUSTED"

@@ -74,7 +74,7 @@ class RestTransport:
         if not isinstance(outputs, dict):
             raise errors.ServerError(
                 f"{self._target} on {self._target.server} returns only one output; serve a folder "
-                "that export/saved_model.py wrote"
+                "that libra-tf export wrote"
             )
         return {name: np.array(value) for name, value in outputs.items()}
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.image_files import ImageFile
+from libra_tf.data import images as data_images
 from libra_tf.inference.client import answers
 from libra_tf.inference.client.errors import RefusedError, RequestError, ServerError
 from libra_tf.inference.client.target import Target
@@ -65,8 +66,16 @@ class Result:
     @property
     def line(self) -> str:
         """A line of JSON with the detections or the error."""
+        return self.to_line()
+
+    def to_line(self, pastes_masks: bool = False) -> str:
+        """Returns a line of JSON with the detections or the error.
+
+        Args:
+          pastes_masks: see `answers.Answer.to_json`.
+        """
         if self.answer:
-            return self.answer.to_json(str(self.file.path))
+            return self.answer.to_json(str(self.file.path), pastes_masks)
         return json.dumps({"file": str(self.file.path), "error": self.problem})
 
     @property
@@ -142,6 +151,7 @@ def detect(
     concurrency: int = 4,
     is_normalized: bool = False,
     draw_threshold: float = 0.0,
+    turn_upright: bool = True,
 ) -> Iterator[Result]:
     """Sends images and yields a result for each, in their order.
 
@@ -156,6 +166,8 @@ def detect(
       concurrency: requests at once.
       is_normalized: whether the model returns boxes as fractions of the image's height and width.
       draw_threshold: detections with a lower score are not drawn.
+      turn_upright: whether images are sent and drawn as viewers that follow EXIF show them;
+        otherwise as they are stored, which is what training sees.
 
     Yields:
       A result for each image.
@@ -167,7 +179,7 @@ def detect(
     jobs = list(zip(files, targets, strict=True))
     batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
     asker = _Asker(detector, is_normalized, concurrency)
-    work = functools.partial(_detect_batch, asker, draw_threshold)
+    work = functools.partial(_detect_batch, asker, draw_threshold, turn_upright)
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
         for results in pool.map(work, batches):
             yield from results
@@ -176,15 +188,20 @@ def detect(
 def _detect_batch(
     asker: "_Asker",
     draw_threshold: float,
+    turn_upright: bool,
     jobs: Sequence[tuple[ImageFile, pathlib.Path | None]],
 ) -> list[Result]:
     """Reads the images of a batch, detects in them and draws; returns a result for each."""
     results, readable = {}, []
     for file, picture in jobs:
         try:
-            readable.append((file, picture, file.path.read_bytes()))
+            encoded = data_images.as_jpeg_or_png(file.path.read_bytes(), turn_upright)
         except OSError as error:
             results[file] = Result(file, problem=f"cannot be read ({error.strerror})")
+        except data_images.ImageError as error:
+            results[file] = Result(file, problem=str(error))
+        else:
+            readable.append((file, picture, encoded))
     asked = asker.ask([encoded for _, _, encoded in readable])
     for (file, picture, encoded), answer in zip(readable, asked, strict=True):
         if isinstance(answer, str):

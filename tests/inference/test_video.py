@@ -1,0 +1,98 @@
+"""Detection in videos, with real ones."""
+
+import fractions
+import json
+import pathlib
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from libra_tf.cli import image_files
+from libra_tf.cli.errors import UsageError
+from libra_tf.inference import local, prediction, video
+from libra_tf.inference.client import answers
+
+pytestmark = pytest.mark.one_lane
+
+one_detector = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
+RATE = fractions.Fraction(30000, 1001)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """Seven frames of an odd size: smooth pictures, which a codec keeps."""
+    ramp = np.linspace(0, 200, 61)[np.newaxis, :, np.newaxis]
+    return [
+        Image.fromarray(np.broadcast_to(ramp + 7 * i, (45, 61, 3)).astype(np.uint8))
+        for i in range(7)
+    ]
+
+
+@pytest.fixture
+def clip(frames, tmp_path):
+    path = tmp_path / "clip.mp4"
+    with video.writer(path, RATE) as written:
+        for frame in frames:
+            written.add(frame)
+    return path
+
+
+def test_what_is_written_can_be_read(clip, frames):
+    with video.opened(clip) as read:
+        found = list(read.frames)
+        assert (read.frames_per_second, read.length) == (RATE, 7)
+    for frame, expected in zip(found, frames, strict=True):
+        assert frame.size == (62, 46)
+        difference = np.asarray(frame, int) - np.asarray(expected.resize(frame.size), int)
+        assert np.abs(difference).mean() < 4
+    assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+@one_detector
+def test_detections_are_those_of_the_frames(exported, clip, tmp_path):
+    lines = []
+    prediction.predict_video(
+        exported.model_dir, clip, str(tmp_path / "found"), batch_size=3, report=lines.append
+    )
+    found = json.loads((tmp_path / "found/detections.json").read_text())
+    detector = local.open_detector(exported.model_dir)
+    with video.opened(clip) as read:
+        for number, frame in enumerate(read.frames, start=1):
+            path = tmp_path / "frame.png"
+            frame.save(path)
+            (expected,) = answers.from_outputs(detector.predict([path.read_bytes()]), False)
+            scores = [entry["score"] for entry in found if entry["image_id"] == number]
+            np.testing.assert_allclose(scores, expected.scores, rtol=1e-4)
+    with av.open(str(tmp_path / "found/clip.mp4")) as drawn:
+        assert sum(1 for _ in drawn.decode(video=0)) == 7
+    assert "7 images" in lines[1]
+
+
+@one_detector
+def test_frames_in_a_folder(exported, frames, tmp_path):
+    (tmp_path / "frames").mkdir()
+    for number, frame in enumerate(frames[:3]):
+        frame.save(tmp_path / "frames" / f"{number}.png")
+    images = image_files.find([str(tmp_path / "frames")])
+    prediction.predict_video(
+        exported.model_dir, images, str(tmp_path / "found"), frames_per_second=5, report=str
+    )
+    with av.open(str(tmp_path / "found/video.mp4")) as drawn:
+        assert drawn.streams.video[0].average_rate == 5
+        assert sum(1 for _ in drawn.decode(video=0)) == 3
+
+
+def test_what_is_no_video(tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_text("text")
+    with pytest.raises(UsageError, match=r"clip.mp4 cannot be read as a video"), video.opened(path):
+        pass
+
+
+def test_a_damaged_frame_is_named(tmp_path):
+    (tmp_path / "a.png").write_text("text")
+    read = video.of_images([pathlib.Path(tmp_path / "a.png")], 5)
+    with pytest.raises(UsageError, match=r"a.png cannot be read as an image"):
+        list(read.frames)
