@@ -15,6 +15,8 @@ from libra_tf.runner import config, training
 from libra_tf.runner.stages import Stages
 from libra_tf.runner.startup import StartUp
 
+pytestmark = pytest.mark.one_lane
+
 BRANCHING = {"aug_type": {"type": "ssd_random_crop"}}
 AUGMENTATIONS = [
     {"aug_type": {"type": "autoaug"}},
