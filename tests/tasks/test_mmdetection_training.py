@@ -141,5 +141,7 @@ def test_l1_is_for_this_mode_alone(dataset):
     params.task.losses.box_loss = "l1"
     params.task.validate()
     params.task.model.compatibility = None
+    # Without the mode, the input must fill the coarsest level.
+    params.task.model.input_size = [128, 128, 3]
     with pytest.raises(ValueError, match=r"task\.losses\.box_loss is l1, which only"):
         params.task.validate()
