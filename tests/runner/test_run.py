@@ -211,6 +211,7 @@ def test_fast_rcnn_without_proposals(folder, tmp_path):
     assert not (tmp_path / "cache").exists() and not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.one_lane
 def test_fine_tuning_then_going_on(trained, tmp_path):
     """The second run has checkpoints of its own, and no use for the first one's any more."""
@@ -249,6 +250,7 @@ def test_a_checkpoint_that_is_not_there_is_told_before_data_is_read(folder, tmp_
     assert not (tmp_path / "cache").exists() and not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.one_lane
 def test_a_checkpoint_of_which_nothing_fits(trained, tmp_path):
     start, _, arguments = trained

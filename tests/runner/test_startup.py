@@ -83,6 +83,7 @@ def test_the_parts_add_up(caplog):
     assert float(steps) < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parser", AUGMENTATIONS)
 def test_inputs_whose_augmentation_branches_on_tensors(parser, tiny_shapes):
     """AutoGraph converts where it must: Model Garden's SSD crop does not work without."""

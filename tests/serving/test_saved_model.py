@@ -150,6 +150,7 @@ def _meta_graph(folder):
 
 
 @pytest.mark.one_lane
+@only_retinanet
 def test_the_next_version_with_a_threshold_and_in_shares(exported):
     file = encode(48, 80)
     expected = exported.serve([file])
@@ -181,6 +182,7 @@ def test_the_next_version_with_a_threshold_and_in_shares(exported):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.one_lane
 def test_an_export_in_bfloat16(exported, tmp_path):
     said = []

@@ -50,6 +50,7 @@ def step_of(task, model, **kwargs):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiles_for_both_shapes(kind, dataset):
     task, model, inputs = build(kind, dataset)
@@ -76,6 +77,7 @@ def test_histograms_count_its_anchors(kind, dataset):
     assert sum(count.sum() for count in counts) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16(bfloat16, kind, dataset):
     task, model, inputs = build(kind, dataset, "bfloat16")

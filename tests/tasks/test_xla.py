@@ -111,6 +111,7 @@ def test_compiled_step_is_the_plain_one(experiment, dtype, tiny_shapes):
     assert not {name for name in operations if "PyFunc" in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16"], indirect=True)
 @pytest.mark.parametrize(
     "experiment", [pytest.param("libra_retinanet_demo", marks=pytest.mark.slow), *TWO_STAGES[:1]]
