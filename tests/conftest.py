@@ -67,7 +67,10 @@ def tiny_shapes(tmp_path_factory):
     return prepare_coco_folder(folder, root / "cache", report=str)
 
 
-@pytest.fixture(scope="session", params=["retinanet", "fasterrcnn"])
+@pytest.fixture(
+    scope="session",
+    params=["retinanet", pytest.param("fasterrcnn", marks=pytest.mark.one_lane)],
+)
 def exported(request, tiny_shapes, tmp_path_factory):
     """A detector of either kind, as a run and as a SavedModel."""
     from libra_tf.serving import saved_model

@@ -153,7 +153,8 @@ class Detector:
 
         Returns:
           `AP`, `AP50`, `AP75`, and by size `APs`, `APm` and `APl`, in 0..1, as pycocotools measures
-          them; -1 where there is no object.
+          them; -1 where there is no object. The same with `mask_` before it, if the detector and
+          the folder have masks.
 
         Raises:
           DatasetError: if the folder cannot be used.

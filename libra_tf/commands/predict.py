@@ -31,8 +31,9 @@ _CHECKPOINT = run_flags.define_checkpoint()
 _ANNOTATIONS = flags.DEFINE_string(
     "annotations",
     None,
-    "COCO annotation file. Only the images it lists are used, with their ids, and the average "
-    "precision is measured. Default: all images are used and numbered from 1.",
+    "COCO annotation file, or the folder of a data set, as for training, for its validation split. "
+    "Only the images it lists are used, with their ids, and the average precision is measured. "
+    "Default: all images are used and numbered from 1.",
 )
 _PICTURES = flags.DEFINE_bool("pictures", True, "Draw the detections.")
 _DRAW_THRESHOLD = run_flags.define_draw_threshold("Draw and count")

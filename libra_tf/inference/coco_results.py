@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pycocotools import coco, cocoeval
 
-from libra_tf.data import annotations, problems
+from libra_tf.data import annotations, layouts, problems
 from libra_tf.inference import pasting
 from libra_tf.inference.client.answers import Answer
 
@@ -55,13 +55,21 @@ def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, 
 
 
 def read_annotations(path: str) -> annotations.AnnotationFile:
-    """Reads the images and ground truth of a COCO annotation file.
+    """Reads the images and ground truth of a COCO annotation file, or of a data set's folder.
+
+    Args:
+      path: the file; or a folder in any layout that training takes, for its validation split, or
+        for the only one that it has.
 
     Raises:
-      DatasetError: if the file cannot be read or contains mistakes.
+      DatasetError: if the file or folder cannot be read or contains mistakes.
     """
     found = problems.FindingLog()
-    annotation_file = annotations.read_annotation_file(pathlib.Path(path), found)
+    if pathlib.Path(path).is_dir():
+        source = layouts.recognise(pathlib.Path(path))
+        annotation_file = source.read(found).get(source.splits[-1])
+    else:
+        annotation_file = annotations.read_annotation_file(pathlib.Path(path), found)
     found.raise_if_any(path)
     return annotation_file
 

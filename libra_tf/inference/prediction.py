@@ -46,15 +46,16 @@ def predict(
     `output_dir/detections.json` holds all detections (see `coco_results.to_results`). It replaces
     an earlier file when detection ends, even if it is interrupted. `output_dir/pictures` holds the
     images with the detections drawn. Photographs are turned upright by their EXIF orientation, and
-    boxes and pictures are those of the upright image; with annotations, which belong to the pixels
-    as they are stored, nothing is turned.
+    boxes and pictures are those of the upright image; with annotations that belong to the pixels as
+    they are stored, which all but YOLO's do, nothing is turned.
 
     Args:
       model: folder of a run or of a SavedModel; see `local.open_detector`.
       images: the files.
       output_dir: folder for the results; created if it does not exist.
       checkpoint: a checkpoint of the run; None for the newest.
-      annotations: COCO annotation file. Only the images that it lists are used, with its ids, and
+      annotations: COCO annotation file, or a data set's folder for its validation split; see
+        `coco_results.read_annotations`. Only the images that it lists are used, with its ids, and
         the average precision is measured. None to use all images and number them from 1.
       draw: whether to draw the detections.
       draw_threshold: detections with a lower score are neither drawn nor counted in the summary.
@@ -90,7 +91,12 @@ def predict(
     summary, detections, answered = _Summary(draw_threshold), [], []
     try:
         for result in _detect(
-            detector, images, pictures, batch_size, draw_threshold, turn_upright=truth is None
+            detector,
+            images,
+            pictures,
+            batch_size,
+            draw_threshold,
+            turn_upright=truth is None or truth.is_upright,
         ):
             summary.add(result)
             if result.answer:

@@ -23,6 +23,26 @@ class NoGainError(Exception):
 class BestCheckpointExporter(train_utils.BestCheckpointExporter):
     """Model Garden's exporter, but a checkpoint is named after its step, as in the run folder."""
 
+    def maybe_export_checkpoint(
+        self,
+        checkpoint: tf.train.Checkpoint,
+        eval_logs: Mapping[str, Any],
+        global_step: int,
+        write_logs: bool = True,
+    ) -> bool:
+        """Saves the checkpoint if it is the best so far; see base class.
+
+        Raises:
+          UsageError: if an evaluation does not measure what the config names.
+        """
+        name = self._metric_name[0]
+        if name not in eval_logs:
+            raise UsageError(
+                f"trainer.best_checkpoint_eval_metric is {name}, which is not measured; choose one "
+                f"of {', '.join(sorted(eval_logs))}"
+            )
+        return super().maybe_export_checkpoint(checkpoint, eval_logs, global_step, write_logs)
+
     def _get_checkpoint_manager(
         self, checkpoint: tf.train.Checkpoint
     ) -> tf.train.CheckpointManager:

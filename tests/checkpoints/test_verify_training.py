@@ -73,6 +73,7 @@ def test_sees_another_list_of_trained_tensors(imported, files):
     assert "trained tensors (170" in wrong_stages(imported, numbers, RETINANET)
 
 
+@pytest.mark.slow
 def test_sees_keras_momentum(imported, files, monkeypatch):
     """It has the learning rate inside, which differs while the rate warms up."""
 

@@ -46,7 +46,9 @@ def parse(tmp_path):
     return parse
 
 
-@pytest.mark.parametrize("flip", ["aug_rand_hflip", "aug_rand_vflip"])
+@pytest.mark.parametrize(
+    "flip", ["aug_rand_hflip", pytest.param("aug_rand_vflip", marks=pytest.mark.slow)]
+)
 def test_proposals_go_where_the_instances_go(parse, flip):
     """Given the instances themselves, whatever is drawn for the image."""
     flipped = set()

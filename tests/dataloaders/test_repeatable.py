@@ -18,6 +18,8 @@ from libra_tf.dataloaders import repeatable
 from libra_tf.dataloaders.draws import Draws
 from libra_tf.runner.config import use_dataset
 
+pytestmark = pytest.mark.one_lane
+
 STEPS = 6
 
 
@@ -161,7 +163,6 @@ def test_detectors_skip_used_images_undecoded(experiment, tiny_shapes, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.one_lane
 @pytest.mark.parametrize("kind", ["autoaug", "randaug", "ssd_random_crop"])
 def test_every_augmentation_repeats(kind, tiny_shapes):
     params = tiny_params("libra_retinanet_demo", tiny_shapes, 4)

@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import re
 import shutil
 import weakref
 
@@ -14,6 +15,7 @@ from pycocotools import coco, cocoeval
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
 from libra_tf.inference import local, prediction
+from tests.data.folders import to_voc
 from tests.detectors import copy_run, encode
 
 pytestmark = pytest.mark.one_lane
@@ -102,6 +104,17 @@ def test_results_are_read_by_pycocotools(exported, found_objects, images_folder,
     evaluation.summarize()
     assert 0.1 < evaluation.stats[0] < evaluation.stats[1] < 0.9
     assert f"AP {evaluation.stats[0]:.4f}, AP50 {evaluation.stats[1]:.4f}, " in said
+
+
+@one_detector
+def test_ground_truth_of_a_voc_folder(exported, tiny_shapes, tmp_path):
+    """The classes are in another order there, so only the images and their number can be right."""
+    folder = to_voc(pathlib.Path(tiny_shapes.folder), tmp_path / "voc")
+    _, said = predict(
+        exported.folder, [folder / "JPEGImages"], tmp_path / "found", annotations=str(folder)
+    )
+    assert re.search(r"AP \d\.\d{4}, .* on 6 of the 6 images of ", said)
+    assert "8 images are not listed" in said
 
 
 @one_detector

@@ -24,6 +24,8 @@ from libra_tf.initial_weights.imagenet import keras_applications, lite0, old_tor
 from libra_tf.initial_weights.imagenet.classifier import Classifier, ConvNorm
 from libra_tf.modeling import freezing
 
+pytestmark = pytest.mark.one_lane
+
 MEAN, STDDEV = np.array(preprocess_ops.MEAN_RGB), np.array(preprocess_ops.STDDEV_RGB)
 
 

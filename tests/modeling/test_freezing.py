@@ -6,6 +6,8 @@ from libra_tf.modeling import freezing
 from libra_tf.modeling.resnet_v1 import ResNetV1
 from libra_tf.modeling.resnext import ResNeXt
 
+pytestmark = pytest.mark.one_lane
+
 
 @pytest.mark.parametrize(
     ("make", "stem"),

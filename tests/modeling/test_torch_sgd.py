@@ -19,6 +19,8 @@ RATES = (0.01, 0.03, 0.1, 0.1, 0.01, 0.001)
 PYTORCH = """
 import json, sys
 import torch
+
+pytestmark = pytest.mark.one_lane
 start, rates, momentum, clip_norm = json.loads(sys.argv[1])
 weights = [torch.nn.Parameter(torch.tensor(row)) for row in start]
 optimizer = torch.optim.SGD(weights, lr=1.0, momentum=momentum, weight_decay=0.1)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from libra_tf import ops
 from libra_tf.ops import pools, sampling
 
+pytestmark = pytest.mark.one_lane
+
 # Rows are independent draws: many rows of the same scene are many repetitions.
 REPETITIONS = 2000
 GOLDEN_SCENES = [

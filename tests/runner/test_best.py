@@ -49,6 +49,22 @@ def test_a_run_that_evaluates_too_rarely_is_refused():
         best.check_patience(1, params, "train_and_eval")
 
 
+def test_the_best_checkpoint_bears_its_step_and_needs_a_metric_that_is_measured(tmp_path):
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    checkpoint = tf.train.Checkpoint(global_step=tf.Variable(0, dtype=tf.int64))
+    exporter = best.exporter(params, str(tmp_path))
+    for step, ap in ((10, 0.2), (20, 0.1), (30, 0.3)):
+        checkpoint.global_step.assign(step)
+        exporter.maybe_export_checkpoint(checkpoint, {"AP": ap}, step)
+    assert [path.name for path in (tmp_path / "best").glob("*.index")] == ["ckpt-30.index"]
+    params.trainer.best_checkpoint_eval_metric = "foo"
+    exporter = best.exporter(params, str(tmp_path))
+    with pytest.raises(
+        UsageError, match="eval_metric is foo, which is not measured; choose one of AP"
+    ):
+        exporter.maybe_export_checkpoint(checkpoint, {"AP": 0.5}, 40)
+
+
 def test_evaluations_by_others_do_not_count():
     evaluations = _Evaluations([0.1, 0.9, 0.2])
     for entry, is_of_training in zip(evaluations.evaluations, (True, False, True), strict=True):

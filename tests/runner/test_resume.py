@@ -141,6 +141,7 @@ def test_twenty_kills_at_random_moments(command, uninterrupted, tmp_path):
     assert_same_weights(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("learning_rate", "problem"),
     [

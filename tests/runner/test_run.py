@@ -186,6 +186,7 @@ def test_a_run_is_evaluated_as_its_folder_says(trained, tmp_path):
     assert after["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-5)
 
 
+@pytest.mark.one_lane
 def test_another_experiments_folder_is_refused(trained):
     _, _, arguments = trained
     arguments = ["--experiment=libra_fasterrcnn_demo" if "--exp" in a else a for a in arguments]
@@ -195,6 +196,7 @@ def test_another_experiments_folder_is_refused(trained):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.one_lane
 def test_fast_rcnn_without_proposals(folder, tmp_path):
     result = run(
         "--mode=train",
@@ -209,6 +211,7 @@ def test_fast_rcnn_without_proposals(folder, tmp_path):
     assert not (tmp_path / "cache").exists() and not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.one_lane
 def test_fine_tuning_then_going_on(trained, tmp_path):
     """The second run has checkpoints of its own, and no use for the first one's any more."""
@@ -231,6 +234,7 @@ def test_fine_tuning_then_going_on(trained, tmp_path):
     assert "continues from step 2 of 4" in result.stdout
 
 
+@pytest.mark.one_lane
 def test_a_checkpoint_that_is_not_there_is_told_before_data_is_read(folder, tmp_path):
     result = run(
         "--mode=train",
@@ -246,6 +250,7 @@ def test_a_checkpoint_that_is_not_there_is_told_before_data_is_read(folder, tmp_
     assert not (tmp_path / "cache").exists() and not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.one_lane
 def test_a_checkpoint_of_which_nothing_fits(trained, tmp_path):
     start, _, arguments = trained

@@ -15,6 +15,8 @@ from libra_tf.runner import config, training
 from libra_tf.runner.stages import Stages
 from libra_tf.runner.startup import StartUp
 
+pytestmark = pytest.mark.one_lane
+
 BRANCHING = {"aug_type": {"type": "ssd_random_crop"}}
 AUGMENTATIONS = [
     {"aug_type": {"type": "autoaug"}},
@@ -81,6 +83,7 @@ def test_the_parts_add_up(caplog):
     assert float(steps) < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parser", AUGMENTATIONS)
 def test_inputs_whose_augmentation_branches_on_tensors(parser, tiny_shapes):
     """AutoGraph converts where it must: Model Garden's SSD crop does not work without."""

@@ -43,6 +43,7 @@ def test_detections_are_those_of_the_evaluation(exported, val_images):
     assert compared > 20
 
 
+@pytest.mark.one_lane
 def test_a_batch_of_any_sizes_gives_what_each_image_gives(exported):
     files = [encode(64, 64), encode(40, 90, "PNG", seed=1), encode(100, 30, seed=2)]
     files += [encode(50, 50, mode="L", seed=3), encode(1, 300)]
@@ -111,6 +112,7 @@ def test_every_bad_image_of_a_batch_is_named(exported):
         exported.serve([b"text", encode(9, 9), encode(64, 64)[:300]])
 
 
+@pytest.mark.one_lane
 def test_what_the_folder_holds(exported):
     folder = pathlib.Path(exported.folder)
     assert folder.name == "1"
@@ -133,6 +135,7 @@ def test_what_the_folder_holds(exported):
     assert sorted(warmed_up) == sorted(signatures)
 
 
+@pytest.mark.one_lane
 def test_no_python_in_the_graph(exported):
     graph = _meta_graph(exported.folder).graph_def
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
@@ -146,6 +149,8 @@ def _meta_graph(folder):
     return meta_graph
 
 
+@pytest.mark.one_lane
+@only_retinanet
 def test_the_next_version_with_a_threshold_and_in_shares(exported):
     file = encode(48, 80)
     expected = exported.serve([file])
@@ -177,6 +182,7 @@ def test_the_next_version_with_a_threshold_and_in_shares(exported):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.one_lane
 def test_an_export_in_bfloat16(exported, tmp_path):
     said = []
@@ -218,6 +224,7 @@ def test_an_export_in_bfloat16(exported, tmp_path):
     assert (outputs["detection_scores"] != expected["detection_scores"]).any()
 
 
+@pytest.mark.one_lane
 @only_retinanet
 def test_class_agnostic_suppression_is_that_of_the_evaluation(exported, tmp_path):
     suppression = {"nms_version": "v2", "use_class_agnostic_nms": True}
@@ -237,6 +244,7 @@ def test_class_agnostic_suppression_is_that_of_the_evaluation(exported, tmp_path
     assert (outputs["detection_scores"] != exported.serve([file])["detection_scores"]).any()
 
 
+@pytest.mark.one_lane
 def test_soft_suppression_is_refused(exported, tmp_path):
     suppression = {"nms_version": "v1", "soft_nms_sigma": 0.5}
     model_dir = copy_run(exported.model_dir, tmp_path / "run", **suppression)
@@ -245,6 +253,7 @@ def test_soft_suppression_is_refused(exported, tmp_path):
     assert not (tmp_path / "served").exists()
 
 
+@pytest.mark.one_lane
 def test_exports_at_once_take_different_numbers(tmp_path, monkeypatch):
     next_version = saved_model._next_version
 
@@ -264,6 +273,7 @@ def test_exports_at_once_take_different_numbers(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["1", "2", "3"]
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -7,6 +7,8 @@ from official.core import exp_factory, task_factory
 
 import libra_tf.registry_imports  # noqa: F401
 
+pytestmark = pytest.mark.one_lane
+
 BACKBONES = {
     "mobilenet": {"type": "mobilenet", "mobilenet": {"filter_size_scale": 0.5}},
     # Its levels are as wide as each other, and the FPN before the balanced pyramid takes them all.

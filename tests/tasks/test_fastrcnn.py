@@ -112,6 +112,7 @@ def test_trains_and_evaluates(either):
     assert 0 <= task.reduce_aggregated_logs(state)["AP"] <= 1
 
 
+@pytest.mark.slow
 def test_mixed_precision(either):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:

@@ -164,6 +164,7 @@ def test_a_step_counts_what_the_report_counts(experiment, kind, loss, tiny_shape
         np.testing.assert_allclose(counts, in_report[name], atol=1e-3, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment",
     ["libra_retinanet_demo", pytest.param("libra_fasterrcnn_demo", marks=pytest.mark.slow)],

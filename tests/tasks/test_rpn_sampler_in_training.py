@@ -100,6 +100,7 @@ def test_what_is_sampled_is_labelled_so_and_all_else_is_model_gardens(make, samp
     assert_same(batch, everything)
 
 
+@pytest.mark.slow
 def test_the_seed_of_the_run_fixes_every_batch(make):
     def targets(seed):
         return [score_targets(batch) for batch in build(make(ON), seed).take(3)]

@@ -130,6 +130,7 @@ def test_all_off_is_model_garden(detector, tiny_shapes, model_garden):
     assert losses == their_losses
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     ("detector", "switch"), [(d, s) for d, switches in SWITCHES.items() for s in switches]
 )

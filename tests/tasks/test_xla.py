@@ -11,6 +11,8 @@ import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
 from libra_tf.runner.config import use_dataset
 
+pytestmark = pytest.mark.one_lane
+
 
 @pytest.fixture
 def dtype(request):
@@ -109,7 +111,7 @@ def test_compiled_step_is_the_plain_one(experiment, dtype, tiny_shapes):
     assert not {name for name in operations if "PyFunc" in name}
 
 
-@pytest.mark.one_lane
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16"], indirect=True)
 @pytest.mark.parametrize(
     "experiment", [pytest.param("libra_retinanet_demo", marks=pytest.mark.slow), *TWO_STAGES[:1]]
