@@ -22,7 +22,7 @@ from absl import app, flags
 from rows import DETECTORS
 from trainings import METRICS, ROOT, arguments, read, schedule, train_once
 
-LEARNING_RATES = (0.0003, 0.001, 0.003)
+LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01)
 WEIGHT_FACTORS = (0.5, 2.0)
 _RATE = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"
 # Key of the weight of the box loss, and its value in the baseline and in the Libra experiment.
