@@ -177,6 +177,8 @@ class ReportingTrainer(base_trainer.Trainer):
         step = int(self.global_step.numpy())
         if exporter:
             exporter.maybe_export_checkpoint(self.checkpoint, logs, step)
+            metric = self.config.trainer.best_checkpoint_eval_metric
+            logs[f"best_{metric}"] = exporter.best_ckpt_logs[metric]
         self._results.add(step, logs, self._speed(), is_of_training=self._trains)
         self._training_seconds, self._trained_steps = 0.0, 0
         return logs
