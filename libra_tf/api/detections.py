@@ -9,7 +9,6 @@ from PIL import Image
 
 from libra_tf.api.photographs import Photograph
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference import drawing
 from libra_tf.inference.client.answers import Answer
 
 
@@ -59,14 +58,7 @@ class Detections:
         Raises:
           UsageError: if the image cannot be read any more, or the picture cannot be written.
         """
-        is_drawn = self.scores >= threshold
-        picture = drawing.draw_detections(
-            self.image.open(),
-            self.boxes[is_drawn],
-            [str(name) for name in self.names[is_drawn]],
-            self.scores[is_drawn],
-            None if self.masks is None else self.masks[is_drawn],
-        )
+        picture = self._answer().draw_on(self.image.open(), threshold)
         if path is not None:
             try:
                 picture.save(path)
@@ -88,7 +80,12 @@ class Detections:
         # Imported here because it imports Model Garden.
         from libra_tf.inference import coco_results
 
-        answer = Answer(
+        results = coco_results.to_results(self._answer(), image_id, file_name="")
+        # The format has no file names.
+        return [{k: v for k, v in result.items() if k != "file_name"} for result in results]
+
+    def _answer(self) -> Answer:
+        return Answer(
             self.height,
             self.width,
             self.boxes,
@@ -97,9 +94,6 @@ class Detections:
             self.names,
             self.masks,
         )
-        results = coco_results.to_results(answer, image_id, file_name="")
-        # The format has no file names.
-        return [{k: v for k, v in result.items() if k != "file_name"} for result in results]
 
 
 def of_answer(answer: Answer, image: Photograph) -> Detections:

@@ -91,8 +91,7 @@ def find_annotations(folder: pathlib.Path) -> COCOFolder | None:
       DatasetError: if the files, or the folders of their images, cannot be told apart or are not
         there.
     """
-    paths = _by_name((folder / "annotations").glob("*.json"))
-    return _opened(folder, "COCO", paths) if paths else None
+    return _opened(folder, (folder / "annotations").glob("*.json"))
 
 
 def find_roboflow(folder: pathlib.Path) -> COCOFolder | None:
@@ -112,8 +111,10 @@ def find_roboflow(folder: pathlib.Path) -> COCOFolder | None:
         paths = {"train": folder / _ROBOFLOW_FILE}
     if not paths:
         return None
-    chosen = _choose(folder, paths)
-    parts = {split: _Part(path, (path.parent,)) for split, path in chosen.items()}
+    parts = {
+        split: _Part(paths[name], (paths[name].parent,))
+        for split, name in _choose(folder, paths).items()
+    }
     return COCOFolder(folder, "Roboflow's COCO export", parts)
 
 
@@ -129,8 +130,7 @@ def find_single_file(folder: pathlib.Path) -> COCOFolder | None:
     Raises:
       DatasetError: if the files cannot be told apart.
     """
-    paths = _by_name(path for path in folder.glob("*.json") if _looks_like_coco(path))
-    return _opened(folder, "COCO", paths) if paths else None
+    return _opened(folder, filter(_looks_like_coco, folder.glob("*.json")))
 
 
 def _by_name(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
@@ -150,17 +150,19 @@ def _looks_like_coco(path: pathlib.Path) -> bool:
     return any(f'"{section}"' in beginning for section in ("images", "annotations", "categories"))
 
 
-def _opened(folder: pathlib.Path, kind: str, paths: dict[str, pathlib.Path]) -> COCOFolder:
-    names = {path: name for name, path in paths.items()}
+def _opened(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> COCOFolder | None:
+    by_name = _by_name(paths)
+    if not by_name:
+        return None
     parts = {
-        split: _Part(path, _image_roots(folder, path, names[path]))
-        for split, path in _choose(folder, paths).items()
+        split: _Part(by_name[name], _image_roots(folder, by_name[name], name))
+        for split, name in _choose(folder, by_name).items()
     }
-    return COCOFolder(folder, kind, parts)
+    return COCOFolder(folder, "COCO", parts)
 
 
-def _choose(folder: pathlib.Path, paths: dict[str, pathlib.Path]) -> dict[str, pathlib.Path]:
-    """Picks each split's annotation file by its name."""
+def _choose(folder: pathlib.Path, paths: dict[str, pathlib.Path]) -> dict[str, str]:
+    """Picks the name of each split's annotation file."""
     listed = ", ".join(str(path.relative_to(folder)) for path in paths.values())
     try:
         chosen = source.choose_splits(paths)
@@ -176,7 +178,7 @@ def _choose(folder: pathlib.Path, paths: dict[str, pathlib.Path]) -> dict[str, p
             "training and for validation: name them instances_train.json and instances_val.json, "
             "or remove those that are not meant"
         )
-    return {split: paths[name] for split, name in chosen.items()}
+    return chosen
 
 
 def _image_roots(folder: pathlib.Path, path: pathlib.Path, name: str) -> tuple[pathlib.Path, ...]:

@@ -10,8 +10,6 @@ from libra_tf.data.problems import FindingLog
 # The names that the splits of every layout get here.
 TRAIN, VAL = SPLITS = ("train", "val")
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-
 
 class Source(Protocol):
     """A folder in one layout.

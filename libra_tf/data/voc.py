@@ -21,6 +21,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from libra_tf.cli import image_files
 from libra_tf.data import annotations, source
 from libra_tf.data.annotations import AnnotationFile
 from libra_tf.data.problems import DatasetError, FindingLog
@@ -138,7 +139,7 @@ class VOCFolder:
     def _find_image(self, listed: _Listed, stated_name: str) -> pathlib.Path | None:
         """Finds an image, preferably by the XML file's own name, which tools keep up to date."""
         path = listed.image_folder / listed.name
-        names = [*(f"{path.name}{suffix}" for suffix in source.IMAGE_SUFFIXES), stated_name]
+        names = [*(f"{path.name}{suffix}" for suffix in image_files.SUFFIXES), stated_name]
         # If the XML files are in a subfolder of their own, the images may be above it.
         return self._names.find(path.parent, names) or self._names.find(listed.image_folder, names)
 
@@ -365,7 +366,7 @@ class _SideBySide:
 
     def without_xml(self, split: str, described: set[str]) -> tuple[str, ...]:
         below = _below(self._folder, self._subfolders[split], "*")
-        images = [str(path) for path in below if path.suffix.lower() in source.IMAGE_SUFFIXES]
+        images = [str(path) for path in below if path.suffix.lower() in image_files.SUFFIXES]
         return tuple(name for name in images if name not in described)
 
     def listed(self, split: str, problems: FindingLog) -> Iterator[_Listed]:
@@ -392,7 +393,7 @@ def _below(folder: pathlib.Path, name: str, pattern: str) -> list[pathlib.Path]:
 
 def _without_image_suffix(name: str) -> str:
     suffix = pathlib.PurePath(name).suffix.lower()
-    return name[: -len(suffix)] if suffix in source.IMAGE_SUFFIXES else name
+    return name[: -len(suffix)] if suffix in image_files.SUFFIXES else name
 
 
 def _lower_suffix(name: str) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from libra_tf.cli import image_files
 from libra_tf.data import annotations, images, source, yolo_labels
 from libra_tf.data.annotations import AnnotationFile
 from libra_tf.data.problems import DatasetError, FindingLog
@@ -199,7 +200,7 @@ class _Listed:
 
     def _images_of(self, place: pathlib.Path) -> Iterator[pathlib.Path]:
         if place.is_dir():
-            return (p for p in place.rglob("*") if p.suffix.lower() in source.IMAGE_SUFFIXES)
+            return (p for p in place.rglob("*") if p.suffix.lower() in image_files.SUFFIXES)
         try:
             lines = place.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:

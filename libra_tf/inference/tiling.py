@@ -17,6 +17,7 @@ from official.vision.ops import box_ops
 from PIL import Image
 
 from libra_tf.cli.errors import UsageError
+from libra_tf.data.images import png_of
 from libra_tf.inference.client import answers
 from libra_tf.inference.client.answers import Answer
 from libra_tf.inference.client.errors import RefusedError
@@ -104,7 +105,7 @@ class TiledDetector:
         for first in range(0, len(offsets), _TILES_AT_ONCE):
             some = offsets[first : first + _TILES_AT_ONCE]
             tiles = [image.crop(_area(offset, self._tile, size)) for offset in some]
-            for answer, offset in zip(self._ask(map(_encode, tiles)), some, strict=True):
+            for answer, offset in zip(self._ask(map(png_of, tiles)), some, strict=True):
                 found.append(_moved(answer, *offset))
                 is_cut.append(_ends_at_a_cut(found[-1].boxes, offset, self._tile, size))
         whole = self._look_at_the_whole(image)
@@ -117,7 +118,7 @@ class TiledDetector:
     def _look_at_the_whole(self, image: Image.Image) -> Answer:
         reduced = image.copy()
         reduced.thumbnail((self._tile, self._tile))
-        (answer,) = self._ask([_encode(reduced)])
+        (answer,) = self._ask([png_of(reduced)])
         scale = np.array([image.height / reduced.height, image.width / reduced.width] * 2)
         return dataclasses.replace(answer, boxes=answer.boxes * scale.astype(np.float32))
 
@@ -162,12 +163,6 @@ def _decode(encoded: bytes) -> Image.Image:
     # Pillow's decoders raise all sorts of errors for damaged files.
     except Exception as error:
         raise RefusedError({0: "is truncated or damaged"}) from error
-
-
-def _encode(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _moved(answer: Answer, x: int, y: int) -> Answer:

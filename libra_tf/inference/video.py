@@ -5,7 +5,6 @@ PyAV reads and writes them; it is an optional extra: `pip install '.[video]'`.
 
 import contextlib
 import fractions
-import io
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from PIL import Image, ImageOps
 
 from libra_tf import atomic
 from libra_tf.cli.errors import UsageError, first_line
+from libra_tf.data.images import png_of
 from libra_tf.inference.client import answers
 from libra_tf.inference.client.answers import Answer
 from libra_tf.inference.client.errors import RefusedError
@@ -119,7 +119,7 @@ def detect(
     frames, done = iter(video.frames), 0
     while batch := list(itertools.islice(frames, batch_size)):
         try:
-            outputs = detector.predict([_encode(frame) for frame in batch])
+            outputs = detector.predict([png_of(frame) for frame in batch])
         except RefusedError as refusal:
             position, problem = next(iter(refusal.problems.items()))
             raise UsageError(f"frame {done + position + 1} {problem}") from refusal
@@ -200,9 +200,3 @@ def _read(path: pathlib.Path) -> Image.Image:
     # Pillow's readers raise all sorts of errors for damaged files.
     except Exception as error:
         raise UsageError(f"{path} cannot be read as an image: {first_line(error)}") from error
-
-
-def _encode(frame: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    frame.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
