@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import os
 import signal
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 from libra_tf.api import errors
 from libra_tf.api.detector import Detector, console
 from libra_tf.cli import quiet
-from libra_tf.cli.errors import PreemptedError, UsageError
+from libra_tf.cli.errors import PreemptedError, UsageError, suggestion
 from libra_tf.runner.options import Options
 from libra_tf.runner.startup import StartUp
 
@@ -126,8 +125,7 @@ def _options(others: Mapping[str, Any], **named: Any) -> Options:
     known = [field.name for field in dataclasses.fields(Options)]
     for name in flags:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f" Did you mean {nearest[0]}?" if nearest else ""
+            hint = suggestion(name, known)
             raise UsageError(
                 f"{name}={flags[name]!r}: train takes no such argument.{hint} Keys of the config "
                 "have dots, as in **{'trainer.train_steps': 300}"

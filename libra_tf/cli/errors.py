@@ -1,6 +1,7 @@
 """The errors that a command shows as one clear message instead of a traceback."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class UsageError(ValueError):
@@ -42,6 +43,22 @@ def first_line(error: BaseException | str) -> str:
     if lines:
         return lines[0]
     return "" if isinstance(error, str) else type(error).__name__
+
+
+def suggestion(wrong: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.5) -> str:
+    """Returns a question after the most similar name, for the middle of a message.
+
+    Args:
+      wrong: the name that does not exist.
+      known: the names that do.
+      prefix: what the name is written with, such as `--config_file=`.
+      cutoff: how similar it must be, in 0..1.
+
+    Returns:
+      ` Did you mean NAME?`; empty if no name is similar.
+    """
+    nearest = difflib.get_close_matches(wrong, known, n=1, cutoff=cutoff)
+    return f" Did you mean {prefix}{nearest[0]}?" if nearest else ""
 
 
 def listed(names: Sequence[str], most: int) -> str:

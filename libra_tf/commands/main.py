@@ -3,7 +3,6 @@
 A command's module is imported when it is called, since importing it defines its flags.
 """
 
-import difflib
 import importlib
 import sys
 from types import ModuleType
@@ -12,7 +11,7 @@ from typing import NamedTuple, NoReturn
 from absl import app, flags
 
 from libra_tf.cli import program
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, suggestion
 
 
 class _Command(NamedTuple):
@@ -70,8 +69,7 @@ def _help() -> str:
 
 def _run(name: str, arguments: list[str]) -> int | None:
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        hint = suggestion(name, COMMANDS)
         raise UsageError(
             f"libra-tf {name}: there is no such command.{hint} The commands are "
             f"{', '.join(COMMANDS)}"

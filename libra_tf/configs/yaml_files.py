@@ -4,13 +4,12 @@ They are `configs/` at the top of a clone; an installed package holds a copy (`s
 """
 
 import dataclasses
-import difflib
 import pathlib
 import re
 from collections.abc import Iterator
 
 from libra_tf import atomic
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, suggestion
 
 SUFFIX = ".yaml"
 
@@ -56,8 +55,7 @@ def find(name_or_path: str) -> str:
     if name_or_path in known:
         return str(_path(name_or_path))
     wanted = name_or_path.removesuffix(SUFFIX).removeprefix("configs/")
-    nearest = difflib.get_close_matches(wanted, known, n=1)
-    hint = f" Did you mean --config_file={nearest[0]}?" if nearest else ""
+    hint = suggestion(wanted, known, prefix="--config_file=", cutoff=0.6)
     raise UsageError(
         f"--config_file={name_or_path}: there is no such file, and no config of that name.{hint} "
         "Name a YAML file, or a config that `libra-tf configs` lists"

@@ -1,6 +1,5 @@
 """Command-line flags: Model Garden's and our own. Without TensorFlow, so `--help` is instant."""
 
-import difflib
 import os
 import sys
 
@@ -9,7 +8,7 @@ from official.common import flags as tfm_flags
 
 from libra_tf.cli import flags as run_flags
 from libra_tf.cli import inputs
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, suggestion
 from libra_tf.configs import names, yaml_files
 
 # `--help` lists the flags of these modules.
@@ -83,8 +82,7 @@ def experiment_name(flag_values: flags.FlagValues) -> str:
     if not name:
         return names.FOLDER_EXPERIMENT if flag_values.dataset else names.DEMO_EXPERIMENT
     if name not in names.EXPERIMENTS:
-        nearest = difflib.get_close_matches(name, names.EXPERIMENTS, n=1, cutoff=0.5)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        hint = suggestion(name, names.EXPERIMENTS)
         raise UsageError(
             f"--experiment={name}: there is no such experiment.{hint} "
             f"The Libra experiments are {', '.join(names.EXPERIMENTS)}; Model Garden's own "

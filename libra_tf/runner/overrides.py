@@ -2,7 +2,6 @@
 
 import collections.abc
 import dataclasses
-import difflib
 import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from absl import flags
 from official.modeling import hyperparams
 from official.modeling.hyperparams import params_dict
 
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, suggestion
 from libra_tf.configs import yaml_files
 
 # The flag that an override comes from, and its nested keys and values.
@@ -137,9 +136,9 @@ def _default_group(declared: Any) -> hyperparams.Config | None:
 
 def _hint(key: str, params: hyperparams.Config, path: str) -> str:
     siblings = list(params.as_dict())
-    nearest = difflib.get_close_matches(key, siblings, n=1)
-    if nearest:
-        return f" Did you mean {path}{nearest[0]}?"
+    hint = suggestion(key, siblings, prefix=path, cutoff=0.6)
+    if hint:
+        return hint
     return f" The keys there are {', '.join(siblings)}."
 
 
