@@ -14,6 +14,7 @@ https://docs.ultralytics.com/datasets/detect/
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -167,8 +168,6 @@ class _Listed:
     Attributes:
       path: the folder or text file that the key names (the first, if it names several).
       places: all of them.
-      images: the images in them and where their labels are, sorted.
-      root: the folder that holds all images.
     """
 
     def __init__(self, config: dict[str, Any], key: str, yaml_path: pathlib.Path):
@@ -182,11 +181,26 @@ class _Listed:
         self._key, self._yaml_path = key, yaml_path
         self.places = [_find_place(config, key, text, yaml_path) for text in texts]
         self.path = self.places[0]
+
+    @functools.cached_property
+    def images(self) -> list[_Labelled]:
+        """The images in all places and where their labels are, sorted.
+
+        Looked up when they are needed: a data set that is cached need not be walked through.
+
+        Raises:
+          DatasetError: if there are none, or a list of images cannot be read.
+        """
         paths = sorted({path for place in self.places for path in self._images_of(place)})
         if not paths:
-            raise DatasetError(f"{yaml_path}: there are no images in {key}: {value}")
-        self.images = [_Labelled(path, _label_path(path)) for path in paths]
-        self.root = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
+            places = ", ".join(map(str, self.places))
+            raise DatasetError(f"{self._yaml_path}: there are no images in {self._key}: {places}")
+        return [_Labelled(path, _label_path(path)) for path in paths]
+
+    @functools.cached_property
+    def root(self) -> pathlib.Path:
+        """The folder that holds all images."""
+        return pathlib.Path(os.path.commonpath([i.image_path.parent for i in self.images]))
 
     def check_labels(self, problems: FindingLog) -> None:
         """Checks that not all label files are missing: then they are in another place."""
