@@ -95,6 +95,7 @@ def test_patience_and_the_best_checkpoint_of_a_run(tiny_shapes, tmp_path):
     assert "training ended at step 6: AP has not gained for 2 evaluations" in result.stdout
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert [entry["step"] for entry in results["evaluations"]] == [2, 4, 6]
+    assert results["best_AP"] == results["evaluations"][0]["AP"]
     assert tf.train.latest_checkpoint(tmp_path / "run/best").endswith("ckpt-2")
     again = test_run.run(*arguments)
     assert again.returncode == 0, again.stdout + again.stderr
