@@ -14,13 +14,14 @@ from libra_tf.compat import keras
 from libra_tf.configs import optimization
 from libra_tf.modeling.torch_sgd import TorchSGD
 
+pytestmark = pytest.mark.one_lane
+
 RATES = (0.01, 0.03, 0.1, 0.1, 0.01, 0.001)
 # In a process of its own: PyTorch's optimizers and TensorFlow cannot be imported together.
 PYTORCH = """
 import json, sys
 import torch
 
-pytestmark = pytest.mark.one_lane
 start, rates, momentum, clip_norm = json.loads(sys.argv[1])
 weights = [torch.nn.Parameter(torch.tensor(row)) for row in start]
 optimizer = torch.optim.SGD(weights, lr=1.0, momentum=momentum, weight_decay=0.1)
