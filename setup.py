@@ -41,6 +41,8 @@ setuptools.setup(
     package_dir=YAML_FILES,
     package_data={
         "libra_tf.analysis": ["templates/*"],
+        "libra_tf.evaluation": ["templates/*"],
+        "libra_tf.pages": ["templates/*"],
         **{package: ["*.yaml"] for package in YAML_FILES},
     },
     entry_points={"console_scripts": ["libra-tf=libra_tf.commands.main:main"]},
@@ -81,6 +83,15 @@ setuptools.setup(
         "pjrt": ["jax>=0.10,<0.12"],
         # Detection in videos.
         "video": ["av>=14"],
-        "test": ["pytest", "hypothesis", "ruff", "av>=14"],
+        # Other people's evaluations, which ours must agree with, are part of the tests.
+        "test": [
+            "pytest",
+            "hypothesis",
+            "ruff",
+            "av>=14",
+            "tidecv==1.0.1",
+            "scikit-learn",
+            "lvis==0.5.3",
+        ],
     },
 )

@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from libra_tf.analysis import charts, pictures, verdicts
+from libra_tf.analysis import pictures, verdicts
 from libra_tf.analysis.collect import Analysis
 from libra_tf.analysis.objective import balanced_l1_slopes
 from libra_tf.balance.samples import HARD_IOU
+from libra_tf.pages import charts
 
 Figure: TypeAlias = (
     charts.LineChart

@@ -1,6 +1,7 @@
 """The report as one HTML page that needs nothing else: no network, no script.
 
-The markup, the style and the words around the figures are in `templates/`; `figures.py` makes the
+The markup and the words around the figures are in `templates/`, and those of all pages in
+`libra_tf/pages/templates/`; `figures.py` makes the
 figures of each section.
 """
 
@@ -9,10 +10,9 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import jinja2
-
-from libra_tf.analysis import charts, commands, figures, verdicts
+from libra_tf.analysis import commands, figures, verdicts
 from libra_tf.analysis.collect import Analysis
+from libra_tf.pages import charts, templates
 
 _STATE_CLASSES = {verdicts.FINE: "fine", verdicts.LOOK: "look", verdicts.ACT: "act"}
 
@@ -59,7 +59,7 @@ def render(runs: Sequence[Run]) -> str:
       An HTML document.
     """
     return (
-        _templates()
+        templates.environment("libra_tf.analysis")
         .get_template("page.html.j2")
         .render(
             runs=runs,
@@ -72,21 +72,6 @@ def render(runs: Sequence[Run]) -> str:
             objective=_rows(runs, figures.objective),
         )
     )
-
-
-@functools.cache
-def _templates() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("libra_tf.analysis"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    # A tenth of a pixel is more than can be seen.
-    environment.filters["px"] = lambda position: f"{position:.1f}"
-    return environment
 
 
 def _gauge(gauge: verdicts.Gauge) -> charts.Gauge:

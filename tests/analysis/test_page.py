@@ -9,6 +9,7 @@ import jinja2
 import pytest
 
 from libra_tf.analysis import collect, figures, page, verdicts
+from libra_tf.pages import templates
 
 pytestmark = pytest.mark.one_lane
 
@@ -62,12 +63,13 @@ def test_names_are_text(report_of_both, with_other):
 
 def test_every_figure_has_a_macro():
     kinds = {figure.kind for figure in typing.get_args(figures.Figure)}
-    macros = page._templates().get_template("figures.html.j2").module.drawings
+    environment = templates.environment("libra_tf.analysis")
+    macros = environment.get_template("figures.html.j2").module.drawings
     assert macros.keys() == kinds
 
 
 def test_a_wrong_name_in_a_template_is_an_error():
-    template = page._templates().from_string("{{ run.nonsense }}")
+    template = templates.environment("libra_tf.analysis").from_string("{{ run.nonsense }}")
     with pytest.raises(jinja2.UndefinedError, match="nonsense"):
         template.render(run=page.Run("name", None, [], {}, None))
 

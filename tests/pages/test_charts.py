@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from libra_tf.analysis import charts, page
+from libra_tf.pages import charts, templates
 
 pytestmark = pytest.mark.one_lane
 
@@ -73,7 +73,7 @@ def test_a_gauge_holds_its_number_and_its_mark(value, threshold, width, mark):
 # The inside of a figure: in a column of a wide window, and on a phone 390 pixels wide.
 @pytest.mark.parametrize("width", [1000, 334])
 def test_text_in_charts_is_about_as_large_as_that_around_them(width):
-    css = page._templates().get_template("page.css").render()
+    css = templates.environment("libra_tf.analysis").get_template("page.css").render()
     body = int(re.search(r"font: (\d+)px", css).group(1))
     text = int(re.search(r"svg text {[^}]*font-size: (\d+)px", css).group(1))
     widest = body * int(re.search(r"figure svg {[^}]*max-width: (\d+)rem", css).group(1))
@@ -83,7 +83,7 @@ def test_text_in_charts_is_about_as_large_as_that_around_them(width):
 
 def test_text_does_not_overlap():
     """A line of text is as high as its font, and a digit or a sign about 0.55 times as wide."""
-    css = page._templates().get_template("page.css").render()
+    css = templates.environment("libra_tf.analysis").get_template("page.css").render()
     height = int(re.search(r"svg text {[^}]*font-size: (\d+)px", css).group(1))
     chart = charts.bars("Title", {"first": {"a": 1.0, "b": 0.2}}, "share")
     first, second = chart.groups[0].bars

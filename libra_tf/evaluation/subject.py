@@ -1,0 +1,112 @@
+"""What is evaluated: the objects and the detections of some images."""
+
+import contextlib
+import copy
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pycocotools import coco
+
+from libra_tf.cli.errors import UsageError, listed
+from libra_tf.data import annotations, problems
+
+# The kinds of overlap that pycocotools compares by: of boxes and of masks.
+BOXES, MASKS = "bbox", "segm"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The objects and the detections of the same images.
+
+    Attributes:
+      truth: the objects, clipped to their images, of the evaluated images alone; crowds included.
+      detections: the detections, each with `image_id`, `category_id`, `bbox`
+        (`[x, y, width, height]` in pixels), `score`, `area`, `id` and, with masks, `segmentation`
+        (run-length encoded).
+      kinds: `(BOXES,)`, or `(BOXES, MASKS)` if all objects and all detections have masks.
+    """
+
+    truth: coco.COCO
+    detections: coco.COCO
+    kinds: tuple[str, ...]
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Ids of the evaluated images, in ascending order."""
+        return sorted(self.truth.imgs)
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Name of each category id, in ascending order of the ids."""
+        return {id_: self.truth.cats[id_]["name"] for id_ in sorted(self.truth.cats)}
+
+
+def make(
+    annotation_file: annotations.AnnotationFile,
+    results: Sequence[dict[str, Any]],
+    image_ids: Iterable[int] | None = None,
+) -> Subject:
+    """Puts ground truth and detections together.
+
+    Args:
+      annotation_file: the ground truth; boxes and masks are clipped to their images, as for
+        training.
+      results: detections in COCO's results format (https://cocodataset.org/#format-results).
+      image_ids: the images to evaluate on; None for all that the annotation file lists.
+
+    Returns:
+      The subject. Neither argument is modified.
+
+    Raises:
+      UsageError: if a detection belongs to an image or a category that is not listed.
+    """
+    listed_ids = {image["id"] for image in annotation_file.images}
+    _check(results, "image_id", listed_ids, annotation_file)
+    _check(results, "category_id", annotation_file.class_names.keys(), annotation_file)
+    wanted = listed_ids if image_ids is None else set(image_ids)
+    objects = [
+        annotation
+        for annotation in annotations.clip_annotations(annotation_file, problems.FindingLog())
+        if annotation["image_id"] in wanted
+    ]
+    images = [image for image in annotation_file.images if image["id"] in wanted]
+    categories = [{"id": id_, "name": name} for id_, name in annotation_file.class_names.items()]
+    found = [result for result in results if result["image_id"] in wanted]
+    has_masks = all(
+        entries and all("segmentation" in entry for entry in entries)
+        for entries in (objects, found)
+    )
+    # pycocotools prints its progress, and modifies its arguments.
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = coco.COCO()
+        truth.dataset = {"images": images, "annotations": objects, "categories": categories}
+        truth.createIndex()
+        detections = truth.loadRes(copy.deepcopy(found)) if found else _none(images, categories)
+    return Subject(truth, detections, (BOXES, MASKS) if has_masks else (BOXES,))
+
+
+def _have_masks(entries: Sequence[dict[str, Any]]) -> bool:
+    return bool(entries) and all("segmentation" in entry for entry in entries)
+
+
+def _none(images: list[dict[str, Any]], categories: list[dict[str, Any]]) -> coco.COCO:
+    detections = coco.COCO()
+    detections.dataset = {"images": images, "annotations": [], "categories": categories}
+    detections.createIndex()
+    return detections
+
+
+def _check(
+    results: Sequence[dict[str, Any]],
+    key: str,
+    known: Iterable[int],
+    annotation_file: annotations.AnnotationFile,
+) -> None:
+    unknown = sorted({result[key] for result in results} - set(known))
+    if unknown:
+        raise UsageError(
+            f"{annotation_file.path} does not list {key} {listed([str(id_) for id_ in unknown], 5)}"
+            ", which detections have; name the annotations that they were made with"
+        )

@@ -1,0 +1,65 @@
+"""Ground truth and detections, put together."""
+
+import copy
+import pathlib
+
+import pytest
+
+from libra_tf.cli.errors import UsageError
+from libra_tf.data.annotations import AnnotationFile
+from libra_tf.evaluation import subject
+
+pytestmark = pytest.mark.one_lane
+
+SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
+
+
+def annotation_file(**extra):
+    images = [{"id": id_, "file_name": f"{id_}.jpg", "width": 10, "height": 10} for id_ in (7, 3)]
+    objects = [
+        {"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 1, 4, 4], **extra},
+        {"id": 2, "image_id": 3, "category_id": 5, "bbox": [1, 1, 20, 4], **extra},
+    ]
+    return AnnotationFile(pathlib.Path("val.json"), "", images, objects, {5: "cat", 2: "dog"})
+
+
+def detection(**changes):
+    result = {"image_id": 7, "category_id": 2, "bbox": [1, 1, 4, 4], "score": 0.5}
+    return {**result, **changes}
+
+
+def test_only_the_wanted_images_are_in_it():
+    made = subject.make(annotation_file(), [detection(), detection(image_id=3)], [3])
+    assert made.image_ids == [3]
+    assert [entry["bbox"] for entry in made.truth.anns.values()] == [[1, 1, 9, 4]]
+    assert [entry["image_id"] for entry in made.detections.anns.values()] == [3]
+    assert made.class_names == {2: "dog", 5: "cat"}
+
+
+def test_arguments_stay_as_they_are():
+    truth, results = annotation_file(), [detection()]
+    before = copy.deepcopy((truth, results))
+    subject.make(truth, results)
+    assert (truth, results) == before
+
+
+def test_no_detections_are_no_error():
+    made = subject.make(annotation_file(), [])
+    assert made.image_ids == [3, 7] and not made.detections.anns
+
+
+@pytest.mark.parametrize(
+    ("of_objects", "of_detections", "kinds"),
+    [(True, True, ("bbox", "segm")), (True, False, ("bbox",)), (False, True, ("bbox",))],
+)
+def test_masks_count_if_all_have_them(of_objects, of_detections, kinds):
+    truth = annotation_file(**({"segmentation": SQUARE} if of_objects else {}))
+    encoded = {"size": [10, 10], "counts": "]1c02"}
+    found = [detection(**({"segmentation": encoded} if of_detections else {}))]
+    assert subject.make(truth, found).kinds == kinds
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_detections_of_something_else_are_refused(key):
+    with pytest.raises(UsageError, match=f"val.json does not list {key} 99"):
+        subject.make(annotation_file(), [detection(**{key: 99})])
