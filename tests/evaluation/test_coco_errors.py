@@ -86,6 +86,24 @@ def test_masks(evaluated):
     check(evaluated, subject.MASKS)
 
 
+def test_an_excuse_can_leave_an_object_to_another_detection():
+    """Among small objects, a larger one excuses only one detection."""
+    place = {"image_id": 1, "category_id": 2}
+    large, left, right = [0.0, 0, 40, 40], [0.0, 0, 30, 30], [20.0, 20, 20, 20]
+    small = {**place, "bbox": [100.0, 100, 20, 20]}
+    objects = [{**place, "bbox": large}, {**place, "category_id": 9, "bbox": left}, small]
+    objects = [{"id": number, **entry} for number, entry in enumerate(objects, start=1)]
+    found = [
+        {**place, "bbox": left, "score": 0.9},
+        {**place, "bbox": right, "score": 0.8},
+        {**small, "score": 0.5},
+    ]
+    evaluated = results.make([1], objects, found)
+    check(evaluated, subject.BOXES)
+    measured = coco_errors.measure(matching.match(evaluated, subject.BOXES))["sizes"]["small"]
+    assert (measured["Loc"], measured["Oth"]) == pytest.approx((0.5, 1))
+
+
 @settings(deadline=None, max_examples=30)
 @given(results.subjects(min_objects=1))
 def test_every_excuse_gains(evaluated):
