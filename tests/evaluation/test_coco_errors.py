@@ -89,7 +89,7 @@ def test_masks(evaluated):
 def test_an_excuse_can_leave_an_object_to_another_detection():
     """Among small objects, a larger one excuses only one detection."""
     place = {"image_id": 1, "category_id": 2}
-    large, left, right = [0.0, 0, 40, 40], [0.0, 0, 30, 30], [20.0, 20, 20, 20]
+    large, left, right = [0.0, 0, 40, 40], [0.0, 0, 20, 20], [20.0, 20, 20, 20]
     small = {**place, "bbox": [100.0, 100, 20, 20]}
     objects = [{**place, "bbox": large}, {**place, "category_id": 9, "bbox": left}, small]
     objects = [{"id": number, **entry} for number, entry in enumerate(objects, start=1)]
