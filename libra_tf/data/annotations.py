@@ -28,6 +28,12 @@ _IMAGE_KEYS = ("id", "file_name", "width", "height")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
 _CATEGORY_KEYS = ("id", "name")
 
+# Lists of category ids that the images of a federated data set such as LVIS have; see
+# `libra_tf.evaluation.lvis_ap`.
+FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
+# What a category of LVIS may say about how frequent it is: rare, common, frequent.
+_FREQUENCIES = ("r", "c", "f")
+
 
 @dataclasses.dataclass(frozen=True)
 class AnnotationFile:
@@ -43,6 +49,8 @@ class AnnotationFile:
       unusable_segmentations: what is wrong with segmentations that were left out, and the places.
       is_upright: whether sizes and boxes are those of the pictures as viewers show them, by their
         EXIF orientation, and not of the pixels as they are stored.
+      frequencies: `r`, `c` or `f` for the category ids of which the file says how frequent they are
+        in training images, as LVIS does.
     """
 
     path: pathlib.Path
@@ -53,6 +61,7 @@ class AnnotationFile:
     left_out: tuple[str, ...] = ()
     unusable_segmentations: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
     is_upright: bool = False
+    frequencies: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 def split_file_name(split: str) -> str:
@@ -95,6 +104,12 @@ def read_annotation_file(path: pathlib.Path, problems: FindingLog) -> Annotation
     unusable = FindingLog()
     annotations = _with_usable_segmentations(images, annotations, path, unusable)
     class_names = {category["id"]: category["name"] for category in categories}
+    frequencies = {
+        category["id"]: category["frequency"]
+        for category in categories
+        # Other programs may mean something else by the word.
+        if category.get("frequency") in _FREQUENCIES
+    }
     digest = hashlib.sha256(encoded).hexdigest()
     return AnnotationFile(
         path,
@@ -103,6 +118,7 @@ def read_annotation_file(path: pathlib.Path, problems: FindingLog) -> Annotation
         annotations,
         class_names,
         unusable_segmentations=unusable.by_kind,
+        frequencies=frequencies,
     )
 
 
@@ -308,6 +324,10 @@ def _complaint_about_image(image: ImageEntry) -> str | None:
         return "file_name must be non-empty, valid text such as 'a.jpg'"
     if not all(_is_int(image[key]) and image[key] > 0 for key in ("width", "height")):
         return "image width and height must be positive integers (pixels)"
+    for key in FEDERATED_KEYS:
+        ids = image.get(key, [])
+        if not (isinstance(ids, list) and all(map(_is_int, ids))):
+            return f"{key} must be a list of category ids, or be omitted"
     return None
 
 

@@ -21,6 +21,7 @@ class Subject:
 
     Attributes:
       truth: the objects, clipped to their images, of the evaluated images alone; crowds included.
+        Images have all keys of the annotation file, categories their `frequency` if it states one.
       detections: the detections, each with `image_id`, `category_id`, `bbox`
         (`[x, y, width, height]` in pixels), `score`, `area`, `id` and, with masks, `segmentation`
         (run-length encoded).
@@ -71,7 +72,10 @@ def make(
         if annotation["image_id"] in wanted
     ]
     images = [image for image in annotation_file.images if image["id"] in wanted]
-    categories = [{"id": id_, "name": name} for id_, name in annotation_file.class_names.items()]
+    categories = [
+        {"id": id_, "name": name, **_frequency(annotation_file, id_)}
+        for id_, name in annotation_file.class_names.items()
+    ]
     found = [result for result in results if result["image_id"] in wanted]
     has_masks = all(
         entries and all("segmentation" in entry for entry in entries)
@@ -86,8 +90,9 @@ def make(
     return Subject(truth, detections, (BOXES, MASKS) if has_masks else (BOXES,))
 
 
-def _have_masks(entries: Sequence[dict[str, Any]]) -> bool:
-    return bool(entries) and all("segmentation" in entry for entry in entries)
+def _frequency(annotation_file: annotations.AnnotationFile, category_id: int) -> dict[str, str]:
+    frequency = annotation_file.frequencies.get(category_id)
+    return {"frequency": frequency} if frequency else {}
 
 
 def _none(images: list[dict[str, Any]], categories: list[dict[str, Any]]) -> coco.COCO:
