@@ -14,6 +14,7 @@ import numpy as np
 from pycocotools import coco, cocoeval
 
 from libra_tf.data import annotations, layouts, problems
+from libra_tf.evaluation import lvis_ap
 from libra_tf.inference import pasting
 from libra_tf.inference.client.answers import Answer
 
@@ -72,6 +73,22 @@ def read_annotations(path: str) -> annotations.AnnotationFile:
         annotation_file = annotations.read_annotation_file(pathlib.Path(path), found)
     found.raise_if_any(path)
     return annotation_file
+
+
+def count_training_images(path: str) -> dict[int, int] | None:
+    """Counts in how many training images each class is; see `lvis_ap.images_per_class`.
+
+    Args:
+      path: as for `read_annotations`, which has found no mistakes in it.
+
+    Returns:
+      The numbers; None for a file, which has no training images beside it.
+    """
+    if not pathlib.Path(path).is_dir():
+        return None
+    source = layouts.recognise(pathlib.Path(path))
+    training = source.read(problems.FindingLog())[source.splits[0]]
+    return lvis_ap.images_per_class(training.annotations)
 
 
 def evaluate(
