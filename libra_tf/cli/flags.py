@@ -1,6 +1,13 @@
 """Flags that several commands have."""
 
+from collections.abc import Sequence
+
 from absl import flags
+
+from libra_tf.cli.errors import UsageError, suggestion
+
+METRICS = ("coco", "voc", "lvis")
+_FREQUENCY_LIMITS = (10, 100)
 
 # Each flag is listed in the help of the command that defines it, not in that of this module.
 flags.disclaim_key_flags()
@@ -51,3 +58,68 @@ def define_draw_threshold(drawn: str) -> flags.FlagHolder[float]:
     return flags.DEFINE_float(
         "draw_threshold", 0.4, f"{drawn} only detections with at least this score.", 0.0, 1.0
     )
+
+
+def define_metrics() -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """Defines `--metrics` and `--frequency_limits`, what is measured beside COCO's metrics."""
+    return (
+        flags.DEFINE_list(
+            "metrics",
+            None,
+            f"By whose rules to measure the average precision: {', '.join(METRICS)}. COCO's is "
+            "always measured. Default: only that.",
+        ),
+        flags.DEFINE_list(
+            "frequency_limits",
+            None,
+            "For --metrics=lvis: the most training images of a rare class and of a common one, "
+            "unless the annotations say which classes are rare. Default: "
+            f"{','.join(map(str, _FREQUENCY_LIMITS))}.",
+        ),
+    )
+
+
+def check_metrics(names: Sequence[str] | None, limits: Sequence[str] | None) -> None:
+    """Checks the values of `--metrics` and `--frequency_limits`.
+
+    Args:
+      names: value of the first; None if it is not given.
+      limits: value of the second; None if it is not given.
+
+    Raises:
+      UsageError: if one of them cannot be used.
+    """
+    for name in names or ():
+        if name not in METRICS:
+            raise UsageError(
+                f"--metrics={name}: there is no such metric.{suggestion(name, METRICS)} Choose "
+                f"from {', '.join(METRICS)}"
+            )
+    frequency_limits(limits)
+    if limits is not None and "lvis" not in (names or ()):
+        raise UsageError("--frequency_limits is for --metrics=lvis: give that, too")
+
+
+def more_metrics(names: Sequence[str] | None) -> list[str]:
+    """Returns the metrics in `--metrics` that are not COCO's."""
+    return [name for name in names or () if name != "coco"]
+
+
+def frequency_limits(limits: Sequence[str] | None) -> tuple[int, int]:
+    """Returns the numbers in `--frequency_limits`.
+
+    Args:
+      limits: its value; None if it is not given.
+
+    Raises:
+      UsageError: if these are not two whole numbers, the larger one last.
+    """
+    if limits is None:
+        return _FREQUENCY_LIMITS
+    texts = list(map(str, limits))
+    if not (len(texts) == 2 and all(map(str.isdecimal, texts)) and int(texts[0]) < int(texts[1])):
+        raise UsageError(
+            f"--frequency_limits={','.join(texts)}: give two whole numbers, the larger one last, "
+            "such as 10,100"
+        )
+    return int(texts[0]), int(texts[1])

@@ -35,6 +35,7 @@ _ANNOTATIONS = flags.DEFINE_string(
     "Only the images it lists are used, with their ids, and the average precision is measured. "
     "Default: all images are used and numbered from 1.",
 )
+_METRICS, _FREQUENCY_LIMITS = run_flags.define_metrics()
 _PICTURES = flags.DEFINE_bool("pictures", True, "Draw the detections.")
 _DRAW_THRESHOLD = run_flags.define_draw_threshold("Draw and count")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Images per batch.", lower_bound=1)
@@ -73,6 +74,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _predict(arguments: list[str]) -> int:
+    _check_metrics()
     videos = [path for path in map(pathlib.Path, arguments) if path.suffix.lower() in _VIDEOS]
     if videos:
         _check_video(arguments)
@@ -91,6 +93,8 @@ def _predict(arguments: list[str]) -> int:
         _OUTPUT_DIR.value,
         annotations=_ANNOTATIONS.value,
         draw=_PICTURES.value,
+        more_metrics=run_flags.more_metrics(_METRICS.value),
+        frequency_limits=run_flags.frequency_limits(_FREQUENCY_LIMITS.value),
         **_how_to_detect(),
     )
     return 1 if problems else 0
@@ -119,6 +123,15 @@ def _how_to_detect() -> dict[str, Any]:
         "asked_precision": _PRECISION.value,
         "tiles": _TILES.value,
     }
+
+
+def _check_metrics() -> None:
+    run_flags.check_metrics(_METRICS.value, _FREQUENCY_LIMITS.value)
+    if _METRICS.value and not _ANNOTATIONS.value:
+        raise UsageError(
+            f"--metrics={','.join(_METRICS.value)} needs the objects in the images: give "
+            "--annotations, too"
+        )
 
 
 def _check_video(arguments: list[str]) -> None:

@@ -28,6 +28,12 @@ _IMAGE_KEYS = ("id", "file_name", "width", "height")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
 _CATEGORY_KEYS = ("id", "name")
 
+# Lists of category ids that the images of a federated data set such as LVIS have; see
+# `libra_tf.evaluation.lvis_ap`.
+FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
+# What a category of LVIS may say about how frequent it is: rare, common, frequent.
+_FREQUENCIES = ("r", "c", "f")
+
 
 @dataclasses.dataclass(frozen=True)
 class AnnotationFile:
@@ -44,6 +50,8 @@ class AnnotationFile:
       is_upright: whether sizes and boxes are those of the pictures as viewers show them, by their
         EXIF orientation, and not of the pixels as they are stored.
       supercategories: supercategory of each category id that has one.
+      frequencies: `r`, `c` or `f` for the category ids of which the file says how frequent they are
+        in training images, as LVIS does.
     """
 
     path: pathlib.Path
@@ -55,6 +63,7 @@ class AnnotationFile:
     unusable_segmentations: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
     is_upright: bool = False
     supercategories: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    frequencies: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 def split_file_name(split: str) -> str:
@@ -102,6 +111,12 @@ def read_annotation_file(path: pathlib.Path, problems: FindingLog) -> Annotation
         for category in categories
         if _is_text(category.get("supercategory"))
     }
+    frequencies = {
+        category["id"]: category["frequency"]
+        for category in categories
+        # Other programs may mean something else by the word.
+        if category.get("frequency") in _FREQUENCIES
+    }
     digest = hashlib.sha256(encoded).hexdigest()
     return AnnotationFile(
         path,
@@ -111,6 +126,7 @@ def read_annotation_file(path: pathlib.Path, problems: FindingLog) -> Annotation
         class_names,
         unusable_segmentations=unusable.by_kind,
         supercategories=supercategories,
+        frequencies=frequencies,
     )
 
 
@@ -153,21 +169,26 @@ def read_category_names(
 
 
 def category_entries(
-    class_names: Mapping[int, str], supercategories: Mapping[int, str]
+    class_names: Mapping[int, str],
+    supercategories: Mapping[int, str],
+    frequencies: Mapping[int, str],
 ) -> list[dict[str, Any]]:
     """Returns COCO category entries.
 
     Args:
       class_names: name of each category id.
       supercategories: supercategory of each category id that has one.
+      frequencies: frequency of each category id that has one; see `AnnotationFile`.
     """
-    entries = []
-    for id_, name in class_names.items():
-        entry = {"id": id_, "name": name}
-        if id_ in supercategories:
-            entry["supercategory"] = supercategories[id_]
-        entries.append(entry)
-    return entries
+    optional = {"supercategory": supercategories, "frequency": frequencies}
+    return [
+        {
+            "id": id_,
+            "name": name,
+            **{key: values[id_] for key, values in optional.items() if id_ in values},
+        }
+        for id_, name in class_names.items()
+    ]
 
 
 def clip_annotations(annotation_file: AnnotationFile, issues: FindingLog) -> list[Annotation]:
@@ -334,6 +355,10 @@ def _complaint_about_image(image: ImageEntry) -> str | None:
         return "file_name must be non-empty, valid text such as 'a.jpg'"
     if not all(_is_int(image[key]) and image[key] > 0 for key in ("width", "height")):
         return "image width and height must be positive integers (pixels)"
+    for key in FEDERATED_KEYS:
+        ids = image.get(key, [])
+        if not (isinstance(ids, list) and all(map(_is_int, ids))):
+            return f"{key} must be a list of category ids, or be omitted"
     return None
 
 

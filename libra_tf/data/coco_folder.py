@@ -19,7 +19,7 @@ from libra_tf.data import (
     set_aside,
     tfrecords,
 )
-from libra_tf.data.annotations import Annotation
+from libra_tf.data.annotations import Annotation, AnnotationFile, ImageEntry
 from libra_tf.data.checking import CheckedSplit
 from libra_tf.data.problems import SHOWN, DatasetError, FindingLog
 from libra_tf.data.source import SPLITS, Source
@@ -30,8 +30,11 @@ _CONVERSION_VERSION = 1
 # Part of the key of a folder with masks: increment it when the same masks should give different
 # records.
 _MASKS_VERSION = 1
+# Part of the key of a folder that says what `annotations.FEDERATED_KEYS` and `frequency` mean:
+# increment it when the same folder should give other annotations.
+_FEDERATED_VERSION = 1
 # Part of every note: increment it when the same folder should have another key.
-_KEY_VERSION = 2
+_KEY_VERSION = 3
 _PARTLY_MASKED = "annotations without a segmentation, so those of all others are left out"
 # Every id up to the largest costs the detector an output, so larger ids are renumbered, unless
 # there really are that many categories.
@@ -220,7 +223,15 @@ def _content_key(splits: dict[str, CheckedSplit]) -> str:
     drawn = (a.get("segmentation") for s in splits.values() for a in s.annotation_file.annotations)
     if any(map(segmentations.is_given, drawn)):
         digest.update(f"masks {_MASKS_VERSION}".encode())
+    if any(_is_federated(split.annotation_file) for split in splits.values()):
+        digest.update(f"federated {_FEDERATED_VERSION}".encode())
     return digest.hexdigest()[:32]
+
+
+def _is_federated(file: AnnotationFile) -> bool:
+    return bool(file.frequencies) or any(
+        key in image for image in file.images for key in annotations.FEDERATED_KEYS
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +243,8 @@ class _Plan:
       cleaned: by split, the annotations with clipped boxes and final ids.
       class_names: name of each final category id.
       supercategories: supercategory of each final category id that has one.
+      frequencies: by final category id; see `AnnotationFile`.
+      images: by split, the entries of the images with final category ids.
       issues: what the user has to know.
       with_masks: whether every annotation has a mask.
     """
@@ -240,6 +253,8 @@ class _Plan:
     cleaned: dict[str, list[Annotation]]
     class_names: dict[int, str]
     supercategories: dict[int, str]
+    frequencies: dict[int, str]
+    images: dict[str, list[ImageEntry]]
     issues: FindingLog
     with_masks: bool
 
@@ -249,10 +264,14 @@ def _plan_conversion(splits: dict[str, CheckedSplit]) -> _Plan:
     train_file = splits["train"].annotation_file
     original_names = train_file.class_names
     new_ids = _usable_category_ids(original_names, issues)
-    cleaned = {}
+    cleaned, images, frequencies = {}, {}, {}
     for name, split in splits.items():
         clipped = annotations.clip_annotations(split.annotation_file, issues)
         cleaned[name] = _renumbered(clipped, new_ids, name, issues)
+        images[name] = [_with_new_ids(i, new_ids) for i in split.annotation_file.images]
+        for old, frequency in split.annotation_file.frequencies.items():
+            if old in new_ids:
+                frequencies[new_ids[old]] = frequency
         _note_images(split, issues)
     class_names = {new_ids[old]: category for old, category in sorted(original_names.items())}
     supercategories = {
@@ -261,7 +280,9 @@ def _plan_conversion(splits: dict[str, CheckedSplit]) -> _Plan:
     _note_contents(cleaned, class_names, splits, issues)
     _note_shared_images(splits, issues)
     with_masks = _note_missing_masks(cleaned, splits, issues)
-    return _Plan(splits, cleaned, class_names, supercategories, issues, with_masks)
+    return _Plan(
+        splits, cleaned, class_names, supercategories, frequencies, images, issues, with_masks
+    )
 
 
 def _usable_category_ids(class_names: dict[int, str], issues: FindingLog) -> dict[int, int]:
@@ -296,6 +317,16 @@ def _renumbered(
         }
         for entry in entries
     ]
+
+
+def _with_new_ids(image: ImageEntry, new_category_ids: dict[int, int]) -> ImageEntry:
+    """Returns an image's entry with final category ids in what a federated data set says of it."""
+    lists = {
+        key: [new_category_ids[old] for old in image[key] if old in new_category_ids]
+        for key in annotations.FEDERATED_KEYS
+        if key in image
+    }
+    return {**image, **lists}
 
 
 def _note_images(split: CheckedSplit, issues: FindingLog) -> None:
@@ -413,9 +444,11 @@ def _convert_split(
 
 def _write_annotations(path: pathlib.Path, plan: _Plan, name: str) -> None:
     coco = {
-        "images": plan.splits[name].annotation_file.images,
+        "images": plan.images[name],
         "annotations": plan.cleaned[name],
-        "categories": annotations.category_entries(plan.class_names, plan.supercategories),
+        "categories": annotations.category_entries(
+            plan.class_names, plan.supercategories, plan.frequencies
+        ),
     }
     path.write_text(json.dumps(coco))
 

@@ -1,7 +1,6 @@
 """What is evaluated: the objects and the detections of some images."""
 
 import contextlib
-import copy
 import dataclasses
 import io
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ class Subject:
 
     Attributes:
       truth: the objects, clipped to their images, of the evaluated images alone; crowds included.
+        Images have all keys of the annotation file, categories their `frequency` if it states one.
       detections: the detections, each with `image_id`, `category_id`, `bbox`
         (`[x, y, width, height]` in pixels), `score`, `area`, `id` and, with masks, `segmentation`
         (run-length encoded).
@@ -82,15 +82,15 @@ def make(
     ]
     images = [image for image in annotation_file.images if image["id"] in wanted]
     categories = annotations.category_entries(
-        annotation_file.class_names, annotation_file.supercategories
+        annotation_file.class_names, annotation_file.supercategories, annotation_file.frequencies
     )
     found = [result for result in results if result["image_id"] in wanted]
-    # pycocotools prints its progress, and modifies its arguments.
+    # pycocotools prints its progress, and adds keys to the results.
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco.COCO()
         truth.dataset = {"images": images, "annotations": objects, "categories": categories}
         truth.createIndex()
-        detections = truth.loadRes(copy.deepcopy(found)) if found else _none(images, categories)
+        detections = truth.loadRes(list(map(dict, found))) if found else _none(images, categories)
     return Subject(
         truth,
         detections,

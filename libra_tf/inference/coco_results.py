@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from libra_tf.data import annotations, layouts, problems
-from libra_tf.evaluation import average_precision, matching, subject
+from libra_tf.evaluation import average_precision, lvis_ap, matching, subject
 from libra_tf.inference import pasting
 from libra_tf.inference.client.answers import Answer
 
@@ -70,6 +70,22 @@ def read_annotations(path: str) -> annotations.AnnotationFile:
         annotation_file = annotations.read_annotation_file(pathlib.Path(path), found)
     found.raise_if_any(path)
     return annotation_file
+
+
+def count_training_images(path: str) -> dict[int, int] | None:
+    """Counts in how many training images each class is; see `lvis_ap.images_per_class`.
+
+    Args:
+      path: as for `read_annotations`, which has found no mistakes in it.
+
+    Returns:
+      The numbers; None for a file, which has no training images beside it.
+    """
+    if not pathlib.Path(path).is_dir():
+        return None
+    source = layouts.recognise(pathlib.Path(path))
+    training = source.read(problems.FindingLog())[source.splits[0]]
+    return lvis_ap.images_per_class(training.annotations)
 
 
 def evaluate(

@@ -16,6 +16,7 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.cli.image_files import ImageFile
 from libra_tf.cli.progress import Progress
 from libra_tf.data.annotations import AnnotationFile
+from libra_tf.evaluation import lvis_ap, metrics, subject
 from libra_tf.inference import coco_results, local, tflite_detector, tiling, video
 from libra_tf.inference.client import run
 from libra_tf.inference.client.answers import Answer
@@ -40,6 +41,8 @@ def predict(
     asked_precision: str | None = None,
     tiles: int | None = None,
     report: Callable[[str], None] = print,
+    more_metrics: Sequence[str] = (),
+    frequency_limits: tuple[int, int] = lvis_ap.LIMITS,
 ) -> int:
     """Detects objects in images, and writes and draws the detections.
 
@@ -65,6 +68,8 @@ def predict(
       tiles: height and width in pixels of the tiles in which larger images are looked at; None for
         whole images. See `tiling`.
       report: receives progress lines and, at the end, a summary.
+      more_metrics: what to measure beside COCO's average precision; see `metrics.measure`.
+      frequency_limits: see `lvis_ap.evaluate`.
 
     Returns:
       How many images could not be read or drawn. The summary names them.
@@ -110,6 +115,16 @@ def predict(
         report(line)
     if truth:
         report(_precision(truth, detections, answered))
+        if more_metrics:
+            known = [result for result in detections if result["category_id"] in truth.class_names]
+            found = metrics.measure(
+                subject.make(truth, known, answered),
+                more_metrics,
+                coco_results.count_training_images(annotations),
+                frequency_limits,
+            )
+            for line in metrics.lines(found):
+                report(line)
     report(f"results: {os.path.join(output_dir, RESULTS)}")
     if pictures:
         report(f"pictures: {os.path.join(output_dir, PICTURES)}")

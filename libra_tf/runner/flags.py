@@ -61,6 +61,7 @@ def define_flags() -> None:
         "checkpoint is kept in best/. Default: train all steps.",
     )
     run_flags.define_checkpoint()
+    run_flags.define_metrics()
     flags.DEFINE_bool(
         "enable_async_checkpointing",
         default=True,
@@ -119,7 +120,7 @@ def check_flags(flag_values: flags.FlagValues) -> None:
 
     Raises:
       UsageError: if the mode is unknown, a file or folder does not exist, or a training is to start
-        from a checkpoint that only an evaluation can take.
+        from a checkpoint that only an evaluation can take, or if metrics are unknown.
     """
     if flag_values.mode not in MODES:
         raise UsageError(
@@ -130,6 +131,12 @@ def check_flags(flag_values: flags.FlagValues) -> None:
             f"--checkpoint={flag_values.checkpoint} is for --mode=eval. A training continues from "
             "the newest checkpoint in --model_dir; to start from other weights, set "
             "--params_override=task.init_checkpoint=CHECKPOINT"
+        )
+    run_flags.check_metrics(flag_values.metrics, flag_values.frequency_limits)
+    if flag_values.metrics and "eval" not in flag_values.mode:
+        raise UsageError(
+            f"--metrics={','.join(flag_values.metrics)} is for evaluations, and "
+            f"--mode={flag_values.mode} makes none; leave it out or add an evaluation"
         )
     for config_file in flag_values.config_file or ():
         yaml_files.find(config_file)

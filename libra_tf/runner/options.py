@@ -25,6 +25,8 @@ class Options:
     seed: int | None = None
     patience: int | None = None
     checkpoint: str | None = None
+    metrics: Sequence[str] | None = None
+    frequency_limits: Sequence[int] | None = None
     enable_async_checkpointing: bool = True
     tpu: str | None = None
     tf_data_service: str | None = None

@@ -15,6 +15,7 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset
+from libra_tf.evaluation import metrics
 from libra_tf.initial_weights import fine_tuning
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.precision import Precision
@@ -25,6 +26,7 @@ from libra_tf.runner import (
     config,
     contact_sheet,
     input_data,
+    more_metrics,
     proposals,
     training,
 )
@@ -84,6 +86,7 @@ def run(
     _check_batch_sizes(params, strategy)
     if flag_values.patience is not None:
         best.check_patience(flag_values.patience, params, mode)
+    measure_more = more_metrics.build(flag_values, params, dataset)
     class_names = _class_names(params, dataset)
     class_balance.fill_in(params, mode, class_names, report)
     if cluster.is_chief(strategy):
@@ -118,9 +121,12 @@ def run(
                 startup,
                 stages,
                 checkpoint,
+                measure_more,
             )
         if record.evaluations and "eval" in mode:
             console.print(results.table(record.evaluations[-1]))
+            for line in metrics.lines(record.evaluations[-1]):
+                _print(console, line)
         has_pictures = _draw_contact_sheet(folder, params, trainer, class_names)
     _report(console, folder, checkpoint or folder.latest_checkpoint(), record, has_pictures)
 
@@ -136,6 +142,7 @@ def _train(
     startup: StartUp,
     stages: Stages,
     checkpoint: str | None,
+    measure_more: more_metrics.Measure | None,
 ) -> training.ReportingTrainer:
     progress = Progress(console)
     try:
@@ -153,6 +160,7 @@ def _train(
                 patience=flag_values.patience,
                 checkpoint=checkpoint,
                 stages=stages,
+                measure_more=measure_more,
             )
     finally:
         progress.stop()

@@ -17,6 +17,7 @@ from libra_tf.cli.progress import Progress
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
 from libra_tf.runner import best, cluster, guards
+from libra_tf.runner.more_metrics import Measure
 from libra_tf.runner.stages import Stage, Stages
 from libra_tf.runner.startup import StartUp
 from libra_tf.runs import trained_run
@@ -34,6 +35,8 @@ class ReportingTrainer(base_trainer.Trainer):
         process must stop.
       startup: measures the time to the first step.
       stages: is told what the run does.
+      measure_more: measures what is not COCO's, from the detections of an evaluation; None for
+        nothing.
       *args: arguments of Model Garden's `Trainer`.
       **kwargs: arguments of Model Garden's `Trainer`.
     """
@@ -47,6 +50,7 @@ class ReportingTrainer(base_trainer.Trainer):
         stages: Stages,
         *args,
         train: bool = True,
+        measure_more: Measure | None = None,
         **kwargs,
     ):
         startup.mark("detector")
@@ -57,6 +61,7 @@ class ReportingTrainer(base_trainer.Trainer):
         self._results = results
         self._startup = startup
         self._stages = stages
+        self._measure_more = measure_more
         self._has_evaluated = False
         self._trains = train
         self._is_training = False
@@ -179,6 +184,8 @@ class ReportingTrainer(base_trainer.Trainer):
             exporter.maybe_export_checkpoint(self.checkpoint, logs, step)
             metric = self.config.trainer.best_checkpoint_eval_metric
             logs[f"best_{metric}"] = exporter.best_ckpt_logs[metric]
+        if self._measure_more:
+            logs.update(self._measure_more(self.task.coco_metric.detections))
         self._results.add(step, logs, self._speed(), is_of_training=self._trains)
         self._training_seconds, self._trained_steps = 0.0, 0
         return logs
@@ -232,6 +239,7 @@ def run(
     patience: int | None = None,
     checkpoint: str | None = None,
     stages: Stages | None = None,
+    measure_more: Measure | None = None,
 ) -> ReportingTrainer:
     """Trains and evaluates an experiment.
 
@@ -254,6 +262,8 @@ def run(
       checkpoint: path prefix of the checkpoint to evaluate; None for the newest. Training always
         continues from the newest.
       stages: is told what the run does.
+      measure_more: measures what is not COCO's, from the detections of an evaluation; None for
+        nothing.
 
     Returns:
       The trainer.
@@ -279,7 +289,13 @@ def run(
             # An evaluation may be of other images, whose AP says nothing about this training.
             checkpoint_exporter=best.exporter(params, own.path) if "train" in mode else None,
             trainer_cls=functools.partial(
-                ReportingTrainer, progress, results, stop, startup or StartUp(), stages
+                ReportingTrainer,
+                progress,
+                results,
+                stop,
+                startup or StartUp(),
+                stages,
+                measure_more=measure_more,
             ),
         )
         actions, eval_actions = [stop], [stop]

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from libra_tf.data import DatasetError, annotations
+from libra_tf.data.problems import FindingLog
 
 pytestmark = pytest.mark.one_lane
 
@@ -57,3 +58,23 @@ def test_a_file_that_cannot_be_read(tmp_path, opener):
     for path in (tmp_path, tmp_path / "none.json"):
         with pytest.raises(DatasetError, match=f"^{path} cannot be read: .*(directory|file)"):
             annotations.read_image_ids(str(path), _OPENERS[opener])
+
+
+@pytest.mark.parametrize("key", annotations.FEDERATED_KEYS)
+@pytest.mark.parametrize("value", [5, None, ["cat"], [True]])
+def test_lists_of_a_federated_data_set_that_are_none(coco_folder, key, value):
+    coco_folder.coco["val"]["images"][0][key] = value
+    coco_folder.write()
+    problems = FindingLog()
+    annotations.read_annotation_file(coco_folder.annotation_path("val"), problems)
+    (complaint,) = problems.by_kind
+    assert complaint == f"{key} must be a list of category ids, or be omitted"
+
+
+@pytest.mark.parametrize("value", [12, "often", None, ["r"]])
+def test_another_frequency_than_that_of_lvis_is_not_read(coco_folder, value):
+    cat, dog = coco_folder.coco["val"]["categories"]
+    cat["frequency"], dog["frequency"] = value, "c"
+    coco_folder.write()
+    file = annotations.read_annotation_file(coco_folder.annotation_path("val"), FindingLog())
+    assert file.frequencies == {3: "c"}

@@ -187,6 +187,32 @@ def test_supercategories_are_kept(coco_folder, tmp_path):
         ]
 
 
+def test_what_a_federated_data_set_says_is_kept(coco_folder, tmp_path):
+    cat, dog = 0, 100_000
+    plain = _prepare(coco_folder.path, tmp_path / "cache")
+    for coco in coco_folder.coco.values():
+        for category, id_, frequency in zip(coco["categories"], (cat, dog), "rf", strict=True):
+            category.update(id=id_, frequency=frequency)
+        for annotation in coco["annotations"]:
+            annotation["category_id"] = {1: cat, 3: dog}[annotation["category_id"]]
+        coco["images"][1]["neg_category_ids"] = [cat, 77]
+        coco["images"][1]["not_exhaustive_category_ids"] = [dog]
+    coco_folder.write()
+    dataset = _prepare(coco_folder.path, tmp_path / "cache")
+    cleaned = json.loads(pathlib.Path(dataset.val.annotation_file).read_text())
+    assert cleaned["categories"] == [
+        {"id": 1, "name": "cat", "frequency": "r"},
+        {"id": 2, "name": "dog", "frequency": "f"},
+    ]
+    first, second = cleaned["images"]
+    assert first == coco_folder.coco["val"]["images"][0]
+    # 77 is no category.
+    assert second["neg_category_ids"] == [1] and second["not_exhaustive_category_ids"] == [2]
+    _assert_records_equal_json(dataset.val)
+    cleaned = json.loads(pathlib.Path(plain.val.annotation_file).read_text())
+    assert not {key for entry in cleaned["categories"] for key in entry} - {"id", "name"}
+
+
 def test_annotation_id_0_would_cost_average_precision(coco_folder, tmp_path):
     for annotation_id, annotation in enumerate(coco_folder.coco["val"]["annotations"]):
         annotation["id"] = annotation_id

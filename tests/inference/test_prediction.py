@@ -96,14 +96,26 @@ def test_precision_is_that_of_the_evaluation(
 
 @one_detector
 def test_results_are_read_by_pycocotools(exported, found_objects, images_folder, tmp_path):
-    _, said = predict(exported.folder, [images_folder], tmp_path, annotations=found_objects)
+    _, said = predict(
+        exported.folder,
+        [images_folder],
+        tmp_path,
+        annotations=found_objects,
+        more_metrics=["voc", "lvis"],
+    )
     truth = coco.COCO(found_objects)
     evaluation = cocoeval.COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
     assert 0.1 < evaluation.stats[0] < evaluation.stats[1] < 0.9
-    assert f"AP {evaluation.stats[0]:.4f}, AP50 {evaluation.stats[1]:.4f}, " in said
+    numbers = f"AP {evaluation.stats[0]:.4f}, AP50 {evaluation.stats[1]:.4f}, "
+    lines = said.splitlines()
+    assert any(line.startswith(numbers) for line in lines)
+    # With so few detections and no federated annotations, LVIS' numbers are COCO's.
+    (line,) = [line for line in lines if line.startswith("LVIS: ")]
+    assert line.startswith(f"LVIS: {numbers}") and "APr" not in line
+    assert any(line.startswith("VOC: AP 0.") for line in lines)
 
 
 @one_detector
@@ -111,8 +123,15 @@ def test_ground_truth_of_a_voc_folder(exported, tiny_shapes, tmp_path):
     """The classes are in another order there, so only the images and their number can be right."""
     folder = to_voc(pathlib.Path(tiny_shapes.folder), tmp_path / "voc")
     _, said = predict(
-        exported.folder, [folder / "JPEGImages"], tmp_path / "found", annotations=str(folder)
+        exported.folder,
+        [folder / "JPEGImages"],
+        tmp_path / "found",
+        annotations=str(folder),
+        more_metrics=["lvis"],
+        frequency_limits=(0, 1),
     )
+    # A folder has training images, so it is known how frequent a class is.
+    assert re.search(r"LVIS: .*, APr -, APc .*, APf \d", said)
     assert re.search(r"AP \d\.\d{4}, .* on 6 of the 6 images of ", said)
     assert "8 images are not listed" in said
 

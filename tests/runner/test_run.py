@@ -169,7 +169,7 @@ def test_a_run_is_evaluated_as_its_folder_says(trained, tmp_path):
     result = subprocess.run(
         [
             *(sys.executable, str(ROOT / "run.py"), "--mode=eval", arguments[3]),
-            *(f"--model_dir={model_dir}", "--checkpoint=ckpt-2"),
+            *(f"--model_dir={model_dir}", "--checkpoint=ckpt-2", "--metrics=voc,lvis"),
         ],
         cwd=tmp_path,
         capture_output=True,
@@ -184,6 +184,12 @@ def test_a_run_is_evaluated_as_its_folder_says(trained, tmp_path):
     assert after["step"] == 2
     assert after["dataset"] == before["dataset"]
     assert after["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-5)
+    # Only what was asked for is there.
+    more = {key for key in after if key.startswith(("voc_", "lvis_"))}
+    assert {"voc_AP", "voc_AP_11_points", "lvis_AP", "lvis_APr"} <= more and not more & set(before)
+    assert after["lvis_AP"] == pytest.approx(after["AP"], abs=1e-4)
+    assert f"VOC: AP {after['voc_AP']:.4f} (area), " in result.stdout
+    assert f"LVIS: AP {after['lvis_AP']:.4f}, AP50 " in result.stdout
 
 
 @pytest.mark.one_lane

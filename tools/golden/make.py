@@ -33,11 +33,18 @@ import blocks
 import detectors
 import samplers
 import training
+import voc
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
-SUBFOLDERS = {blocks: "blocks", samplers: "blocks", detectors: "models", training: "training"}
+SUBFOLDERS = {
+    blocks: "blocks",
+    samplers: "blocks",
+    voc: "blocks",
+    detectors: "models",
+    training: "training",
+}
 # Float32 rounding, which adds up over fifty layers. A training step has rounded gradients.
-TOLERANCES = {blocks: 1e-5, samplers: 1e-5, detectors: 1e-4, training: 5e-4}
+TOLERANCES = {blocks: 1e-5, samplers: 1e-5, voc: 1e-6, detectors: 1e-4, training: 5e-4}
 
 
 def deviation(found: np.ndarray, stored: np.ndarray) -> float:

@@ -1,0 +1,96 @@
+"""What an evaluation measures beside COCO's average precision, if --metrics asks for it."""
+
+import functools
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+from absl import flags
+from official.core import config_definitions as cfg
+
+from libra_tf.cli import flags as run_flags
+from libra_tf.cli.errors import UsageError
+from libra_tf.data import DetectionDataset
+from libra_tf.data.annotations import AnnotationFile
+from libra_tf.evaluation import lvis_ap, metrics, subject
+from libra_tf.inference import coco_results
+from libra_tf.inference.client.answers import Answer
+from libra_tf.tasks.coco_metric import Detections
+
+# From the detections by image id to metrics by name.
+Measure = Callable[[Mapping[int, Detections]], dict[str, float]]
+
+
+def build(
+    flag_values: flags.FlagValues, params: cfg.ExperimentConfig, dataset: DetectionDataset | None
+) -> Measure | None:
+    """Reads what the metrics in --metrics need.
+
+    Args:
+      flag_values: parsed flags; this uses `metrics` and `frequency_limits`.
+      params: config of the run.
+      dataset: the data set, whose training images tell how frequent a class is; None if there are
+        only the files that the config names.
+
+    Returns:
+      What measures them; None if there are none but COCO's.
+
+    Raises:
+      UsageError: if there is no annotation file.
+      DatasetError: if it cannot be read.
+    """
+    names = run_flags.more_metrics(flag_values.metrics)
+    if not names:
+        return None
+    path = params.task.annotation_file
+    if not path:
+        raise UsageError(
+            f"--metrics={','.join(names)} needs an annotation file of the validation images: set "
+            "task.annotation_file, or name a folder with --dataset"
+        )
+    training_images = None
+    if dataset and metrics.LVIS in names:
+        with open(dataset.train.annotation_file, "rb") as file:
+            training_images = lvis_ap.images_per_class(json.load(file)["annotations"])
+    return functools.partial(
+        _measure,
+        coco_results.read_annotations(path),
+        names,
+        training_images,
+        run_flags.frequency_limits(flag_values.frequency_limits),
+    )
+
+
+def _measure(
+    truth: AnnotationFile,
+    names: Collection[str],
+    training_images: Mapping[int, int] | None,
+    limits: tuple[int, int],
+    detections: Mapping[int, Detections],
+) -> dict[str, float]:
+    images = {image["id"]: image for image in truth.images}
+    results = [
+        result
+        for image_id, found in detections.items()
+        for result in _to_results(found, images[image_id], truth)
+    ]
+    made = subject.make(truth, results, detections)
+    return metrics.measure(made, names, training_images, limits)
+
+
+def _to_results(
+    found: Detections, image: Mapping[str, Any], truth: AnnotationFile
+) -> list[dict[str, Any]]:
+    # The detector fills up to a fixed number, with a score of 0 or less.
+    is_real = np.isin(found.classes, list(truth.class_names)) & (found.scores > 0)
+    answer = Answer(
+        height=image["height"],
+        width=image["width"],
+        boxes=found.boxes[is_real],
+        scores=found.scores[is_real],
+        category_ids=found.classes[is_real],
+        names=np.array([truth.class_names[id_] for id_ in found.classes[is_real]]),
+        masks=None if found.masks is None else found.masks[is_real],
+    )
+    return coco_results.to_results(answer, image["id"], image["file_name"])
