@@ -1,4 +1,4 @@
-"""Configs of the Libra components: balanced pyramid, sampling and loss.
+"""Configs of the Libra components (balanced pyramid, sampling and loss) and of class balance.
 
 Each component can be switched off, and Model Garden's own part is then used unchanged:
 
@@ -7,6 +7,9 @@ Each component can be switched off, and Model Garden's own part is then used unc
 * RPN sampling with `rpn_sampler.type` `random` and `rpn_sampler.max_negatives_per_positive` 0;
 * the loss with `losses.box_loss` `huber`. RetinaNet's two box losses have different scales: Model
   Garden's own has a `losses.box_loss_weight` of 50, the balanced one a weight of 4.
+
+What balances classes is switched on by `roi_sampler.class_balanced`, `losses.class_weighting` and
+`train_data.repeat_threshold`.
 """
 
 import dataclasses
@@ -47,6 +50,39 @@ class BalancedL1(hyperparams.Config):
     gamma: float = 1.5
     beta: float = 1.0
     form: str = "paper"
+
+
+@dataclasses.dataclass
+class ClassWeights(hyperparams.Config):
+    """Weights of the classes in the loss of the class scores; see `libra_tf.modeling.class_weights`.
+
+    Attributes:
+      class_weights: one weight for the background and one for each class, by class id. None: all
+        are 1, or what `class_weighting` makes of the training images.
+      class_weighting: `none`, or what fills `class_weights` if they are None when a run begins:
+        `effective_number` or `inverse_frequency`.
+      effective_number_beta: the constant of `effective_number`, at least 0 and below 1. 0 is the
+        same weight for all classes; towards 1, `inverse_frequency` is approached.
+    """
+
+    class_weights: list[float] | None = None
+    class_weighting: str = "none"
+    effective_number_beta: float = 0.999
+
+
+@dataclasses.dataclass
+class RepeatedImages(hyperparams.Config):
+    """Images with rare classes, repeated; see `libra_tf.dataloaders.repeat_factors`.
+
+    Attributes:
+      repeat_threshold: images are repeated if they show a class that less than this share of the
+        images shows, at least 0 and at most 1. 0 repeats nothing.
+      class_frequencies: by class id, the share of the training images that show the class. None:
+        they are counted when a run begins.
+    """
+
+    repeat_threshold: float = 0.0
+    class_frequencies: list[float] | None = None
 
 
 @dataclasses.dataclass
@@ -92,9 +128,12 @@ class ROISampler(IoUBalancing, maskrcnn.ROISampler):
 
     Attributes:
       type: `iou_balanced`, or `random` for Model Garden's own sampler.
+      class_balanced: whether to draw positives evenly over the classes first, and then over the
+        objects of each class; `instance_balanced` has no effect then. Not part of Libra R-CNN.
     """
 
     type: str = "iou_balanced"
+    class_balanced: bool = False
 
 
 @dataclasses.dataclass

@@ -59,7 +59,7 @@ def libra_retinanet_resnetfpn_coco() -> cfg.ExperimentConfig:
             balanced_l1=components.BalancedL1(beta=0.11),
             l2_weight_decay=1e-4,
         ),
-        train_data=task.train_data,
+        train_data=retinanet.TrainData(task.train_data.as_dict()),
         validation_data=task.validation_data,
     )
     parser = config.task.train_data.parser
@@ -200,7 +200,7 @@ def _two_stage_on_coco(model: maskrcnn.LibraMaskRCNN) -> cfg.ExperimentConfig:
         per_category_metrics=True,
         model=model,
         losses=maskrcnn.Losses(l2_weight_decay=1e-4),
-        train_data=task.train_data,
+        train_data=maskrcnn.TrainData(task.train_data.as_dict()),
         validation_data=task.validation_data,
     )
     config.task.train_data.parser.aug_scale_min = 1.0

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from official.vision.configs import maskrcnn as model_garden
 
-from libra_tf.configs import checks, maskrcnn
+from libra_tf.configs import checks, components, maskrcnn
 
 
 @dataclasses.dataclass
@@ -23,6 +23,13 @@ class DataConfig(model_garden.DataConfig):
 
 
 @dataclasses.dataclass
+class TrainData(components.RepeatedImages, DataConfig):
+    """The config of the training data, with repeated images."""
+
+    is_training: bool = True
+
+
+@dataclasses.dataclass
 class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
     """The task of Libra Faster R-CNN with given proposals.
 
@@ -30,7 +37,7 @@ class LibraFastRCNNTask(maskrcnn.LibraMaskRCNNTask):
     `model.roi_generator`, and the `rpn_` keys of the losses and parsers, have no effect.
     """
 
-    train_data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(is_training=True))
+    train_data: TrainData = dataclasses.field(default_factory=TrainData)
     validation_data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
     has_rpn: ClassVar[bool] = False

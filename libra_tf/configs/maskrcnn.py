@@ -22,7 +22,14 @@ class LibraMaskRCNN(LibraDetector, maskrcnn.MaskRCNN):
 
 
 @dataclasses.dataclass
-class Losses(maskrcnn.Losses):
+class TrainData(components.RepeatedImages, maskrcnn.DataConfig):
+    """Model Garden's config of the training data, with repeated images."""
+
+    is_training: bool = True
+
+
+@dataclasses.dataclass
+class Losses(components.ClassWeights, maskrcnn.Losses):
     """Mask R-CNN's losses with a choice of box loss for the RoI head.
 
     Attributes:
@@ -45,6 +52,7 @@ class LibraMaskRCNNTask(LibraTask, maskrcnn.MaskRCNNTask):
 
     model: LibraMaskRCNN = dataclasses.field(default_factory=LibraMaskRCNN)
     losses: Losses = dataclasses.field(default_factory=Losses)
+    train_data: TrainData = dataclasses.field(default_factory=TrainData)
 
     has_rpn: ClassVar[bool] = True
 

@@ -18,12 +18,20 @@ class LibraRetinaNet(LibraDetector, retinanet.RetinaNet):
 
 
 @dataclasses.dataclass
-class Losses(retinanet.Losses):
+class TrainData(components.RepeatedImages, retinanet.DataConfig):
+    """Model Garden's config of the training data, with repeated images."""
+
+    is_training: bool = True
+
+
+@dataclasses.dataclass
+class Losses(components.ClassWeights, retinanet.Losses):
     """RetinaNet's losses with a choice of box loss.
 
     Both box losses are averaged over the four coordinates, summed over the positive anchors of the
     batch, divided by the number of positive anchors plus one, and multiplied by `box_loss_weight`.
-    MMDetection sums over the coordinates, so its weight of 1 corresponds to 4 here.
+    MMDetection sums over the coordinates, so its weight of 1 corresponds to 4 here. The weight of a
+    class multiplies all its terms in the focal loss: of its positive anchors and of all others.
 
     Attributes:
       box_loss: `balanced_l1`, or `huber` for Model Garden's own. Huber needs a different
@@ -41,6 +49,7 @@ class LibraRetinaNetTask(LibraTask, retinanet.RetinaNetTask):
 
     model: LibraRetinaNet = dataclasses.field(default_factory=LibraRetinaNet)
     losses: Losses = dataclasses.field(default_factory=Losses)
+    train_data: TrainData = dataclasses.field(default_factory=TrainData)
 
     converts_to_tflite: ClassVar[bool] = True
 

@@ -16,8 +16,8 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
     The sample level of Libra R-CNN (section 3.1 of the paper), as a drop-in for Model Garden's
     `ROISampler`: the same call, outputs and targets; only the choice of the RoIs differs. Of the
     `num_sampled_rois` RoIs of an image, at most `int(num_sampled_rois * foreground_fraction)` are
-    positives, drawn evenly over the instances; the rest are negatives, drawn evenly over the range
-    of their IoUs with the nearest instance.
+    positives, drawn evenly over the instances (or over the classes first); the rest are negatives,
+    drawn evenly over the range of their IoUs with the nearest instance.
 
     If an image has too few positives and negatives, other boxes fill the shortfall, to keep the
     shape. Boxes that are neither come first (padding, then ignored ones); they count as background
@@ -49,6 +49,9 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         an image without instances are then negatives, and not fillers.
       seed: with an int, a draw depends only on the seed, on `step` and on the image: it is the same
         in every run, compiled or not, on one device or on several. None: every call draws new RoIs.
+      class_balanced: whether positives are drawn evenly over the classes first, and then over the
+        instances of each class, see `libra_tf.ops.sample_class_balanced`; `instance_balanced` has
+        no effect then. Not part of Libra R-CNN.
       **kwargs: arguments of the Keras layer, such as `name` and `dtype`.
 
     Attributes:
@@ -81,6 +84,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         iou_balanced: bool = True,
         ignore_fillers: bool = False,
         seed: int | None = None,
+        class_balanced: bool = False,
         **kwargs: Any,
     ) -> None:
         bins = sampling.IoUBins(
@@ -115,6 +119,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
             "iou_balanced": iou_balanced,
             "ignore_fillers": ignore_fillers,
             "seed": seed,
+            "class_balanced": class_balanced,
         }
         self._bins = bins
         self.step = lambda: 0
@@ -163,7 +168,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         instances, indicators = self._box_matcher(ious)
         if self._config_dict["ignore_fillers"]:
             indicators = _negative_without_instances(indicators, boxes, gt_boxes)
-        chosen = self.choose(ious, instances, indicators)
+        chosen = self.choose(ious, instances, indicators, gt_classes)
         foreground = tf.gather(indicators, chosen, batch_dims=1) >= 0
         chosen_instances = tf.gather(instances, chosen, batch_dims=1)
         per_instance = [gt_boxes, gt_classes]
@@ -183,7 +188,13 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
                 "`num_sampled_rois` or keep more proposals."
             )
 
-    def choose(self, ious: tf.Tensor, instances: tf.Tensor, indicators: tf.Tensor) -> tf.Tensor:
+    def choose(
+        self,
+        ious: tf.Tensor,
+        instances: tf.Tensor,
+        indicators: tf.Tensor,
+        gt_classes: tf.Tensor,
+    ) -> tf.Tensor:
         """Chooses the boxes to sample.
 
         Args:
@@ -191,6 +202,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
           instances: int32 `[B, N]`, the instance of largest IoU of each box.
           indicators: int32 `[B, N]`, from Model Garden's matcher: 1 for positives, -1 for
             negatives, -2 for ignored boxes and -3 for padding.
+          gt_classes: int `[B, M]`, the classes of the instances.
 
         Returns:
           int32 `[B, K]`, the indices of the chosen boxes.
@@ -200,13 +212,13 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         num_rois = config["num_sampled_rois"]
         num_positives = self._num_positives(indicators)
         max_ious = tf.reduce_max(ious, axis=2)
+        # The summed bits of the IoUs tell images apart.
+        row_keys = tf.reduce_sum(tf.bitcast(tf.cast(max_ious, tf.float32), tf.int32), axis=1)
         both = [
-            self._positive_pool(instances, positives, num_positives, tf.shape(ious)[2]),
+            self._positive_pool(instances, positives, num_positives, gt_classes, row_keys),
             self._negative_pool(max_ious, negatives, num_rois - num_positives),
         ]
         is_ignored = tf.cast(tf.equal(indicators, -2), tf.int32)
-        # The summed bits of the IoUs tell images apart.
-        row_keys = tf.reduce_sum(tf.bitcast(tf.cast(max_ious, tf.float32), tf.int32), axis=1)
         return pools.draw_indices(both, num_rois, is_ignored, 2, self._seed(), row_keys)
 
     def _num_positives(self, indicators: tf.Tensor) -> tf.Tensor:
@@ -231,11 +243,16 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         instances: tf.Tensor,
         positives: tf.Tensor,
         num_positives: tf.Tensor,
-        max_instances: tf.Tensor,
+        gt_classes: tf.Tensor,
+        row_keys: tf.Tensor,
     ) -> pools.Pool:
+        if self._config_dict["class_balanced"]:
+            priorities = pools.draw_priorities(gt_classes, 2, self._seed(), row_keys)
+            return sampling.class_pool(instances, gt_classes, positives, num_positives, priorities)
         if not self._config_dict["instance_balanced"]:
             return sampling.random_pool(positives, num_positives)
-        return sampling.instance_pool(instances, positives, num_positives, max_instances)
+        num_instances = tf.shape(gt_classes)[1]
+        return sampling.instance_pool(instances, positives, num_positives, num_instances)
 
     def _negative_pool(
         self, max_ious: tf.Tensor, negatives: tf.Tensor, num_negatives: tf.Tensor

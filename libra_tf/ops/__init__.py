@@ -8,7 +8,12 @@ from libra_tf.ops.non_local import (
 )
 from libra_tf.ops.resampling import adaptive_max_pool2d, add_nearest2d, resize_nearest2d
 from libra_tf.ops.roi_align import roi_align
-from libra_tf.ops.sampling import sample_instance_balanced, sample_iou_balanced, sample_random
+from libra_tf.ops.sampling import (
+    sample_class_balanced,
+    sample_instance_balanced,
+    sample_iou_balanced,
+    sample_random,
+)
 
 __all__ = [
     "adaptive_max_pool2d",
@@ -19,6 +24,7 @@ __all__ = [
     "non_local_gaussian",
     "resize_nearest2d",
     "roi_align",
+    "sample_class_balanced",
     "sample_instance_balanced",
     "sample_iou_balanced",
     "sample_random",

@@ -26,7 +26,7 @@ class Pool:
         elements that are not drawn evenly.
       num_groups: the number G of groups, an int or an int scalar.
       share: maps the sizes of the groups, int32 `[B, G]`, to how many elements each group gives,
-        int32 `[B, 1]`.
+        int32, broadcastable to `[B, G]`.
       num_grouped: int32 `[B]`, how many elements the groups give in total.
       floor: bool `[B, N]`, candidates outside the groups.
       num_floor: int32 `[B]`, how many elements the floor gives.
@@ -103,6 +103,27 @@ def draw_indices(
     return order.elements(_join_ranges(starts, lengths, num_samples))
 
 
+def draw_priorities(
+    elements: tf.Tensor, num_draws: int, seed: Seed | None = None, row_keys: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Draws random numbers, independent of what the same seed draws from pools.
+
+    Args:
+      elements: a tensor `[B, N]`, of which only the shape matters.
+      num_draws: how many independent draws to return.
+      seed: as in `libra_tf.ops.sample_random`.
+      row_keys: as in `draw_indices`.
+
+    Returns:
+      int64 `[num_draws, B, N]`, uniform in `[0, 2**24)`.
+    """
+    if seed is not None:
+        seed = tf.random.stateless_uniform(
+            [2], _seed_pair(seed), minval=None, maxval=None, dtype=tf.int32, alg="philox"
+        )
+    return tf.stack(_noise(elements, num_draws, seed, row_keys))
+
+
 def _draw(
     pools: Sequence[Pool],
     others: tf.Tensor,
@@ -155,8 +176,7 @@ def _noise(
     if seed is None:
         seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     else:
-        seed = tf.cast(seed, tf.int32)
-        seed = tf.stack([seed, 0]) if seed.shape.rank == 0 else seed
+        seed = _seed_pair(seed)
     num_rows, num_columns = tf.unstack(tf.shape(elements))
     shape = [num_draws, num_rows if row_keys is None else 1, num_columns]
     # One algorithm everywhere: TensorFlow's default choice depends on the device.
@@ -165,6 +185,12 @@ def _noise(
         # The rows share the numbers; shifted around a circle, they remain uniform.
         noise = tf.bitwise.bitwise_and(noise + row_keys[:, None], _NUM_RANDOM - 1)
     return tf.unstack(tf.cast(noise, tf.int64), num=num_draws)
+
+
+def _seed_pair(seed: Seed) -> tf.Tensor:
+    """Returns a seed as int32 `[2]`."""
+    seed = tf.cast(seed, tf.int32)
+    return tf.stack([seed, 0]) if seed.shape.rank == 0 else seed
 
 
 class _RandomOrder:

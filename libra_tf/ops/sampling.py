@@ -1,15 +1,15 @@
 """Choice of training samples, the sample level of Libra R-CNN (section 3.1 of the paper).
 
 Every function here draws a random subset of a given size from each row: all of it at random
-(`sample_random`), or evenly over groups first and the rest at random (by IoU, by instance). A
-`Pool` describes what to draw; `libra_tf.ops.pools` draws it.
+(`sample_random`), or evenly over groups first and the rest at random (by IoU, by instance, by
+class). A `Pool` describes what to draw; `libra_tf.ops.pools` draws it.
 """
 
 import dataclasses
 
 import tensorflow as tf
 
-from libra_tf.ops import pools
+from libra_tf.ops import pools, shares
 
 BIN_RANGES = ("candidates", "all")
 
@@ -202,6 +202,43 @@ def sample_instance_balanced(
     return pools.draw_mask(pool, seed)
 
 
+def sample_class_balanced(
+    instance_ids: tf.Tensor,
+    instance_classes: tf.Tensor,
+    candidates: tf.Tensor,
+    num_samples: int | tf.Tensor,
+    seed: pools.Seed | None = None,
+) -> tf.Tensor:
+    """Samples candidates (positives) evenly over classes, and those of a class over its instances.
+
+    Every class that has candidates gives the same number. What a class lacks is shared out evenly
+    over the other classes, so of two classes one gives at most one more than the other, unless the
+    other gives all it has. The same holds for the instances of a class. Which class or instance
+    gives one more, and which candidates an instance gives, is random. This is not part of Libra
+    R-CNN, which balances positives over instances only (`sample_instance_balanced`).
+
+    Args:
+      instance_ids: int `[B, N]`, the instance of each box, in `[0, M)` for candidates. Values
+        outside count as the nearest instance.
+      instance_classes: int `[B, M]`, the class of each instance; M at least 1 if there are
+        candidates. Instances without candidates, such as padding, may have any class.
+      candidates: bool `[B, N]`, what may be sampled.
+      num_samples: how many to sample per row: an int for all rows, or int `[B]`.
+      seed: as in `sample_random`.
+
+    Returns:
+      bool `[B, N]`, True for exactly min(`num_samples`, number of candidates) elements of each row,
+      all of them candidates.
+
+    Raises:
+      ValueError: If `candidates` is not a bool tensor of rank 2.
+    """
+    candidates = _validated_candidates(candidates)
+    priorities = pools.draw_priorities(instance_classes, 2, seed)
+    pool = class_pool(instance_ids, instance_classes, candidates, num_samples, priorities)
+    return pools.draw_mask(pool, seed)
+
+
 def random_pool(candidates: tf.Tensor, num_samples: int | tf.Tensor) -> pools.Pool:
     """Returns the pool that `sample_random` draws from.
 
@@ -289,6 +326,32 @@ def instance_pool(
         floor=tf.zeros_like(candidates),
         num_floor=tf.zeros_like(num_samples),
     )
+
+
+def class_pool(
+    instance_ids: tf.Tensor,
+    instance_classes: tf.Tensor,
+    candidates: tf.Tensor,
+    num_samples: int | tf.Tensor,
+    priorities: tf.Tensor,
+) -> pools.Pool:
+    """Returns the pool that `sample_class_balanced` draws from; its groups are the instances.
+
+    Args:
+      instance_ids: as in `sample_class_balanced`.
+      instance_classes: as in `sample_class_balanced`.
+      candidates: as in `sample_class_balanced`.
+      num_samples: as in `sample_class_balanced`.
+      priorities: as in `libra_tf.ops.shares.share_over_classes`.
+    """
+    num_samples = _per_row(candidates, num_samples)
+    num_instances = tf.shape(instance_classes)[1]
+    pool = instance_pool(instance_ids, candidates, num_samples, num_instances)
+
+    def share(sizes: tf.Tensor) -> tf.Tensor:
+        return shares.share_over_classes(sizes, instance_classes, num_samples, priorities)
+
+    return dataclasses.replace(pool, share=share)
 
 
 def _validated_candidates(candidates: tf.Tensor) -> tf.Tensor:
