@@ -62,6 +62,10 @@ def substituted(owner: types.ModuleType, name: str, replacement: Any) -> Iterato
     * both tasks, `build_model`: `factory.build_retinanet` and `factory.build_maskrcnn`;
     * both parsers: `anchor.build_anchor_generator`;
     * both tasks, `build_inputs`: `input_reader_factory.input_reader_generator`;
+    * `official/vision/dataloaders/input_reader_factory.py`, and our readers in its place:
+      `input_reader.InputReader`, for images that are repeated;
+    * `official/vision/tasks/retinanet.py`, `build_losses`: `focal_loss.FocalLoss`, for weights of
+      the classes;
     * `official/vision/modeling/factory.py`, `build_retinanet` and `build_maskrcnn`: the classes
       of `dense_prediction_heads`, `instance_heads`, `roi_generator`, `roi_sampler` and
       `mask_sampler`;

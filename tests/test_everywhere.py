@@ -27,6 +27,10 @@ SAMPLERS = {
         lambda i, c: ops.sample_instance_balanced(i, c, 10, 6, seed=3),
         [INSTANCES, CANDIDATES],
     ),
+    "sample_class_balanced": (
+        lambda i, k, c: ops.sample_class_balanced(i, k, c, 10, seed=3),
+        [INSTANCES, tf.constant([[1, 1, 1, 2, 2, 3], [5, 4, 3, 2, 1, -1]]), CANDIDATES],
+    ),
 }
 DIFFERENTIABLE = {
     "balanced_l1": (lambda a, b: ops.balanced_l1(a, b, beta=0.3), [MAP, MAP[::-1]]),

@@ -26,6 +26,7 @@ _FIXED_PARSER = {
 _FIXED_LOSSES = {
     "box_loss_normalizer": "sampled_rois",
     "class_weights": None,
+    "class_weighting": "none",
     "frcnn_class_use_binary_cross_entropy": False,
     "frcnn_class_loss_top_k_percent": 1.0,
 }
@@ -102,6 +103,7 @@ def check_task(task: hyperparams.Config) -> None:
         check_choice(
             "task.model.decoder.libra_fpn.refine_type", libra_fpn.refine_type, REFINE_TYPES
         )
+    _check_class_balance(task)
     check_choice("task.losses.box_loss", losses.box_loss, BOX_LOSSES)
     if losses.box_loss == "l1" and not model.compatibility:
         raise ValueError(
@@ -169,6 +171,37 @@ def _check_frozen_stages(task: hyperparams.Config) -> None:
         )
 
 
+def _check_class_balance(task: hyperparams.Config) -> None:
+    data, losses = task.train_data, task.losses
+    if data.repeat_threshold and data.cache:
+        raise ValueError(
+            f"task.train_data.repeat_threshold is {data.repeat_threshold}, which repeats other "
+            "images in every epoch, but task.train_data.cache=true keeps those of the first; set "
+            "it to false, or repeat_threshold to 0"
+        )
+    counting = {
+        "task.train_data.repeat_threshold": data.repeat_threshold,
+        "task.losses.class_weighting": losses.class_weighting != "none" and losses.class_weighting,
+    }
+    for key, value in counting.items():
+        if value and (data.tfds_name or isinstance(data.input_path, hyperparams.Config)):
+            raise ValueError(
+                f"{key} is {value}, which needs the classes of TFRecords in one "
+                "task.train_data.input_path; leave out tfds_name, and name files or a pattern"
+            )
+        if value and data.decoder.type != "simple_decoder":
+            raise ValueError(
+                f"{key} is {value}, which needs the numbers of the classes in the records, but "
+                f"task.train_data.decoder.type is {data.decoder.type}; use simple_decoder"
+            )
+    attribute_heads = "head" in task.model and task.model.head.attribute_heads
+    if attribute_heads and (losses.class_weights or losses.class_weighting != "none"):
+        raise ValueError(
+            "task.model.head.attribute_heads have the class loss too, but none of its "
+            "task.losses.class_weights; leave out one of them"
+        )
+
+
 def _check_compatible(task: hyperparams.Config) -> None:
     """Checks that a task uses nothing that MMDetection's detectors lack."""
     model = task.model
@@ -195,6 +228,8 @@ def _check_compatible(task: hyperparams.Config) -> None:
             check_choice("task.model.include_mask", model.include_mask, (False,))
             thresholds = model.roi_sampler.cascade_iou_thresholds
             check_choice("task.model.roi_sampler.cascade_iou_thresholds", thresholds, (None,))
+            is_balanced = model.roi_sampler.class_balanced
+            check_choice("task.model.roi_sampler.class_balanced", is_balanced, (False,))
 
 
 def check_optimization(task: hyperparams.Config, optimization: hyperparams.Config) -> None:
@@ -253,6 +288,11 @@ def check_roi_sampler(
             f"{key}.foreground_iou_threshold": sampler.foreground_iou_threshold,
         }
     )
+    if sampler.class_balanced and sampler.type != "iou_balanced":
+        raise ValueError(
+            f"{key}.class_balanced is true, but {key}.type is {sampler.type}, which draws all RoIs "
+            "at random; set it to iou_balanced"
+        )
     cascade = list(sampler.cascade_iou_thresholds or ())
     if len(cascade) > MAX_CASCADE_THRESHOLDS or not all(0 < t <= 1 for t in cascade):
         raise ValueError(

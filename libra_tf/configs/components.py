@@ -54,7 +54,7 @@ class BalancedL1(hyperparams.Config):
 
 @dataclasses.dataclass
 class ClassWeights(hyperparams.Config):
-    """Weights of the classes in the loss of the class scores; see `libra_tf.modeling.class_weights`.
+    """Weights of the classes in the class loss; see `libra_tf.modeling.class_weights`.
 
     Attributes:
       class_weights: one weight for the background and one for each class, by class id. None: all

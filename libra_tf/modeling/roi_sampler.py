@@ -40,6 +40,7 @@ def use_libra_sampler(
         ignore_fillers=ignore_fillers,
         # Different in every run, but repeatable with `keras.utils.set_random_seed`.
         seed=random.randrange(2**31),
+        class_balanced=config.class_balanced,
     )
     # Replacing an item of the tracked list would make it impossible to checkpoint the model.
     model.roi_sampler = [sampler, *model.roi_sampler[1:]]

@@ -234,6 +234,7 @@ def sample_class_balanced(
       ValueError: If `candidates` is not a bool tensor of rank 2.
     """
     candidates = _validated_candidates(candidates)
+    instance_classes = tf.convert_to_tensor(instance_classes)
     priorities = pools.draw_priorities(instance_classes, 2, seed)
     pool = class_pool(instance_ids, instance_classes, candidates, num_samples, priorities)
     return pools.draw_mask(pool, seed)

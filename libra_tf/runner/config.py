@@ -134,7 +134,7 @@ def settle(draft: Draft, dataset: DetectionDataset | None) -> cfg.ExperimentConf
         use_dataset(draft.params, dataset, draft.own, draft.named)
         _check_fits(draft.params.task, draft.own.task, dataset)
         _check(draft, settles_schedule=True)
-    _check_class_weights(draft.params.task)
+    _check_one_for_each_class(draft.params.task)
     return draft.params
 
 
@@ -258,13 +258,16 @@ def _check_fits(task: cfg.TaskConfig, own: cfg.TaskConfig, dataset: DetectionDat
         )
 
 
-def _check_class_weights(task: cfg.TaskConfig) -> None:
-    weights = getattr(task.losses, "class_weights", None)
-    if weights and len(weights) != task.model.num_classes:
-        raise UsageError(
-            f"task.losses.class_weights has {len(weights)} weights; it must have one for the "
-            f"background and one for each class, which makes {task.model.num_classes}"
-        )
+def _check_one_for_each_class(task: cfg.TaskConfig) -> None:
+    for key, noun, values in (
+        ("task.losses.class_weights", "weights", task.losses.class_weights),
+        ("task.train_data.class_frequencies", "shares", task.train_data.class_frequencies),
+    ):
+        if values and len(values) != task.model.num_classes:
+            raise UsageError(
+                f"{key} has {len(values)} {noun}; it must have one for the background and one for "
+                f"each class, which makes {task.model.num_classes}"
+            )
 
 
 def _use_compilable_suppression(model: hyperparams.Config) -> None:

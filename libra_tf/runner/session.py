@@ -18,7 +18,16 @@ from libra_tf.data import DetectionDataset
 from libra_tf.initial_weights import fine_tuning
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.precision import Precision
-from libra_tf.runner import best, cluster, config, contact_sheet, input_data, proposals, training
+from libra_tf.runner import (
+    best,
+    class_balance,
+    cluster,
+    config,
+    contact_sheet,
+    input_data,
+    proposals,
+    training,
+)
 from libra_tf.runner import flags as runner_flags
 from libra_tf.runner.stages import Stages
 from libra_tf.runner.startup import StartUp
@@ -76,6 +85,7 @@ def run(
     if flag_values.patience is not None:
         best.check_patience(flag_values.patience, params, mode)
     class_names = _class_names(params, dataset)
+    class_balance.fill_in(params, mode, class_names, report)
     if cluster.is_chief(strategy):
         folder.set_damaged_checkpoints_aside(report)
     cluster.wait_for_all(strategy)

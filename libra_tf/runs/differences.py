@@ -8,6 +8,25 @@ from typing import Any
 _IN_CACHE = re.compile(r".*/entries/([0-9a-f]{32}/[^/]*)")
 
 
+def completed(saved: Any, wanted: Any, defaults: Any) -> Any:
+    """Adds the keys that the version of a run did not have yet: there, they had their defaults.
+
+    Args:
+      saved: nested keys and values of the run.
+      wanted: those that it is to continue with; only their keys are added.
+      defaults: the default values.
+
+    Returns:
+      `saved` with these keys.
+    """
+    if not all(isinstance(values, Mapping) for values in (saved, wanted, defaults)):
+        return saved
+    added = {key: defaults[key] for key in wanted if key not in saved and key in defaults}
+    return added | {
+        key: completed(value, wanted.get(key), defaults.get(key)) for key, value in saved.items()
+    }
+
+
 def between(saved: Any, wanted: Any, path: str) -> Iterator[str]:
     """Describes every key that has another value.
 

@@ -279,9 +279,9 @@ class RunFolder:
         if saved is None:
             return
         wanted = params.as_dict()
-        found = list(
-            differences.between(saved["task"]["model"], wanted["task"]["model"], "task.model")
-        )
+        defaults = type(params.task.model)().as_dict()
+        model = differences.completed(saved["task"]["model"], wanted["task"]["model"], defaults)
+        found = list(differences.between(model, wanted["task"]["model"], "task.model"))
         if "train" in mode:
             found += differences.of_images(saved, wanted, dataset)
         if found:

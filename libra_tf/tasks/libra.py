@@ -1,14 +1,14 @@
 """What all Libra tasks add to Model Garden's detection tasks."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
 from libra_tf.compat import keras
-from libra_tf.dataloaders import repeatable, unaugmented
+from libra_tf.dataloaders import repeat_factors, repeatable, unaugmented
 from libra_tf.initial_weights import fine_tuning
 from libra_tf.modeling import freezing, mixed_precision
 from libra_tf.tasks import histograms, mmdetection
@@ -49,18 +49,24 @@ class LibraTaskMixin:
         """Loads what fits from `init_checkpoint`; see `libra_tf.initial_weights.fine_tuning`."""
         self.initialization_report = fine_tuning.initialize(model, self.task_config)
 
+    @contextlib.contextmanager
     def _reading(
         self, data: cfg.DataConfig, input_context: tf.distribute.InputContext | None
-    ) -> contextlib.AbstractContextManager[None]:
-        """Lets the block build training data that begin at `first_step`, if it is set.
+    ) -> Iterator[None]:
+        """Lets the block build training data that repeat images and begin at `first_step`.
+
+        Both only as far as they are set.
 
         Args:
           data: config of the data.
           input_context: of the input pipeline that the block builds.
         """
-        if self.first_step is None or not data.is_training:
-            return contextlib.nullcontext()
-        return repeatable.reading_after(self._used(data, input_context))
+        with repeat_factors.repeating(data):
+            if self.first_step is None or not data.is_training:
+                yield
+                return
+            with repeatable.reading_after(self._used(data, input_context)):
+                yield
 
     def _used(
         self, data: cfg.DataConfig, input_context: tf.distribute.InputContext | None

@@ -14,7 +14,7 @@ from libra_tf.balance import boxes, quotas, samples
 from libra_tf.compat import keras
 from libra_tf.configs import retinanet as exp_cfg
 from libra_tf.dataloaders import mmdetection_labels, retinanet_input
-from libra_tf.modeling import box_losses
+from libra_tf.modeling import box_losses, class_weights
 from libra_tf.modeling.mmdetection import anchors as mmdetection_anchors
 from libra_tf.modeling.mmdetection import losses as mmdetection_losses
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
@@ -63,9 +63,10 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
         self._offer_histograms(outputs, labels)
         if self.task_config.model.compatibility:
             return self._build_mmdetection_losses(outputs, labels, aux_losses)
-        total_loss, cls_loss, box_loss, model_loss = self._build_replica_losses(
-            outputs, labels, aux_losses
-        )
+        with class_weights.weighing_focal_loss(self.task_config.losses.class_weights):
+            total_loss, cls_loss, box_loss, model_loss = self._build_replica_losses(
+                outputs, labels, aux_losses
+            )
         if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return total_loss, cls_loss, box_loss, model_loss
         ratio = box_losses.positives_over_share(labels["box_weights"])

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -101,6 +103,40 @@ def test_positives_are_balanced_over_the_instances():
             assert max(share) <= 9
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_positives_are_balanced_over_the_classes(jit_compile):
+    """Of five objects one is rare: half of the positives show it, instead of a fifth."""
+    proposals, gt_boxes, gt_classes = scene(num_proposals=1000)
+    rare = tf.constant([[0] * 4 + [1] + [0] * 5] * BATCH, tf.bool)
+    gt_classes = tf.where(gt_classes < 0, -1, tf.where(rare, 7, 3))
+    inputs = (proposals, gt_boxes, gt_classes)
+    available = all_boxes_with_targets(inputs)[-1].numpy()
+    assert all((row == i).sum() >= 20 for row in available for i in range(NUM_INSTANCES))
+    for seed in range(3):
+        sampler = IoUBalancedROISampler(
+            num_sampled_rois=128, foreground_fraction=0.25, seed=seed, class_balanced=True
+        )
+        outputs = tf.function(sampler, jit_compile=jit_compile)(*inputs)
+        assert_targets_are_model_gardens(inputs, outputs, all_boxes_with_targets(inputs))
+        for indices in outputs[-1].numpy():
+            np.testing.assert_array_equal(np.bincount(indices[indices >= 0]), [4, 4, 4, 4, 16])
+
+
+def test_every_object_of_a_class_gets_its_turn():
+    """Four positives over five objects of one class: which one has none is random."""
+    proposals, gt_boxes, gt_classes = scene(num_proposals=1000)
+    gt_classes = tf.where(gt_classes < 0, -1, 3)
+    counts = np.zeros([BATCH, NUM_INSTANCES])
+    sampler = IoUBalancedROISampler(num_sampled_rois=16, seed=0, class_balanced=True)
+    num_steps = 200
+    for step in range(num_steps):
+        sampler.step = lambda step=step: step
+        for row, indices in enumerate(sampler(proposals, gt_boxes, gt_classes)[-1].numpy()):
+            counts[row] += np.bincount(indices[indices >= 0], minlength=NUM_INSTANCES)
+    z = (counts / num_steps - 0.8) / np.sqrt(0.8 * 0.2 / num_steps)
+    assert np.abs(z).max() < 4.5
+
+
 @pytest.mark.parametrize(
     "kwargs", [{"bin_range": "all"}, {"floor_threshold": 0.1, "floor_fraction": 0.5}]
 )
@@ -152,11 +188,14 @@ def test_ignored_boxes_fill_up_as_background():
 
 def test_images_without_instances():
     proposals, gt_boxes, gt_classes = scene()
-    sampler = IoUBalancedROISampler(num_sampled_rois=64)
-    for targets in (
-        (-tf.ones_like(gt_boxes), -tf.ones_like(gt_classes)),
-        (gt_boxes[:, :0], gt_classes[:, :0]),
+    for class_balanced, targets in itertools.product(
+        [False, True],
+        [
+            (-tf.ones_like(gt_boxes), -tf.ones_like(gt_classes)),
+            (gt_boxes[:, :0], gt_classes[:, :0]),
+        ],
     ):
+        sampler = IoUBalancedROISampler(num_sampled_rois=64, class_balanced=class_balanced)
         outputs = sampler(proposals, *targets)
         assert not outputs[2].numpy().any() and (outputs[3].numpy() == -1).all()
         assert (outputs[0].numpy() >= 0).all()
@@ -212,13 +251,16 @@ def test_without_a_seed_each_draw_is_new():
     assert (draw(*scene()) != draw(*scene())).numpy().any()
 
 
+@pytest.mark.parametrize("class_balanced", [False, True])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_seeded_draw_depends_on_seed_step_and_image_alone(jit_compile):
+def test_a_seeded_draw_depends_on_seed_step_and_image_alone(jit_compile, class_balanced):
     inputs = scene()
     step = tf.Variable(0, dtype=tf.int64)
 
     def sample(seed, inputs):
-        sampler = IoUBalancedROISampler(num_sampled_rois=64, seed=seed)
+        sampler = IoUBalancedROISampler(
+            num_sampled_rois=64, seed=seed, class_balanced=class_balanced
+        )
         sampler.step = lambda: step
         return tf.function(sampler, jit_compile=jit_compile)(*inputs)[0].numpy()
 
@@ -237,11 +279,12 @@ def test_rows_that_share_random_numbers_are_uniform():
     num_rows, num_boxes, num_steps = 5, 40, 400
     ious = tf.random.stateless_uniform([num_rows, num_boxes, 1], [0, 1], 0.0, 0.01)
     indicators = -tf.ones([num_rows, num_boxes], tf.int32)
+    classes = tf.ones([num_rows, 1], tf.int32)
     sampler = IoUBalancedROISampler(num_sampled_rois=10, num_bins=1, seed=0)
     counts = np.zeros([num_rows, num_boxes])
     for step in range(num_steps):
         sampler.step = lambda step=step: step
-        chosen = sampler.choose(ious, tf.zeros_like(indicators), indicators).numpy()
+        chosen = sampler.choose(ious, tf.zeros_like(indicators), indicators, classes).numpy()
         for row in range(num_rows):
             counts[row, chosen[row]] += 1
     z = (counts / num_steps - 0.25) / np.sqrt(0.25 * 0.75 / num_steps)
@@ -266,6 +309,7 @@ def test_config_round_trip():
         False,
         True,
         9,
+        True,
         name="sampler",
         dtype="float64",
     )

@@ -124,6 +124,36 @@ def test_instances_fill_a_shortfall_at_random():
     assert_frequencies(mask, expected)
 
 
+def test_classes_share_evenly():
+    """7 from 3 classes: 3 from one of the large two, and 2 from each other; then over instances."""
+    instances = np.int32([0] * 20 + [1] * 5 + [2] * 6 + [3, 3] + [2] * 2)
+    candidates = np.arange(35) < 33
+    # The first two instances have the same class.
+    classes = tf.repeat([[4, 4, 1, 7, -1]], REPETITIONS, axis=0)
+    tf.random.set_seed(8)
+    mask = ops.sample_class_balanced(repeat(instances), classes, repeat(candidates), 7).numpy()
+    assert (mask[:, instances == 3].sum(1) == 2).all()
+    # Each of the two instances gives one, and a third is of either.
+    share = 2.5 / 2
+    expected = np.concatenate([[share / 20] * 20, [share / 5] * 5, [2.5 / 6] * 6, [1] * 2, [0] * 2])
+    assert_frequencies(tf.constant(mask), expected)
+
+
+def test_instances_of_rare_classes_are_not_outnumbered():
+    """Nine objects of one class and one of another: half of the samples are of the one."""
+    instances = np.repeat(np.arange(10, dtype=np.int32), 10)
+    classes = [[1] * 9 + [2]]
+    candidates = tf.ones([1, 100], tf.bool)
+    by_class = ops.sample_class_balanced(instances[None], classes, candidates, 18, seed=0)
+    by_instance = ops.sample_instance_balanced(instances[None], candidates, 18, 10, seed=0)
+    rare = instances == 9
+    assert by_class.numpy()[0, rare].sum() == 9
+    assert by_instance.numpy()[0, rare].sum() <= 3
+    np.testing.assert_array_equal(
+        np.bincount(instances[by_class.numpy()[0]], minlength=10), [1] * 9 + [9]
+    )
+
+
 def test_random_is_uniform():
     candidates = np.arange(40) % 3 > 0
     tf.random.set_seed(5)
@@ -137,8 +167,14 @@ def test_random_is_uniform():
         lambda none: ops.sample_random(none, 3),
         lambda none: ops.sample_iou_balanced(tf.zeros([2, 0]), none, 3),
         lambda none: ops.sample_instance_balanced(tf.zeros([2, 0], tf.int32), none, 3, 5),
+        lambda none: ops.sample_class_balanced(
+            tf.zeros([2, 0], tf.int32), tf.ones([2, 5], tf.int32), none, 3
+        ),
+        lambda none: ops.sample_class_balanced(
+            tf.zeros([2, 0], tf.int32), tf.ones([2, 0], tf.int32), none, 3
+        ),
     ],
-    ids=["random", "iou_balanced", "instance_balanced"],
+    ids=["random", "iou_balanced", "instance_balanced", "class_balanced", "no_instances"],
 )
 def test_no_elements(sample):
     assert sample(tf.zeros([2, 0], tf.bool)).shape == [2, 0]
@@ -208,6 +244,46 @@ def test_instance_counts(row, num_samples):
             assert (taken >= min(size, share)).all()
 
 
+@tf.function(reduce_retracing=True)
+def sample_classes(instances, classes, candidates, num_samples):
+    return ops.sample_class_balanced(instances, classes, candidates, num_samples)
+
+
+def assert_shared_evenly(taken, sizes):
+    """One gives at most one more than another, unless that gives all it has."""
+    for less, size in zip(taken, sizes, strict=True):
+        assert less == size or less >= max(taken) - 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.booleans()),
+        min_size=NUM_CANDIDATES,
+        max_size=NUM_CANDIDATES,
+    ),
+    st.lists(st.integers(1, 3), min_size=5, max_size=5),
+    st.integers(0, 30),
+)
+@settings(deadline=None, max_examples=60)
+def test_class_counts(row, classes, num_samples):
+    instances, candidates = np.int32([r[0] for r in row]), np.array([r[1] for r in row])
+    mask = sample_classes(
+        repeat(instances, 4),
+        repeat(np.int32(classes), 4),
+        repeat(candidates, 4),
+        tf.constant(num_samples),
+    ).numpy()
+    assert not mask[:, ~candidates].any()
+    assert (mask.sum(1) == min(num_samples, candidates.sum())).all()
+    sizes = np.bincount(instances[candidates], minlength=5)
+    for drawn in mask:
+        taken = np.bincount(instances[drawn], minlength=5)
+        assert_shared_evenly(*(np.bincount(classes, weights=n) for n in (taken, sizes)))
+        for label in set(classes):
+            of_class = np.array(classes) == label
+            assert_shared_evenly(taken[of_class], sizes[of_class])
+
+
 def all_samplers(candidates, num_samples, seed):
     ious = tf.random.stateless_uniform(tf.shape(candidates), [0, 1])
     instances = tf.cast(ious * 6, tf.int32)
@@ -215,6 +291,13 @@ def all_samplers(candidates, num_samples, seed):
         ops.sample_random(candidates, num_samples, seed),
         ops.sample_iou_balanced(ious, candidates, num_samples, seed=seed),
         ops.sample_instance_balanced(instances, candidates, num_samples, 6, seed),
+        ops.sample_class_balanced(
+            instances,
+            tf.repeat([[1, 1, 1, 2, 2, 3]], tf.shape(candidates)[0], axis=0),
+            candidates,
+            num_samples,
+            seed,
+        ),
     ]
 
 

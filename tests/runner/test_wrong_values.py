@@ -68,6 +68,24 @@ ANY_DETECTOR = {
     "task.train_data.cycle_length=0": r"cycle_length is 0; it must be at least 1",
     "task.train_data.block_length=-1": r"block_length is -1; it must be at least 1",
     "task.train_data.prefetch_buffer_size=-5": r"prefetch_buffer_size is -5; .*at least -1",
+    "task.train_data.repeat_threshold=1.5": r"repeat_threshold is 1\.5; it must be from 0 to 1",
+    "task.train_data.repeat_threshold=-1": r"repeat_threshold is -1\.0; it must be from 0 to 1",
+    "task.train_data.repeat_threshold=0.1,task.train_data.cache=true": (
+        r"repeat_threshold is 0\.1, .* but task\.train_data\.cache=true .* set it to false"
+    ),
+    "task.train_data.repeat_threshold=0.1,task.train_data.decoder.type=label_map_decoder": (
+        r"repeat_threshold is 0\.1, which needs .*decoder\.type is label_map_decoder; use simple"
+    ),
+    "task.train_data.class_frequencies=[0.1,2]": r"class_frequencies is .* each from 0 to 1",
+    "task.train_data.class_frequencies=[0.1,0.2]": r"class_frequencies has 2 shares; .*makes 8",
+    "task.validation_data.repeat_threshold=0.1": r"no config key task\.validation_data\.repeat_t",
+    "task.losses.class_weighting=inverse": r"class_weighting is 'inverse'; it must be one of none,",
+    "task.losses.class_weighting=inverse_frequency,task.train_data.tfds_name=coco": (
+        r"class_weighting is inverse_frequency, which needs .* leave out tfds_name"
+    ),
+    "task.losses.effective_number_beta=1": r"beta is 1\.0; it must be at least 0 and below 1",
+    "task.losses.class_weights=[1,2]": r"class_weights has 2 weights; .*which makes 8",
+    "task.losses.class_weights=[1,-2]": r"class_weights is \[1\.0, -2\.0\]; .*at least 0",
     "task.train_data.file_type=csv": r"file_type is 'csv'; .*tfrecord, tfrecord_compressed",
     f"{PARSER}.max_num_instances=0": r"max_num_instances is 0; it must be at least 1",
     f"{PARSER}.aug_scale_min=-1": r"aug_scale_min is -1\.0; it must be above 0",
@@ -134,6 +152,8 @@ ONE_STAGE = {
         r"use_class_agnostic_nms is true.*nms_version=v2"
     ),
     f"{DETECTIONS}.box_coder_weights=[1,1,0,1]": r"box_coder_weights is .* each above 0",
+    "task.losses.class_weighting=inverse_frequency,"
+    f"{MODEL}.head.attribute_heads=[{{name: depth}}]": r"attribute_heads have .* leave out one",
     f"{PARSER}.match_threshold=1.5": r"match_threshold is 1\.5; it must be from 0 to 1",
     f"{PARSER}.unmatched_threshold=0.9": r"unmatched_threshold is 0\.9.*in ascending order",
 }
@@ -148,10 +168,11 @@ TWO_STAGES = {
     "task.losses.frcnn_huber_loss_delta=-1": r"frcnn_huber_loss_delta is -1\.0",
     "task.losses.frcnn_box_weight=-1": r"frcnn_box_weight is -1\.0; it must be at least 0",
     "task.losses.frcnn_class_loss_top_k_percent=0": r"top_k_percent is 0\.0; .*at most 1",
-    "task.losses.class_weights=[1,2]": r"class_weights has 2 weights; .*which makes 8",
-    "task.losses.class_weights=[1,-2]": r"class_weights is \[1\.0, -2\.0\]; .*at least 0",
     f"{MODEL}.outer_boxes_scale=0.5": r"outer_boxes_scale is 0\.5; it must be at least 1",
     f"{MODEL}.roi_sampler.foreground_fraction=1.5": r"foreground_fraction is 1\.5",
+    f"{MODEL}.roi_sampler.class_balanced=true,{MODEL}.roi_sampler.type=random": (
+        r"class_balanced is true, but .*type is random.* set it to iou_balanced"
+    ),
     f"{MODEL}.roi_sampler.background_iou_high_threshold=-7": r"high_threshold is -7\.0; .*above 0",
 }
 
@@ -260,6 +281,9 @@ def test_every_experiment_is_within_the_ranges(parse, experiment):
         f"{MODEL}.num_classes=20",
         "task.train_data.global_batch_size=100",
         "task.train_data.prefetch_buffer_size=0",
+        "task.train_data.repeat_threshold=1e-3",
+        "task.losses.class_weighting=effective_number,task.losses.effective_number_beta=0",
+        f"{MODEL}.roi_sampler.class_balanced=true",
     ],
 )
 def test_accepted(parse, override):

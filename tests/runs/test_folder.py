@@ -50,6 +50,19 @@ def test_another_experiment_is_refused(used, params, key):
     assert key in str(error.value)
 
 
+def test_a_key_that_came_later_had_its_default(used):
+    params = experiment("libra_fasterrcnn_demo")
+    used.write_config("libra_fasterrcnn_demo", params, {})
+    path = pathlib.Path(used.path, "params.yaml")
+    text = path.read_text()
+    path.write_text(text.replace("      class_balanced: false\n", ""))
+    assert path.read_text() != text
+    used.check_continues("train", params, "cells")
+    params.task.model.roi_sampler.class_balanced = True
+    with pytest.raises(UsageError, match="class_balanced was False and would be True"):
+        used.check_continues("train", params, "cells")
+
+
 def test_other_data_may_be_evaluated(used):
     other = experiment(task={"train_data": {"input_path": "other*"}})
     used.check_continues("eval", other, "cells")

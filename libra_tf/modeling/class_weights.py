@@ -1,0 +1,101 @@
+"""Weights of the classes in the loss of the class scores, and the focal loss that has them.
+
+The RoI head's loss of the class scores has weights in Model Garden already.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from official.vision.losses import focal_loss
+
+from libra_tf import compat
+
+EFFECTIVE_NUMBER, INVERSE_FREQUENCY = "effective_number", "inverse_frequency"
+
+
+def class_weights(weighting: str, num_objects: np.ndarray, beta: float) -> np.ndarray:
+    """Returns weights that are larger for rare classes; their mean over the classes is 1.
+
+    Args:
+      weighting: `effective_number` for (1 - beta) / (1 - beta^n), where n is the number of objects
+        of the class (equations 2 and 4 of the paper), or `inverse_frequency` for 1 / n.
+      num_objects: int `[C]`, the number of objects by class id. Ids without objects, such as 0, the
+        background, get the weight 1, and have no part in the mean.
+      beta: the constant of `effective_number`, at least 0 and below 1.
+
+    Returns:
+      float64 `[C]`.
+
+    Raises:
+      ValueError: if there are no objects.
+
+    References:
+      - Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019.
+        https://arxiv.org/abs/1901.05555
+    """
+    present = np.asarray(num_objects, np.float64)[np.asarray(num_objects) > 0]
+    if not present.size:
+        raise ValueError("there are no objects to weigh the classes by")
+    if weighting == INVERSE_FREQUENCY:
+        of_present = 1 / present
+    else:
+        # 1 - beta^n would be rounded to 0 for a beta of 1 - 1e-17.
+        log_beta = np.log(beta) if beta else -np.inf
+        of_present = (1 - beta) / -np.expm1(present * log_beta)
+    weights = np.ones(len(num_objects))
+    weights[np.asarray(num_objects) > 0] = of_present / of_present.mean()
+    return weights
+
+
+class ClassWeightedFocalLoss(focal_loss.FocalLoss):
+    """Model Garden's focal loss in which each class has a weight.
+
+    The weight of a class multiplies all its terms: of the anchors that show it, and of all others,
+    from which it has to be told apart.
+
+    Args:
+      class_weights: a weight for each class, the background included.
+      **kwargs: arguments of Model Garden's loss.
+    """
+
+    def __init__(self, class_weights: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._class_weights = list(class_weights)
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Returns the weighted loss of every anchor and class.
+
+        Args:
+          y_true: `[B, num_anchors, num_classes]`, 1 for the class of an anchor.
+          y_pred: `[B, num_anchors, num_classes]`, logits.
+
+        Returns:
+          float32 `[B, num_anchors, num_classes]`.
+        """
+        loss = super().call(y_true, y_pred)
+        return loss * tf.constant(self._class_weights, loss.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that recreate the loss."""
+        return {**super().get_config(), "class_weights": self._class_weights}
+
+
+@contextlib.contextmanager
+def weighing_focal_loss(weights: Sequence[float] | None) -> Iterator[None]:
+    """Lets Model Garden's RetinaNet weigh the classes in its loss while the block runs.
+
+    Args:
+      weights: a weight for each class, the background included; None changes nothing.
+    """
+    if weights is None:
+        yield
+        return
+
+    def weighted(**kwargs: Any) -> ClassWeightedFocalLoss:
+        return ClassWeightedFocalLoss(weights, **kwargs)
+
+    with compat.substituted(focal_loss, "FocalLoss", weighted):
+        yield
