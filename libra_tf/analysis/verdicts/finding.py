@@ -34,7 +34,7 @@ class Verdict:
     """One finding.
 
     Attributes:
-      level: `samples`, `features` or `objective`.
+      level: `samples`, `features`, `objective` or `classes`.
       state: `FINE`, `LOOK` or `ACT`.
       title: what it is about.
       headline: the finding in one sentence of at most fifteen words.

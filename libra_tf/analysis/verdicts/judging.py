@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from libra_tf.analysis.verdicts import features, objective, samples
+from libra_tf.analysis.verdicts import classes, features, objective, samples
 from libra_tf.analysis.verdicts.finding import ACT, FINE, LOOK, Verdict
 
 _BY_URGENCY = (ACT, LOOK, FINE)
-_SUBJECTS = (samples, features, objective)
+_SUBJECTS = (samples, features, objective, classes)
 
 
 def judge(numbers: Mapping[str, Any]) -> list[Verdict]:
