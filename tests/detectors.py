@@ -119,6 +119,7 @@ def predict_in_training(model, images, labels):
         anchor_boxes=labels["anchor_boxes"],
         gt_boxes=labels["gt_boxes"],
         gt_classes=labels["gt_classes"],
+        gt_masks=labels.get("gt_masks"),
         training=True,
     )
 

@@ -30,6 +30,12 @@ class Batch:
         all_boxes = self.labels["gt_boxes"].numpy()
         return [rows[rows.max(axis=-1) >= 0] for rows in all_boxes]
 
+    @functools.cached_property
+    def classes(self) -> list[np.ndarray]:
+        """The category ids of the objects of each image, int `[M]`, without padding."""
+        all_classes = self.labels["gt_classes"].numpy().astype(np.int64)
+        return [rows[: len(boxes)] for rows, boxes in zip(all_classes, self.boxes, strict=True)]
+
     def gt_boxes(self, index: int) -> tf.Tensor:
         """Returns the objects of an image, float `[M, 4]`; one box of padding if it has none.
 

@@ -2,18 +2,18 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from official.vision.ops import preprocess_ops
 
-from libra_tf.analysis import detectors, gradients, pyramid, samples
+from libra_tf.analysis import classes, detectors, gradients, pyramid, samples
 from libra_tf.analysis.batches import Batch
 from libra_tf.analysis.detector import Detector
 from libra_tf.compat import keras
-from libra_tf.runs import trained_run
+from libra_tf.runs import results, trained_run
 
 _PICTURED_IMAGES = 3
 
@@ -103,7 +103,8 @@ def analyse(
         "step": _step(run),
         "settings": _settings(run),
     }
-    numbers = _plain({**of_run, **measures.result()})
+    precisions = results.of_classes(run.folder.read_results() or {})
+    numbers = _plain({**of_run, **measures.result(precisions)})
     return Analysis(numbers, measures.pictures, measures.attention)
 
 
@@ -134,6 +135,7 @@ class _Measures:
         }
         self._pyramid = pyramid.PyramidTally(detector)
         self._gradients = gradients.GradientTally(detector)
+        self._classes = classes.ClassTally(class_names)
         self._num_images = 0
         self.pictures: list[Picture] = []
         self.attention: Attention | None = None
@@ -141,25 +143,33 @@ class _Measures:
     def add(self, batch: Batch) -> None:
         """Adds a batch."""
         pictured_kind = next(iter(self._samples))
-        for kind, candidates in self._detector.candidates(batch).items():
+        by_kind = self._detector.candidates(batch)
+        for kind, candidates in by_kind.items():
             for i, of_image in enumerate(candidates):
                 picks = self._samples[kind].add(of_image)
                 if kind == pictured_kind and len(self.pictures) < _PICTURED_IMAGES:
                     self.pictures.append(_picture(batch, i, of_image, picks))
+        for i, categories in enumerate(batch.classes):
+            self._classes.add_image(categories, {kind: of[i] for kind, of in by_kind.items()})
         self._pyramid.add(batch.images)
         self._gradients.add(batch.images, batch.labels)
         if self.attention is None:
             self.attention = _attention(self._pyramid, batch, self._point)
         self._num_images += len(batch.boxes)
 
-    def result(self) -> dict[str, Any]:
-        """Returns all numbers."""
+    def result(self, precisions: Mapping[str, float]) -> dict[str, Any]:
+        """Returns all numbers.
+
+        Args:
+          precisions: see `libra_tf.analysis.classes.ClassTally.result`.
+        """
         return {
             "kind": "two_stage" if "proposals" in self._samples else "one_stage",
             "num_images": self._num_images,
             "samples": {kind: tally.result() for kind, tally in self._samples.items()},
             "features": self._pyramid.result(),
             "objective": self._gradients.result(),
+            "classes": self._classes.result(self._gradients.of_classes(), precisions),
         }
 
 
@@ -171,6 +181,10 @@ def _settings(run: trained_run.TrainedRun) -> dict[str, Any]:
         "task.model.decoder.type": task.model.decoder.type,
         "task.losses.box_loss": task.losses.box_loss,
         "task.losses.balanced_l1": task.losses.balanced_l1.as_dict(),
+        "task.losses.class_weights": task.losses.class_weights,
+        "task.losses.class_weighting": task.losses.class_weighting,
+        "task.train_data.repeat_threshold": task.train_data.repeat_threshold,
+        "task.model.compatibility": task.model.compatibility,
     }
     if "roi_sampler" in task.model:
         for sampler in ("roi_sampler", "rpn_sampler"):

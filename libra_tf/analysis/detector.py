@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from official.core import config_definitions as cfg
 from official.core import task_factory
 
 from libra_tf.analysis.batches import Batch
@@ -37,6 +36,37 @@ class BoxHead:
     loss: str
     boxes: boxes.BoxErrors
     beta: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassHead:
+    """The classes that a head predicts for its candidates, compared with their targets.
+
+    Attributes:
+      loss: the name of the loss that learns from them.
+      logits: float, one tensor or one for each level, `[..., A * C]`: a score for each of the C
+        classes, the background first, for each of the A candidates at a place.
+      targets: of each, int or float `[..., A]`: the class, 0 or less for what is no object.
+    """
+
+    loss: str
+    logits: list[tf.Tensor]
+    targets: list[tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingStep:
+    """What a training step computes from a batch.
+
+    Attributes:
+      losses: by name, multiplied by their weights.
+      box_heads: the boxes that are predicted.
+      class_heads: the classes that are predicted; the first is the head of the first stage.
+    """
+
+    losses: dict[str, tf.Tensor]
+    box_heads: list[BoxHead]
+    class_heads: list[ClassHead]
 
 
 class Detector(abc.ABC):
@@ -65,16 +95,6 @@ class Detector(abc.ABC):
         self.task = task_factory.get_task(self.config.replace(analysis={"enabled": True}))
         self.model = run.load_model()
         self.levels = list(range(self.config.model.min_level, self.config.model.max_level + 1))
-
-    @classmethod
-    def not_covered(cls, config: cfg.TaskConfig) -> str | None:
-        """Returns the name of a kind of detector that the measures do not cover, else None.
-
-        Args:
-          config: the config of its task.
-        """
-        del config
-        return None
 
     def read(self, input_path: str | None, max_num_instances: int = 0) -> Iterator[Batch]:
         """Reads training images.
@@ -122,10 +142,8 @@ class Detector(abc.ABC):
         """
 
     @abc.abstractmethod
-    def compute_losses(
-        self, images: tf.Tensor, labels: dict[str, Any]
-    ) -> tuple[dict[str, tf.Tensor], list[BoxHead]]:
-        """Returns the weighted losses of a training step by name, and the boxes that it predicts.
+    def take_step(self, images: tf.Tensor, labels: dict[str, Any]) -> TrainingStep:
+        """Returns what a training step computes; it does not change the weights.
 
         Args:
           images: float `[B, height, width, 3]`.

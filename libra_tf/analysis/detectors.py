@@ -30,11 +30,8 @@ def load(run: TrainedRun) -> Detector:
     detector_class = DETECTORS.get(type(config))
     if detector_class is None:
         other = _NOT_COVERED.get(type(config), type(config).__name__)
-    else:
-        other = detector_class.not_covered(config)
-    if other is not None:
         raise UsageError(
             f"{run.folder} holds a {other}, which the analysis does not cover; it reads "
-            "RetinaNet, Faster R-CNN and Cascade R-CNN"
+            "RetinaNet, Faster R-CNN, Mask R-CNN and Cascade R-CNN"
         )
     return detector_class(run)

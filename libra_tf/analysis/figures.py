@@ -4,6 +4,7 @@ A figure comes with its subject. The figures of two runs that have the same subj
 whatever the kinds of the detectors.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -45,6 +46,7 @@ _SUBJECTS = {
     "frcnn_box": "boxes",
     "rpn_score": "RPN scores",
     "rpn_box": "RPN boxes",
+    "mask": "masks",
 }
 _HARD = (HARD_IOU, "hard from here")
 _MOST_GROUPS = 12
@@ -77,6 +79,9 @@ def key_figures(numbers: dict[str, Any], levels: Sequence[str]) -> dict[str, str
         )
         written[f"outliers of {_subject(loss)}"] = charts.percent(outliers)
         written[f"gradient of {_subject(loss)} from outliers"] = charts.percent(of_gradient)
+    rarest = numbers["classes"]["rarest"]
+    for part in ("objects", "gradient"):
+        written[f"{part} of the rarest quarter of the classes"] = charts.percent(rarest[part])
     return written
 
 
@@ -207,6 +212,75 @@ def objective(analysis: Analysis) -> Iterator[OnSubject]:
             subject = _subject(loss)
             yield f"{subject}, slopes", _slopes(loss, errors["beta"], form)
             yield f"{subject}, grid", _grid(loss, errors["grid"])
+
+
+def classes(analysis: Analysis) -> Iterator[OnSubject]:
+    """Makes the charts of the classes, the rarest first, each with its subject."""
+    measured = analysis.numbers["classes"]
+    by_class = measured["by_class"]
+    even = 1 / len(by_class)
+    yield "shares", _bars_of_classes("Share of each class", _shares_of_classes(by_class), even=even)
+    quotients = {
+        name: {"positives / negatives": row["positive_over_negative"]}
+        for name, row in by_class.items()
+    }
+    title = "Gradient at the score of each class, positives over negatives"
+    yield "quotients", _bars_of_classes(title, quotients, is_share=False, even=1.0)
+    if any(row["AP"] is not None for row in by_class.values()):
+        precisions = {
+            f"{name} ({row['objects']} objects)": {"AP": row["AP"]}
+            for name, row in by_class.items()
+        }
+        yield "AP", _bars_of_classes("AP of each class", precisions, is_share=False)
+
+
+def _shares_of_classes(
+    by_class: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, float | None]]:
+    """Returns the part of each class among all of them, by class and by what is counted."""
+    counts = {"objects": {name: row["objects"] for name, row in by_class.items()}}
+    for kind in next(iter(by_class.values()))["positives"]:
+        noun = f"positive {verdicts.NOUNS[kind]}"
+        counts[noun] = {name: row["positives"][kind] for name, row in by_class.items()}
+    if next(iter(by_class.values()))["sampled"] is not None:
+        counts["sampled RoIs"] = {name: row["sampled"] for name, row in by_class.items()}
+    totals = {what: sum(of_classes.values()) for what, of_classes in counts.items()}
+    return {
+        name: {
+            **{
+                what: of[name] / totals[what] if totals[what] else None
+                for what, of in counts.items()
+            },
+            "gradient": row["gradient_share"],
+        }
+        for name, row in by_class.items()
+    }
+
+
+def _bars_of_classes(
+    title: str,
+    groups: Mapping[str, Mapping[str, float | None]],
+    is_share: bool = True,
+    even: float | None = None,
+) -> charts.BarChart:
+    """Makes a chart of the rarest and the most frequent classes, with the numbers of all.
+
+    Args:
+      title: what is shown.
+      groups: by class, the rarest first.
+      is_share: see `charts.bars`.
+      even: see `charts.bars`.
+    """
+    label = "the rarest class first" if even is None else "the rarest class first; dashed: even"
+    names = list(groups)
+    if len(names) <= _MOST_GROUPS:
+        return charts.bars(title, groups, label, is_share, even)
+    half = _MOST_GROUPS // 2
+    shown = {name: groups[name] for name in (*names[:half], *names[-half:])}
+    title = f"{title}: the {half} rarest and the {half} most frequent"
+    chart = charts.bars(title, shown, label, is_share, even)
+    of_all = charts.bars(title, groups, label, is_share, even).numbers
+    return dataclasses.replace(chart, numbers=of_all)
 
 
 def _ways(kind: str) -> tuple[str, ...]:

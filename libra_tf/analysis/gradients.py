@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from libra_tf.analysis import objective
-from libra_tf.analysis.detector import BoxHead, Detector
+from libra_tf.analysis import classes, objective
+from libra_tf.analysis.detector import BoxHead, Detector, TrainingStep
 
 _SHARED = ("backbone", "decoder")
 # A gradient by part of the detector, one tensor for each trainable weight.
@@ -23,7 +23,7 @@ class GradientTally:
     weighted loss with respect to the part's trainable weights, in a training step on one batch. The
     result is the mean over the batches. `shared` is the backbone and the decoder together, where
     the losses compete. The inliers' part of a box loss is the gradient that their coordinates send
-    back.
+    back. What each class gets of the classification loss is in `libra_tf.analysis.classes`.
 
     Args:
       detector: the detector to differentiate.
@@ -36,6 +36,7 @@ class GradientTally:
         self._errors = collections.defaultdict(list)
         self._slopes = collections.defaultdict(list)
         self._betas = {}
+        self._of_classes = []
         self._step = tf.function(self._differentiate)
 
     def add(self, images: tf.Tensor, labels: dict[str, Any]) -> None:
@@ -46,7 +47,8 @@ class GradientTally:
           labels: as in training.
         """
         with _restored(self._detector.model.non_trainable_variables):
-            losses, norms, errors = self._step(images, labels)
+            losses, norms, errors, of_classes = self._step(images, labels)
+        self._of_classes.append(tf.nest.map_structure(lambda x: x.numpy(), of_classes))
         for name, loss in losses.items():
             self._losses[name].append(float(loss))
         for key, norm in norms.items():
@@ -68,6 +70,10 @@ class GradientTally:
             "box_errors": {name: self._box_errors(name) for name in self._errors},
         }
 
+    def of_classes(self) -> classes.ClassGradients:
+        """Returns what each class gets of the classification loss, summed over the batches."""
+        return classes.add_up(self._of_classes)
+
     def _box_errors(self, loss: str) -> dict[str, Any]:
         errors, slopes = (np.concatenate(x[loss]) for x in (self._errors, self._slopes))
         beta = self._betas[loss]
@@ -85,16 +91,21 @@ class GradientTally:
 
     def _differentiate(
         self, images: tf.Tensor, labels: dict[str, Any]
-    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], dict[str, tuple[tf.Tensor, tf.Tensor]]]:
-        """Losses, norms by `loss/errors/part`, and by box loss the errors and their slopes."""
+    ) -> tuple[
+        dict[str, tf.Tensor],
+        dict[str, tf.Tensor],
+        dict[str, tuple[tf.Tensor, tf.Tensor]],
+        classes.ClassGradients,
+    ]:
+        """Returns the losses; norms by `loss/errors/part`; errors and their slopes; of classes."""
         modules = self._detector.modules
         with tf.GradientTape(persistent=True) as tape:
-            losses, heads = self._detector.compute_losses(images, labels)
+            step = self._detector.take_step(images, labels)
         by_loss = collections.defaultdict(list)
-        for head in heads:
+        for head in step.box_heads:
             by_loss[head.loss].append(head)
         gradients, errors = {}, {}
-        for name, loss in losses.items():
+        for name, loss in step.losses.items():
             if name in by_loss:
                 self._betas[name] = by_loss[name][0].beta
                 of_kinds, errors[name] = _box_gradients(tape, loss, by_loss[name], modules)
@@ -106,7 +117,13 @@ class GradientTally:
             for key, of_parts in gradients.items()
             for part, norm in _norms(of_parts).items()
         }
-        return losses, norms, errors
+        return step.losses, norms, errors, _of_classes(tape, step)
+
+
+def _of_classes(tape: tf.GradientTape, step: TrainingStep) -> classes.ClassGradients:
+    slopes = [tape.gradient(step.losses[head.loss], head.logits) for head in step.class_heads]
+    pairs = zip(step.class_heads, slopes, strict=True)
+    return classes.add_stages([classes.gradients_of_classes(*pair) for pair in pairs])
 
 
 def _box_gradients(

@@ -8,7 +8,7 @@ import tensorflow as tf
 from official.vision.losses import focal_loss, loss_utils
 
 from libra_tf.analysis.batches import Batch
-from libra_tf.analysis.detector import BoxHead, Detector
+from libra_tf.analysis.detector import BoxHead, ClassHead, Detector, TrainingStep
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance import boxes, quotas
 from libra_tf.compat import keras
@@ -61,9 +61,7 @@ class OneStage(Detector):
 
         return compute
 
-    def compute_losses(
-        self, images: tf.Tensor, labels: dict[str, Any]
-    ) -> tuple[dict[str, tf.Tensor], list[BoxHead]]:
+    def take_step(self, images: tf.Tensor, labels: dict[str, Any]) -> TrainingStep:
         """See base class."""
         outputs = self.model(images, training=True)
         _, cls_loss, box_loss, _ = self.task.build_losses(outputs, labels)
@@ -73,4 +71,8 @@ class OneStage(Detector):
             outputs["box_outputs"], labels["box_targets"], labels["box_weights"]
         )
         beta = boxes.box_loss(losses, losses.huber_loss_delta).beta
-        return weighted, [BoxHead("box", errors, beta)]
+        targets = labels["cls_targets"]
+        classes = ClassHead(
+            "cls", [outputs["cls_outputs"][level] for level in targets], list(targets.values())
+        )
+        return TrainingStep(weighted, [BoxHead("box", errors, beta)], [classes])

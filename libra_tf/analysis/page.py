@@ -70,6 +70,7 @@ def render(runs: Sequence[Run]) -> str:
             samples=[_samples(kind, runs) for kind in _kinds(runs)],
             features=_rows(runs, figures.features),
             objective=_rows(runs, figures.objective),
+            classes=_rows(runs, figures.classes),
         )
     )
 

@@ -60,7 +60,12 @@ def write(
     if dataset is None:
         _check_classes(runs, None)
     else:
-        prepared = prepare_coco_folder(dataset, cache_dir, report=lambda m: report(f"data: {m}"))
+        prepared = prepare_coco_folder(
+            dataset,
+            cache_dir,
+            report=lambda message: report(f"data: {message}"),
+            needs_masks=_why_masks(runs),
+        )
         _check_classes(runs, prepared)
         input_path = prepared.train.input_path
         max_num_instances = prepared.train.max_boxes_per_image
@@ -81,6 +86,17 @@ def _names(model_dirs: Sequence[str]) -> list[str]:
     ]
     names = [os.path.basename(path) for path in paths]
     return names if len(set(names)) == len(names) else paths
+
+
+def _why_masks(runs: Sequence[trained_run.TrainedRun]) -> str:
+    """Returns which run needs masks, and what to do without them; empty if none does."""
+    folders = [run.folder for run in runs if getattr(run.params.task.model, "include_mask", False)]
+    if not folders:
+        return ""
+    return (
+        f"the detector in {folders[0]} predicts masks: name a folder with a segmentation for "
+        "every object, or leave out --dataset"
+    )
 
 
 def _check_classes(

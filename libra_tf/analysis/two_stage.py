@@ -1,4 +1,4 @@
-"""Faster and Cascade R-CNN, as the measures see them."""
+"""Faster, Mask and Cascade R-CNN, as the measures see them."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,17 +8,16 @@ import numpy as np
 import tensorflow as tf
 
 from libra_tf.analysis.batches import Batch
-from libra_tf.analysis.detector import BoxHead, Detector
+from libra_tf.analysis.detector import BoxHead, ClassHead, Detector, TrainingStep
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance import boxes, quotas, samples
-from libra_tf.configs import maskrcnn
 from libra_tf.dataloaders import mmdetection_labels
 from libra_tf.modeling import roi_sampler
 from libra_tf.runs.trained_run import TrainedRun
 
 
 class TwoStage(Detector):
-    """Faster or Cascade R-CNN: the candidates are the proposals, and the anchors of the RPN."""
+    """Faster, Mask or Cascade R-CNN: the candidates are the proposals, and the RPN's anchors."""
 
     def __init__(self, run: TrainedRun):
         super().__init__(run)
@@ -32,6 +31,7 @@ class TwoStage(Detector):
             "rpn_box": losses.rpn_box_weight,
             "frcnn_cls": losses.frcnn_class_weight,
             "frcnn_box": losses.frcnn_box_weight,
+            **({"mask": losses.mask_weight} if model.include_mask else {}),
         }
         self.losses = {name: losses.loss_weight * weight for name, weight in weights.items()}
         self.modules = {
@@ -42,14 +42,14 @@ class TwoStage(Detector):
                 f"detection_head{_suffix(stage)}": head.trainable_variables
                 for stage, head in enumerate(self.model.detection_head)
             },
+            **(
+                {"mask_head": self.model.mask_head.trainable_variables}
+                if model.include_mask
+                else {}
+            ),
         }
 
     _min_positive_iou = mmdetection_labels.RPN_MIN_POSITIVE_IOU
-
-    @classmethod
-    def not_covered(cls, config: maskrcnn.LibraMaskRCNNTask) -> str | None:
-        """See base class."""
-        return "Mask R-CNN" if config.model.include_mask else None
 
     def candidates(self, batch: Batch) -> dict[str, list[Candidates]]:
         """See base class."""
@@ -99,9 +99,7 @@ class TwoStage(Detector):
         levels = _levels_of_rois(proposals.numpy(), self.levels)
         return batch.candidates(index, proposals.numpy(), matches, levels, losses)
 
-    def compute_losses(
-        self, images: tf.Tensor, labels: dict[str, Any]
-    ) -> tuple[dict[str, tf.Tensor], list[BoxHead]]:
+    def take_step(self, images: tf.Tensor, labels: dict[str, Any]) -> TrainingStep:
         """See base class."""
         outputs = self.model(
             images,
@@ -109,16 +107,21 @@ class TwoStage(Detector):
             anchor_boxes=labels["anchor_boxes"],
             gt_boxes=labels["gt_boxes"],
             gt_classes=labels["gt_classes"],
+            **{name: labels[name] for name in ("gt_masks", "gt_outer_boxes") if name in labels},
             training=True,
         )
         losses = self.task.build_losses(outputs, labels)
         weighted = {name: self.losses[name] * losses[f"{name}_loss"] for name in self.losses}
         errors = boxes.of_rpn(outputs["rpn_boxes"], labels["rpn_box_targets"])
         heads = [BoxHead("rpn_box", errors, self.config.losses.rpn_huber_loss_delta)]
-        num_stages = len(self.model.detection_head)
-        return weighted, heads + [self._roi_head(outputs, stage) for stage in range(num_stages)]
+        stages = range(len(self.model.detection_head))
+        return TrainingStep(
+            weighted,
+            heads + [self._box_head(outputs, stage) for stage in stages],
+            [_class_head(outputs, stage) for stage in stages],
+        )
 
-    def _roi_head(self, outputs: dict[str, Any], stage: int) -> BoxHead:
+    def _box_head(self, outputs: dict[str, Any], stage: int) -> BoxHead:
         losses, suffix = self.config.losses, _suffix(stage)
         errors = boxes.of_rois(
             outputs[f"box_outputs{suffix}"],
@@ -128,6 +131,13 @@ class TwoStage(Detector):
         )
         beta = boxes.box_loss(losses, losses.frcnn_huber_loss_delta).beta
         return BoxHead("frcnn_box", errors, beta)
+
+
+def _class_head(outputs: dict[str, Any], stage: int) -> ClassHead:
+    suffix = _suffix(stage)
+    return ClassHead(
+        "frcnn_cls", [outputs[f"class_outputs{suffix}"]], [outputs[f"class_targets{suffix}"]]
+    )
 
 
 def _suffix(stage: int) -> str:

@@ -189,22 +189,38 @@ def place_shapes(rng: np.random.Generator, size: int, dials: Dials) -> Pile:
     Args:
       rng: decides everything that is random.
       size: height and width of the image in pixels.
-      dials: this uses `size_spread`.
+      dials: this uses `size_spread` and `class_ratio`.
 
     Returns:
       The objects.
     """
     wanted = 0 if rng.random() < 0.04 else int(rng.integers(1, 8))
+    # A stream of its own, so that `rng` draws the same without it.
+    class_rng, shares = rng.spawn(1)[0], dials.class_shares(len(CLASS_NAMES))
     pile = Pile()
     for _ in range(wanted):
-        pile.put_one(lambda: _random_shape(rng, size, pile.shapes, dials.size_spread))
+        # One for all tries: a class that hides less would else become more frequent.
+        wanted_class = None
+        if dials.class_ratio > 1:
+            wanted_class = int(class_rng.choice(list(CLASS_NAMES), p=shares))
+        pile.put_one(
+            lambda wanted_class=wanted_class: _random_shape(
+                rng, size, pile.shapes, dials.size_spread, wanted_class
+            )
+        )
     return pile
 
 
 def _random_shape(
-    rng: np.random.Generator, size: int, near: Sequence[Shape], size_spread: float
+    rng: np.random.Generator,
+    size: int,
+    near: Sequence[Shape],
+    size_spread: float,
+    wanted_class: int | None,
 ) -> Shape:
     category_id = int(rng.integers(1, len(CLASS_NAMES) + 1))
+    if wanted_class is not None:
+        category_id = wanted_class
     extent = spread(rng.uniform(_MIN_SHAPE_SIZE, size / 2), size, size_spread)
     outline = _turned_and_scaled(rng, _outline(CLASS_NAMES[category_id]), extent)
     centre = rng.uniform(0, size, 2)

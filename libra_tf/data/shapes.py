@@ -70,7 +70,8 @@ def make_shapes(
       image_size: height and width in pixels, at least 64.
       seed: at least 0.
       report: receives each line about the progress.
-      dials: what makes the images harder. Objects stay where they are, unless their sizes change.
+      dials: what makes the images harder. Objects stay where they are, unless their sizes or
+        classes change.
       with_masks: whether to give every annotation the mask of what is visible of the object. The
         images and boxes are the same.
 
@@ -138,7 +139,9 @@ def _write(folder: pathlib.Path, parameters: dict[str, float], dials: Dials) -> 
             for split in _STREAMS:
                 coco = {
                     "info": {"description": "shapes of libra_tf", "shapes": parameters},
-                    **_draw_split(unfinished / "images" / split, split, parameters, dials),
+                    **_draw_split(
+                        unfinished / "images" / split, split, parameters, dials.of_split(split)
+                    ),
                 }
                 _annotation_path(unfinished, split).write_text(json.dumps(coco))
     except DatasetError:

@@ -106,11 +106,24 @@ def table(evaluation: Mapping[str, Any]) -> rich.table.Table:
     for column in columns:
         result.add_column(column, justify="right")
     result.add_row("all", *(_cell(evaluation.get(column)) for column in columns))
-    prefix = _COLUMNS["AP"] + "/"
-    for name in (key.removeprefix(prefix) for key in evaluation if key.startswith(prefix)):
+    for name in of_classes(evaluation):
         cells = (_cell(evaluation.get(f"{key}/{name}")) for key in columns.values())
         result.add_row(rich.markup.escape(name), *cells)
     return result
+
+
+def of_classes(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the AP of each class by its name; negative where there is no object to find.
+
+    Args:
+      evaluation: an entry of `Results.evaluations`.
+    """
+    prefix = _COLUMNS["AP"] + "/"
+    return {
+        key.removeprefix(prefix): value
+        for key, value in evaluation.items()
+        if key.startswith(prefix)
+    }
 
 
 def _cell(value: float | None) -> str:

@@ -5,13 +5,16 @@ import pytest
 import tensorflow as tf
 from official.core import task_factory
 
-from libra_tf.analysis import detectors
+from libra_tf.analysis import collect, detectors
 from libra_tf.balance import samples
 from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn, maskrcnn
+from libra_tf.data import make_shapes, prepare_coco_folder
 from libra_tf.dataloaders import rpn_sampling
 from libra_tf.runs import trained_run
+from tests.analysis.runs import RPN, make_run
+from tests.detectors import predict_in_training
 
 pytestmark = pytest.mark.one_lane
 
@@ -35,6 +38,16 @@ def retinanet(report_of_both):
 @pytest.fixture(scope="module")
 def fasterrcnn(report_of_both):
     return detectors.load(read_run(report_of_both.model_dirs[1], **ALL_ANCHORS))
+
+
+@pytest.fixture(scope="module")
+def run_with_masks(tmp_path_factory):
+    root = tmp_path_factory.mktemp("masks")
+    folder = make_shapes(
+        root / "shapes", num_train=4, num_val=2, image_size=64, report=str, with_masks=True
+    )
+    dataset = prepare_coco_folder(folder, root / "cache", report=str)
+    return make_run(root / "run", "libra_maskrcnn_demo", dataset, RPN)
 
 
 @pytest.fixture(params=["retinanet", "fasterrcnn"])
@@ -141,11 +154,32 @@ def test_anchors_are_sampled_as_in_training(report_of_both, sampler):
         np.testing.assert_array_equal(num_negatives, expected)
 
 
+def test_losses_of_mask_rcnn_are_those_of_its_training_step(run_with_masks):
+    """Model Garden's own sum of them, with the same draws."""
+    detector = detectors.load(read_run(run_with_masks))
+    batch = read_seeded(detector)
+    keras.utils.set_random_seed(0)
+    step = detector.take_step(batch.images, batch.labels)
+    keras.utils.set_random_seed(0)
+    outputs = predict_in_training(detector.model, batch.images, batch.labels)
+    expected = detector.task.build_losses(outputs, batch.labels)
+    assert step.losses["mask"] == expected["mask_loss"] > 0
+    total = sum(float(loss) for loss in step.losses.values())
+    assert total == pytest.approx(float(expected["model_loss"]), rel=1e-5)
+    assert detector.modules["mask_head"]
+
+
+@pytest.mark.slow
+def test_a_report_on_mask_rcnn(run_with_masks):
+    numbers = collect.analyse(trained_run.read(run_with_masks), num_batches=1, report=str).numbers
+    norms = numbers["objective"]["gradient_norms"]["mask"]["all"]
+    assert norms["mask_head"] > 0 and norms["shared"] > 0
+    # A mask learns from its RoI, not from its class.
+    assert norms["detection_head"] == norms["rpn_head"] == 0
+
+
 def test_what_is_not_covered_is_refused(report_of_both):
     run = trained_run.read(report_of_both.model_dirs[1])
-    run.params.task.model.include_mask = True
-    with pytest.raises(UsageError, match="holds a Mask R-CNN, which"):
-        detectors.load(run)
     run.params.task = fastrcnn.LibraFastRCNNTask()
     with pytest.raises(UsageError, match="holds a Fast R-CNN with given proposals, which"):
         detectors.load(run)

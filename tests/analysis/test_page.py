@@ -43,7 +43,39 @@ def rename_class(numbers, name):
     for measured in numbers["samples"].values():
         by_class = measured["by_class"]
         by_class[name] = by_class.pop("circle")
+    by_class = numbers["classes"]["by_class"]
+    by_class[name] = by_class.pop("circle")
     return numbers
+
+
+def with_classes(numbers, number, precisions):
+    """Numbers of a run with as many classes as given, from no object to one less than that."""
+    numbers = copy.deepcopy(numbers)
+    row = next(iter(numbers["classes"]["by_class"].values()))
+    numbers["classes"]["by_class"] = {
+        f"class {k}": {**row, "objects": k, "AP": precision}
+        for k, precision in zip(range(number), precisions, strict=True)
+    }
+    return numbers
+
+
+@pytest.mark.parametrize("run", [0, 1])
+def test_many_classes_are_in_the_numbers_and_the_extremes_in_the_charts(report_of_both, run):
+    numbers = with_classes(report_of_both.runs[run], 30, [None] * 29 + [0.5])
+    drawn = dict(figures.classes(collect.Analysis(numbers, [], None)))
+    assert set(drawn) == {"shares", "quotients", "AP"}
+    extremes = [*range(6), *range(24, 30)]
+    for chart in drawn.values():
+        assert [int(group.name.split()[1]) for group in chart.groups] == extremes
+        assert [int(row[0].split()[1]) for row in chart.numbers.rows] == list(range(30))
+    # 0 + 1 + ... + 29 objects.
+    assert drawn["shares"].numbers.rows[29][1] == f"{100 * 29 / 435:.1f} %"
+    assert [row[1] for row in drawn["AP"].numbers.rows[-2:]] == ["-", "0.5"]
+
+
+def test_a_run_without_an_evaluation_shows_no_ap_of_classes(report_of_both):
+    numbers = with_classes(report_of_both.runs[0], 3, [None] * 3)
+    assert "AP" not in dict(figures.classes(collect.Analysis(numbers, [], None)))
 
 
 @pytest.mark.parametrize("with_other", [False, True])

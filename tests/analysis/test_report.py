@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import tensorflow as tf
+from pycocotools.coco import COCO
 
 from libra_tf.analysis import collect, detectors, page, report, verdicts
 from libra_tf.cli.errors import UsageError
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.one_lane
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def test_all_three_levels_are_measured(report_of_both):
+def test_all_levels_are_measured(report_of_both):
     retinanet, plain = report_of_both.runs
     assert retinanet["num_images"] == plain["num_images"] == 8
     assert list(retinanet["samples"]) == ["anchors"]
@@ -35,7 +36,42 @@ def test_all_three_levels_are_measured(report_of_both):
         "frcnn_box",
     }
     for run in report_of_both.runs:
-        assert {v["level"] for v in run["verdicts"]} == {"samples", "features", "objective"}
+        assert {v["level"] for v in run["verdicts"]} == {
+            "samples",
+            "features",
+            "objective",
+            "classes",
+        }
+
+
+def test_objects_of_each_class_are_those_of_the_annotations(report_of_both, tiny_shapes):
+    coco = COCO(tiny_shapes.train.annotation_file)
+    for run in report_of_both.runs:
+        by_class = run["classes"]["by_class"]
+        assert {name: (row["objects"], row["images"]) for name, row in by_class.items()} == {
+            category["name"]: (
+                len(coco.getAnnIds(catIds=[key])),
+                len(coco.getImgIds(catIds=[key])),
+            )
+            for key, category in coco.cats.items()
+        }
+        numbers = [row["objects"] for row in by_class.values()]
+        assert numbers == sorted(numbers) and sum(numbers) == run["classes"]["num_objects"]
+
+
+def test_positives_of_all_classes_are_all_positives(report_of_both):
+    retinanet, plain = report_of_both.runs
+    for run in (retinanet, plain):
+        rows = run["classes"]["by_class"].values()
+        for kind, measured in run["samples"].items():
+            positives = measured["positives"]["per_image"] * run["num_images"]
+            assert sum(row["positives"][kind] for row in rows) == pytest.approx(positives)
+        assert sum(row["gradient_share"] for row in rows) == pytest.approx(1, abs=1e-5)
+        assert all(row["positive_over_negative"] > 0 for row in rows if row["objects"])
+    rows = plain["classes"]["by_class"].values()
+    # A quarter of 64 RoIs at most, from each of 8 images.
+    assert 0 < sum(row["sampled"] for row in rows) <= 16 * 8
+    assert all(row["sampled"] is None for row in retinanet["classes"]["by_class"].values())
 
 
 def test_anchors_are_those_of_the_pyramid(report_of_both):

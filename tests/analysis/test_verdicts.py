@@ -21,6 +21,10 @@ def write_numbers(**changes):
         "settings": {
             "task.losses.box_loss": "balanced_l1",
             "task.losses.balanced_l1": {"alpha": 0.5, "form": "paper"},
+            "task.losses.class_weights": None,
+            "task.losses.class_weighting": "none",
+            "task.model.compatibility": None,
+            "task.train_data.repeat_threshold": 0.0,
             "task.model.anchor.num_scales": 1,
             "task.model.roi_sampler.type": "iou_balanced",
             "task.model.roi_sampler.bin_range": "candidates",
@@ -72,6 +76,17 @@ def write_numbers(**changes):
                     "inlier_over_outlier": 0.6,
                     "error_90_percent": 0.9,
                 }
+            },
+        },
+        "classes": {
+            "num_images": 100,
+            "num_objects": 300,
+            "rarest": {"classes": ["star"], "even": 0.25, "objects": 0.2, "gradient": 0.2},
+            "by_class": {
+                "star": {"objects": 60, "images": 30},
+                "square": {"objects": 70, "images": 40},
+                "circle": {"objects": 70, "images": 50},
+                "triangle": {"objects": 100, "images": 90},
             },
         },
     }
@@ -197,6 +212,36 @@ UNBALANCED = [
         },
         verdicts.ACT,
         "task.losses.box_loss=balanced_l1",
+    ),
+    (
+        "Objects of each",
+        {"classes/rarest/objects": 0.04},
+        verdicts.ACT,
+        # In 45 of 100 images is the median class.
+        "task.train_data.repeat_threshold=0.45",
+    ),
+    (
+        "Objects of each",
+        {"classes/rarest/objects": 0.04, "classes/by_class/star/images": 50},
+        verdicts.ACT,
+        "task.losses.class_weighting=inverse_frequency",
+    ),
+    (
+        "Gradient of each",
+        {"classes/rarest/gradient": 0.04},
+        verdicts.ACT,
+        "task.losses.class_weighting=inverse_frequency",
+    ),
+    (
+        "Gradient of each",
+        {
+            "classes/rarest/gradient": 0.04,
+            "settings/task.losses.class_weighting": "effective_number",
+            "settings/task.losses.class_weights": [1.0, 0.5, 0.5, 1.5, 1.5],
+        },
+        verdicts.ACT,
+        # Those that the run has computed would stay.
+        "task.losses.class_weights=null",
     ),
 ]
 
@@ -384,3 +429,54 @@ def test_features_that_do_not_vary_have_no_gauge():
     assert judged("rank", **flat).state == verdicts.FINE
     plain = judged("rank", **flat, **{"features/is_balanced": False})
     assert (plain.state, plain.gauge) == (verdicts.ACT, None)
+
+
+@pytest.mark.parametrize("part", ["objects", "gradient"])
+@pytest.mark.parametrize(("share", "is_fine"), [(0.051, True), (0.049, False)])
+def test_rare_classes_have_less_than_a_fifth_of_an_even_part(part, share, is_fine):
+    verdict = judged(f"{part.capitalize()} of each", **{f"classes/rarest/{part}": share})
+    assert (verdict.state == verdicts.FINE) == is_fine
+    assert (verdict.gauge.value >= verdict.gauge.threshold) == is_fine
+    assert is_fine or verdict.headline.startswith("Class star ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes/by_class": {"star": {"objects": 300, "images": 90}}},
+        # Five for each of four classes.
+        {"classes/num_objects": 19},
+    ],
+)
+def test_classes_that_cannot_be_compared_are_not_judged(changes):
+    levels = [verdict.level for verdict in verdicts.judge(write_numbers(**changes))]
+    assert levels and "classes" not in levels
+
+
+def test_a_run_that_does_something_for_rare_classes_is_not_told_to():
+    rare = {"classes/rarest/objects": 0.01, "classes/rarest/gradient": 0.01}
+    repeated = judged(
+        "Objects of each", **rare, **{"settings/task.train_data.repeat_threshold": 0.1}
+    )
+    assert (repeated.state, repeated.config, repeated.gauge) == (verdicts.FINE, (), None)
+    in_many_images = {"classes/by_class/star/images": 90}
+    for change in (
+        {"settings/task.losses.class_weighting": "inverse_frequency"},
+        {"settings/task.model.compatibility": "mmdetection"},
+    ):
+        for title in ("Gradient of each", "Objects of each"):
+            verdict = judged(title, **rare, **change, **in_many_images)
+            assert (verdict.state, verdict.config) == (verdicts.LOOK, ())
+
+
+def test_the_rarest_of_many_classes_are_counted_in_the_headline():
+    names = ["a", "b", "c", "d", "e"]
+    rarest = {"classes": names, "even": 0.25, "objects": 0.0, "gradient": 0.01}
+    rows = {key: {"objects": 30, "images": 30} for key in "fghijklmnopqrst"}
+    # No image shows more than half of the classes.
+    rows |= {key: {"objects": 0, "images": 0} for key in [*names, *"fghij"]}
+    changes = {"classes/by_class": rows, "classes/rarest": rarest}
+    verdict = judged("Objects of each", **changes)
+    assert verdict.config == ("task.train_data.repeat_threshold=0.3",)
+    assert verdict.headline == "The rarest 5 of 20 classes have 0 % of the objects."
+    assert "the rarest 5 classes (a, b, c and others)" in verdict.text

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,9 +151,60 @@ def test_a_dial_out_of_range(name, value):
         Dials(**{name: value})
 
 
+@pytest.mark.parametrize("value", [0, 0.9, float("nan"), float("inf"), "5", None])
+def test_a_class_ratio_out_of_range(value):
+    with pytest.raises(ValueError, match=f"class_ratio must be a number from 1 on, got {value!r}"):
+        Dials(class_ratio=value)
+
+
+@given(st.floats(1, 1000), st.integers(2, 20))
+def test_shares_of_classes_fall_by_the_same_factor(ratio, num_classes):
+    shares = np.array(Dials(class_ratio=ratio).class_shares(num_classes))
+    assert shares.sum() == pytest.approx(1)
+    assert shares[0] / shares[-1] == pytest.approx(ratio)
+    np.testing.assert_allclose(shares[1:] / shares[:-1], ratio ** (-1 / (num_classes - 1)))
+
+
+@pytest.mark.parametrize("ratio", [5, 20, 50])
+def test_objects_of_each_class_are_as_frequent_as_wanted(ratio):
+    """As far as chance allows: a worse fit has a probability of a hundredth."""
+    dials = Dials(class_ratio=ratio)
+    counts = np.zeros(len(shape_images.CLASS_NAMES))
+    for k in range(300):
+        rng = np.random.default_rng(k)
+        for shape in shape_images.place_shapes(rng, _SIZE, dials).objects:
+            counts[shape.category_id - 1] += 1
+    expected = counts.sum() * np.array(dials.class_shares(len(counts)))
+    assert scipy.stats.chisquare(counts, expected).pvalue > 0.01
+
+
+def test_the_ratio_of_classes_changes_training_images_only(tmp_path):
+    folders = {ratio: tmp_path / str(ratio) for ratio in (1, 50)}
+    for ratio, folder in folders.items():
+        make_shapes(folder, 12, 6, 64, report=str, dials=Dials(class_ratio=ratio))
+    even, rare = (_files(folder) for folder in folders.values())
+    for split, is_same in (("val", True), ("train", False)):
+        names = [name for name in even if name.startswith(f"images/{split}")]
+        assert names and ([even[name] for name in names] == [rare[name] for name in names]) == (
+            is_same
+        )
+    annotations = [json.loads(files["annotations/instances_val.json"]) for files in (even, rare)]
+    assert annotations[0]["annotations"] == annotations[1]["annotations"]
+    assert annotations[1]["info"]["shapes"]["class_ratio"] == 50
+
+
+@_EXAMPLES
+@given(_SEEDS)
+def test_equally_frequent_classes_are_those_of_the_plain_data_set(seed):
+    _, before = shape_images.draw_image(seed, _SIZE, AT_ZERO)
+    _, after = shape_images.draw_image(seed, _SIZE, Dials(class_ratio=1))
+    assert _boxes(after.objects) == _boxes(before.objects)
+
+
 def test_names_of_folders():
     plain = shapes.folder_name(1024, 128, 128)
     assert plain == f"shapes-1024-128-128px-v{shapes._DRAWING_VERSION}"
     assert shapes.folder_name(1024, 128, 128, Dials(size_spread=0)) == plain
+    assert shapes.folder_name(1024, 128, 128, Dials(class_ratio=5)) == f"{plain}-class_ratio-5.0"
     turned = Dials(look_alikes=1, size_spread=0.25)
     assert shapes.folder_name(1024, 128, 128, turned) == f"{plain}-look_alikes-1.0-size_spread-0.25"

@@ -1,0 +1,135 @@
+"""Verdicts on the classes: how rare some are, and what they get of the gradient."""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from libra_tf.analysis.verdicts.finding import (
+    ACT,
+    FINE,
+    LOOK,
+    Advice,
+    Gauge,
+    Verdict,
+    make_verdict,
+    percent,
+)
+
+# The rarest classes have too little if they have less than an even part over this.
+_RARE = 5.0
+# Of a class on average. With fewer, chance alone makes some classes rare.
+_ENOUGH_OBJECTS = 5.0
+_REPEAT_THRESHOLD = "task.train_data.repeat_threshold"
+_WEIGHTING = "task.losses.class_weighting"
+_WEIGHTED = f"{_WEIGHTING}=inverse_frequency"
+_WEIGHTS = "task.losses.class_weights"
+
+
+def judge(numbers: Mapping[str, Any]) -> list[Verdict | None]:
+    """Judges the classes.
+
+    Args:
+      numbers: see `libra_tf.analysis.verdicts.judge`.
+
+    Returns:
+      The verdicts; None for what cannot be judged, as with a single class, or with fewer objects
+      than classes several times over.
+    """
+    measured, settings = numbers["classes"], numbers["settings"]
+    num_classes = len(measured["by_class"])
+    if num_classes < 2 or measured["num_objects"] < _ENOUGH_OBJECTS * num_classes:
+        return []
+    return [_objects(measured, settings), _gradient(measured, settings)]
+
+
+def _objects(measured: Mapping[str, Any], settings: Mapping[str, Any]) -> Verdict:
+    by_class, rarest = measured["by_class"], measured["rarest"]
+    commonest = list(by_class)[-1]
+    text = (
+        f"Of {measured['num_objects']} objects, {percent(rarest['objects'])} are of "
+        f"{_listed(rarest['classes'])}; even parts would be {percent(rarest['even'])}. The "
+        f"commonest class, {commonest}, has {by_class[commonest]['objects']} objects, the rarest "
+        f"{next(iter(by_class.values()))['objects']}."
+    )
+    gauge = Gauge("objects of the rarest classes", rarest["objects"], rarest["even"] / _RARE)
+    if gauge.value >= gauge.threshold:
+        advice = Advice(FINE, "No class is far rarer than the others.")
+    elif settings[_REPEAT_THRESHOLD]:
+        gauge = None
+        advice = Advice(FINE, "Some classes are rare, and the run repeats their images.")
+    else:
+        has = "has" if len(rarest["classes"]) == 1 else "have"
+        headline = f"{_subject(measured)} {has} {percent(rarest['objects'])} of the objects."
+        suggestion, lines = _rare_advice(measured, settings)
+        advice = Advice(ACT if lines else LOOK, headline, suggestion, lines)
+    return make_verdict("classes", "Objects of each class", gauge, text, advice)
+
+
+def _rare_advice(
+    measured: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[str, tuple[str, ...]]:
+    """Returns what to do about rare classes, and the config lines for it."""
+    shares = {
+        name: row["images"] / measured["num_images"] for name, row in measured["by_class"].items()
+    }
+    typical = statistics.median(share for share in shares.values() if share > 0)
+    if max(shares[name] for name in measured["rarest"]["classes"]) < typical:
+        return (
+            "Repeat the images with classes that fewer images show than the median class.",
+            (f"{_REPEAT_THRESHOLD}={typical:.2g}",),
+        )
+    suggestion, lines = _weighting_advice(settings)
+    return f"As many images show the rare classes as others. {suggestion}", lines
+
+
+def _weighting_advice(settings: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Returns how to weight rare classes in the loss, and the config lines for it."""
+    if settings["task.model.compatibility"]:
+        return "The losses of an imported detector have no weights: add images of them.", ()
+    if f"{_WEIGHTING}={settings[_WEIGHTING]}" == _WEIGHTED:
+        return "The loss already weights them: add images of them.", ()
+    # A run keeps the weights that it was given or has computed.
+    lines = (_WEIGHTED, f"{_WEIGHTS}=null") if settings[_WEIGHTS] else (_WEIGHTED,)
+    return "Weight rare classes more in the loss.", lines
+
+
+def _gradient(measured: Mapping[str, Any], settings: Mapping[str, Any]) -> Verdict | None:
+    rarest = measured["rarest"]
+    if rarest["gradient"] is None:
+        return None
+    text = (
+        f"Of the gradient that raises the scores of the classes, {percent(rarest['gradient'])} "
+        f"goes to {_listed(rarest['classes'])}, with {percent(rarest['objects'])} of the objects; "
+        f"even parts would be {percent(rarest['even'])}."
+    )
+    gauge = Gauge("gradient of the rarest classes", rarest["gradient"], rarest["even"] / _RARE)
+    advice = _gradient_advice(measured, gauge, settings)
+    return make_verdict("classes", "Gradient of each class", gauge, text, advice)
+
+
+def _gradient_advice(
+    measured: Mapping[str, Any], gauge: Gauge, settings: Mapping[str, Any]
+) -> Advice:
+    if gauge.value >= gauge.threshold:
+        return Advice(FINE, "Even rare classes get their part of the classification loss.")
+    gets = "gets" if len(measured["rarest"]["classes"]) == 1 else "get"
+    headline = f"{_subject(measured)} {gets} {percent(gauge.value)} of the classification gradient."
+    suggestion, lines = _weighting_advice(settings)
+    return Advice(ACT if lines else LOOK, headline, suggestion, lines)
+
+
+def _subject(measured: Mapping[str, Any]) -> str:
+    """Returns what a headline calls the rarest classes."""
+    names, number = measured["rarest"]["classes"], len(measured["by_class"])
+    return (
+        f"Class {names[0]}" if len(names) == 1 else f"The rarest {len(names)} of {number} classes"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    """Returns up to three names, as part of a sentence."""
+    if len(names) == 1:
+        return names[0]
+    if len(names) > 3:
+        return f"the rarest {len(names)} classes ({', '.join(names[:3])} and others)"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
