@@ -43,6 +43,7 @@ class AnnotationFile:
       unusable_segmentations: what is wrong with segmentations that were left out, and the places.
       is_upright: whether sizes and boxes are those of the pictures as viewers show them, by their
         EXIF orientation, and not of the pixels as they are stored.
+      supercategories: supercategory of each category id that has one.
     """
 
     path: pathlib.Path
@@ -53,6 +54,15 @@ class AnnotationFile:
     left_out: tuple[str, ...] = ()
     unusable_segmentations: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
     is_upright: bool = False
+    supercategories: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    def categories(self) -> list[dict[str, Any]]:
+        """Returns COCO category entries, each with a `supercategory` if it has one."""
+        return [
+            {"id": id_, "name": name}
+            | ({"supercategory": self.supercategories[id_]} if id_ in self.supercategories else {})
+            for id_, name in self.class_names.items()
+        ]
 
 
 def split_file_name(split: str) -> str:
@@ -95,6 +105,11 @@ def read_annotation_file(path: pathlib.Path, problems: FindingLog) -> Annotation
     unusable = FindingLog()
     annotations = _with_usable_segmentations(images, annotations, path, unusable)
     class_names = {category["id"]: category["name"] for category in categories}
+    supercategories = {
+        category["id"]: category["supercategory"]
+        for category in categories
+        if _is_text(category.get("supercategory"))
+    }
     digest = hashlib.sha256(encoded).hexdigest()
     return AnnotationFile(
         path,
@@ -103,6 +118,7 @@ def read_annotation_file(path: pathlib.Path, problems: FindingLog) -> Annotation
         annotations,
         class_names,
         unusable_segmentations=unusable.by_kind,
+        supercategories=supercategories,
     )
 
 

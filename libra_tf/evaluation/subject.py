@@ -42,6 +42,15 @@ class Subject:
         """Name of each category id, in ascending order of the ids."""
         return {id_: self.truth.cats[id_]["name"] for id_ in sorted(self.truth.cats)}
 
+    @property
+    def supercategories(self) -> dict[int, str]:
+        """Supercategory of each category id that has one."""
+        return {
+            id_: category["supercategory"]
+            for id_, category in self.truth.cats.items()
+            if "supercategory" in category
+        }
+
 
 def make(
     annotation_file: annotations.AnnotationFile,
@@ -72,19 +81,19 @@ def make(
         if annotation["image_id"] in wanted
     ]
     images = [image for image in annotation_file.images if image["id"] in wanted]
-    categories = [{"id": id_, "name": name} for id_, name in annotation_file.class_names.items()]
+    categories = annotation_file.categories()
     found = [result for result in results if result["image_id"] in wanted]
-    has_masks = all(
-        entries and all("segmentation" in entry for entry in entries)
-        for entries in (objects, found)
-    )
     # pycocotools prints its progress, and modifies its arguments.
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco.COCO()
         truth.dataset = {"images": images, "annotations": objects, "categories": categories}
         truth.createIndex()
         detections = truth.loadRes(copy.deepcopy(found)) if found else _none(images, categories)
-    return Subject(truth, detections, (BOXES, MASKS) if has_masks else (BOXES,))
+    return Subject(
+        truth,
+        detections,
+        (BOXES, MASKS) if _have_masks(objects) and _have_masks(found) else (BOXES,),
+    )
 
 
 def _have_masks(entries: Sequence[dict[str, Any]]) -> bool:

@@ -3,22 +3,20 @@
 https://cocodataset.org/#format-results
 """
 
-import contextlib
-import copy
-import io
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import coco, cocoeval
 
 from libra_tf.data import annotations, layouts, problems
+from libra_tf.evaluation import average_precision, matching, subject
 from libra_tf.inference import pasting
 from libra_tf.inference.client.answers import Answer
 
 # The first of pycocotools' numbers.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_PREFIXES = {subject.BOXES: "", subject.MASKS: "mask_"}
 
 
 def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, Any]]:
@@ -90,33 +88,15 @@ def evaluate(
     Returns:
       `AP`, `AP50`, `AP75`, and by size `APs`, `APm` and `APl`, in 0..1; -1 if there are no objects.
       The same with `mask_` before it, if all objects and all detections have masks.
+
+    Raises:
+      UsageError: if a detection belongs to an image or a category that is not listed.
     """
-    truth = {
-        "images": annotation_file.images,
-        "annotations": annotations.clip_annotations(annotation_file, problems.FindingLog()),
-        "categories": [
-            {"id": category, "name": name} for category, name in annotation_file.class_names.items()
-        ],
-    }
-    # pycocotools prints its progress, and modifies its arguments.
-    with contextlib.redirect_stdout(io.StringIO()):
-        ground_truth = coco.COCO()
-        ground_truth.dataset = copy.deepcopy(truth)
-        ground_truth.createIndex()
-        detections = ground_truth.loadRes(copy.deepcopy(list(results))) if results else coco.COCO()
-        metrics = {}
-        for prefix, kind in {"": "bbox", "mask_": "segm"}.items():
-            if kind == "segm" and not _have_masks(truth["annotations"], results):
-                continue
-            evaluation = cocoeval.COCOeval(ground_truth, detections, kind)
-            evaluation.params.imgIds = sorted(image_ids)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-            for name, value in zip(METRICS, evaluation.stats, strict=False):
-                metrics[prefix + name] = float(value)
+    evaluated = subject.make(annotation_file, results, image_ids)
+    metrics = {}
+    for kind in evaluated.kinds:
+        measured = average_precision.measure(matching.match(evaluated, kind))["all"]
+        for name in METRICS:
+            value = measured[name]
+            metrics[_PREFIXES[kind] + name] = -1.0 if value is None else value
     return metrics
-
-
-def _have_masks(*lists: Sequence[dict[str, Any]]) -> bool:
-    return all(entries and all("segmentation" in entry for entry in entries) for entries in lists)
