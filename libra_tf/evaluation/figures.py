@@ -20,7 +20,7 @@ _COCO_ERRORS = {
     "Oth": "all classes excused",
     "BG": "background excused",
 }
-_TIDE = {
+TIDE = {
     "Cls": "wrong class, right place",
     "Loc": "right class, bad place",
     "Both": "wrong class, bad place",
@@ -260,7 +260,7 @@ def tide_bars(numbers: Numbers) -> list[charts.BarChart]:
     """
     measured = numbers["tide"]
     gains, number_of = (
-        {f"{name}: {meaning}": {label: measured[key][name]} for name, meaning in _TIDE.items()}
+        {f"{name}: {meaning}": {label: measured[key][name]} for name, meaning in TIDE.items()}
         for key, label in (("dAP", "gain"), ("counts", "number"))
     )
     title = "Gain of AP50 if all errors of one kind were corrected"

@@ -70,6 +70,16 @@ def measure(subject: Subject, kind: str, score_threshold: float | None = None) -
     return Measured(numbers, found)
 
 
+def average_precisions(subject: Subject, kind: str) -> dict[str, Any]:
+    """Measures the average precision alone; see `average_precision.measure`.
+
+    Args:
+      subject: the objects and detections.
+      kind: one of `subject.kinds`.
+    """
+    return average_precision.measure(matching.match(subject, kind))
+
+
 def _scores(matches: matching.Matches) -> tuple[np.ndarray, np.ndarray]:
     """Returns the scores of all detections that count, and whether each has found an object."""
     index = matching.index_of(outcomes.IOU_THRESHOLD)

@@ -1,6 +1,7 @@
 """Images with objects and detections on them, as data. The page's templates draw them."""
 
 import dataclasses
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -105,13 +106,13 @@ class _Shown:
     is_named: bool = True
 
 
-def whole(found: Outcomes, image_id: int, image: Image.Image, title: str) -> ErrorPicture:
+def whole(found: Outcomes, image_id: int, encoded: bytes, title: str) -> ErrorPicture:
     """Shows everything in an image.
 
     Args:
       found: what became of objects and detections.
       image_id: the image.
-      image: its pixels.
+      encoded: the file of the image.
       title: what is shown.
     """
     truth, detections = found.subject.truth, found.subject.detections
@@ -130,24 +131,25 @@ def whole(found: Outcomes, image_id: int, image: Image.Image, title: str) -> Err
     # What is right comes first, under what is wrong, and is left out first.
     shown = sorted([*objects, *detected], key=lambda each: each.is_named)[-_MOST_MARKS:]
     width, height = (truth.imgs[image_id][key] for key in ("width", "height"))
-    return _draw(found, image, shown, (0, 0, width, height), title)
+    return _draw(found, image_id, encoded, shown, (0, 0, width, height), title)
 
 
-def crop(found: Outcomes, example: dict[str, Any], image: Image.Image, title: str) -> ErrorPicture:
+def crop(found: Outcomes, example: dict[str, Any], encoded: bytes, title: str) -> ErrorPicture:
     """Shows an object that was taken for one of another class, and what is around it.
 
     Args:
       found: what became of objects and detections.
       example: see `confusion.measure`.
-      image: the pixels of the image.
+      encoded: the file of the image.
       title: what is shown.
     """
     entry = found.subject.truth.anns[example["object_id"]]
     detection = found.subject.detections.anns[example["detection_id"]]
     shown = [_Shown(entry, FOUND), _Shown(detection, LOOKS[Outcome.MIXED_UP])]
-    size = found.subject.truth.imgs[example["image_id"]]
+    image_id = example["image_id"]
+    size = found.subject.truth.imgs[image_id]
     area = _around([entry["bbox"], detection["bbox"]], size["width"], size["height"])
-    return _draw(found, image, shown, area, title)
+    return _draw(found, image_id, encoded, shown, area, title)
 
 
 def _around(
@@ -164,23 +166,21 @@ def _around(
 
 def _draw(
     found: Outcomes,
-    image: Image.Image,
+    image_id: int,
+    encoded: bytes,
     shown: Sequence[_Shown],
     area: tuple[float, float, float, float],
     title: str,
 ) -> ErrorPicture:
     """Draws an area of an image; see `_around` for its order."""
     left, top, right, bottom = area
+    image = Image.open(io.BytesIO(encoded)).convert("RGB")
     if found.kind == MASKS:
         image = _tinted(image, found, shown)
-    entry = found.subject.truth.imgs[shown[0].entry["image_id"]] if shown else None
+    entry = found.subject.truth.imgs[image_id]
     # The file may have another size than its entry says.
-    scale_x, scale_y = (
-        (image.width / entry["width"], image.height / entry["height"]) if entry else (1.0, 1.0)
-    )
-    pixels = image.convert("RGB").crop(
-        (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
-    )
+    scale_x, scale_y = image.width / entry["width"], image.height / entry["height"]
+    pixels = image.crop((left * scale_x, top * scale_y, right * scale_x, bottom * scale_y))
     scale = min(_LONGEST_SIDE / max(right - left, bottom - top), 4.0)
     width, height = (max(1, round(side * scale)) for side in (right - left, bottom - top))
     names = found.subject.class_names
@@ -230,7 +230,7 @@ def _mark(
 
 def _tinted(image: Image.Image, found: Outcomes, shown: Iterable[_Shown]) -> Image.Image:
     """Colours the masks of what has a name."""
-    pixels = np.asarray(image.convert("RGB"), np.float32)
+    pixels = np.asarray(image, np.float32)
     for each in shown:
         if not each.is_named:
             continue
