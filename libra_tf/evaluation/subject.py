@@ -1,7 +1,6 @@
 """What is evaluated: the objects and the detections of some images."""
 
 import contextlib
-import copy
 import dataclasses
 import io
 from collections.abc import Iterable, Sequence
@@ -83,12 +82,12 @@ def make(
     images = [image for image in annotation_file.images if image["id"] in wanted]
     categories = annotation_file.categories()
     found = [result for result in results if result["image_id"] in wanted]
-    # pycocotools prints its progress, and modifies its arguments.
+    # pycocotools prints its progress, and adds keys to the results.
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco.COCO()
         truth.dataset = {"images": images, "annotations": objects, "categories": categories}
         truth.createIndex()
-        detections = truth.loadRes(copy.deepcopy(found)) if found else _none(images, categories)
+        detections = truth.loadRes(list(map(dict, found))) if found else _none(images, categories)
     return Subject(
         truth,
         detections,
