@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,8 +14,8 @@ from libra_tf.pages import charts, pictures
 
 _LONGEST_SIDE = 320
 _JPEG_QUALITY = 70
-# Of a name, in pixels of the picture; about that of the other charts.
-_FONT_HEIGHT = 13
+# Of a name, in pixels of the picture, as `page.css` has it; letters are about so wide.
+_FONT_HEIGHT, _LETTER_WIDTH = 11, 6.5
 # With more, the boxes could not be told apart.
 _MOST_MARKS = 60
 _OPACITY = 0.45
@@ -185,6 +185,7 @@ def _draw(
     width, height = (max(1, round(side * scale)) for side in (right - left, bottom - top))
     names = found.subject.class_names
     marks = [_mark(each, names, (left, top), scale, width) for each in shown]
+    marks = list(_with_names_apart(marks))
     rows = [
         [
             each.look.name,
@@ -226,6 +227,22 @@ def _mark(
         (min(max(edge, 2), width - 2), line),
         "start" if at_left else "end",
     )
+
+
+def _with_names_apart(marks: Iterable[Mark]) -> Iterator[Mark]:
+    """Leaves out names that would cover another; they are in the numbers."""
+    taken: list[tuple[float, float, float]] = []
+    for mark in marks:
+        x, y = mark.at
+        length = _LETTER_WIDTH * len(mark.label)
+        left = x if mark.anchor == "start" else x - length
+        is_free = all(
+            abs(y - other_y) >= _FONT_HEIGHT or left >= other_right or left + length <= other_left
+            for other_y, other_left, other_right in taken
+        )
+        if mark.label and is_free:
+            taken.append((y, left, left + length))
+        yield mark if is_free else dataclasses.replace(mark, label="")
 
 
 def _tinted(image: Image.Image, found: Outcomes, shown: Iterable[_Shown]) -> Image.Image:

@@ -384,8 +384,10 @@ def percent(share: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Formats a number with three significant digits, "-" for None."""
-    return "-" if value is None else f"{value:.3g}"
+    """Formats a number with three significant digits, or all before the point; "-" for None."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _line_chart(
