@@ -57,18 +57,18 @@ def average_precision(
         rows.append(
             [
                 charts.Value(name),
+                *(_value(of_class[metric]) for metric in _METRICS),
                 _count(in_training),
                 _count(of_class["num_objects"]),
-                *(_value(of_class[metric]) for metric in _METRICS),
             ]
         )
     total = [
         charts.Value("all"),
+        *(_value(measured["all"][metric]) for metric in _METRICS),
         _count(None if training_objects is None else sum(training_objects.values())),
         _count(sum(of_class["num_objects"] for of_class in measured["classes"].values())),
-        *(_value(measured["all"][metric]) for metric in _METRICS),
     ]
-    columns = ["class", "objects in training", "objects here", *_METRICS]
+    columns = ["class", *_METRICS, "objects in training", "objects here"]
     return charts.SortableTable("Average precision of each class", columns, rows, total)
 
 

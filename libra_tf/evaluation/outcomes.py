@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pycocotools import coco, cocoeval, mask
 
-from libra_tf.cli.errors import UsageError
+from libra_tf.evaluation import checks
 from libra_tf.evaluation.subject import BOXES, Subject
 
 IOU_THRESHOLD = 0.5
@@ -78,20 +78,6 @@ class Outcomes:
     of_objects: dict[int, Outcome]
 
 
-def check_threshold(name: str, score_threshold: float) -> None:
-    """Checks that a score can reach a threshold.
-
-    Args:
-      name: of the flag or argument.
-      score_threshold: the threshold.
-
-    Raises:
-      UsageError: if it does not lie in [0, 1].
-    """
-    if not 0 <= score_threshold <= 1:
-        raise UsageError(f"{name}={score_threshold}: scores lie between 0 and 1; name one of them")
-
-
 def find(subject: Subject, kind: str, score_threshold: float) -> Outcomes:
     """Finds out what became of each object and each detection.
 
@@ -103,7 +89,7 @@ def find(subject: Subject, kind: str, score_threshold: float) -> Outcomes:
     Raises:
       UsageError: if the threshold does not lie in [0, 1].
     """
-    check_threshold("score_threshold", score_threshold)
+    checks.check_threshold("score_threshold", score_threshold)
     of_detections: dict[int, OfDetection] = {}
     of_objects: dict[int, Outcome] = {}
     for image in _match(subject, kind, score_threshold):

@@ -73,6 +73,31 @@ def read(folder: str) -> Record:
     return record
 
 
+def read_training_objects(folder: str, class_names: Mapping[int, str]) -> dict[int, int] | None:
+    """Returns how many objects of each class a run was trained on, by category id.
+
+    Args:
+      folder: of the run, whose training wrote a page.
+      class_names: of the data that it is evaluated on, by category id.
+
+    Returns:
+      The numbers; None if nothing says them, or the run has other classes.
+    """
+    path = os.path.join(folder, NUMBERS)
+    if atomic.is_remote(folder) or not os.path.exists(path):
+        return None
+    try:
+        numbers = json.loads(_read(folder, NUMBERS))
+        names = {int(id_): name for id_, name in numbers["classes"].items()}
+        counts = numbers["training_objects"]
+    except (KeyError, TypeError, ValueError):
+        # The page can do without.
+        return None
+    if counts is None or names != dict(class_names):
+        return None
+    return {int(id_): count for id_, count in counts.items()}
+
+
 def check_is_there(folder: str) -> None:
     """Checks that a folder has the files of an evaluation.
 

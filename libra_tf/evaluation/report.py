@@ -30,6 +30,7 @@ class Evaluation:
     Attributes:
       name: what the page calls the detector.
       model: where the detector is from, such as its checkpoint.
+      annotations: where the ground truth is from, as the user calls it.
       truth: the ground truth.
       results: the detections, in COCO's results format. Those of classes that the ground truth
         does not list are left out, and the page says so.
@@ -42,6 +43,7 @@ class Evaluation:
 
     name: str
     model: str
+    annotations: str
     truth: AnnotationFile
     results: Sequence[dict[str, Any]]
     image_ids: Collection[int]
@@ -125,7 +127,7 @@ def _content(
         "format": records.FORMAT,
         "name": evaluation.name,
         "model": evaluation.model,
-        "annotations": str(evaluation.truth.path),
+        "annotations": evaluation.annotations,
         "num_images": len(image_ids),
         "num_listed_images": len(evaluation.truth.images),
         "num_detections": len(subject.detections.anns),

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import rich.console
@@ -15,13 +15,17 @@ from libra_tf.cli import image_files, outputs
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.image_files import ImageFile
 from libra_tf.cli.progress import Progress
+from libra_tf.data import images as data_images
 from libra_tf.data.annotations import AnnotationFile
+from libra_tf.evaluation import records
+from libra_tf.evaluation import report as evaluation_report
+from libra_tf.evaluation.report import ReadImages
 from libra_tf.inference import coco_results, local, tflite_detector, tiling, video
 from libra_tf.inference.client import run
 from libra_tf.inference.client.answers import Answer
 from libra_tf.serving import images as serving_images
 
-RESULTS = "detections.json"
+RESULTS = records.RESULTS
 PICTURES = "pictures"
 _Detector = local.LocalDetector | tflite_detector.TFLiteDetector | tiling.TiledDetector
 _SHOWN_METRICS = ("AP", "AP50", "AP75")
@@ -39,6 +43,9 @@ def predict(
     max_pixels: int | None = None,
     asked_precision: str | None = None,
     tiles: int | None = None,
+    writes_page: bool = True,
+    report_threshold: float | None = None,
+    compare: str | None = None,
     report: Callable[[str], None] = print,
 ) -> int:
     """Detects objects in images, and writes and draws the detections.
@@ -64,6 +71,10 @@ def predict(
       asked_precision: what the network computes in; see `open_detector`.
       tiles: height and width in pixels of the tiles in which larger images are looked at; None for
         whole images. See `tiling`.
+      writes_page: whether to write the page of the evaluation beside the detections, if there are
+        annotations.
+      report_threshold: see `libra_tf.evaluation.measures.measure`.
+      compare: folder of another evaluation of the same images to show on the page; None for none.
       report: receives progress lines and, at the end, a summary.
 
     Returns:
@@ -71,11 +82,14 @@ def predict(
 
     Raises:
       UsageError: if the model cannot be loaded or does not take `max_pixels`, the folder cannot be
-        written, or the annotations list none of the images.
+        written, the annotations list none of the images, or `compare` was evaluated on others.
       DatasetError: if the annotations contain mistakes.
     """
     outputs.require_local("--output_dir", output_dir)
     truth = coco_results.read_annotations(annotations) if annotations else None
+    compared = records.read(compare) if compare else None
+    if compared:
+        records.check_same_truth(compared, truth)
     if truth:
         image_ids = _listed_in(truth, images, report)
     else:
@@ -109,7 +123,24 @@ def predict(
     for line in summary.lines():
         report(line)
     if truth:
-        report(_precision(truth, detections, answered))
+        # Of classes that the annotations do not list, nothing is known.
+        known = [result for result in detections if result["category_id"] in truth.class_names]
+        report(_precision(truth, known, answered))
+    if truth and writes_page:
+        page = evaluation_report.Evaluation(
+            name=_short_name(model),
+            model=detector.source,
+            annotations=annotations,
+            truth=truth,
+            results=detections,
+            image_ids=answered,
+            read_images=_reader(image_ids, truth),
+            training_objects=records.read_training_objects(model, truth.class_names),
+            score_threshold=report_threshold,
+            compared=compared,
+        )
+        evaluation_report.write(page, output_dir, Progress(rich.console.Console()))
+        report(f"evaluation page: {os.path.join(output_dir, records.PAGE)}")
     report(f"results: {os.path.join(output_dir, RESULTS)}")
     if pictures:
         report(f"pictures: {os.path.join(output_dir, PICTURES)}")
@@ -239,6 +270,22 @@ def _listed_in(
     if len(found) < len(images):
         report(f"{len(images) - len(found)} images are not listed in {truth.path} and are skipped")
     return found
+
+
+def _short_name(model: str) -> str:
+    return os.path.basename(model.rstrip("/")) or model
+
+
+def _reader(image_ids: Mapping[ImageFile, int], truth: AnnotationFile) -> ReadImages:
+    files = {image_id: image.path for image, image_id in image_ids.items()}
+
+    def read(wanted: Collection[int]) -> dict[int, bytes]:
+        return {
+            image_id: data_images.as_jpeg_or_png(files[image_id].read_bytes(), truth.is_upright)
+            for image_id in wanted
+        }
+
+    return read
 
 
 def _detect(

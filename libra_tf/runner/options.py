@@ -25,6 +25,9 @@ class Options:
     seed: int | None = None
     patience: int | None = None
     checkpoint: str | None = None
+    report: bool | None = None
+    report_threshold: float | None = None
+    compare: str | None = None
     enable_async_checkpointing: bool = True
     tpu: str | None = None
     tf_data_service: str | None = None
