@@ -151,7 +151,7 @@ def digest_of_truth(truth: annotations.AnnotationFile, image_ids: Iterable[int])
             entry["image_id"],
             entry["category_id"],
             entry["iscrowd"],
-            *(round(v, 1) for v in entry["bbox"]),
+            *(round(float(v), 1) for v in entry["bbox"]),
         ]
         for entry in annotations.clip_annotations(truth, problems.FindingLog())
         if entry["image_id"] in wanted
