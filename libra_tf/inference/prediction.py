@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 import rich.console
 
@@ -122,13 +121,9 @@ def predict(
         atomic.write_file(os.path.join(output_dir, RESULTS), json.dumps(detections))
     for line in summary.lines():
         report(line)
-    if truth:
-        # Of classes that the annotations do not list, nothing is known.
-        known = [result for result in detections if result["category_id"] in truth.class_names]
-        report(_precision(truth, known, answered))
     if truth and writes_page:
         page = evaluation_report.Evaluation(
-            name=_short_name(model),
+            name=os.path.basename(model.rstrip("/")) or model,
             model=detector.source,
             annotations=annotations,
             truth=truth,
@@ -139,8 +134,13 @@ def predict(
             score_threshold=report_threshold,
             compared=compared,
         )
-        evaluation_report.write(page, output_dir, Progress(rich.console.Console()))
+        measured = evaluation_report.write(page, output_dir, Progress(rich.console.Console()))
+        report(_precision(truth, coco_results.to_metrics(measured), answered))
         report(f"evaluation page: {os.path.join(output_dir, records.PAGE)}")
+    elif truth:
+        # Of classes that the annotations do not list, nothing is known.
+        known = [result for result in detections if result["category_id"] in truth.class_names]
+        report(_precision(truth, coco_results.evaluate(truth, known, answered), answered))
     report(f"results: {os.path.join(output_dir, RESULTS)}")
     if pictures:
         report(f"pictures: {os.path.join(output_dir, PICTURES)}")
@@ -272,10 +272,6 @@ def _listed_in(
     return found
 
 
-def _short_name(model: str) -> str:
-    return os.path.basename(model.rstrip("/")) or model
-
-
 def _reader(image_ids: Mapping[ImageFile, int], truth: AnnotationFile) -> ReadImages:
     files = {image_id: image.path for image, image_id in image_ids.items()}
 
@@ -362,10 +358,9 @@ class _Summary:
 
 
 def _precision(
-    truth: AnnotationFile, detections: Sequence[dict[str, Any]], image_ids: Sequence[int]
+    truth: AnnotationFile, metrics: Mapping[str, float], image_ids: Sequence[int]
 ) -> str:
     """Returns a line with the average precision."""
-    metrics = coco_results.evaluate(truth, detections, image_ids)
     shown = [name for name in metrics if name.removeprefix("mask_") in _SHOWN_METRICS]
     values = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
     return f"{values} on {len(image_ids)} of the {len(truth.images)} images of {truth.path}"
