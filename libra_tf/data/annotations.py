@@ -56,14 +56,6 @@ class AnnotationFile:
     is_upright: bool = False
     supercategories: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
-    def categories(self) -> list[dict[str, Any]]:
-        """Returns COCO category entries, each with a `supercategory` if it has one."""
-        return [
-            {"id": id_, "name": name}
-            | ({"supercategory": self.supercategories[id_]} if id_ in self.supercategories else {})
-            for id_, name in self.class_names.items()
-        ]
-
 
 def split_file_name(split: str) -> str:
     """Returns the name that COCO gives to a split's annotation file."""
@@ -161,6 +153,24 @@ def read_category_names(
         path, "categories", _CATEGORY_KEYS, _complaint_about_category, open_file
     )
     return {entry["id"]: entry["name"] for entry in entries}
+
+
+def category_entries(
+    class_names: Mapping[int, str], supercategories: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    """Returns COCO category entries.
+
+    Args:
+      class_names: name of each category id.
+      supercategories: supercategory of each category id that has one.
+    """
+    entries = []
+    for id_, name in class_names.items():
+        entry = {"id": id_, "name": name}
+        if id_ in supercategories:
+            entry["supercategory"] = supercategories[id_]
+        entries.append(entry)
+    return entries
 
 
 def clip_annotations(annotation_file: AnnotationFile, issues: FindingLog) -> list[Annotation]:

@@ -234,6 +234,7 @@ class _Plan:
       splits: the checked splits by name.
       cleaned: by split, the annotations with clipped boxes and final ids.
       class_names: name of each final category id.
+      supercategories: supercategory of each final category id that has one.
       issues: what the user has to know.
       with_masks: whether every annotation has a mask.
     """
@@ -241,13 +242,15 @@ class _Plan:
     splits: dict[str, CheckedSplit]
     cleaned: dict[str, list[Annotation]]
     class_names: dict[int, str]
+    supercategories: dict[int, str]
     issues: FindingLog
     with_masks: bool
 
 
 def _plan_conversion(splits: dict[str, CheckedSplit]) -> _Plan:
     issues = FindingLog()
-    original_names = splits["train"].annotation_file.class_names
+    train_file = splits["train"].annotation_file
+    original_names = train_file.class_names
     new_ids = _usable_category_ids(original_names, issues)
     cleaned = {}
     for name, split in splits.items():
@@ -255,10 +258,13 @@ def _plan_conversion(splits: dict[str, CheckedSplit]) -> _Plan:
         cleaned[name] = _renumbered(clipped, new_ids, name, issues)
         _note_images(split, issues)
     class_names = {new_ids[old]: category for old, category in sorted(original_names.items())}
+    supercategories = {
+        new_ids[old]: name for old, name in train_file.supercategories.items() if old in new_ids
+    }
     _note_contents(cleaned, class_names, splits, issues)
     _note_shared_images(splits, issues)
     with_masks = _note_missing_masks(cleaned, splits, issues)
-    return _Plan(splits, cleaned, class_names, issues, with_masks)
+    return _Plan(splits, cleaned, class_names, supercategories, issues, with_masks)
 
 
 def _usable_category_ids(class_names: dict[int, str], issues: FindingLog) -> dict[int, int]:
@@ -420,10 +426,7 @@ def _write_annotations(path: pathlib.Path, plan: _Plan, name: str) -> None:
     coco = {
         "images": plan.splits[name].annotation_file.images,
         "annotations": plan.cleaned[name],
-        "categories": [
-            {"id": category_id, "name": category}
-            for category_id, category in plan.class_names.items()
-        ],
+        "categories": annotations.category_entries(plan.class_names, plan.supercategories),
     }
     path.write_text(json.dumps(coco))
 

@@ -28,22 +28,21 @@ def measure(matches: Matches) -> dict[str, Any]:
       with 100. `classes` has for each category id its average precisions and `num_objects`, the
       number of its objects that are not crowds. What has no objects is None.
     """
-    evaluation = matches.evaluation
-    recall = evaluation.recall[_COCO_THRESHOLDS]
+    recall = matches.recall[_COCO_THRESHOLDS]
+    all_sizes = SIZES.index("all")
     recalls = {
-        f"AR{limit}": recall[:, :, SIZES.index("all"), number]
-        for number, limit in enumerate(MAX_DETECTIONS)
+        f"AR{limit}": recall[:, :, all_sizes, number] for number, limit in enumerate(MAX_DETECTIONS)
     }
     recalls |= {
         f"AR{size[0]}": recall[:, :, number, -1] for number, size in enumerate(SIZES) if number
     }
     return {
-        "all": _average_precisions(evaluation.precision)
+        "all": _average_precisions(matches.precision)
         | {name: matching.mean(values) for name, values in recalls.items()},
         "classes": {
             category_id: {
-                **_average_precisions(evaluation.precision[:, :, [number]]),
-                "num_objects": evaluation.outcomes[number].num_objects,
+                **_average_precisions(matches.precision[:, :, [number]]),
+                "num_objects": int(matches.outcomes[number].num_objects[all_sizes]),
             }
             for number, category_id in enumerate(matches.category_ids)
         },

@@ -57,13 +57,13 @@ def _areas(curves: dict[str, np.ndarray]) -> dict[str, float | None]:
 
 def _curves(matches: Matches) -> list[np.ndarray]:
     """Returns the precision for each of `NAMES`, `[101, K, A]` float64, NaN without objects."""
-    precision = matches.evaluation.precision
+    precision = matches.precision
     c75, c50, loc = (precision[matching.index_of(threshold)] for threshold in (0.75, 0.5, _LOC))
     other = ~np.eye(len(matches.category_ids), dtype=bool)
     names = matches.supercategories
     similar = np.array([[a is not None and a == b for b in names] for a in names], bool) & other
     sim, oth = (
-        matches.excusing(excused, [_LOC]).precision[0] if excused.any() else loc
+        matches.precision_excusing(excused) if excused.any() else loc
         for excused in (similar, other)
     )
     undefined = np.isnan(loc)

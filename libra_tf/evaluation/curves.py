@@ -36,7 +36,7 @@ def measure(matches: Matches) -> dict[str, Any]:
       equally good ones the highest), and its `precision`, `recall` and `f1`; it is None if no
       object is found. What pycocotools ignores does not count.
     """
-    outcomes = matches.evaluation.outcomes
+    outcomes = matches.outcomes
     by_class = [_Counts.of([class_]) for class_ in outcomes]
     return {
         "recall": list(RECALLS),
@@ -56,7 +56,7 @@ def measure(matches: Matches) -> dict[str, Any]:
 
 def _precision(matches: Matches, threshold: float) -> dict[str, Any]:
     index = matching.index_of(threshold), slice(None), slice(None), SIZES.index("all")
-    curves = matches.evaluation.precision[index]
+    curves = matches.precision[index]
     return {
         "mean": matching.mean_curve(curves),
         "classes": {
@@ -83,7 +83,7 @@ class _Counts:
     @classmethod
     def of(cls, outcomes: Sequence[Outcomes]) -> "_Counts":
         """Collects the detections of some classes."""
-        at = matching.index_of(_SCORE_IOU)
+        at = SIZES.index("all"), matching.index_of(_SCORE_IOU)
         counting = [~class_.ignored[at] for class_ in outcomes]
         scores = np.concatenate(
             [class_.scores[kept] for class_, kept in zip(outcomes, counting, strict=True)]
@@ -93,7 +93,7 @@ class _Counts:
         )
         order = np.argsort(scores)
         hits = np.cumsum(matched[order][::-1])[::-1]
-        return cls(scores[order], hits, sum(class_.num_objects for class_ in outcomes))
+        return cls(scores[order], hits, sum(int(class_.num_objects[at[0]]) for class_ in outcomes))
 
     def at(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns precision, recall and F1 at thresholds; NaN where they are undefined."""

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from pycocotools import cocoeval
@@ -30,38 +31,21 @@ _AREA_RANGES = np.array(_COCO.areaRng, np.float64)
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-    """What became of the N detections of a class at T thresholds.
+    """What became of the N detections of a class, for A sizes of objects at T thresholds.
 
     Attributes:
       scores: `[N]` float64, image by image and in descending order in each.
       ranks: `[N]` int64, place of a detection among those of its class and image, from 0.
-      matched: `[T, N]` bool, whether a detection found an object, which may be an ignored one.
-      ignored: `[T, N]` bool, whether it counts neither as right nor as wrong.
-      num_objects: objects that count.
+      matched: `[A, T, N]` bool, whether a detection found an object, which may be an ignored one.
+      ignored: `[A, T, N]` bool, whether it counts neither as right nor as wrong.
+      num_objects: `[A]` int64, how many objects count.
     """
 
     scores: np.ndarray
     ranks: np.ndarray
     matched: np.ndarray
     ignored: np.ndarray
-    num_objects: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Precision and recall at T thresholds, of K classes and A sizes of objects.
-
-    Attributes:
-      precision: `[T, 101, K, A]` float64, pycocotools' interpolated precision at `RECALLS`, with
-        100 detections in an image; NaN where there are no objects.
-      recall: `[T, K, A, M]` float64, with the numbers of detections in `MAX_DETECTIONS`; NaN where
-        there are no objects.
-      outcomes: of each class, among objects of all sizes.
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
-    outcomes: tuple[Outcomes, ...]
+    num_objects: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,23 +65,39 @@ class Matches:
     images: tuple[overlaps.ImageOverlaps, ...]
 
     @functools.cached_property
-    def evaluation(self) -> Evaluation:
-        """COCO's evaluation at `IOU_THRESHOLDS`."""
-        return self.excusing(np.zeros([len(self.category_ids)] * 2, bool), IOU_THRESHOLDS)
+    def outcomes(self) -> tuple[Outcomes, ...]:
+        """Of each class, at `IOU_THRESHOLDS`, for `SIZES`."""
+        return _Matcher(self).outcomes()
 
-    def excusing(self, excused: np.ndarray, thresholds: Sequence[float]) -> Evaluation:
-        """Evaluates as if some classes could be mistaken for each other.
+    @functools.cached_property
+    def precision(self) -> np.ndarray:
+        """`[T, 101, K, A]` float64: pycocotools' interpolated precision at `RECALLS`.
+
+        With 100 detections of a class in an image. NaN where there are no objects.
+        """
+        return _precision(self.outcomes, IOU_THRESHOLDS)
+
+    @functools.cached_property
+    def recall(self) -> np.ndarray:
+        """`[T, K, A, M]` float64: recall with at most `MAX_DETECTIONS` of a class in an image.
+
+        NaN where there are no objects.
+        """
+        return np.stack([_recall(outcomes) for outcomes in self.outcomes], axis=1)
+
+    def precision_excusing(self, excused: np.ndarray) -> np.ndarray:
+        """Returns the precision if some classes could be mistaken for each other.
 
         Args:
           excused: `[K, K]` bool, whether detections of a class (first axis) are excused by objects
             of another class (second axis). To the first class those objects are crowds: a detection
             that lies on them, and finds no object of its own class, does not count.
-          thresholds: IoU thresholds.
 
         Returns:
-          The evaluation.
+          `[101, K, A]` float64, at the lowest of `IOU_THRESHOLDS`.
         """
-        return _Matcher(self, excused, thresholds).evaluate()
+        outcomes = _Matcher(self, excused).outcomes()
+        return _precision(outcomes, IOU_THRESHOLDS[:1])[0]
 
 
 def match(subject: Subject, kind: str) -> Matches:
@@ -143,154 +143,178 @@ def mean_curve(curves: np.ndarray) -> list[float] | None:
 
 
 class _Matcher:
-    """Matches with some objects as crowds of other classes; see `Matches.excusing`."""
+    """Matches the detections of a class with its objects, in all images.
 
-    def __init__(self, matches: Matches, excused: np.ndarray, thresholds: Sequence[float]):
-        self._images = matches.images
-        self._num_classes = len(matches.category_ids)
+    Attributes of all images have the detections of one image after those of another.
+    """
+
+    def __init__(self, matches: Matches, excused: np.ndarray | None = None):
+        """Prepares to match.
+
+        Args:
+          matches: the overlaps.
+          excused: see `Matches.precision_excusing`, which needs the lowest threshold alone.
+        """
+        self._matches = matches
         self._excused = excused
         self._evaluator = cocoeval.COCOeval(iouType=matches.kind)
-        self._evaluator.params.iouThrs = np.array(thresholds)
+        thresholds = IOU_THRESHOLDS if excused is None else IOU_THRESHOLDS[:1]
+        # pycocotools lets a threshold of 1 be met by a little less.
+        self._thresholds = np.minimum(thresholds, 1 - 1e-10)
+        self._evaluator.params.iouThrs = self._thresholds
+        images = (overlaps.EMPTY, *matches.images)
+        self._scores, self._classes, self._areas = (
+            np.concatenate([getattr(image, name) for image in images])
+            for name in ("scores", "classes", "areas")
+        )
         counts = np.array([len(image.scores) for image in matches.images], np.int64)
         self._image_of = np.repeat(np.arange(len(counts)), counts)
         self._first_in_image = np.append(0, np.cumsum(counts))
-        self._scores = self._in_all_images("scores")
-        self._classes = self._in_all_images("classes")
-        self._areas = self._in_all_images("areas")
-        self._object_classes = self._in_all_images("object_classes")
-        self._object_areas = self._in_all_images("object_areas")
-        self._crowds = self._in_all_images("crowds")
-        self._in_crowds = np.concatenate(
-            [self._most_in_crowds(image) for image in (overlaps.EMPTY, *self._images)]
+        self._object_classes, self._object_areas, self._crowds = (
+            np.concatenate([getattr(image, name) for image in images])
+            for name in ("object_classes", "object_areas", "crowds")
         )
+        self._in_crowds = np.concatenate([self._most_in_crowds(image) for image in images])
+        self._on_objects = np.concatenate([_most_on_objects(image) for image in images])
 
-    def evaluate(self) -> Evaluation:
-        by_class = [self._outcomes(class_) for class_ in range(self._num_classes)]
-        results = [self._accumulate(by_class, limit) for limit in MAX_DETECTIONS]
-        precision = results[-1]["precision"][..., 0]
-        recall = np.concatenate([result["recall"] for result in results], axis=-1)
-        for values in (precision, recall):
-            # pycocotools' mark of what has no objects.
-            values[values == -1] = np.nan
-        all_sizes = tuple(outcomes[SIZES.index("all")] for outcomes in by_class)
-        return Evaluation(precision, recall, all_sizes)
-
-    def _in_all_images(self, name: str) -> np.ndarray:
-        images = (overlaps.EMPTY, *self._images)
-        return np.concatenate([getattr(image, name) for image in images])
-
-    def _crowds_of(self, image: overlaps.ImageOverlaps) -> np.ndarray:
-        """Returns `[D, G]`: to which detections which objects are crowds."""
-        excused = self._excused[image.classes[:, None], image.object_classes]
-        own = image.classes[:, None] == image.object_classes
-        return excused | (own & image.crowds)
+    def outcomes(self) -> tuple[Outcomes, ...]:
+        """Returns the outcomes of each class."""
+        return tuple(map(self._of_class, range(len(self._matches.category_ids))))
 
     def _most_in_crowds(self, image: overlaps.ImageOverlaps) -> np.ndarray:
         """Returns `[D]`: how much of each detection the crowd that covers it most covers."""
-        return np.where(self._crowds_of(image), image.covered, 0).max(axis=1, initial=0)
+        crowds = (image.classes[:, None] == image.object_classes) & image.crowds
+        if self._excused is not None:
+            crowds |= self._excused[image.classes[:, None], image.object_classes]
+        return np.where(crowds, image.covered, 0).max(axis=1, initial=0)
 
-    def _outcomes(self, class_: int) -> list[Outcomes]:
-        """Returns the outcomes of a class for each range of areas."""
+    def _of_class(self, class_: int) -> Outcomes:
         found = np.flatnonzero(self._classes == class_)
         image_of = self._image_of[found]
         ranks = np.arange(len(found)) - np.searchsorted(image_of, image_of)
-        kept = ranks < MAX_DETECTIONS[-1]
-        found, image_of, ranks = found[kept], image_of[kept], ranks[kept]
-        thresholds = self._evaluator.params.iouThrs[:, None]
-        # pycocotools lets a threshold of 1 be met by a little less.
-        in_crowds = self._in_crowds[found] >= np.minimum(thresholds, 1 - 1e-10)
+        found, ranks = found[ranks < MAX_DETECTIONS[-1]], ranks[ranks < MAX_DETECTIONS[-1]]
         own = self._object_classes == class_
-        results = []
-        for outside, ignored_objects in zip(
-            _outside(self._areas[found]),
-            _outside(self._object_areas[own]) | self._crowds[own],
-            strict=True,
-        ):
-            results.append(
-                Outcomes(
-                    self._scores[found],
-                    ranks,
-                    in_crowds.copy(),
-                    in_crowds | outside,
-                    int(np.count_nonzero(~ignored_objects)),
-                )
-            )
-        self._match(class_, found, image_of, results)
-        return results
+        ignored_objects = _outside(self._object_areas[own]) | self._crowds[own]
+        if self._excused is None:
+            ignored = np.repeat(_outside(self._areas[found])[:, None], len(self._thresholds), 1)
+            matched = np.zeros_like(ignored)
+        else:
+            before = self._matches.outcomes[class_]
+            ignored, matched = before.ignored[:, :1], before.matched[:, :1]
+        in_crowds = self._in_crowds[found] >= self._thresholds[:, None]
+        outcomes = Outcomes(
+            self._scores[found],
+            ranks,
+            matched | in_crowds,
+            ignored | (in_crowds & ~matched),
+            np.count_nonzero(~ignored_objects, axis=1),
+        )
+        self._match(class_, found, outcomes)
+        return outcomes
 
-    def _match(
-        self, class_: int, found: np.ndarray, image_of: np.ndarray, results: list[Outcomes]
-    ) -> None:
-        """Lets pycocotools match in the images that have objects of the class."""
+    def _match(self, class_: int, found: np.ndarray, outcomes: Outcomes) -> None:
+        """Lets pycocotools match in the images where detections compete for objects.
+
+        The other detections lie in crowds or on nothing.
+        """
+        competing = np.flatnonzero(self._on_objects[found] >= self._thresholds[0])
+        image_of = self._image_of[found[competing]]
         for number in np.unique(image_of):
-            image = self._images[number]
-            if not (~image.crowds[image.object_classes == class_]).any():
+            places = competing[slice(*np.searchsorted(image_of, [number, number + 1]))]
+            if self._excused is not None and not self._is_undecided(found[places]):
                 continue
-            start, stop = np.searchsorted(image_of, [number, number + 1])
-            rows = found[start:stop] - self._first_in_image[number]
-            for result, matched in zip(
-                results, self._match_image(class_, image, rows), strict=True
-            ):
-                result.matched[:, start:stop] = matched["dtMatches"] > 0
-                result.ignored[:, start:stop] = matched["dtIgnore"]
+            rows = found[places] - self._first_in_image[number]
+            results = self._match_image(class_, self._matches.images[number], rows)
+            for size, result in enumerate(results):
+                outcomes.matched[size][:, places] = result["dtMatches"] > 0
+                outcomes.ignored[size][:, places] = result["dtIgnore"]
+
+    def _is_undecided(self, competing: np.ndarray) -> bool:
+        """Returns whether excuses can change more than whether the excused detections count.
+
+        One that found an object of another size may be matched with a crowd, and leave the object
+        to another detection.
+        """
+        in_crowds = self._in_crowds[competing] >= self._thresholds[0]
+        return len(competing) > 1 and bool(in_crowds.any())
 
     def _match_image(
         self, class_: int, image: overlaps.ImageOverlaps, rows: np.ndarray
-    ) -> list[dict]:
-        crowds = image.crowds | (image.object_classes != class_)
+    ) -> list[dict[str, Any]]:
+        """Returns pycocotools' result for each size; its ids must not be 0."""
+        own = image.object_classes == class_
         columns = np.flatnonzero(
-            (image.object_classes == class_) | self._excused[class_, image.object_classes]
+            own if self._excused is None else own | self._excused[class_, image.object_classes]
         )
-        overlap = np.where(crowds, image.covered, image.ious)[np.ix_(rows, columns)]
-        objects = [
-            # pycocotools takes the id 0 for none.
-            {"id": column + 1, "area": area, "iscrowd": crowd, "ignore": crowd}
-            for column, area, crowd in zip(
-                columns.tolist(),
-                image.object_areas[columns].tolist(),
-                crowds[columns].tolist(),
-                strict=True,
-            )
-        ]
-        detections = [
-            {"id": row + 1, "area": area, "score": score}
-            for row, area, score in zip(
-                rows.tolist(), image.areas[rows].tolist(), image.scores[rows].tolist(), strict=True
-            )
-        ]
-        place = (0, class_)
-        self._evaluator._gts = {place: objects}
-        self._evaluator._dts = {place: detections}
-        self._evaluator.ious = {place: overlap}
+        crowds = image.crowds[columns] | ~own[columns]
+        place = np.ix_(rows, columns)
+        key = (0, class_)
+        self._evaluator.ious = {key: np.where(crowds, image.covered[place], image.ious[place])}
+        self._evaluator._gts = {
+            key: [
+                {"id": number, "area": area, "iscrowd": crowd, "ignore": crowd}
+                for number, (area, crowd) in enumerate(
+                    zip(image.object_areas[columns].tolist(), crowds.tolist(), strict=True), start=1
+                )
+            ]
+        }
+        self._evaluator._dts = {
+            key: [
+                {"id": number, "area": area, "score": score}
+                for number, (area, score) in enumerate(
+                    zip(image.areas[rows].tolist(), image.scores[rows].tolist(), strict=True),
+                    start=1,
+                )
+            ]
+        }
         return [
-            self._evaluator.evaluateImg(*place, area_range, MAX_DETECTIONS[-1])
-            for area_range in self._evaluator.params.areaRng
+            self._evaluator.evaluateImg(*key, area_range, len(rows)) for area_range in _COCO.areaRng
         ]
 
-    def _accumulate(self, by_class: list[list[Outcomes]], limit: int) -> dict[str, np.ndarray]:
-        """Lets pycocotools accumulate, with the first detections of each class and image."""
-        params = self._evaluator.params
-        params.catIds = list(range(self._num_classes))
-        # The images are one after another in the outcomes of a class.
-        params.imgIds = [0]
-        params.maxDets = [len(self._scores)]
-        self._evaluator._paramsEval = params
-        self._evaluator.evalImgs = [
-            {
-                "dtScores": outcomes.scores[first],
-                "dtMatches": outcomes.matched[:, first],
-                "dtIgnore": outcomes.ignored[:, first],
-                "gtIgnore": np.zeros(outcomes.num_objects),
-            }
-            for sizes in by_class
-            for outcomes in sizes
-            for first in [outcomes.ranks < limit]
-        ]
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._evaluator.accumulate()
-        return self._evaluator.eval
+
+def _most_on_objects(image: overlaps.ImageOverlaps) -> np.ndarray:
+    """Returns `[D]`: the greatest IoU of each detection with an object of its class."""
+    objects = (image.classes[:, None] == image.object_classes) & ~image.crowds
+    return np.where(objects, image.ious, 0).max(axis=1, initial=0)
 
 
 def _outside(areas: np.ndarray) -> np.ndarray:
     """Returns `[A, N]`: which areas are outside each range."""
     return (areas < _AREA_RANGES[:, :1]) | (areas > _AREA_RANGES[:, 1:])
+
+
+def _precision(outcomes: Sequence[Outcomes], thresholds: Sequence[float]) -> np.ndarray:
+    """Lets pycocotools accumulate; returns `[T, 101, K, A]`, NaN where there are no objects."""
+    evaluator = cocoeval.COCOeval(iouType="bbox")
+    params = evaluator.params
+    params.iouThrs = np.array(thresholds)
+    params.catIds = list(range(len(outcomes)))
+    # The detections of all images are one after another, and already limited.
+    params.imgIds = [0]
+    params.maxDets = [max((len(class_.scores) for class_ in outcomes), default=0)]
+    evaluator._paramsEval = params
+    evaluator.evalImgs = [
+        {
+            "dtScores": class_.scores,
+            "dtMatches": class_.matched[size],
+            "dtIgnore": class_.ignored[size],
+            "gtIgnore": np.zeros(class_.num_objects[size]),
+        }
+        for class_ in outcomes
+        for size in range(len(SIZES))
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.accumulate()
+    precision = evaluator.eval["precision"][..., 0]
+    precision[precision == -1] = np.nan
+    return precision
+
+
+def _recall(outcomes: Outcomes) -> np.ndarray:
+    """Returns `[T, A, M]`, NaN where there are no objects."""
+    right = outcomes.matched & ~outcomes.ignored
+    hits = np.stack(
+        [right[..., outcomes.ranks < limit].sum(axis=-1) for limit in MAX_DETECTIONS], axis=-1
+    )
+    with np.errstate(invalid="ignore"):
+        return (hits / outcomes.num_objects[:, None, None]).swapaxes(0, 1)

@@ -80,7 +80,9 @@ def make(
         if annotation["image_id"] in wanted
     ]
     images = [image for image in annotation_file.images if image["id"] in wanted]
-    categories = annotation_file.categories()
+    categories = annotations.category_entries(
+        annotation_file.class_names, annotation_file.supercategories
+    )
     found = [result for result in results if result["image_id"] in wanted]
     # pycocotools prints its progress, and adds keys to the results.
     with contextlib.redirect_stdout(io.StringIO()):

@@ -169,6 +169,24 @@ def test_unusable_category_ids_are_renumbered_everywhere(coco_folder, tmp_path, 
     _assert_records_equal_json(dataset.val)
 
 
+def test_supercategories_are_kept(coco_folder, tmp_path):
+    for coco in coco_folder.coco.values():
+        for category in coco["categories"]:
+            category["id"] += 10**6
+            if category["name"] == "cat":
+                category["supercategory"] = "animal"
+        for annotation in coco["annotations"]:
+            annotation["category_id"] += 10**6
+    coco_folder.write()
+    dataset = _prepare(coco_folder.path, tmp_path / "cache")
+    for split in (dataset.train, dataset.val):
+        categories = json.loads(pathlib.Path(split.annotation_file).read_text())["categories"]
+        assert categories == [
+            {"id": 1, "name": "cat", "supercategory": "animal"},
+            {"id": 2, "name": "dog"},
+        ]
+
+
 def test_annotation_id_0_would_cost_average_precision(coco_folder, tmp_path):
     for annotation_id, annotation in enumerate(coco_folder.coco["val"]["annotations"]):
         annotation["id"] = annotation_id

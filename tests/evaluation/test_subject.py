@@ -1,12 +1,14 @@
 """Ground truth and detections, put together."""
 
 import copy
+import json
 import pathlib
 
 import pytest
 
 from libra_tf.cli.errors import UsageError
-from libra_tf.data.annotations import AnnotationFile
+from libra_tf.data.annotations import AnnotationFile, read_annotation_file
+from libra_tf.data.problems import FindingLog
 from libra_tf.evaluation import subject
 
 pytestmark = pytest.mark.one_lane
@@ -63,3 +65,21 @@ def test_masks_count_if_all_have_them(of_objects, of_detections, kinds):
 def test_detections_of_something_else_are_refused(key):
     with pytest.raises(UsageError, match=f"val.json does not list {key} 99"):
         subject.make(annotation_file(), [detection(**{key: 99})])
+
+
+def test_supercategories_of_a_file(tmp_path):
+    coco = {
+        "images": [{"id": 3, "file_name": "3.jpg", "width": 10, "height": 10}],
+        "annotations": [],
+        "categories": [
+            {"id": 5, "name": "cat", "supercategory": "animal"},
+            {"id": 2, "name": "dog", "supercategory": ""},
+            {"id": 9, "name": "car", "supercategory": 3},
+            {"id": 4, "name": "bus"},
+        ],
+    }
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(coco))
+    made = subject.make(read_annotation_file(path, FindingLog()), [])
+    assert made.supercategories == {5: "animal"}
+    assert list(made.class_names) == [2, 4, 5, 9]
