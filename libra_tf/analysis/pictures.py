@@ -1,8 +1,6 @@
 """Images with sampled boxes or attention on them, as data. The page's templates draw them."""
 
-import base64
 import dataclasses
-import io
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -10,27 +8,12 @@ import numpy as np
 from PIL import Image
 
 from libra_tf.analysis.collect import Attention, Picture
+from libra_tf.pages import pictures
+from libra_tf.pages.pictures import Box
 
 _LARGEST_SIDE = 512
 # With more, the boxes could not be told apart.
 _MOST_BOXES = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Box:
-    """A box, in pixels of its image.
-
-    Attributes:
-      left: its left edge.
-      top: its upper edge.
-      width: its width.
-      height: its height.
-    """
-
-    left: float
-    top: float
-    width: float
-    height: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +112,7 @@ def attention(shown: Attention, title: str) -> AttentionPicture:
     # Transparent where the point attends most, dark where it does not.
     veil = np.zeros((*share.shape, 4), np.uint8)
     veil[..., 3] = np.round(205 * (1 - np.sqrt(share)))
-    encoded = _data_uri(Image.fromarray(veil, "RGBA"), "PNG")
+    encoded = pictures.data_uri(Image.fromarray(veil, "RGBA"), "PNG")
     y, x = shown.point
     return AttentionPicture(title, width, height, _background(shown.pixels), encoded, (x, y))
 
@@ -142,11 +125,4 @@ def _box(box: np.ndarray) -> Box:
 def _background(pixels: np.ndarray) -> str:
     image = Image.fromarray(pixels)
     image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-    return _data_uri(image, "JPEG")
-
-
-def _data_uri(image: Image.Image, image_format: str) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format=image_format)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f"data:image/{image_format.lower()};base64,{encoded}"
+    return pictures.data_uri(image, "JPEG")

@@ -23,6 +23,44 @@ def define_checkpoint() -> flags.FlagHolder[str]:
     )
 
 
+def define_report(help_: str) -> flags.FlagHolder[bool | None]:
+    """Defines `--report`, whether to write the page of an evaluation.
+
+    Args:
+      help_: when it is written by default.
+    """
+    return flags.DEFINE_bool(
+        "report",
+        None,
+        "Write evaluation.html, a page on what the detector gets right and wrong, and its numbers "
+        f"to evaluation.json. {help_}",
+    )
+
+
+def define_report_threshold() -> flags.FlagHolder[float | None]:
+    """Defines `--report_threshold`, the score from which the page counts errors."""
+    return flags.DEFINE_float(
+        "report_threshold",
+        None,
+        "Score from which the page of an evaluation counts detections, for the confusion matrix, "
+        "the worst images and the numbers of objects. Default: the score with the greatest F1 over "
+        "all classes.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+
+
+def define_compare() -> flags.FlagHolder[str | None]:
+    """Defines `--compare`, another evaluation to show on the page."""
+    return flags.DEFINE_string(
+        "compare",
+        None,
+        "Folder of another evaluation of the same images that has a page: of a run, or the "
+        "--output_dir of libra-tf predict --annotations. The page shows both and says whether the "
+        "difference means anything.",
+    )
+
+
 def define_score_threshold() -> flags.FlagHolder[float]:
     """Defines `--score_threshold`, below which an exported detector drops detections."""
     return flags.DEFINE_float(

@@ -7,7 +7,8 @@ r"""Detects objects in images with a trained detector, without a server.
     libra-tf predict --model=runs/cells --output_dir=found clip.mp4
 
 It draws the detections into found/pictures and writes all of them to found/detections.json in
-COCO's results format. With annotations it also measures the average precision.
+COCO's results format. With annotations it also measures the average precision, and writes
+found/evaluation.html, a page on what the detector gets right and wrong.
 """
 
 import os
@@ -20,6 +21,7 @@ from absl import flags
 from libra_tf.cli import flags as run_flags
 from libra_tf.cli import image_files, program
 from libra_tf.cli.errors import UsageError
+from libra_tf.evaluation import checks
 
 _VIDEOS = image_files.VIDEO_SUFFIXES
 
@@ -36,6 +38,9 @@ _ANNOTATIONS = flags.DEFINE_string(
     "Default: all images are used and numbered from 1.",
 )
 _METRICS, _FREQUENCY_LIMITS = run_flags.define_metrics()
+_REPORT = run_flags.define_report("Default: with --annotations.")
+_REPORT_THRESHOLD = run_flags.define_report_threshold()
+_COMPARE = run_flags.define_compare()
 _PICTURES = flags.DEFINE_bool("pictures", True, "Draw the detections.")
 _DRAW_THRESHOLD = run_flags.define_draw_threshold("Draw and count")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Images per batch.", lower_bound=1)
@@ -79,6 +84,7 @@ def _predict(arguments: list[str]) -> int:
     if videos:
         _check_video(arguments)
         return _predict_video(videos[0])
+    _check_report()
     images = image_files.find(arguments)
     if _FPS.value is not None:
         _check_no_annotations()
@@ -95,6 +101,9 @@ def _predict(arguments: list[str]) -> int:
         draw=_PICTURES.value,
         more_metrics=run_flags.more_metrics(_METRICS.value),
         frequency_limits=run_flags.frequency_limits(_FREQUENCY_LIMITS.value),
+        writes_page=_REPORT.value is not False,
+        report_threshold=_REPORT_THRESHOLD.value,
+        compare=_COMPARE.value,
         **_how_to_detect(),
     )
     return 1 if problems else 0
@@ -144,6 +153,18 @@ def _check_video(arguments: list[str]) -> None:
     if _FPS.value is not None:
         raise UsageError(f"--fps={_FPS.value} is for images; {arguments[0]} has its own: leave it")
     _check_no_annotations()
+
+
+def _check_report() -> None:
+    asked = {
+        "--report": _REPORT.value or None,
+        "--report_threshold": _REPORT_THRESHOLD.value,
+        "--compare": _COMPARE.value,
+    }
+    for name, value in asked.items():
+        if value is not None and not _ANNOTATIONS.value:
+            raise UsageError(f"{name} needs the ground truth: name it with --annotations")
+    checks.check_report(_REPORT.value, _REPORT_THRESHOLD.value, _COMPARE.value)
 
 
 def _check_no_annotations() -> None:

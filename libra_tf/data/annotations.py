@@ -71,18 +71,21 @@ def split_file_name(split: str) -> str:
     return f"instances_{split}.json"
 
 
-def read_annotation_file(path: pathlib.Path, problems: FindingLog) -> AnnotationFile | None:
+def read_annotation_file(
+    path: pathlib.Path, problems: FindingLog, open_file: json_files.Opener = open
+) -> AnnotationFile | None:
     """Reads one annotation file and checks everything that does not need the images.
 
     Args:
       path: the JSON file.
       problems: receives every mistake.
+      open_file: opens it for reading.
 
     Returns:
       The entries without mistakes, or `None` if the file is not COCO at all.
     """
     try:
-        root, encoded = _read_root(path, ("images", "annotations", "categories"))
+        root, encoded = _read_root(path, ("images", "annotations", "categories"), open_file)
     except DatasetError as error:
         problems.add("annotation file cannot be read as COCO JSON", str(error))
         return None

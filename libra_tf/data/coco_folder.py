@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from libra_tf.data import (
@@ -54,6 +54,8 @@ class Split:
       max_boxes_per_image: the most boxes in one image.
       num_masks: number of boxes with a segmentation. The TFRecords have masks if all boxes of the
         data set have one.
+      num_objects: number of boxes of each category id, without crowds; None if the data set was
+        converted by a version that did not count them.
     """
 
     input_path: str
@@ -62,6 +64,7 @@ class Split:
     num_boxes: int
     max_boxes_per_image: int
     num_masks: int = 0
+    num_objects: Mapping[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -423,7 +426,7 @@ def _convert(plan: _Plan, target: pathlib.Path, report: Callable[[str], None]) -
 
 def _convert_split(
     plan: _Plan, name: str, target: pathlib.Path, report: Callable[[str], None]
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Writes the records and annotations of a split; returns its counts, as in `Split`."""
     by_image = collections.defaultdict(list)
     for entry in plan.cleaned[name]:
@@ -439,7 +442,15 @@ def _convert_split(
         "num_boxes": len(plan.cleaned[name]),
         "max_boxes_per_image": max(map(len, by_image.values()), default=0),
         "num_masks": _num_masks(plan.cleaned[name]),
+        "num_objects": _num_objects(plan, name),
     }
+
+
+def _num_objects(plan: _Plan, name: str) -> dict[int, int]:
+    counts = collections.Counter(
+        entry["category_id"] for entry in plan.cleaned[name] if not entry["iscrowd"]
+    )
+    return {id_: counts[id_] for id_ in plan.class_names}
 
 
 def _write_annotations(path: pathlib.Path, plan: _Plan, name: str) -> None:
@@ -453,6 +464,11 @@ def _write_annotations(path: pathlib.Path, plan: _Plan, name: str) -> None:
     path.write_text(json.dumps(coco))
 
 
+def _with_ids(counts: dict[str, int] | None) -> dict[int, int] | None:
+    """Gives category ids, which are texts in JSON, their type."""
+    return None if counts is None else {int(id_): count for id_, count in counts.items()}
+
+
 def _load(folder: pathlib.Path, entry: pathlib.Path) -> tuple[DetectionDataset, FindingLog]:
     """Reads what `_convert` wrote; returns the data set and its issues."""
     description = json.loads((entry / _DESCRIPTION).read_text())
@@ -461,7 +477,7 @@ def _load(folder: pathlib.Path, entry: pathlib.Path) -> tuple[DetectionDataset, 
         name: Split(
             input_path=str(entry / f"{name}-*.tfrecord"),
             annotation_file=str(entry / annotations.split_file_name(name)),
-            **description[name],
+            **{**description[name], "num_objects": _with_ids(description[name].get("num_objects"))},
         )
         for name in SPLITS
     }

@@ -4,7 +4,7 @@ https://cocodataset.org/#format-results
 """
 
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,10 +109,22 @@ def evaluate(
       UsageError: if a detection belongs to an image or a category that is not listed.
     """
     evaluated = subject.make(annotation_file, results, image_ids)
-    metrics = {}
-    for kind in evaluated.kinds:
-        measured = average_precision.measure(matching.match(evaluated, kind))["all"]
-        for name in METRICS:
-            value = measured[name]
-            metrics[_PREFIXES[kind] + name] = -1.0 if value is None else value
-    return metrics
+    return to_metrics(
+        {
+            kind: average_precision.measure(matching.match(evaluated, kind))["all"]
+            for kind in evaluated.kinds
+        }
+    )
+
+
+def to_metrics(measured: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+    """Gives average precisions the names and the form that `evaluate` returns.
+
+    Args:
+      measured: by kind, `all` of `average_precision.measure`.
+    """
+    return {
+        _PREFIXES[kind] + name: -1.0 if of_kind[name] is None else of_kind[name]
+        for kind, of_kind in measured.items()
+        for name in METRICS
+    }

@@ -5,8 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import rich.console
 
@@ -15,14 +14,17 @@ from libra_tf.cli import image_files, outputs
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.image_files import ImageFile
 from libra_tf.cli.progress import Progress
+from libra_tf.data import images as data_images
 from libra_tf.data.annotations import AnnotationFile
-from libra_tf.evaluation import lvis_ap, metrics, subject
+from libra_tf.evaluation import lvis_ap, metrics, records, subject
+from libra_tf.evaluation import report as evaluation_report
+from libra_tf.evaluation.report import ReadImages
 from libra_tf.inference import coco_results, local, tflite_detector, tiling, video
 from libra_tf.inference.client import run
 from libra_tf.inference.client.answers import Answer
 from libra_tf.serving import images as serving_images
 
-RESULTS = "detections.json"
+RESULTS = records.RESULTS
 PICTURES = "pictures"
 _Detector = local.LocalDetector | tflite_detector.TFLiteDetector | tiling.TiledDetector
 _SHOWN_METRICS = ("AP", "AP50", "AP75")
@@ -40,6 +42,9 @@ def predict(
     max_pixels: int | None = None,
     asked_precision: str | None = None,
     tiles: int | None = None,
+    writes_page: bool = True,
+    report_threshold: float | None = None,
+    compare: str | None = None,
     report: Callable[[str], None] = print,
     more_metrics: Sequence[str] = (),
     frequency_limits: tuple[int, int] = lvis_ap.LIMITS,
@@ -67,6 +72,10 @@ def predict(
       asked_precision: what the network computes in; see `open_detector`.
       tiles: height and width in pixels of the tiles in which larger images are looked at; None for
         whole images. See `tiling`.
+      writes_page: whether to write the page of the evaluation beside the detections, if there are
+        annotations.
+      report_threshold: see `libra_tf.evaluation.measures.measure`.
+      compare: folder of another evaluation of the same images to show on the page; None for none.
       report: receives progress lines and, at the end, a summary.
       more_metrics: what to measure beside COCO's average precision; see `metrics.measure`.
       frequency_limits: see `lvis_ap.evaluate`.
@@ -76,11 +85,14 @@ def predict(
 
     Raises:
       UsageError: if the model cannot be loaded or does not take `max_pixels`, the folder cannot be
-        written, or the annotations list none of the images.
+        written, the annotations list none of the images, or `compare` was evaluated on others.
       DatasetError: if the annotations contain mistakes.
     """
     outputs.require_local("--output_dir", output_dir)
     truth = coco_results.read_annotations(annotations) if annotations else None
+    compared = records.read(compare) if compare else None
+    if compared:
+        records.check_same_truth(compared, truth)
     if truth:
         image_ids = _listed_in(truth, images, report)
     else:
@@ -113,18 +125,36 @@ def predict(
         atomic.write_file(os.path.join(output_dir, RESULTS), json.dumps(detections))
     for line in summary.lines():
         report(line)
-    if truth:
-        report(_precision(truth, detections, answered))
-        if more_metrics:
-            known = [result for result in detections if result["category_id"] in truth.class_names]
-            found = metrics.measure(
-                subject.make(truth, known, answered),
-                more_metrics,
-                coco_results.count_training_images(annotations),
-                frequency_limits,
-            )
-            for line in metrics.lines(found):
-                report(line)
+    if truth and writes_page:
+        page = evaluation_report.Evaluation(
+            name=os.path.basename(model.rstrip("/")) or model,
+            model=detector.source,
+            annotations=annotations,
+            truth=truth,
+            results=detections,
+            image_ids=answered,
+            read_images=_reader(image_ids, truth),
+            training_objects=records.read_training_objects(model, truth.class_names),
+            score_threshold=report_threshold,
+            compared=compared,
+        )
+        measured = evaluation_report.write(page, output_dir, Progress(rich.console.Console()))
+        report(_precision(truth, coco_results.to_metrics(measured), answered))
+        report(f"evaluation page: {os.path.join(output_dir, records.PAGE)}")
+    elif truth:
+        # Of classes that the annotations do not list, nothing is known.
+        known = [result for result in detections if result["category_id"] in truth.class_names]
+        report(_precision(truth, coco_results.evaluate(truth, known, answered), answered))
+    if truth and more_metrics:
+        known = [result for result in detections if result["category_id"] in truth.class_names]
+        found = metrics.measure(
+            subject.make(truth, known, answered),
+            more_metrics,
+            coco_results.count_training_images(annotations),
+            frequency_limits,
+        )
+        for line in metrics.lines(found):
+            report(line)
     report(f"results: {os.path.join(output_dir, RESULTS)}")
     if pictures:
         report(f"pictures: {os.path.join(output_dir, PICTURES)}")
@@ -256,6 +286,18 @@ def _listed_in(
     return found
 
 
+def _reader(image_ids: Mapping[ImageFile, int], truth: AnnotationFile) -> ReadImages:
+    files = {image_id: image.path for image, image_id in image_ids.items()}
+
+    def read(wanted: Collection[int]) -> dict[int, bytes]:
+        return {
+            image_id: data_images.as_jpeg_or_png(files[image_id].read_bytes(), truth.is_upright)
+            for image_id in wanted
+        }
+
+    return read
+
+
 def _detect(
     detector: _Detector,
     images: Sequence[ImageFile],
@@ -330,10 +372,9 @@ class _Summary:
 
 
 def _precision(
-    truth: AnnotationFile, detections: Sequence[dict[str, Any]], image_ids: Sequence[int]
+    truth: AnnotationFile, metrics: Mapping[str, float], image_ids: Sequence[int]
 ) -> str:
     """Returns a line with the average precision."""
-    metrics = coco_results.evaluate(truth, detections, image_ids)
     shown = [name for name in metrics if name.removeprefix("mask_") in _SHOWN_METRICS]
     values = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
     return f"{values} on {len(image_ids)} of the {len(truth.images)} images of {truth.path}"

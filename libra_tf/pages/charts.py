@@ -6,7 +6,7 @@ for text of the size that `templates/page.css` gives it, about that of the body.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar
 
 _WIDTH = 360
@@ -33,6 +33,77 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A cell of a table that can be sorted.
+
+    Attributes:
+      text: what is written in it.
+      order: what it is sorted by, as numbers are; None for the text, or for a missing value, which
+        is always last.
+    """
+
+    text: str
+    order: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SortableTable:
+    """A table whose columns sort its rows, where the page has the script for it.
+
+    Attributes:
+      kind: see `Table`.
+      title: what it shows.
+      columns: the headings of the columns; the first has names, the others have numbers.
+      rows: the cells of each row.
+      total: a last row that stays where it is.
+    """
+
+    kind: ClassVar[str] = "sortable"
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Value]]
+    total: Sequence[Value]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatCell:
+    """A cell of a heat table.
+
+    Attributes:
+      text: what is written in it.
+      share: how dark it is, in 0..1.
+      tip: what it means, for who points at it.
+      is_expected: whether it lies on the diagonal.
+    """
+
+    text: str
+    share: float
+    tip: str
+    is_expected: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatTable:
+    """A table whose cells are the darker, the larger their share is.
+
+    Attributes:
+      kind: see `Table`.
+      title: what it shows.
+      corner: what the rows and the columns are.
+      columns: the headings of the columns.
+      rows: heading and cells of each row.
+      numbers: the shares as a table.
+    """
+
+    kind: ClassVar[str] = "heat"
+    title: str
+    corner: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[HeatCell]]]
+    numbers: Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +152,7 @@ class LineChart:
       lines: the lines, in the order of their colours.
       mark: a position to mark on the horizontal axis; None for none.
       numbers: the same data as a table.
+      is_filled: whether the area under each line is filled, with those of the first lines on top.
     """
 
     kind: ClassVar[str] = "lines"
@@ -98,6 +170,7 @@ class LineChart:
     lines: Sequence[Line]
     mark: Label | None
     numbers: Table
+    is_filled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,27 +290,36 @@ def histogram(
 def curves(
     title: str,
     x: Sequence[float],
-    series: Mapping[str, Sequence[float]],
+    series: Mapping[str, Sequence[float | None]],
     x_label: str,
     y_label: str,
     mark: tuple[float, str] | None = None,
+    drawn: Collection[str] | None = None,
+    is_filled: bool = False,
 ) -> LineChart:
     """Lays out functions of one variable.
 
     Args:
       title: what is shown.
       x: the values of the variable, ascending.
-      series: by name, the values of a function at `x`.
+      series: by name, the values of a function at `x`, None where it is undefined.
       x_label: what x is.
       y_label: what the functions return.
       mark: as in `histogram`.
+      drawn: the names of the series to draw; None for all. The table has all of them.
+      is_filled: see `LineChart`.
     """
-    points = {name: list(zip(x, values, strict=True)) for name, values in series.items()}
+    points = {
+        name: [(at, y) for at, y in zip(x, values, strict=True) if y is not None]
+        for name, values in series.items()
+        if drawn is None or name in drawn
+    }
     rows = [
         [number(at), *(number(values[i]) for values in series.values())] for i, at in enumerate(x)
     ]
     numbers = Table(title, [x_label, *series], rows)
-    return _line_chart(points, x_label, y_label, lambda y: f"{y:.2g}", mark, numbers)
+    chart = _line_chart(points, x_label, y_label, lambda y: f"{y:.2g}", mark, numbers)
+    return dataclasses.replace(chart, is_filled=is_filled)
 
 
 def bars(
@@ -302,8 +384,10 @@ def percent(share: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Formats a number with three significant digits, "-" for None."""
-    return "-" if value is None else f"{value:.3g}"
+    """Formats a number with three significant digits, or all before the point; "-" for None."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _line_chart(
@@ -315,8 +399,8 @@ def _line_chart(
     numbers: Table,
 ) -> LineChart:
     points = [point for line in series.values() for point in line]
-    first, last = min(x for x, _ in points), max(x for x, _ in points)
-    highest = _ceiling(max(y for _, y in points))
+    first, last = min((x for x, _ in points), default=0.0), max((x for x, _ in points), default=1.0)
+    highest = _ceiling(max((y for _, y in points), default=0.0))
     place_x = _scale((first, last), (LineChart.left, LineChart.right))
     place_y = _scale((0.0, highest), (LineChart.bottom, LineChart.top))
     shares = [i / (_NUM_TICKS - 1) for i in range(_NUM_TICKS)]

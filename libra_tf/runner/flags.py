@@ -10,10 +10,12 @@ from libra_tf.cli import flags as run_flags
 from libra_tf.cli import inputs
 from libra_tf.cli.errors import UsageError, suggestion
 from libra_tf.configs import names, yaml_files
+from libra_tf.evaluation import checks
 
 # `--help` lists the flags of these modules.
 FLAG_MODULES = (tfm_flags, sys.modules[__name__])
 EVALUATION_MODES = ("eval", "continuous_eval")
+_REPORTING_MODES = ("train_and_eval", "train_and_post_eval")
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "train_and_post_eval")
 
 
@@ -62,6 +64,11 @@ def define_flags() -> None:
     )
     run_flags.define_checkpoint()
     run_flags.define_metrics()
+    run_flags.define_report(
+        "Default: at the end of a training that evaluates (train_and_eval, train_and_post_eval)."
+    )
+    run_flags.define_report_threshold()
+    run_flags.define_compare()
     flags.DEFINE_bool(
         "enable_async_checkpointing",
         default=True,
@@ -101,6 +108,17 @@ def may_evaluate_run(flag_values: flags.FlagValues) -> bool:
       flag_values: parsed flags.
     """
     return flag_values.mode in EVALUATION_MODES and not flag_values.experiment
+
+
+def wants_report(flag_values: flags.FlagValues) -> bool:
+    """Returns whether the page of the evaluation is written at the end.
+
+    Args:
+      flag_values: parsed flags.
+    """
+    if flag_values.report is not None:
+        return flag_values.report
+    return flag_values.compare is not None or flag_values.mode in _REPORTING_MODES
 
 
 def model_dir(flag_values: flags.FlagValues, experiment: str) -> str:
@@ -145,6 +163,12 @@ def check_flags(flag_values: flags.FlagValues) -> None:
             "--dataset", flag_values.dataset, f"name a data set: {inputs.DATASET_LAYOUTS}"
         )
     _check_numbers(flag_values)
+    if flag_values.mode == "train" and wants_report(flag_values):
+        raise UsageError(
+            "--report and --compare are about an evaluation, and --mode=train has none; use "
+            "--mode=train_and_eval"
+        )
+    checks.check_report(flag_values.report, flag_values.report_threshold, flag_values.compare)
 
 
 def _check_numbers(flag_values: flags.FlagValues) -> None:

@@ -107,14 +107,23 @@ def evaluated_share(folder: RunFolder, dataset: str) -> float | None:
       What was set aside when the run trained on the folder, as `prepare_coco_folder` takes it; 1
       for any other folder: all images.
     """
+    return folder.read_val_share() if is_own(folder, dataset) else 1
+
+
+def is_own(folder: RunFolder, dataset: str) -> bool:
+    """Returns whether a run was trained on a folder of images.
+
+    Args:
+      folder: of the run.
+      dataset: the folder of images.
+    """
     trained_on = folder.read_dataset()
-    is_own = (
+    return bool(
         trained_on
         and os.path.isdir(trained_on)
         and os.path.isdir(dataset)
         and os.path.samefile(trained_on, dataset)
     )
-    return folder.read_val_share() if is_own else 1
 
 
 def _why_masks(experiment: str) -> str:

@@ -27,6 +27,9 @@ class Options:
     checkpoint: str | None = None
     metrics: Sequence[str] | None = None
     frequency_limits: Sequence[int] | None = None
+    report: bool | None = None
+    report_threshold: float | None = None
+    compare: str | None = None
     enable_async_checkpointing: bool = True
     tpu: str | None = None
     tf_data_service: str | None = None

@@ -15,16 +15,18 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset
-from libra_tf.evaluation import metrics
+from libra_tf.evaluation import metrics, records
 from libra_tf.initial_weights import fine_tuning
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.precision import Precision
 from libra_tf.runner import (
     best,
+    best,
     class_balance,
     cluster,
     config,
     contact_sheet,
+    evaluation_page,
     input_data,
     more_metrics,
     proposals,
@@ -35,6 +37,7 @@ from libra_tf.runner.stages import Stages
 from libra_tf.runner.startup import StartUp
 from libra_tf.runs import results, trained_run
 from libra_tf.runs.folder import PICTURES, RunFolder
+from libra_tf.tasks.coco_metric import Detections
 
 
 def run(
@@ -87,6 +90,9 @@ def run(
     if flag_values.patience is not None:
         best.check_patience(flag_values.patience, params, mode)
     measure_more = more_metrics.build(flag_values, params, dataset)
+    compared = None
+    if flag_values.compare is not None:
+        compared = evaluation_page.read_compared(flag_values.compare, params)
     class_names = _class_names(params, dataset)
     class_balance.fill_in(params, mode, class_names, report)
     if cluster.is_chief(strategy):
@@ -128,7 +134,20 @@ def run(
             for line in metrics.lines(record.evaluations[-1]):
                 _print(console, line)
         has_pictures = _draw_contact_sheet(folder, params, trainer, class_names)
-    _report(console, folder, checkpoint or folder.latest_checkpoint(), record, has_pictures)
+        evaluated = checkpoint or folder.latest_checkpoint()
+        has_page = False
+        if runner_flags.wants_report(flag_values) and cluster.is_chief(strategy):
+            has_page = evaluation_page.write(
+                folder,
+                params,
+                _detections(trainer),
+                dataset,
+                evaluated,
+                flag_values.report_threshold,
+                compared,
+                Progress(console),
+            )
+    _report(console, folder, evaluated, record, has_pictures, has_page)
 
 
 def _train(
@@ -271,11 +290,16 @@ def _draw_contact_sheet(
     class_names: dict[int, str],
 ) -> bool:
     """Draws the detections of the last evaluation. Returns False if there was nothing to draw."""
-    detections = getattr(getattr(trainer.task, "coco_metric", None), "detections", None)
+    detections = _detections(trainer)
     data = params.task.validation_data
     if not detections or data.tfds_name:
         return False
     return contact_sheet.draw(folder.file(PICTURES), data.input_path, detections, class_names)
+
+
+def _detections(trainer: training.ReportingTrainer) -> dict[int, Detections] | None:
+    """Returns the detections of the last evaluation; None without one."""
+    return getattr(getattr(trainer.task, "coco_metric", None), "detections", None)
 
 
 def _report(
@@ -284,12 +308,14 @@ def _report(
     checkpoint: str | None,
     record: results.Results,
     has_pictures: bool,
+    has_page: bool,
 ) -> None:
     lines = {
         "checkpoint": checkpoint,
         "TensorBoard logs": folder.path,
         "results": record.path if record.evaluations else None,
         "pictures": folder.file(PICTURES) if has_pictures else None,
+        "evaluation page": folder.file(records.PAGE) if has_page else None,
         "library log": folder.log(),
     }
     for name, path in lines.items():

@@ -97,7 +97,7 @@ def test_every_figure_has_a_macro():
     kinds = {figure.kind for figure in typing.get_args(figures.Figure)}
     environment = templates.environment("libra_tf.analysis")
     macros = environment.get_template("figures.html.j2").module.drawings
-    assert macros.keys() == kinds
+    assert kinds <= macros.keys()
 
 
 def test_a_wrong_name_in_a_template_is_an_error():

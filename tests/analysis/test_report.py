@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pycocotools.coco import COCO
 from libra_tf.analysis import collect, detectors, page, report, verdicts
 from libra_tf.cli.errors import UsageError
 from libra_tf.runs import trained_run
+from tests import browser
 from tests.analysis.runs import check_lines
 
 pytestmark = pytest.mark.one_lane
@@ -113,82 +113,20 @@ def test_config_lines_are_accepted_by_the_runs(report_of_both):
         check_lines(trained_run.read(folder).params, lines)
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-def open_in_chromium(path, folder, *arguments):
-    """Returns what Chromium makes of a page, and what it writes to its console."""
-    result = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={folder}/profile",
-            "--window-size=1400,900",
-            "--enable-logging=stderr",
-            "--virtual-time-budget=5000",
-            "--dump-dom",
-            *arguments,
-            f"file://{path}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return result.stdout, [line for line in result.stderr.splitlines() if "CONSOLE" in line]
-
-
-# Measured in the page: is all of it as wide as the window, are the pictures there?
-PROBE = """<script>
-const pictures = [...document.querySelectorAll('svg image')];
-const loaded = pictures.map(p => { const i = new Image(); i.src = p.href.baseVal;
-  return i.decode().then(() => 1); });
-Promise.all(loaded).then(counts => parent.postMessage([
-  innerWidth, document.documentElement.scrollWidth, counts.length,
-  getComputedStyle(document.body).backgroundColor,
-  [...document.querySelectorAll('figure > svg')].filter(
-    s => s.getBoundingClientRect().height >= 20).length].join('|'), '*'));
-</script>"""
-# A window cannot be as narrow as a phone, a frame can.
-FRAME = """<title>nothing</title><body style="margin:0"><script>
-onmessage = event => { document.title = event.data; };
-</script><iframe src="report.html" width="WIDTH" height="800" style="border:0"></iframe>"""
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (apt-get install chromium)")
+@browser.needs_chromium
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_the_page_in_a_browser(report_of_both, tmp_path, width, scheme):
     html = pathlib.Path(report_of_both.page).read_text()
     assert "<script" not in html
-    # Nothing but what is in the page itself.
-    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
-    assert sources and all(source.startswith(("data:", "#")) for source in sources)
-    assert "url(" not in html and "@import" not in html
-    (tmp_path / "report.html").write_text(html.replace("</body>", f"{PROBE}</body>"))
-    frame = tmp_path / "frame.html"
-    frame.write_text(FRAME.replace("WIDTH", str(width)))
-    dark = ("--force-dark-mode",) if scheme == "dark" else ()
-    dom, console = open_in_chromium(frame, tmp_path, *dark)
-    assert not console
-    measured = re.search("<title>(.*?)</title>", dom).group(1).split("|")
-    # A scroll bar takes a little of the width; nothing needs more than is left.
-    inner_width, needed_width, num_pictures, background, num_drawings = measured
-    assert int(inner_width) == width
-    assert int(needed_width) <= width
-    assert int(num_pictures) == html.count("<image ") > 0
-    assert background == {"dark": "rgb(20, 21, 25)", "light": "rgb(255, 255, 255)"}[scheme]
-    # None is flat.
-    assert int(num_drawings) == html.count('role="img"') > 0
+    browser.check_page(html, tmp_path, width, scheme)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (apt-get install chromium)")
+@browser.needs_chromium
 def test_the_browser_would_complain(tmp_path):
     """That the console is empty means something."""
     bad = tmp_path / "bad.html"
     bad.write_text("<script>nonsense()</script>")
-    _, console = open_in_chromium(bad, tmp_path)
+    _, console = browser.open_in_chromium(bad, tmp_path)
     assert any("nonsense" in line for line in console)
 
 

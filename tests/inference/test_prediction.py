@@ -119,6 +119,44 @@ def test_results_are_read_by_pycocotools(exported, found_objects, images_folder,
 
 
 @one_detector
+def test_the_page_of_the_evaluation(exported, found_objects, images_folder, tmp_path):
+    """With the pictures of the files, and beside another evaluation."""
+    options = {"annotations": found_objects}
+    first, second, third = (str(tmp_path / name) for name in ("first", "second", "third"))
+    _, said = predict(exported.folder, [images_folder], first, **options)
+    content = json.loads((tmp_path / "first" / "evaluation.json").read_text())
+    (numbers,) = content["kinds"].values()
+    assert f"AP {numbers['average_precision']['all']['AP']:.4f}, " in said
+    assert f"evaluation page: {first}/evaluation.html" in said
+    assert content["annotations"] == found_objects and content["num_images"] == 6
+    assert "<image " in (tmp_path / "first" / "evaluation.html").read_text()
+    predict(
+        exported.folder, [images_folder], second, compare=first, report_threshold=0.2, **options
+    )
+    content = json.loads((tmp_path / "second" / "evaluation.json").read_text())
+    assert content["kinds"]["bbox"]["score_threshold"] == 0.2
+    assert content["compared"]["kinds"]["bbox"]["differences"]["AP"]["difference"] == 0
+    options = {"annotations": found_objects, "writes_page": False}
+    _, without = predict(exported.folder, [images_folder], third, **options)
+    assert [line for line in without.splitlines() if line.startswith("AP ")] == [
+        line for line in said.splitlines() if line.startswith("AP ")
+    ]
+    assert {path.name for path in (tmp_path / "third").iterdir()} == {"detections.json", "pictures"}
+
+
+@one_detector
+def test_another_evaluation_of_other_data_is_refused_before_detection(
+    exported, found_objects, tiny_shapes, images_folder, tmp_path
+):
+    first, second = tmp_path / "first", tmp_path / "second"
+    predict(exported.folder, [images_folder], first, annotations=found_objects)
+    other = tiny_shapes.val.annotation_file
+    with pytest.raises(UsageError, match="other images, objects or classes"):
+        predict(exported.folder, [images_folder], second, annotations=other, compare=str(first))
+    assert not second.exists()
+
+
+@one_detector
 def test_ground_truth_of_a_voc_folder(exported, tiny_shapes, tmp_path):
     """The classes are in another order there, so only the images and their number can be right."""
     folder = to_voc(pathlib.Path(tiny_shapes.folder), tmp_path / "voc")

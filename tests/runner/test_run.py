@@ -61,6 +61,8 @@ def without_tensorflow(tmp_path):
         (["--mode=train", "--dataset=no/such/folder"], 2, "--dataset=no/such/folder: there is no"),
         (["--mode=train", "--config_file=none.yaml"], 2, "--config_file=none.yaml: there is no"),
         (["--mode=train", "--checkpoint=ckpt-2"], 2, "task.init_checkpoint=CHECKPOINT"),
+        (["--mode=train", "--report"], 2, "use --mode=train_and_eval"),
+        (["--mode=eval", "--compare=no/such"], 2, "--compare=no/such: there is no such folder"),
     ],
 )
 def test_flags_are_answered_without_tensorflow(without_tensorflow, arguments, status, message):
@@ -113,11 +115,30 @@ def test_a_run_leaves_what_it_says(trained):
     assert tf.train.latest_checkpoint(model_dir) == str(model_dir / "ckpt-2")
     params = yaml.safe_load((model_dir / "params.yaml").read_text())
     assert params["task"]["model"]["num_classes"] == 5
-    for name in ("results.json", "detections.png", "log.txt", "ckpt-2"):
+    for name in ("results.json", "detections.png", "evaluation.html", "log.txt", "ckpt-2"):
         assert str(model_dir / name) in result.stdout
     with Image.open(model_dir / "detections.png") as sheet:
         # Six images of a dark background on a white sheet.
         assert sheet.convert("L").histogram()[255] < 0.8 * sheet.width * sheet.height
+
+
+def test_a_training_leaves_a_page_of_its_evaluation(trained):
+    model_dir, _, _ = trained
+    content = json.loads((model_dir / "evaluation.json").read_text())
+    results = json.loads((model_dir / "results.json").read_text())
+    (numbers,) = content["kinds"].values()
+    assert content["model"] == str(model_dir / "ckpt-2") and content["name"] == "model"
+    assert content["num_images"] == content["num_listed_images"] == 6
+    measured = numbers["average_precision"]
+    for name in ("AP", "AP50", "AP75", "APs"):
+        assert measured["all"][name] == pytest.approx(results[name], abs=1e-4)
+    assert sum(content["training_objects"].values()) > 6
+    assert sum(of["num_objects"] for of in measured["classes"].values()) > 6
+    # Two steps find nothing, so there are missed objects to draw, on images from the TFRecords.
+    assert "<image " in (model_dir / "evaluation.html").read_text()
+    found = json.loads((model_dir / "detections.json").read_text())
+    assert len(found) == content["num_detections"] > 0
+    assert all(result["score"] > 0 for result in found)
 
 
 def test_a_run_leaves_no_temporary_files(trained):
@@ -170,6 +191,7 @@ def test_a_run_is_evaluated_as_its_folder_says(trained, tmp_path):
         [
             *(sys.executable, str(ROOT / "run.py"), "--mode=eval", arguments[3]),
             *(f"--model_dir={model_dir}", "--checkpoint=ckpt-2", "--metrics=voc,lvis"),
+            *("--report_threshold=0.5", f"--compare={model_dir}"),
         ],
         cwd=tmp_path,
         capture_output=True,
@@ -190,6 +212,10 @@ def test_a_run_is_evaluated_as_its_folder_says(trained, tmp_path):
     assert after["lvis_AP"] == pytest.approx(after["AP"], abs=1e-4)
     assert f"VOC: AP {after['voc_AP']:.4f} (area), " in result.stdout
     assert f"LVIS: AP {after['lvis_AP']:.4f}, AP50 " in result.stdout
+    content = json.loads((model_dir / "evaluation.json").read_text())
+    assert content["kinds"]["bbox"]["score_threshold"] == 0.5
+    # With itself.
+    assert content["compared"]["kinds"]["bbox"]["differences"]["AP"]["difference"] == 0
 
 
 @pytest.mark.one_lane

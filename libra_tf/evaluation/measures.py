@@ -1,0 +1,94 @@
+"""Every number of an evaluation."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from libra_tf.evaluation import (
+    average_precision,
+    calibration,
+    coco_errors,
+    confusion,
+    counts,
+    curves,
+    matching,
+    outcomes,
+    tide,
+    worst_images,
+)
+from libra_tf.evaluation.subject import Subject
+
+# Used where no detection is right, so that no score is better than another.
+_ANY_THRESHOLD = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was measured of boxes or of masks.
+
+    Attributes:
+      numbers: the results of `average_precision`, `curves`, `coco_errors`, `tide`, `confusion`,
+        `worst_images`, `counts` and `calibration` by name, and the `score_threshold` that errors
+        were counted at.
+      found: what became of each object and detection at that threshold.
+    """
+
+    numbers: dict[str, Any]
+    found: outcomes.Outcomes
+
+
+def measure(subject: Subject, kind: str, score_threshold: float | None = None) -> Measured:
+    """Measures everything.
+
+    Args:
+      subject: the objects and detections.
+      kind: one of `subject.kinds`.
+      score_threshold: the score from which detections count as shown, in [0, 1]; None for the one
+        with the greatest F1 over all classes.
+
+    Raises:
+      UsageError: if the threshold does not lie in [0, 1].
+    """
+    matches = matching.match(subject, kind)
+    of_curves = curves.measure(matches)
+    if score_threshold is None:
+        best = of_curves["scores"]["all"]["best"]
+        score_threshold = _ANY_THRESHOLD if best is None else best["threshold"]
+    found = outcomes.find(subject, kind, score_threshold)
+    numbers = {
+        "score_threshold": score_threshold,
+        "average_precision": average_precision.measure(matches),
+        "curves": of_curves,
+        "coco_errors": coco_errors.measure(matches),
+        "tide": tide.measure(matches),
+        "confusion": confusion.measure(found),
+        "worst_images": worst_images.measure(found),
+        "counts": counts.measure(found),
+        "calibration": calibration.measure(*_scores(matches)),
+    }
+    return Measured(numbers, found)
+
+
+def average_precisions(subject: Subject, kind: str) -> dict[str, Any]:
+    """Measures the average precision alone; see `average_precision.measure`.
+
+    Args:
+      subject: the objects and detections.
+      kind: one of `subject.kinds`.
+    """
+    return average_precision.measure(matching.match(subject, kind))
+
+
+def _scores(matches: matching.Matches) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the scores of all detections that count, and whether each has found an object."""
+    index = matching.index_of(outcomes.IOU_THRESHOLD)
+    of_classes = matches.evaluation.outcomes
+    counted = [~of_class.ignored[index] for of_class in of_classes]
+    return tuple(
+        np.concatenate([values[kept] for values, kept in zip(arrays, counted, strict=True)])
+        for arrays in (
+            [of_class.scores for of_class in of_classes],
+            [of_class.matched[index] for of_class in of_classes],
+        )
+    )

@@ -1,0 +1,220 @@
+"""From detections to files: every number, the page, and the detections themselves."""
+
+import collections
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from libra_tf import atomic
+from libra_tf.cli.progress import Progress
+from libra_tf.data.annotations import AnnotationFile
+from libra_tf.evaluation import comparison, figures, measures, page, pictures, records
+from libra_tf.evaluation import subject as subjects
+from libra_tf.evaluation.measures import Measured
+from libra_tf.evaluation.records import Record
+from libra_tf.evaluation.subject import Subject
+
+# Reads the files of some images, JPEG or PNG, by id; without those that it cannot read.
+ReadImages: TypeAlias = Callable[[Collection[int]], Mapping[int, bytes]]
+
+_NUM_PAIRS = 6
+_NUM_DRAWS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is to be reported on.
+
+    Attributes:
+      name: what the page calls the detector.
+      model: where the detector is from, such as its checkpoint.
+      annotations: where the ground truth is from, as the user calls it.
+      truth: the ground truth.
+      results: the detections, in COCO's results format. Those of classes that the ground truth
+        does not list are left out, and the page says so.
+      image_ids: the images in which was detected.
+      read_images: reads those that are drawn.
+      training_objects: the number of objects in training by category id; None if unknown.
+      score_threshold: see `measures.measure`.
+      compared: another evaluation of the same images to compare with; None for none.
+    """
+
+    name: str
+    model: str
+    annotations: str
+    truth: AnnotationFile
+    results: Sequence[dict[str, Any]]
+    image_ids: Collection[int]
+    read_images: ReadImages
+    training_objects: Mapping[int, int] | None = None
+    score_threshold: float | None = None
+    compared: Record | None = None
+
+
+def write(
+    evaluation: Evaluation, output_dir: str, progress: Progress
+) -> dict[str, dict[str, float | None]]:
+    """Measures, and writes `evaluation.html`, `evaluation.json` and `detections.json`.
+
+    Args:
+      evaluation: what to report on.
+      output_dir: an existing local or remote folder.
+      progress: shows what is being done.
+
+    Returns:
+      By kind (`bbox`, `segm`), pycocotools' twelve numbers; see `average_precision.measure`.
+
+    Raises:
+      UsageError: if a detection belongs to another image, the threshold does not lie in [0, 1], or
+        the evaluation to compare with was of other objects.
+    """
+    if evaluation.compared is not None:
+        records.check_same_truth(evaluation.compared, evaluation.truth)
+    subject = _subject(evaluation.truth, evaluation.results, evaluation.image_ids)
+    measured = {}
+    for kind in subject.kinds:
+        progress.note(f"evaluation page: measuring {page.NOUNS[kind]}")
+        measured[kind] = measures.measure(subject, kind, evaluation.score_threshold)
+    compared = _compare(evaluation, subject, progress) if evaluation.compared else None
+    content = _content(evaluation, subject, measured, compared)
+    html = page.render(content, _drawings(measured, evaluation.read_images))
+    files = {
+        records.RESULTS: records.encode_results(evaluation.results),
+        # Before the page, so that it never comes without its numbers.
+        records.NUMBERS: json.dumps(content, indent=1, allow_nan=False) + "\n",
+        records.PAGE: html,
+    }
+    for name, text in files.items():
+        atomic.write_file(os.path.join(output_dir, name), text)
+    return {kind: of.numbers["average_precision"]["all"] for kind, of in measured.items()}
+
+
+def count_objects(truth: AnnotationFile) -> dict[int, int]:
+    """Counts the objects of each class, without crowds.
+
+    Args:
+      truth: ground truth, such as that of a training.
+    """
+    counts = collections.Counter(
+        entry["category_id"] for entry in truth.annotations if not entry.get("iscrowd")
+    )
+    return {id_: counts[id_] for id_ in truth.class_names}
+
+
+def _subject(
+    truth: AnnotationFile, results: Sequence[dict[str, Any]], image_ids: Collection[int]
+) -> Subject:
+    return subjects.make(truth, list(_of_listed_classes(truth, results)), image_ids)
+
+
+def _of_listed_classes(
+    truth: AnnotationFile, results: Sequence[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    return (result for result in results if result["category_id"] in truth.class_names)
+
+
+def _content(
+    evaluation: Evaluation,
+    subject: Subject,
+    measured: Mapping[str, Measured],
+    compared: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Returns what `evaluation.json` holds."""
+    image_ids = subject.image_ids
+    return {
+        "format": records.FORMAT,
+        "name": evaluation.name,
+        "model": evaluation.model,
+        "annotations": evaluation.annotations,
+        "num_images": len(image_ids),
+        "num_listed_images": len(evaluation.truth.images),
+        "num_detections": len(subject.detections.anns),
+        "num_detections_of_other_classes": len(evaluation.results) - len(subject.detections.anns),
+        "image_ids": image_ids,
+        "truth_digest": records.digest_of_truth(evaluation.truth, image_ids),
+        "detections_digest": records.digest_of_results(evaluation.results),
+        "classes": _distinct(subject.class_names),
+        "training_objects": evaluation.training_objects,
+        "kinds": {kind: of.numbers for kind, of in measured.items()},
+        "compared": compared,
+    }
+
+
+def _distinct(names: Mapping[int, str]) -> dict[int, str]:
+    """Returns names of classes that are all different; of equal ones, each has its id."""
+    number = collections.Counter(names.values())
+    return {id_: name if number[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
+
+
+def _compare(evaluation: Evaluation, subject: Subject, progress: Progress) -> dict[str, Any]:
+    """Compares in the images that both have detected in; see `comparison.compare`."""
+    record = evaluation.compared
+    common = sorted(set(record.image_ids) & set(subject.image_ids))
+    own, other = (
+        _subject(evaluation.truth, results, common)
+        for results in (evaluation.results, record.results)
+    )
+    kinds = {}
+    for kind in own.kinds:
+        if kind not in other.kinds:
+            continue
+        kinds[kind] = {
+            "differences": comparison.compare(own, other, kind, _NUM_DRAWS, progress=progress),
+            "average_precision": {
+                which: measures.average_precisions(of, kind)
+                for which, of in (("this", own), ("other", other))
+            },
+        }
+    return {
+        "name": record.name,
+        "folder": record.folder,
+        "num_images": len(common),
+        "num_draws": _NUM_DRAWS,
+        "kinds": kinds,
+    }
+
+
+def _drawings(measured: Mapping[str, Measured], read_images: ReadImages) -> dict[str, page.Drawn]:
+    """Draws the pairs of classes mixed up most and the worst images."""
+    examples = {
+        kind: [
+            (pair, pair["examples"][0]) for pair in of.numbers["confusion"]["pairs"][:_NUM_PAIRS]
+        ]
+        for kind, of in measured.items()
+    }
+    worst = {kind: of.numbers["worst_images"]["worst"] for kind, of in measured.items()}
+    wanted = {example["image_id"] for of in examples.values() for _, example in of}
+    wanted.update(image for of in worst.values() for image in of)
+    images = read_images(wanted) if wanted else {}
+    drawn = {}
+    for kind, of in measured.items():
+        names = of.found.subject.class_names
+        entries = of.found.subject.truth.imgs
+        errors = of.numbers["worst_images"]["images"]
+        drawn[kind] = page.Drawn(
+            [
+                pictures.crop(
+                    of.found,
+                    example,
+                    images[example["image_id"]],
+                    f"{names[pair['category_id']]} taken for {names[pair['taken_for']]}, "
+                    f"{pair['count']} times; this one in "
+                    f"{entries[example['image_id']]['file_name']}",
+                )
+                for pair, example in examples[kind]
+                if example["image_id"] in images
+            ],
+            [
+                pictures.whole(
+                    of.found,
+                    image,
+                    images[image],
+                    f"{entries[image]['file_name']}: {figures.listed_errors(errors[image])}",
+                )
+                for image in worst[kind]
+                if image in images
+            ],
+        )
+    return drawn

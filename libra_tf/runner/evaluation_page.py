@@ -1,0 +1,158 @@
+"""The page of a run's evaluation, from the detections that the run keeps and its TFRecords."""
+
+import os
+import pathlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+from official.core import config_definitions as cfg
+
+from libra_tf.cli.errors import UsageError, first_line
+from libra_tf.cli.progress import Progress
+from libra_tf.data import DetectionDataset, annotations
+from libra_tf.data.annotations import AnnotationFile
+from libra_tf.data.problems import DatasetError, FindingLog
+from libra_tf.evaluation import records, report
+from libra_tf.evaluation.records import Record
+from libra_tf.inference import coco_results
+from libra_tf.inference.client.answers import Answer
+from libra_tf.runner import input_data
+from libra_tf.runs.folder import RunFolder
+from libra_tf.tasks.coco_metric import Detections
+
+_ID, _IMAGE = "image/source_id", "image/encoded"
+
+
+def read_compared(folder: str, params: cfg.ExperimentConfig) -> Record:
+    """Reads the evaluation to compare with, before any long work.
+
+    Args:
+      folder: of `--compare`.
+      params: config of the run that is about to be evaluated.
+
+    Raises:
+      UsageError: if it has no page, or was of other images or objects.
+    """
+    record = records.read(folder)
+    if not params.task.annotation_file:
+        raise UsageError(
+            f"--compare={folder} needs the annotations of the evaluated images: set "
+            "task.annotation_file, or name a folder with --dataset"
+        )
+    records.check_same_truth(record, _read_truth(params.task.annotation_file))
+    return record
+
+
+def write(
+    folder: RunFolder,
+    params: cfg.ExperimentConfig,
+    detections: Mapping[int, Detections] | None,
+    dataset: DetectionDataset | None,
+    checkpoint: str,
+    score_threshold: float | None,
+    compared: Record | None,
+    progress: Progress,
+) -> bool:
+    """Writes the page, its numbers and the detections into the folder of the run.
+
+    What it cannot be written for is said, and is no error: the evaluation itself is done.
+
+    Args:
+      folder: the folder of the run.
+      params: its config.
+      detections: of the last evaluation, by image id.
+      dataset: the data of the run; None if its config names them.
+      checkpoint: what was evaluated.
+      score_threshold: see `measures.measure`.
+      compared: see `read_compared`; None for none.
+      progress: shows what is being done.
+
+    Returns:
+      Whether there is a page.
+    """
+    try:
+        if not detections:
+            raise UsageError("nothing was evaluated")
+        if not params.task.annotation_file:
+            raise UsageError("task.annotation_file is not set, which names the ground truth")
+        truth = _read_truth(params.task.annotation_file)
+        evaluation = report.Evaluation(
+            name=os.path.basename(folder.path.rstrip("/")) or folder.path,
+            model=checkpoint,
+            annotations=dataset.folder if dataset else str(params.task.annotation_file),
+            truth=truth,
+            results=list(_results(detections, truth)),
+            image_ids=list(detections),
+            read_images=_reader(params.task.validation_data),
+            training_objects=_training_objects(folder, dataset),
+            score_threshold=score_threshold,
+            compared=compared,
+        )
+        report.write(evaluation, folder.path, progress)
+    except (UsageError, DatasetError) as reason:
+        progress.note(f"no evaluation page: {first_line(reason)}")
+        return False
+    return True
+
+
+def _read_truth(path: str) -> AnnotationFile:
+    found = FindingLog()
+    # Its name alone would not do for a remote file.
+    truth = annotations.read_annotation_file(
+        pathlib.Path(path), found, lambda _, mode: tf.io.gfile.GFile(path, mode)
+    )
+    found.raise_if_any(path)
+    return truth
+
+
+def _results(
+    detections: Mapping[int, Detections], truth: AnnotationFile
+) -> Iterator[dict[str, Any]]:
+    """Yields COCO's results of all images."""
+    images = {image["id"]: image for image in truth.images}
+    for image_id, found in detections.items():
+        if image_id not in images:
+            raise UsageError(f"{truth.path} does not list image {image_id}, which was evaluated")
+        # The others fill the arrays up to the most detections of an image.
+        is_real = found.scores > 0
+        answer = Answer(
+            height=images[image_id]["height"],
+            width=images[image_id]["width"],
+            boxes=found.boxes[is_real],
+            scores=found.scores[is_real],
+            category_ids=found.classes[is_real],
+            names=found.classes[is_real],
+            masks=None if found.masks is None else found.masks[is_real],
+        )
+        yield from coco_results.to_results(answer, image_id, images[image_id]["file_name"])
+
+
+def _training_objects(
+    folder: RunFolder, dataset: DetectionDataset | None
+) -> Mapping[int, int] | None:
+    if dataset is None or not input_data.is_own(folder, dataset.folder):
+        return None
+    return dataset.train.num_objects
+
+
+def _reader(data: cfg.DataConfig) -> report.ReadImages:
+    def read(image_ids: Collection[int]) -> dict[int, bytes]:
+        return {} if data.tfds_name else dict(_read_images(data.input_path, image_ids))
+
+    return read
+
+
+def _read_images(input_path: Any, image_ids: Collection[int]) -> Iterator[tuple[int, bytes]]:
+    """Yields the ids and the files of some images, and reads no further than the last of them."""
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in (_ID, _IMAGE)}
+    files = [file for found in input_data.find_files(input_path).values() for file in found]
+    missing = set(image_ids)
+    for record in tf.data.TFRecordDataset(files):
+        if not missing:
+            return
+        example = tf.io.parse_single_example(record, features)
+        image_id = int(example[_ID].numpy())
+        if image_id in missing:
+            missing.remove(image_id)
+            yield image_id, example[_IMAGE].numpy()

@@ -1,0 +1,131 @@
+"""What a page keeps for a later comparison."""
+
+import json
+
+import pytest
+import rich.console
+
+from libra_tf.cli.errors import UsageError
+from libra_tf.cli.progress import Progress
+from libra_tf.evaluation import checks, records, report
+from tests.evaluation import scenes
+
+pytestmark = pytest.mark.one_lane
+
+OBJECTS = [(1, 1, [10, 10, 20, 20]), (2, 2, [30, 30, 40, 40])]
+DETECTIONS = [(1, 1, [11, 10, 20, 20], 0.9), (2, 1, [30, 30, 40, 40], 0.8)]
+
+
+def truth(objects=OBJECTS, num_classes=2):
+    return scenes.annotation_file(objects, num_classes, num_images=3)
+
+
+def write(folder, **changes):
+    """Writes the page of an evaluation of two of three images."""
+    folder.mkdir(exist_ok=True)
+    options = {
+        "name": "cells",
+        "model": "ckpt-7",
+        "annotations": "data",
+        "truth": truth(),
+        "results": scenes.results(DETECTIONS),
+        "image_ids": [1, 2],
+        "read_images": lambda _: {},
+        "training_objects": {1: 5, 2: 6},
+    }
+    evaluation = report.Evaluation(**{**options, **changes})
+    report.write(evaluation, str(folder), Progress(rich.console.Console(quiet=True)))
+    return str(folder)
+
+
+def test_an_evaluation_is_read_back(tmp_path):
+    record = records.read(write(tmp_path / "run"))
+    assert (record.name, record.image_ids) == ("cells", [1, 2])
+    assert record.results == scenes.results(DETECTIONS)
+    records.check_same_truth(record, truth())
+
+
+def test_other_ids_and_digits_are_the_same_objects(tmp_path):
+    record = records.read(write(tmp_path / "run"))
+    same = truth([(image, category, [v + 0.01 for v in box]) for image, category, box in OBJECTS])
+    for entry in same.annotations:
+        entry["id"] += 70
+    records.check_same_truth(record, same)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        truth(OBJECTS[:1]),
+        truth([*OBJECTS[:1], (2, 1, OBJECTS[1][2])]),
+        truth([*OBJECTS[:1], (2, 2, [30, 30, 40, 41])]),
+        truth([*OBJECTS[:1], (2, 2, OBJECTS[1][2], True)]),
+        truth(num_classes=3),
+        scenes.annotation_file(OBJECTS[:1], num_images=1),
+    ],
+    ids=["fewer", "class", "box", "crowd", "classes", "images"],
+)
+def test_other_objects_are_refused(tmp_path, other):
+    record = records.read(write(tmp_path / "run"))
+    with pytest.raises(UsageError, match=r"other images, objects or classes .*val\.json"):
+        records.check_same_truth(record, other)
+
+
+def test_folders_without_a_page_name_the_command_that_writes_it(tmp_path):
+    with pytest.raises(UsageError, match="there is no such folder; name the folder of a run"):
+        records.read(str(tmp_path / "gone"))
+    with pytest.raises(UsageError, match="libra-tf predict --annotations"):
+        records.read(str(tmp_path))
+    (tmp_path / "params.yaml").write_text("")
+    with pytest.raises(UsageError, match=f"libra-tf eval --report --model_dir={tmp_path}"):
+        records.read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("evaluation.json", "{", "damaged"),
+        ("evaluation.json", "[]", "damaged"),
+        ("evaluation.json", '{"format": 0}', "another version"),
+        ("detections.json", "[]", "was written after"),
+        ("detections.json", "[", "damaged"),
+    ],
+)
+def test_damaged_files(tmp_path, name, content, message):
+    folder = write(tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(UsageError, match=message):
+        records.read(folder)
+
+
+def test_objects_in_training(tmp_path):
+    folder = write(tmp_path / "run")
+    assert records.read_training_objects(folder, truth().class_names) == {1: 5, 2: 6}
+    assert records.read_training_objects(folder, {1: "class 1"}) is None
+    assert records.read_training_objects(str(tmp_path), truth().class_names) is None
+    (tmp_path / "run" / "evaluation.json").write_text("{")
+    assert records.read_training_objects(folder, truth().class_names) is None
+
+
+def test_a_comparison_is_of_the_images_that_both_have(tmp_path):
+    record = records.read(write(tmp_path / "one"))
+    write(tmp_path / "two", image_ids=[2, 3], results=[], compared=record)
+    compared = json.loads((tmp_path / "two" / "evaluation.json").read_text())["compared"]
+    assert compared["num_images"] == 1
+    # In the second image the other has its only object by another name.
+    both = compared["kinds"]["bbox"]["average_precision"]
+    assert [both[which]["all"]["AP"] for which in ("this", "other")] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((None, 1.5, None), "--report_threshold=1.5: scores lie between 0 and 1"),
+        ((False, 0.5, None), "--report_threshold=0.5 is for the page that --noreport leaves out"),
+        ((False, None, "runs/a"), "--compare=runs/a is for the page"),
+        ((None, None, "no/such"), "--compare=no/such: there is no such folder"),
+    ],
+)
+def test_flags_that_cannot_be_followed(flags, message):
+    with pytest.raises(UsageError, match=message):
+        checks.check_report(*flags)
