@@ -85,7 +85,7 @@ def read_annotation_file(
       The entries without mistakes, or `None` if the file is not COCO at all.
     """
     try:
-        root, encoded = _read_root(path, ("images", "annotations", "categories"), open_file)
+        root, digest = _read_root(path, ("images", "annotations", "categories"), open_file)
     except DatasetError as error:
         problems.add("annotation file cannot be read as COCO JSON", str(error))
         return None
@@ -120,7 +120,6 @@ def read_annotation_file(
         # Other programs may mean something else by the word.
         if category.get("frequency") in _FREQUENCIES
     }
-    digest = hashlib.sha256(encoded).hexdigest()
     return AnnotationFile(
         path,
         digest,
@@ -302,14 +301,14 @@ def _completed(
 
 def _read_root(
     path: str | os.PathLike[str], sections: tuple[str, ...], open_file: json_files.Opener = open
-) -> tuple[dict[str, Any], bytes]:
-    """Reads a COCO file; returns its top level and its bytes.
+) -> tuple[dict[str, Any], str]:
+    """Reads a COCO file; returns its top level and the SHA-256 of its bytes.
 
     Raises:
       DatasetError: if it cannot be read, is not JSON, or its top level lacks one of the lists.
     """
     encoded = json_files.read_bytes(path, open_file)
-    root = json_files.parse(encoded, path)
+    root = json_files.parse(encoded, path, segmentations.pack)
     complaint = _complaint_about_root(root, sections)
     if complaint is not None:
         *others, last = (f"'{section}'" for section in sections)
@@ -318,7 +317,8 @@ def _read_root(
             f"{path} is not a COCO annotation file: {complaint}; the top level must be an object "
             f"with {lists}"
         )
-    return root, encoded
+    # Not the bytes: nobody needs them any longer, and COCO's are half a gigabyte.
+    return root, hashlib.sha256(encoded).hexdigest()
 
 
 def _complaint_about_root(root: Any, sections: tuple[str, ...]) -> str | None:

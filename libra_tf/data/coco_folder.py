@@ -461,7 +461,15 @@ def _write_annotations(path: pathlib.Path, plan: _Plan, name: str) -> None:
             plan.class_names, plan.supercategories, plan.frequencies
         ),
     }
-    path.write_text(json.dumps(coco))
+    # Polygons are arrays. Entry by entry, so that the text is never in memory as a whole.
+    encode = json.JSONEncoder(default=list).encode
+    with open(path, "w") as file:
+        for opening, (section, entries) in zip(("{", ", ", ", "), coco.items(), strict=True):
+            file.write(f'{opening}"{section}": [')
+            for number, entry in enumerate(entries):
+                file.write((", " if number else "") + encode(entry))
+            file.write("]")
+        file.write("}")
 
 
 def _with_ids(counts: dict[str, int] | None) -> dict[int, int] | None:

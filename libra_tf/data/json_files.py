@@ -47,12 +47,17 @@ def read_bytes(path: str | os.PathLike[str], open_file: Opener = open) -> bytes:
         raise DatasetError(f"{path} cannot be read: {reason}") from error
 
 
-def parse(encoded: bytes, path: str | os.PathLike[str]) -> Any:
+def parse(
+    encoded: bytes,
+    path: str | os.PathLike[str],
+    object_hook: Callable[[dict[str, Any]], Any] | None = None,
+) -> Any:
     """Decodes the content of a JSON file.
 
     Args:
       encoded: the content.
       path: the file, for the message.
+      object_hook: as for `json.loads`: what it returns stands for an object.
 
     Returns:
       The value in the file.
@@ -61,7 +66,7 @@ def parse(encoded: bytes, path: str | os.PathLike[str]) -> Any:
       DatasetError: if it is not JSON.
     """
     try:
-        return json.loads(encoded)
+        return json.loads(encoded, object_hook=object_hook)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not JSON ({error}): export it again") from error
 

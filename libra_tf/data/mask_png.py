@@ -5,6 +5,7 @@ the object is, a mask of 640x480 pixels takes a tenth of the time that Model Gar
 `encode_mask_as_png` takes.
 """
 
+import functools
 import struct
 import zlib
 
@@ -30,18 +31,28 @@ def encode(mask: np.ndarray, left: int, top: int, width: int, height: int) -> by
       Content of the PNG file, of the size of the image.
     """
     rows, columns = mask.shape
-    wide = np.zeros([rows, width], np.uint8)
-    wide[:, left : left + columns] = mask
+    first, skipped = divmod(left, 8)
+    last = -(-(left + columns) // 8)
+    # Whole bytes from the object's first to its last.
+    part = np.zeros([rows, 8 * (last - first)], np.uint8)
+    part[:, skipped : skipped + columns] = mask
     # Every row begins with its filter, and 0 is none.
     lines = np.zeros([height, 1 + -(-width // 8)], np.uint8)
-    lines[top : top + rows, 1:] = np.packbits(wide, axis=1)
-    header = struct.pack(">IIBBBBB", width, height, _BITS_PER_PIXEL, _INDEXED_COLOUR, 0, 0, 0)
+    lines[top : top + rows, 1 + first : 1 + last] = np.packbits(part).reshape(rows, last - first)
     # There is little but long runs of the same byte, which the fastest level compresses as well.
     pixels = zlib.compress(lines, level=1)
-    chunks = {b"IHDR": header, b"PLTE": _PALETTE, b"IDAT": pixels, b"IEND": b""}
-    return _SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks.items())
+    return _beginning(width, height) + _chunk(b"IDAT", pixels) + _END
+
+
+@functools.lru_cache
+def _beginning(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, _BITS_PER_PIXEL, _INDEXED_COLOUR, 0, 0, 0)
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"PLTE", _PALETTE)
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(kind + content)
+    checksum = zlib.crc32(content, zlib.crc32(kind))
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+_END = _chunk(b"IEND", b"")

@@ -1,11 +1,15 @@
 """Masks of COCO annotations: the value of `segmentation`.
 
-It is a list of polygons `[x1, y1, x2, y2, ...]` in pixels, one for each visible part of the object,
-or a run-length encoding `{"size": [height, width], "counts": ...}`. The counts are the lengths of
-runs of pixels down the columns, outside and inside the object in turn: a list, or pycocotools'
-compressed text. Crowds usually have the latter.
+In a file it is a list of polygons `[x1, y1, x2, y2, ...]` in pixels, one for each visible part of
+the object, or a run-length encoding `{"size": [height, width], "counts": ...}`. The counts are the
+lengths of runs of pixels down the columns, outside and inside the object in turn: a list, or
+pycocotools' compressed text. Crowds usually have the latter.
+
+A number takes 32 bytes in a list and 8 in an array, and COCO has many millions of them, so the
+valid polygons of a file are kept as arrays; see `pack`.
 """
 
+import array
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +20,12 @@ from pycocotools import mask as coco_mask
 from libra_tf.data import mask_png
 from libra_tf.data.boxes import ROUNDING_PIXELS
 
+# x and y in turn: of a file, an array; made here, a list.
+Polygon = Sequence[float]
 # A list of polygons or a run-length encoding.
-Segmentation = list[list[float]] | dict[str, Any]
+Segmentation = list[Polygon] | dict[str, Any]
 
+_POLYGONS = (list, array.array)
 _LEAST_NUMBERS = 6
 # Farther than any image reaches, and near enough for all arithmetic.
 _FARTHEST = 1e9
@@ -26,6 +33,22 @@ _FARTHEST = 1e9
 _MOST_SHIFT = 35
 # As in `rleFrPoly` of pycocotools.
 _PARTS_OF_PIXEL = 5
+
+
+def pack(entry: dict[str, Any]) -> dict[str, Any]:
+    """Makes arrays of the polygons of a JSON object, while it is read.
+
+    Args:
+      entry: any object of a file. Its `segmentation`, if it has one and that is a list of valid
+        polygons, is replaced.
+
+    Returns:
+      The same object. `json` writes it with `default=list`.
+    """
+    value = entry.get("segmentation")
+    if isinstance(value, list) and all(isinstance(p, list) and _is_polygon(p) for p in value):
+        entry["segmentation"] = [array.array("d", polygon) for polygon in value]
+    return entry
 
 
 def is_given(value: Any) -> bool:
@@ -37,12 +60,13 @@ def complaint_about_segmentation(value: Any) -> str | None:
     """Returns what is wrong with a JSON value that should be a segmentation, `None` if nothing."""
     if isinstance(value, dict):
         return _complaint_about_runs(value)
-    if not isinstance(value, list) or not all(isinstance(part, list) for part in value):
+    if not isinstance(value, list) or not all(isinstance(part, _POLYGONS) for part in value):
         return (
             "segmentation must be a list of polygons, [[x1, y1, x2, y2, ...], ...], or a "
             "run-length encoding, {'size': [height, width], 'counts': ...}, or be omitted"
         )
-    if not all(map(_is_polygon, value)):
+    # Arrays have been checked.
+    if not all(isinstance(part, array.array) or _is_polygon(part) for part in value):
         return (
             "every polygon of a segmentation must be x and y in turn of at least 3 points, as "
             "finite numbers of pixels"
@@ -122,12 +146,13 @@ def _to_compressed(segmentation: Segmentation, width: int, height: int) -> dict[
     return segmentation
 
 
-def _draw(polygons: list[list[float]], width: int, height: int) -> tuple[np.ndarray, int, int]:
+def _draw(polygons: list[Polygon], width: int, height: int) -> tuple[np.ndarray, int, int]:
     """Draws polygons as pycocotools does, in the part of the image that they are in.
 
     Returns:
       The part, uint8 `[h, w]`, and its left and upper edge in the image.
     """
+    polygons = [list(polygon) for polygon in polygons]
     left, top = (int(min(min(p[axis::2]) for p in polygons)) for axis in (0, 1))
     right, bottom = (
         min(int(max(max(p[axis::2]) for p in polygons)) + 2, size)
@@ -135,13 +160,25 @@ def _draw(polygons: list[list[float]], width: int, height: int) -> tuple[np.ndar
     )
     if left >= right or top >= bottom:
         return np.zeros([0, 0], np.uint8), 0, 0
-    # pycocotools rounds to parts of a pixel. Rounded first, the points are the same elsewhere; only
-    # on an edge between them, a tie may round to the other side.
-    points = [np.floor(np.multiply(p, _PARTS_OF_PIXEL) + 0.5) for p in polygons]
-    origin = np.multiply([left, top], _PARTS_OF_PIXEL)
-    moved = [((p.reshape(-1, 2) - origin) / _PARTS_OF_PIXEL).ravel() for p in points]
+    moved = [_moved(polygon, left, top) for polygon in polygons]
     drawn = coco_mask.frPyObjects(moved, bottom - top, right - left)
-    return coco_mask.decode(coco_mask.merge(drawn)), left, top
+    return coco_mask.decode(drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)), left, top
+
+
+def _moved(polygon: list[float], left: int, top: int) -> list[float]:
+    """Moves a polygon to another origin.
+
+    pycocotools rounds to parts of a pixel. Rounded first, the points are the same elsewhere; only
+    on an edge between them, a tie may round to the other side.
+    """
+    # For the few numbers of a polygon this is faster than NumPy.
+    moved = [0.0] * len(polygon)
+    for axis, origin in ((0, left * _PARTS_OF_PIXEL), (1, top * _PARTS_OF_PIXEL)):
+        moved[axis::2] = [
+            (int(value * _PARTS_OF_PIXEL + 0.5) - origin) / _PARTS_OF_PIXEL
+            for value in polygon[axis::2]
+        ]
+    return moved
 
 
 def _complaint_about_runs(value: dict[str, Any]) -> str | None:
@@ -193,7 +230,7 @@ def _is_polygon(numbers: list[Any]) -> bool:
     )
 
 
-def _are_inside(polygons: list[list[float]], width: int, height: int, margin: float = 0.0) -> bool:
+def _are_inside(polygons: list[Polygon], width: int, height: int, margin: float = 0.0) -> bool:
     return all(
         min(polygon) >= -margin
         and max(polygon[::2]) <= width + margin
@@ -202,7 +239,7 @@ def _are_inside(polygons: list[list[float]], width: int, height: int, margin: fl
     )
 
 
-def _clip_polygon(polygon: Sequence[float], width: int, height: int) -> list[float]:
+def _clip_polygon(polygon: Polygon, width: int, height: int) -> list[float]:
     # Imported here because it is slow and seldom needed.
     from matplotlib import path, transforms
 

@@ -21,7 +21,6 @@ from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.precision import Precision
 from libra_tf.runner import (
     best,
-    best,
     class_balance,
     cluster,
     config,

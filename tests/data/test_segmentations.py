@@ -1,5 +1,6 @@
 """Masks of annotations: checked, clipped, drawn; and whatever a file may hold instead."""
 
+import array
 import copy
 import json
 import pathlib
@@ -120,6 +121,19 @@ def test_polygons_are_drawn_as_pycocotools_draws_them(width, height, outlines, d
     assert png.shape == (height, width, 1)
     # On an edge between two points, a tie may round to either side.
     assert np.count_nonzero(png[..., 0] != expected) <= 2 * len(polygons)
+
+
+@hypothesis.settings(deadline=None, max_examples=50)
+@hypothesis.given(st.lists(st.lists(st.floats(0, HEIGHT), min_size=6, max_size=6), min_size=1))
+def test_polygons_are_packed_without_loss(polygons):
+    text = json.dumps({"id": 1, "segmentation": polygons})
+    packed = json.loads(text, object_hook=segmentations.pack)
+    assert all(type(polygon) is array.array for polygon in packed["segmentation"])
+    assert json.dumps(packed, default=list) == text
+    assert segmentations.complaint_about_segmentation(packed["segmentation"]) is None
+    np.testing.assert_array_equal(decoded(packed["segmentation"]), decoded(polygons))
+    area = segmentations.area(packed["segmentation"], WIDTH, HEIGHT)
+    assert area == segmentations.area(polygons, WIDTH, HEIGHT)
 
 
 def test_coordinates_far_away_cost_nothing():
@@ -339,7 +353,8 @@ def assert_refused_or_clean(path, segmentation):
     assert not problems.by_kind
     issues = FindingLog()
     (cleaned,) = annotations.clip_annotations(file, issues)
-    json.dumps(cleaned, allow_nan=False)
+    # Polygons are arrays.
+    json.dumps(cleaned, allow_nan=False, default=list)
     if "segmentation" in cleaned:
         mask = decoded(cleaned["segmentation"])
         assert mask.shape == (HEIGHT, WIDTH) and set(np.unique(mask)) <= {0, 1}

@@ -3,6 +3,7 @@
 import fractions
 import json
 import pathlib
+import struct
 
 import av
 import numpy as np
@@ -48,6 +49,50 @@ def test_what_is_written_can_be_read(clip, frames):
         difference = np.asarray(frame, int) - np.asarray(expected.resize(frame.size), int)
         assert np.abs(difference).mean() < 4
     assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+def turn(path, matrix):
+    """Writes a display matrix `(a, b, c, d)` into a clip, as phones do; PyAV cannot.
+
+    A player shows a point (x, y), y downward, at (a x + c y, b x + d y): ISO/IEC 14496-12, 8.3.2.
+    """
+    content = bytearray(path.read_bytes())
+    box = content.index(b"tkhd") + len(b"tkhd")
+    assert content[box] == 0  # The version, whose matrix follows 40 bytes after the box's name.
+    a, b, c, d = (value << 16 for value in matrix)
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    place = slice(box + 40, box + 40 + len(upright))
+    assert content[place] == upright
+    content[place] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turns"),
+    [((0, 1, -1, 0), 1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 3)],
+    ids=["clockwise", "upside down", "counterclockwise"],
+)
+def test_a_phones_video_is_read_upright(clip, matrix, turns):
+    with video.opened(clip) as read:
+        lying = [np.asarray(frame) for frame in read.frames]
+    turn(clip, matrix)
+    with video.opened(clip) as read:
+        upright = [np.asarray(frame) for frame in read.frames]
+        assert read.length == len(lying) == 7
+    for one, other in zip(lying, upright, strict=True):
+        np.testing.assert_array_equal(other, np.rot90(one, -turns))
+        # Brighter to the right: no other turn gives the same.
+        assert not np.array_equal(other, np.rot90(one, -turns + 2))
+
+
+@one_detector
+def test_a_turned_video_is_drawn_upright(exported, clip, tmp_path):
+    turn(clip, (0, 1, -1, 0))
+    prediction.predict_video(exported.model_dir, clip, str(tmp_path / "found"), report=str)
+    with av.open(str(tmp_path / "found/clip.mp4")) as drawn:
+        (frame, *_) = drawn.decode(video=0)
+        assert (frame.width, frame.height) == (46, 62)
+        assert not frame.rotation
 
 
 @one_detector
