@@ -105,7 +105,7 @@ def _near(place, classes):
     """The same place, or one that is a little off; half of them of any class."""
     image_id, class_id, (x, y, width, height) = place
     moved = st.sampled_from([0.0, 0.0, 4.0])
-    scaled = st.sampled_from([1.0, 1.0, 0.5])
+    scaled = st.sampled_from([1.0, 1.0, 0.5, 0.25])
     boxes = st.builds(
         lambda *by: [x + by[0], y + by[1], width * by[2], height * by[3]],
         *(moved, moved, scaled, scaled),
