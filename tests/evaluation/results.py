@@ -20,32 +20,30 @@ SUPERCATEGORIES = {7: "animal", 2: "animal", 9: "vehicle", 4: "vehicle", 12: "ot
 _BOXES = st.tuples(st.integers(0, 7), st.integers(0, 7), st.integers(1, 7), st.integers(1, 7)).map(
     lambda box: [8.0 * box[0], 8.0 * box[1], 16.0 * box[2], 16.0 * box[3]]
 )
+_CROWDS = st.sampled_from([0, 0, 0, 1])
 _SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5, 0.75, 0.8, 1.0])
 
 
 @st.composite
 def subjects(draw, with_masks=False, min_objects=0, min_detections=0):
-    """Draws a subject; detections are anywhere, or nearly on an object."""
+    """Draws a subject; detections are anywhere, or nearly on an object. An image has no objects."""
     class_ids = draw(st.sampled_from([[7], [7, 2], [7, 2, 9, 4]]))
+    classes = st.sampled_from(class_ids)
     image_ids = draw(st.permutations([1, 3, 20]))
-    anywhere = st.tuples(st.sampled_from(image_ids), st.sampled_from(class_ids), _BOXES)
-    objects = draw(st.lists(st.tuples(anywhere, st.booleans()), min_size=min_objects, max_size=8))
-    places = [place for place, _ in objects]
-    on_objects = st.sampled_from(places).flatmap(_near) if places else anywhere
+    objects = st.tuples(st.sampled_from(image_ids[:2]), classes, _BOXES)
+    places = draw(st.lists(objects, min_size=min_objects, max_size=8))
+    anywhere = st.tuples(st.sampled_from(image_ids), classes, _BOXES)
+    near = st.sampled_from(places).flatmap(lambda place: _near(place, classes))
     found = draw(
         st.lists(
-            st.tuples(st.one_of(on_objects, anywhere), _SCORES),
+            st.tuples(st.one_of(near, near, anywhere) if places else anywhere, _SCORES),
             min_size=min_detections,
             max_size=14,
         )
     )
     annotations = [
-        {
-            "id": number,
-            "iscrowd": int(is_crowd and draw(st.booleans())),
-            **_entry(place, with_masks),
-        }
-        for number, (place, is_crowd) in enumerate(objects, start=1)
+        {"id": number, "iscrowd": draw(_CROWDS), **_entry(place, with_masks)}
+        for number, place in enumerate(places, start=1)
     ]
     results = [{"score": score, **_entry(place, with_masks)} for place, score in found]
     return make(image_ids, annotations, results)
@@ -103,14 +101,16 @@ def expected(value):
     return None if value == -1 else value
 
 
-def _near(place):
-    """The same place, or one that is a little off; sometimes of another class."""
-    image_id, class_id, box = place
-    shifts = st.tuples(
-        *[st.sampled_from([0.0, 0.0, 4.0])] * 2, *[st.sampled_from([1.0, 1.0, 0.5])] * 2
+def _near(place, classes):
+    """The same place, or one that is a little off; half of them of any class."""
+    image_id, class_id, (x, y, width, height) = place
+    moved = st.sampled_from([0.0, 0.0, 4.0])
+    scaled = st.sampled_from([1.0, 1.0, 0.5, 0.25])
+    boxes = st.builds(
+        lambda *by: [x + by[0], y + by[1], width * by[2], height * by[3]],
+        *(moved, moved, scaled, scaled),
     )
-    boxes = shifts.map(lambda s: [box[0] + s[0], box[1] + s[1], box[2] * s[2], box[3] * s[3]])
-    return st.tuples(st.just(image_id), st.sampled_from([class_id, class_id, 7]), boxes)
+    return st.tuples(st.just(image_id), st.one_of(st.just(class_id), classes), boxes)
 
 
 def _entry(place, with_masks):

@@ -59,6 +59,22 @@ def test_only_100_detections_of_a_class_count():
         assert measured["AR100"] == (1 if last == 100 else 0)
 
 
+def test_half_in_a_crowd_is_ignored_at_half():
+    place = {"image_id": 1, "category_id": 2}
+    objects = [
+        {"id": 1, **place, "bbox": [0.0, 0.0, 40.0, 16.0], "iscrowd": 1},
+        {"id": 2, **place, "bbox": [100.0, 100.0, 50.0, 50.0]},
+    ]
+    found = [
+        {**place, "bbox": [0.0, 0.0, 80.0, 16.0], "score": 0.9},
+        {**objects[1], "score": 0.5},
+    ]
+    evaluated = results.make([1], objects, found)
+    check(evaluated, subject.BOXES)
+    measured = average_precision.measure(matching.match(evaluated, subject.BOXES))["all"]
+    assert (measured["AP50"], measured["AP75"]) == pytest.approx((1, 0.5))
+
+
 def test_an_object_with_the_id_0_is_found():
     """pycocotools alone takes the id 0 for no match."""
     place = {"image_id": 1, "category_id": 2, "bbox": [8.0, 8.0, 40.0, 40.0]}

@@ -114,6 +114,15 @@ def test_every_excuse_gains(evaluated):
         assert values[1:] == sorted(values[1:])
 
 
+def test_an_iou_of_a_tenth_is_enough_for_loc():
+    place = {"image_id": 1, "category_id": 2}
+    found = [{**place, "bbox": [0.0, 0.0, 8.0, 16.0], "score": 0.9}]
+    evaluated = results.make([1], [{"id": 1, **place, "bbox": [0.0, 0.0, 80.0, 16.0]}], found)
+    check(evaluated, subject.BOXES)
+    measured = coco_errors.measure(matching.match(evaluated, subject.BOXES))["all"]
+    assert (measured["C50"], measured["Loc"]) == pytest.approx((0, 1))
+
+
 def test_without_supercategories_sim_is_loc():
     places = [[0.0, 0.0, 40.0, 40.0], [80.0, 80.0, 40.0, 40.0]]
     objects = [

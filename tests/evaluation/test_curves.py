@@ -104,3 +104,15 @@ def test_the_best_threshold_is_exact():
     measured = measure(results.make([1], [{"id": 1, **place, "bbox": box}], found))
     best = {"threshold": 0.12345, "precision": 1.0, "recall": 1.0, "f1": 1.0}
     assert measured["scores"]["all"]["best"] == measured["scores"]["classes"][2]["best"] == best
+
+
+def test_of_equally_good_thresholds_the_highest_is_the_best():
+    place = {"image_id": 1, "category_id": 2}
+    boxes = [[0.0, 0.0, 40.0, 40.0], [50.0, 50.0, 40.0, 40.0]]
+    objects = [{"id": number, **place, "bbox": box} for number, box in enumerate(boxes, start=1)]
+    elsewhere = [100.0, 100.0, 9.0, 9.0]
+    # F1 is 2/3 with the first one alone and with all four.
+    found = [(boxes[0], 0.9), (elsewhere, 0.8), (elsewhere, 0.7), (boxes[1], 0.6)]
+    found = [{**place, "bbox": box, "score": score} for box, score in found]
+    best = measure(results.make([1], objects, found))["scores"]["all"]["best"]
+    assert (best["threshold"], best["f1"]) == (0.9, pytest.approx(2 / 3))

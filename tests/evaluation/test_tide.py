@@ -61,6 +61,38 @@ def test_masks(evaluated):
     check(evaluated, subject.MASKS)
 
 
+BOX = [0.0, 0.0, 80.0, 16.0]
+HALF = [0.0, 0.0, 40.0, 16.0]
+# An object of class 2, perhaps a crowd, perhaps another one; and the box of a detection.
+EDGES = {
+    "half_in_a_crowd": ([(HALF, 1)], BOX),
+    "more_than_half_in_a_crowd": ([([0.0, 0.0, 41.0, 16.0], 1)], BOX),
+    "right_and_in_a_crowd": ([(BOX, 0), (BOX, 1)], BOX),
+    "iou_0.5": ([(HALF, 0)], BOX),
+    "iou_0.5_of_an_object_that_is_found": ([(BOX, 0)], HALF),
+    "iou_0.1": ([(BOX, 0)], [0.0, 0.0, 8.0, 16.0]),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.parametrize("class_id", [2, 7])
+def test_edges(name, class_id):
+    objects, box = EDGES[name]
+    elsewhere = [100.0, 100.0, 50.0, 50.0]
+    objects = [
+        {"id": number, "image_id": 1, "category_id": 2, "bbox": object_box, "iscrowd": is_crowd}
+        for number, (object_box, is_crowd) in enumerate([*objects, (elsewhere, 0)], start=1)
+    ]
+    place = {"image_id": 1, "category_id": 2}
+    found = [
+        {**place, "bbox": BOX, "score": 0.9},
+        {**place, "category_id": class_id, "bbox": box, "score": 0.8},
+        {**place, "bbox": elsewhere, "score": 0.5},
+    ]
+    for kept in (found, found[1:]):
+        check(results.make([1], objects, kept), subject.BOXES)
+
+
 def test_only_100_detections_of_an_image_count():
     box = [8.0, 8.0, 40.0, 40.0]
     objects = [{"id": 1, "image_id": 1, "category_id": 2, "bbox": box}]
