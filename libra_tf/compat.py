@@ -65,7 +65,7 @@ def substituted(owner: types.ModuleType, name: str, replacement: Any) -> Iterato
     * `official/vision/dataloaders/input_reader_factory.py`, and our readers in its place:
       `input_reader.InputReader`, for images that are repeated;
     * `official/vision/tasks/retinanet.py`, `build_losses`: `focal_loss.FocalLoss`, for weights of
-      the classes;
+      the classes (the name of the module is replaced, in the task's);
     * `official/vision/modeling/factory.py`, `build_retinanet` and `build_maskrcnn`: the classes
       of `dense_prediction_heads`, `instance_heads`, `roi_generator`, `roi_sampler` and
       `mask_sampler`;

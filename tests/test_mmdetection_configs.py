@@ -76,6 +76,25 @@ def test_same_detector_and_losses_as_an_import(config):
     assert next(parsers) == next(parsers)
 
 
+def test_classes_in_balance(config):
+    """MMDetection repeats images by their classes; the two other ways it has no like of."""
+    _, params = config
+    params.task.train_data.repeat_threshold = 0.1
+    params.task.validate()
+    refused = [("task.losses", params.task.losses, "class_weighting", "effective_number", "none")]
+    if "roi_sampler" in params.task.model:
+        sampler = params.task.model.roi_sampler
+        sampler.type = "iou_balanced"
+        refused += [("task.model.roi_sampler", sampler, "class_balanced", True, "False")]
+    for path, group, key, value, allowed in refused:
+        setattr(group, key, value)
+        message = rf"{path}\.{key} is {value!r}; it must be one of {allowed}$"
+        with pytest.raises(ValueError, match=message):
+            params.task.validate()
+        setattr(group, key, type(group)().as_dict()[key])
+    params.task.validate()
+
+
 def test_schedule_and_header(config):
     path, params = config
     header = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))

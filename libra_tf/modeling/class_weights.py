@@ -4,12 +4,14 @@ The RoI head's loss of the class scores has weights in Model Garden already.
 """
 
 import contextlib
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from official.vision.losses import focal_loss
+from official.vision.tasks import retinanet
 
 from libra_tf import compat
 
@@ -97,5 +99,7 @@ def weighing_focal_loss(weights: Sequence[float] | None) -> Iterator[None]:
     def weighted(**kwargs: Any) -> ClassWeightedFocalLoss:
         return ClassWeightedFocalLoss(weights, **kwargs)
 
-    with compat.substituted(focal_loss, "FocalLoss", weighted):
+    # In the task's module alone: the class itself looks its name up in its own.
+    weighted_module = types.SimpleNamespace(FocalLoss=weighted)
+    with compat.substituted(retinanet, "focal_loss", weighted_module):
         yield

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from official.core import exp_factory, task_factory
 from official.vision.losses import focal_loss, loss_utils, maskrcnn_losses
+from official.vision.tasks import retinanet
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.layers import IoUBalancedROISampler
@@ -52,9 +53,10 @@ def expected_class_loss(experiment, labels, outputs):
         return float(loss(outputs["class_outputs"], outputs["class_targets"], WEIGHTS))
     targets = loss_utils.multi_level_flatten(labels["cls_targets"], last_dim=None)
     logits = loss_utils.multi_level_flatten(outputs["cls_outputs"], last_dim=NUM_CLASSES)
-    terms = focal_loss.FocalLoss(alpha=0.25, gamma=2.0, reduction="none")(
-        tf.one_hot(targets, NUM_CLASSES), logits
-    )
+    config = exp_factory.get_exp_config(experiment).task.losses
+    terms = focal_loss.FocalLoss(
+        alpha=config.focal_loss_alpha, gamma=config.focal_loss_gamma, reduction="none"
+    )(tf.one_hot(targets, NUM_CLASSES), logits)
     weighted = terms.numpy() * WEIGHTS * labels["cls_weights"].numpy()[..., None]
     return weighted.sum() / (labels["box_weights"].numpy().sum() + 1)
 
@@ -81,11 +83,11 @@ def test_the_switch_reaches_the_sampler(tiny_shapes):
 
 
 def test_model_gardens_loss_is_back_afterwards(scene, tiny_shapes):
-    before = focal_loss.FocalLoss
     losses(*scene, tiny_shapes, class_weights=WEIGHTS)
-    assert focal_loss.FocalLoss is before
+    assert retinanet.focal_loss is focal_loss
 
 
+@pytest.mark.slow
 @pytest.mark.one_lane
 @pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
 def test_a_compiled_step_with_all_switches(experiment, tiny_shapes):
