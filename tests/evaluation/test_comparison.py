@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -233,3 +235,48 @@ def test_progress_is_shown():
     comparison.compare(made, made, "bbox", num_samples=100, progress=Progress(console))
     shown = console.file.getvalue()
     assert "matching" in shown and "comparing" in shown and "100/100" in shown
+
+
+def test_the_example_of_the_documentation(tmp_path, monkeypatch, capsys):
+    page = pathlib.Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
+    (example,) = re.findall(r"^```py\n(.*?)^```", page.read_text(), re.M | re.S)
+    generator = np.random.default_rng(0)
+    truth = world(generator, 30)
+    categories = [{"id": id_, "name": name} for id_, name in CLASSES.items()]
+    sections = {"images": truth.images, "annotations": truth.annotations}
+    files = {"cells/annotations/instances_val.json": {**sections, "categories": categories}}
+    for folder, noise in (("libra", 1), ("plain", 6)):
+        files[f"found/{folder}/detections.json"] = detect(generator, truth, noise)
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, str(page), "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and re.match(r"\+\d+\.\d AP, 95 % between .*: more than", lines[0])
+
+
+@pytest.mark.slow
+def test_the_interval_holds_the_difference_on_other_images():
+    """On many drawn sets of images, as often as it says."""
+    generator = np.random.default_rng(1)
+    everything = world(generator, 2000)
+    pair = [detect(generator, everything, noise) for noise in (4, 4.5)]
+    weights = np.ones(2000, int)
+    true = comparison._differences([ranking(everything, results) for results in pair], weights)[0]
+    is_inside = []
+    for _ in range(60):
+        images = [everything.images[i] for i in generator.choice(2000, 60, replace=False)]
+        ids = {image["id"] for image in images}
+        few = changed(
+            everything,
+            images=images,
+            annotations=[e for e in everything.annotations if e["image_id"] in ids],
+        )
+        found = ([r for r in results if r["image_id"] in ids] for results in pair)
+        made = (subject.make(few, results) for results in found)
+        interval = comparison.compare(*made, "bbox", num_samples=200)["AP"]
+        is_inside.append(interval["low"] <= true <= interval["high"])
+    # 57 of 60 are expected; 52 or fewer would be seen once in 100 times.
+    assert sum(is_inside) > 52
