@@ -49,6 +49,7 @@ _SUBJECTS = {
     "mask": "masks",
 }
 _HARD = (HARD_IOU, "hard from here")
+_IN_ORDER = "the rarest class first"
 _MOST_GROUPS = 12
 _MOST_BINS = 20
 _SLOPES = ((0.2, 1.5), (0.5, 1.5), (1.0, 1.5))
@@ -218,20 +219,22 @@ def classes(analysis: Analysis) -> Iterator[OnSubject]:
     """Makes the charts of the classes, the rarest first, each with its subject."""
     measured = analysis.numbers["classes"]
     by_class = measured["by_class"]
-    even = 1 / len(by_class)
-    yield "shares", _bars_of_classes("Share of each class", _shares_of_classes(by_class), even=even)
+    shares = _shares_of_classes(by_class)
+    label, even = f"{_IN_ORDER}; dashed: equal shares", 1 / len(by_class)
+    yield "shares", _bars_of_classes("Share of each class", shares, label, even=even)
     quotients = {
         name: {"positives / negatives": row["positive_over_negative"]}
         for name, row in by_class.items()
     }
     title = "Gradient at the score of each class, positives over negatives"
-    yield "quotients", _bars_of_classes(title, quotients, is_share=False, even=1.0)
+    label = f"{_IN_ORDER}; dashed: equal parts"
+    yield "quotients", _bars_of_classes(title, quotients, label, is_share=False, even=1.0)
     if any(row["AP"] is not None for row in by_class.values()):
         precisions = {
             f"{name} ({row['objects']} objects)": {"AP": row["AP"]}
             for name, row in by_class.items()
         }
-        yield "AP", _bars_of_classes("AP of each class", precisions, is_share=False)
+        yield "AP", _bars_of_classes("AP of each class", precisions, _IN_ORDER, is_share=False)
 
 
 def _shares_of_classes(
@@ -260,6 +263,7 @@ def _shares_of_classes(
 def _bars_of_classes(
     title: str,
     groups: Mapping[str, Mapping[str, float | None]],
+    label: str,
     is_share: bool = True,
     even: float | None = None,
 ) -> charts.BarChart:
@@ -268,10 +272,10 @@ def _bars_of_classes(
     Args:
       title: what is shown.
       groups: by class, the rarest first.
+      label: see `charts.bars`.
       is_share: see `charts.bars`.
       even: see `charts.bars`.
     """
-    label = "the rarest class first" if even is None else "the rarest class first; dashed: even"
     names = list(groups)
     if len(names) <= _MOST_GROUPS:
         return charts.bars(title, groups, label, is_share, even)

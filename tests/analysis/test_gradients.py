@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from official.vision.losses import loss_utils
 
 from libra_tf.analysis import detectors, gradients
 from libra_tf.runs import trained_run
@@ -38,6 +39,21 @@ def test_gradient_norms_are_those_of_a_training_step(report_of_both):
         total = np.sqrt(sum(parts[p] ** 2 for p in ("backbone", "decoder", "head")))
         gradient = tape.gradient(loss, variables, unconnected_gradients="zero")
         assert total == pytest.approx(float(tf.linalg.global_norm(gradient)), rel=1e-3)
+    slopes = np.abs(flatten(tape.gradient(cls_loss, outputs["cls_outputs"]), num_classes=5))
+    targets = flatten(batch.labels["cls_targets"], num_classes=1)[..., 0]
+    of_classes = tally.of_classes()
+    for category in range(1, 5):
+        positives = slopes[targets == category, category].sum()
+        assert of_classes.sampled[category] == (targets == category).sum() > 0
+        assert of_classes.positives[category] == pytest.approx(positives, rel=1e-3)
+        negatives = slopes[targets != category, category].sum()
+        assert of_classes.negatives[category] == pytest.approx(negatives, rel=1e-3)
+
+
+def flatten(levels, num_classes):
+    """With Model Garden's function: float `[anchors in all images, num_classes]`."""
+    flat = loss_utils.multi_level_flatten(levels, num_classes)
+    return tf.reshape(flat, [-1, num_classes]).numpy()
 
 
 def keep(kind, outputs, errors, beta):
