@@ -40,7 +40,7 @@ def open_in_chromium(path, folder, *arguments):
             f"--user-data-dir={folder}/profile",
             "--window-size=1400,900",
             "--enable-logging=stderr",
-            "--virtual-time-budget=5000",
+            "--virtual-time-budget=30000",
             "--dump-dom",
             *arguments,
             f"file://{path}",

@@ -113,7 +113,10 @@ def built(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("package", "some"), [("analysis", "page.html.j2"), ("pages", "page.css")])
+@pytest.mark.parametrize(
+    ("package", "some"),
+    [("analysis", "page.html.j2"), ("evaluation", "sort.js"), ("pages", "page.css")],
+)
 def test_a_wheel_has_the_templates(built, package, some):
     folder = pathlib.Path("libra_tf", package, "templates")
     files = {path.name for path in (ROOT / folder).iterdir()}

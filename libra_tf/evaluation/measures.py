@@ -82,13 +82,9 @@ def average_precisions(subject: Subject, kind: str) -> dict[str, Any]:
 
 def _scores(matches: matching.Matches) -> tuple[np.ndarray, np.ndarray]:
     """Returns the scores of all detections that count, and whether each has found an object."""
-    index = matching.index_of(outcomes.IOU_THRESHOLD)
-    of_classes = matches.evaluation.outcomes
-    counted = [~of_class.ignored[index] for of_class in of_classes]
-    return tuple(
-        np.concatenate([values[kept] for values, kept in zip(arrays, counted, strict=True)])
-        for arrays in (
-            [of_class.scores for of_class in of_classes],
-            [of_class.matched[index] for of_class in of_classes],
-        )
+    at = matching.SIZES.index("all"), matching.index_of(outcomes.IOU_THRESHOLD)
+    counted = [(of_class, ~of_class.ignored[at]) for of_class in matches.outcomes]
+    return (
+        np.concatenate([of_class.scores[kept] for of_class, kept in counted]),
+        np.concatenate([of_class.matched[at][kept] for of_class, kept in counted]),
     )

@@ -290,10 +290,13 @@ def _reader(image_ids: Mapping[ImageFile, int], truth: AnnotationFile) -> ReadIm
     files = {image_id: image.path for image, image_id in image_ids.items()}
 
     def read(wanted: Collection[int]) -> dict[int, bytes]:
-        return {
-            image_id: data_images.as_jpeg_or_png(files[image_id].read_bytes(), truth.is_upright)
-            for image_id in wanted
-        }
+        found = {}
+        for image_id in wanted:
+            # It could be read a moment ago; the page can do without.
+            with contextlib.suppress(OSError, data_images.ImageError):
+                encoded = files[image_id].read_bytes()
+                found[image_id] = data_images.as_jpeg_or_png(encoded, truth.is_upright)
+        return found
 
     return read
 

@@ -137,8 +137,7 @@ def test_a_training_leaves_a_page_of_its_evaluation(trained):
     # Two steps find nothing, so there are missed objects to draw, on images from the TFRecords.
     assert "<image " in (model_dir / "evaluation.html").read_text()
     found = json.loads((model_dir / "detections.json").read_text())
-    assert len(found) == content["num_detections"] > 0
-    assert all(result["score"] > 0 for result in found)
+    assert len(found) == content["num_detections"]
 
 
 def test_a_run_leaves_no_temporary_files(trained):
