@@ -3,9 +3,10 @@
     python benchmarks/conversion.py
     python benchmarks/conversion.py --images=2000,8000,32000 --size=96x72
 
-It draws images of smooth noise with polygons at random places, and converts each folder in a fresh process, once with the polygons and once without. Processor time is that of
-all threads, so other work on the machine hardly changes it. Peak memory includes what TensorFlow
-takes to start; the last column is what each further image adds to it.
+It draws images of smooth noise with polygons at random places, and converts each folder in a fresh
+process, once with the polygons and once without. Processor time is that of all threads; other work
+on the machine changes it less than the clock's. Peak memory includes what TensorFlow takes to
+start; the last column is what each further image adds to it.
 """
 
 import json

@@ -165,3 +165,23 @@ def assert_same_detections(one, other):
     assert same.any(axis=1)[must_match].all()
     assert same.any(axis=0)[other_scores > other_scores[-1] + 2e-4].all()
     return np.count_nonzero(must_match)
+
+
+def filtered(outputs, thresholds):
+    """The outputs of a detector, without the rows below the threshold of their class.
+
+    Args:
+      outputs: of a batch.
+      thresholds: by category id.
+    """
+    num_rows = outputs["detection_scores"].shape[1]
+    result = {name: np.zeros_like(values) for name, values in outputs.items()}
+    result["image_size"] = outputs["image_size"]
+    for image, num in enumerate(outputs["num_detections"]):
+        scores, classes = (outputs[f"detection_{name}"][image] for name in ("scores", "classes"))
+        kept = [row for row in range(num) if scores[row] >= thresholds[classes[row]]]
+        result["num_detections"][image] = len(kept)
+        for name in outputs:
+            if name.startswith("detection_") and num_rows:
+                result[name][image, : len(kept)] = outputs[name][image, kept]
+    return result

@@ -4,7 +4,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import rich.console
@@ -172,20 +172,26 @@ class Detector:
                 network, dataset, batch_size, cache_dir, console(), val_share
             )
 
-    def export(self, export_dir: str | os.PathLike[str]) -> str:
+    def export(
+        self,
+        export_dir: str | os.PathLike[str],
+        score_thresholds: Mapping[str | int, float] | None = None,
+    ) -> str:
         """Exports the detector of a run as a SavedModel, for TensorFlow Serving and `load`.
 
         The network computes in the precision that was given to `load`, in float32 if none was.
 
         Args:
           export_dir: folder of the model's versions; a new one is added.
+          score_thresholds: class, by its name or category id -> the score below which its
+            detections are dropped; None, like a class that is not there, for the run's threshold.
 
         Returns:
           The path of the version's folder, such as `served/cells/1`.
 
         Raises:
-          UsageError: if the detector is not that of a run, it cannot be exported, or the folder
-            cannot be written.
+          UsageError: if the detector is not that of a run, it cannot be exported, it has no such
+            class, a threshold is not in 0..1, or the folder cannot be written.
         """
         with errors.of_arguments(), quiet.libraries_silenced():
             # Imported here because it is slow.
@@ -203,6 +209,7 @@ class Detector:
                 max_pixels=self._max_pixels or saved_model.images.MAX_PIXELS,
                 asked_precision=self._precision or saved_model.precision.FLOAT32,
                 report=functools.partial(console().print, highlight=False, soft_wrap=True),
+                score_thresholds=score_thresholds,
             )
 
     @functools.cached_property

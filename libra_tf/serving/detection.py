@@ -1,7 +1,7 @@
 """The served graph: images in, detections in pixels of the original images out."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -50,7 +50,8 @@ class DetectionModule(export_base.ExportModule):
     * `detection_scores`: float32 `[B, N]`, in descending order;
     * `detection_classes`: int32 `[B, N]`, category ids;
     * `detection_class_names`: string `[B, N]`;
-    * `num_detections`: int32 `[B]`; rows after that many are zero or empty;
+    * `num_detections`: int32 `[B]`; rows after that many are zero or empty (`trim_padding`: the
+      signatures cut off the rows that are so for all images of the batch);
     * `image_size`: int32 `[B, 2]`, height and width of the original image;
     * `detection_masks`, if the detector predicts masks: float32 `[B, N, h, w]`, the probability in
       each cell of a regular grid over the box.
@@ -61,6 +62,10 @@ class DetectionModule(export_base.ExportModule):
       class_names: the names of all classes that the detector can return, by category id.
       normalized_boxes: whether boxes are fractions of the image's height and width.
       max_pixels: the most pixels an image file may declare; see `libra_tf.serving.images`.
+      score_thresholds: category id -> the score below which its detections are dropped; None or
+        empty for no more than the detector drops itself. The ids are those of `class_names`.
+      trim_padding: whether `N` of the signatures' outputs is the largest number of detections in
+        the batch, instead of the detector's limit.
     """
 
     def __init__(
@@ -70,9 +75,17 @@ class DetectionModule(export_base.ExportModule):
         class_names: Mapping[int, str],
         normalized_boxes: bool = False,
         max_pixels: int = serving_images.MAX_PIXELS,
+        score_thresholds: Mapping[int, float] | None = None,
+        trim_padding: bool = False,
     ) -> None:
         super().__init__(params=params, model=_Network(model))
-        self._class_names = tf.constant(list_class_names(class_names))
+        names = list_class_names(class_names)
+        self._class_names = tf.constant(names)
+        self._score_thresholds = None
+        if score_thresholds:
+            by_id = [score_thresholds.get(category, 0.0) for category in range(len(names))]
+            self._score_thresholds = tf.constant(by_id, tf.float32)
+        self._trim_padding = trim_padding
         self._normalized_boxes = normalized_boxes
         self._max_pixels = max_pixels
 
@@ -87,17 +100,33 @@ class DetectionModule(export_base.ExportModule):
           The outputs that the class lists.
         """
         outputs = self.model(images, image_shape=image_info[:, 1])
-        num_detections = outputs["num_detections"]
         names = ("detection_boxes", "detection_scores", "detection_classes", "detection_masks")
         served = {name: outputs[name] for name in names if name in outputs}
         served["detection_boxes"] = self._in_original(served["detection_boxes"], image_info)
         served["detection_classes"] = tf.cast(served["detection_classes"], tf.int32)
+        num_detections = outputs["num_detections"]
+        if self._score_thresholds is not None:
+            served, num_detections = self._above_thresholds(served, num_detections)
         served["detection_class_names"] = tf.gather(self._class_names, served["detection_classes"])
         is_detection = tf.sequence_mask(num_detections, served["detection_scores"].shape[1])
         served = {name: _only_where(is_detection, rows) for name, rows in served.items()}
         served["num_detections"] = num_detections
         served["image_size"] = tf.cast(image_info[:, 0], tf.int32)
         return served
+
+    def _above_thresholds(
+        self, served: dict[str, tf.Tensor], num_detections: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Moves the rows that reach the thresholds of their classes to the front, in their order.
+
+        Returns the rows and how many of them count.
+        """
+        scores = served["detection_scores"]
+        thresholds = tf.gather(self._score_thresholds, served["detection_classes"])
+        is_kept = tf.sequence_mask(num_detections, scores.shape[1]) & (scores >= thresholds)
+        order = tf.argsort(tf.cast(is_kept, tf.int32), direction="DESCENDING", stable=True)
+        rows = {name: tf.gather(values, order, batch_dims=1) for name, values in served.items()}
+        return rows, tf.math.count_nonzero(is_kept, axis=1, dtype=tf.int32)
 
     def _in_original(self, boxes: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
         """Converts boxes `[B, N, 4]` from network input to original image coordinates."""
@@ -150,6 +179,8 @@ class DetectionModule(export_base.ExportModule):
         for name, key in function_keys.items():
             function, spec = inputs[name]
             spec = tf.TensorSpec(spec.shape, spec.dtype, name=name)
+            if self._trim_padding:
+                function = _trimmed(function)
             signatures[key] = tf.function(function).get_concrete_function(spec)
         return signatures
 
@@ -180,6 +211,22 @@ def special_suppression(generator: hyperparams.Config) -> str:
     if generator.nms_version == "v2" and getattr(generator, "use_class_agnostic_nms", False):
         return "use_class_agnostic_nms"
     return ""
+
+
+def _trimmed(
+    function: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Returns a function whose answers end with the last row that is a detection in any image."""
+
+    def answer(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = function(inputs)
+        most = tf.reduce_max(outputs["num_detections"])
+        return {
+            name: values[:, :most] if name.startswith("detection_") else values
+            for name, values in outputs.items()
+        }
+
+    return answer
 
 
 def _only_where(is_detection: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:

@@ -5,7 +5,7 @@ import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
@@ -16,7 +16,8 @@ from libra_tf.cli import outputs
 from libra_tf.cli.errors import UsageError
 from libra_tf.runs import trained_run
 from libra_tf.runs.folder import CLASS_NAMES
-from libra_tf.serving import images, warmup
+from libra_tf.serving import class_thresholds, images, warmup
+from libra_tf.serving.class_thresholds import Thresholds
 from libra_tf.serving.detection import SIGNATURES, DetectionModule, special_suppression
 from libra_tf.serving.mmdetection import MMDetectionModule
 
@@ -32,6 +33,8 @@ def export(
     max_pixels: int = images.MAX_PIXELS,
     asked_precision: str = precision.FLOAT32,
     report: Callable[[str], None] = print,
+    score_thresholds: Thresholds | None = None,
+    trim_padding: bool = False,
 ) -> str:
     """Writes the next version of a model: `export_dir/1`, then `export_dir/2` and so on.
 
@@ -49,6 +52,9 @@ def export(
       asked_precision: what the network computes in: `auto`, `float32` or `bfloat16`. Boxes,
         scores and the stored weights are float32 in any case.
       report: receives progress lines.
+      score_thresholds: thresholds of single classes, by name or category id, instead of the
+        general one.
+      trim_padding: see `DetectionModule`.
 
     Returns:
       The path of the version's folder.
@@ -62,13 +68,16 @@ def export(
     generator = run.params.task.model.detection_generator
     if score_threshold is not None:
         generator.pre_nms_score_threshold = score_threshold
+    thresholds = _thresholds_of_all(run, score_thresholds or {})
     outputs.make_folder("--export_dir", export_dir)
     parent = pathlib.Path(export_dir)
     chosen = precision.choose(asked_precision, "--precision")
-    module = build_module(run, normalized_boxes, max_pixels, chosen.policy)
+    module = build_module(
+        run, normalized_boxes, max_pixels, chosen.policy, thresholds, trim_padding
+    )
     report(f"exporting {run.checkpoint}; the network computes in {chosen}")
     with tempfile.TemporaryDirectory() as assets, atomic.unfinished_folder(parent) as folder:
-        module.assets = _write_assets(assets, run, normalized_boxes, chosen.dtype)
+        module.assets = _write_assets(assets, run, normalized_boxes, chosen.dtype, thresholds)
         export_base.export(
             module, {name: key for key, name in SIGNATURES.items()}, str(folder), timestamped=False
         )
@@ -82,6 +91,8 @@ def build_module(
     normalized_boxes: bool = False,
     max_pixels: int = images.MAX_PIXELS,
     policy: str = precision.FLOAT32,
+    score_thresholds: Mapping[int, float] | None = None,
+    trim_padding: bool = False,
 ) -> DetectionModule:
     """Builds the module to serve for a run, with TensorFlow's own NMS.
 
@@ -93,6 +104,8 @@ def build_module(
       normalized_boxes: see `export`.
       max_pixels: see `export`.
       policy: the Keras policy that the network computes with.
+      score_thresholds: see `DetectionModule`.
+      trim_padding: see `DetectionModule`.
     """
     generator = run.params.task.model.detection_generator
     if generator.nms_version in ("v1", "v2") and not special_suppression(generator):
@@ -100,7 +113,15 @@ def build_module(
     with precision.computing_in(policy):
         model = run.load_model()
     module_class = MMDetectionModule if run.params.task.model.compatibility else DetectionModule
-    return module_class(run.params, model, run.read_class_names(), normalized_boxes, max_pixels)
+    return module_class(
+        run.params,
+        model,
+        run.read_class_names(),
+        normalized_boxes,
+        max_pixels,
+        score_thresholds,
+        trim_padding,
+    )
 
 
 def check_servable(run: trained_run.TrainedRun) -> None:
@@ -128,6 +149,22 @@ def check_servable(run: trained_run.TrainedRun) -> None:
         )
 
 
+def _thresholds_of_all(run: trained_run.TrainedRun, given: Thresholds) -> dict[int, float]:
+    """Returns the threshold of every class by category id; none if none is given.
+
+    A class may have a lower one than the run: then the detector's own is lowered in the config.
+    """
+    class_thresholds.check_numbers(given)
+    names = run.read_class_names()
+    found = class_thresholds.by_category(given, names)
+    if not found:
+        return {}
+    generator = run.params.task.model.detection_generator
+    general = generator.pre_nms_score_threshold
+    generator.pre_nms_score_threshold = min(general, *found.values())
+    return {category: found.get(category, general) for category in names}
+
+
 def _publish(folder: pathlib.Path, parent: pathlib.Path) -> pathlib.Path:
     """Renames a complete folder to the next version and returns its path."""
     while True:
@@ -149,13 +186,19 @@ def _next_version(parent: pathlib.Path) -> int:
 
 
 def _write_assets(
-    folder: str, run: trained_run.TrainedRun, normalized_boxes: bool, dtype: str
+    folder: str,
+    run: trained_run.TrainedRun,
+    normalized_boxes: bool,
+    dtype: str,
+    thresholds: Mapping[int, float],
 ) -> list[tf.saved_model.Asset]:
     generator = run.params.task.model.detection_generator
+    of_classes = {"score_thresholds": thresholds} if thresholds else {}
     documents = {
         CLASS_NAMES: run.read_class_names(),
         THRESHOLDS: {
             "score_threshold": generator.pre_nms_score_threshold,
+            **of_classes,
             "nms_iou_threshold": generator.nms_iou_threshold,
             "max_detections": generator.max_num_detections,
             "normalized_boxes": normalized_boxes,

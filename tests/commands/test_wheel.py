@@ -15,9 +15,10 @@ pytestmark = pytest.mark.one_lane
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = (
     "task.model.input_size=[64,64,3],task.model.backbone.resnet.depth_multiplier=0.25,"
-    "task.model.decoder.libra_fpn.num_filters=16,task.train_data.global_batch_size=2,"
-    "trainer.train_steps=2,trainer.validation_interval=2,trainer.steps_per_loop=1"
+    "task.model.decoder.libra_fpn.num_filters=16,task.train_data.global_batch_size=2"
 )
+TWO_STEPS = f"{TINY},trainer.train_steps=2,trainer.validation_interval=2,trainer.steps_per_loop=1"
+ONE_STEP = f"{TINY},trainer.train_steps=1,trainer.steps_per_loop=1"
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +60,34 @@ LAYOUTS = {
     "coco_2017": folders.to_downloaded,
     "voc": folders.to_voc,
 }
+DESCRIPTIONS = {"yolo": "YOLO", "coco_2017": "COCO (train: annotations/instances_train2017.json"}
 
 
-@pytest.mark.parametrize("layout", [pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS])
+def draw(layout, folder):
+    """Returns a folder of shapes in a layout."""
+    shapes = make_shapes(folder / "shapes", num_train=6, num_val=4, image_size=64, report=str)
+    return LAYOUTS[layout](pathlib.Path(shapes), folder / layout)
+
+
+@pytest.mark.parametrize("layout", ["yolo", "coco_2017"])
+def test_from_a_folder_to_a_checkpoint(layout, libra_tf, tmp_path):
+    printed = libra_tf(
+        "train",
+        "--mode=train",
+        f"--dataset={draw(layout, tmp_path)}",
+        "--experiment=libra_retinanet_demo",
+        "--model_dir=run",
+        f"--cache_dir={tmp_path / 'cache'}",
+        f"--params_override={ONE_STEP}",
+    )
+    assert f"is taken for {DESCRIPTIONS[layout]}" in printed
+    assert (tmp_path / "empty/run/ckpt-1.index").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_from_a_folder_to_a_report(layout, libra_tf, tmp_path):
-    shapes = make_shapes(tmp_path / "shapes", num_train=6, num_val=4, image_size=64, report=str)
-    folder = LAYOUTS[layout](pathlib.Path(shapes), tmp_path / layout)
+    folder = draw(layout, tmp_path)
     cache = f"--cache_dir={tmp_path / 'cache'}"
     printed = libra_tf(
         "train",
@@ -72,7 +95,7 @@ def test_from_a_folder_to_a_report(layout, libra_tf, tmp_path):
         "--experiment=libra_retinanet_demo",
         "--model_dir=run",
         cache,
-        f"--params_override={TINY}",
+        f"--params_override={TWO_STEPS}",
     )
     assert "is taken for" in printed and "AP50" in printed
     assert "AP50" in libra_tf("eval", "--model_dir=run", cache)

@@ -118,6 +118,21 @@ def test_same_as_the_saved_model(exported, server, protocol, which):
         assert assert_same(transport.predict(images), expected) > 10
 
 
+def test_an_answer_without_rows():
+    """REST gives the shape of what a model without padding has not found as [[]]."""
+    names = ("boxes", "scores", "classes", "class_names", "masks")
+    document = {f"detection_{name}": [[]] for name in names}
+    document |= {"num_detections": [0], "image_size": [[30, 40]]}
+    outputs = {name: np.array(value) for name, value in document.items()}
+    for is_normalized in (False, True):
+        (answer,) = answers.from_outputs(outputs, is_normalized)
+        for pastes_masks in (False, True):
+            line = json.loads(answer.to_json("a.jpg", pastes_masks))
+            assert line == {"file": "a.jpg", "height": 30, "width": 40, "detections": []}
+        image = Image.new("RGB", (40, 30), (9, 9, 9))
+        assert answer.draw_on(image, threshold=0.4).getcolors() == image.getcolors()
+
+
 @only_retinanet
 @both_protocols
 @pytest.mark.parametrize("batch_size", [1, 3])
