@@ -141,19 +141,18 @@ def predict(
         measured = evaluation_report.write(page, output_dir, Progress(rich.console.Console()))
         report(_precision(truth, coco_results.to_metrics(measured), answered))
         report(f"evaluation page: {os.path.join(output_dir, records.PAGE)}")
-    elif truth:
-        # Of classes that the annotations do not list, nothing is known.
-        known = [result for result in detections if result["category_id"] in truth.class_names]
+    # Of classes that the annotations do not list, nothing is known.
+    known = [r for r in detections if truth and r["category_id"] in truth.class_names]
+    if truth and not writes_page:
         report(_precision(truth, coco_results.evaluate(truth, known, answered), answered))
     if truth and more_metrics:
-        known = [result for result in detections if result["category_id"] in truth.class_names]
-        found = metrics.measure(
+        more = metrics.measure(
             subject.make(truth, known, answered),
             more_metrics,
             coco_results.count_training_images(annotations),
             frequency_limits,
         )
-        for line in metrics.lines(found):
+        for line in metrics.lines(more):
             report(line)
     report(f"results: {os.path.join(output_dir, RESULTS)}")
     if pictures:

@@ -15,9 +15,8 @@ from libra_tf.data.annotations import AnnotationFile
 from libra_tf.data.problems import DatasetError, FindingLog
 from libra_tf.evaluation import records, report
 from libra_tf.evaluation.records import Record
-from libra_tf.inference import coco_results
-from libra_tf.inference.client.answers import Answer
 from libra_tf.runner import input_data
+from libra_tf.runner.detections import to_results
 from libra_tf.runs.folder import RunFolder
 from libra_tf.tasks.coco_metric import Detections
 
@@ -82,7 +81,7 @@ def write(
             model=checkpoint,
             annotations=dataset.folder if dataset else str(params.task.annotation_file),
             truth=truth,
-            results=list(_results(detections, truth)),
+            results=list(to_results(detections, truth)),
             image_ids=list(detections),
             read_images=_reader(params.task.validation_data),
             training_objects=_training_objects(folder, dataset),
@@ -104,28 +103,6 @@ def _read_truth(path: str) -> AnnotationFile:
     )
     found.raise_if_any(path)
     return truth
-
-
-def _results(
-    detections: Mapping[int, Detections], truth: AnnotationFile
-) -> Iterator[dict[str, Any]]:
-    """Yields COCO's results of all images."""
-    images = {image["id"]: image for image in truth.images}
-    for image_id, found in detections.items():
-        if image_id not in images:
-            raise UsageError(f"{truth.path} does not list image {image_id}, which was evaluated")
-        # The others fill the arrays up to the most detections of an image.
-        is_real = found.scores > 0
-        answer = Answer(
-            height=images[image_id]["height"],
-            width=images[image_id]["width"],
-            boxes=found.boxes[is_real],
-            scores=found.scores[is_real],
-            category_ids=found.classes[is_real],
-            names=found.classes[is_real],
-            masks=None if found.masks is None else found.masks[is_real],
-        )
-        yield from coco_results.to_results(answer, image_id, images[image_id]["file_name"])
 
 
 def _training_objects(

@@ -3,9 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
-import numpy as np
 from absl import flags
 from official.core import config_definitions as cfg
 
@@ -15,7 +13,7 @@ from libra_tf.data import DetectionDataset
 from libra_tf.data.annotations import AnnotationFile
 from libra_tf.evaluation import lvis_ap, metrics, subject
 from libra_tf.inference import coco_results
-from libra_tf.inference.client.answers import Answer
+from libra_tf.runner.detections import to_results
 from libra_tf.tasks.coco_metric import Detections
 
 # From the detections by image id to metrics by name.
@@ -69,28 +67,11 @@ def _measure(
     limits: tuple[int, int],
     detections: Mapping[int, Detections],
 ) -> dict[str, float]:
-    images = {image["id"]: image for image in truth.images}
+    # Of classes that the annotations do not list, nothing is known.
     results = [
         result
-        for image_id, found in detections.items()
-        for result in _to_results(found, images[image_id], truth)
+        for result in to_results(detections, truth)
+        if result["category_id"] in truth.class_names
     ]
     made = subject.make(truth, results, detections)
     return metrics.measure(made, names, training_images, limits)
-
-
-def _to_results(
-    found: Detections, image: Mapping[str, Any], truth: AnnotationFile
-) -> list[dict[str, Any]]:
-    # The detector fills up to a fixed number, with a score of 0 or less.
-    is_real = np.isin(found.classes, list(truth.class_names)) & (found.scores > 0)
-    answer = Answer(
-        height=image["height"],
-        width=image["width"],
-        boxes=found.boxes[is_real],
-        scores=found.scores[is_real],
-        category_ids=found.classes[is_real],
-        names=np.array([truth.class_names[id_] for id_ in found.classes[is_real]]),
-        masks=None if found.masks is None else found.masks[is_real],
-    )
-    return coco_results.to_results(answer, image["id"], image["file_name"])
