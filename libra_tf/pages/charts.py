@@ -74,7 +74,7 @@ class HeatCell:
 
     Attributes:
       text: what is written in it.
-      share: how dark it is, in 0..1.
+      share: how much colour it has, in 0..1.
       tip: what it means, for who points at it.
       is_expected: whether it lies on the diagonal.
     """
@@ -87,7 +87,7 @@ class HeatCell:
 
 @dataclasses.dataclass(frozen=True)
 class HeatTable:
-    """A table whose cells are the darker, the larger their share is.
+    """A table whose cells have the more colour, the larger their share is.
 
     Attributes:
       kind: see `Table`.
