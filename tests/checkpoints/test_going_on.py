@@ -11,9 +11,11 @@ from PIL import Image
 from libra_tf.checkpoints import mmdet
 from libra_tf.data import make_shapes, prepare_coco_folder
 from libra_tf.dataloaders import mmdetection_images
+from libra_tf.inference import local
 from libra_tf.runner import config
 from libra_tf.runs import trained_run
 from libra_tf.serving import saved_model
+from tests.detectors import filtered
 
 MODELS = ("libra_retinanet_r50", "libra_faster_rcnn_r50")
 
@@ -71,6 +73,30 @@ def test_exported_with_the_preprocessing(run_folder, tmp_path):
             if score > expected["detection_scores"][0, count - 1] + 1e-3:
                 assert distance[nearest] < 0.05
                 assert abs(found["scores"][nearest] - score) < 5e-4
+
+
+@pytest.mark.slow
+def test_exported_with_a_threshold_for_each_class(run_folder, tmp_path):
+    files = [as_png(picture(97, 131, 0)), as_png(picture(300, 120, 1))]
+    everything = local.open_detector(run_folder).predict(files)
+    classes = everything["detection_classes"]
+    ascending = np.sort(everything["detection_scores"][classes > 0])
+    middle = ascending[len(ascending) // 4 : -len(ascending) // 4]
+    # Where rounding decides nothing.
+    gap = np.argmax(np.diff(middle))
+    thresholds = dict.fromkeys(trained_run.read(run_folder).read_class_names(), 0.0)
+    thresholds[int(np.bincount(classes[classes > 0]).argmax())] = middle[gap : gap + 2].mean()
+    folder = saved_model.export(
+        run_folder, str(tmp_path), report=str, score_thresholds=thresholds, trim_padding=True
+    )
+    expected = filtered(everything, thresholds)
+    found = local.open_detector(folder).predict(files)
+    most = max(expected["num_detections"])
+    assert 0 < most < max(everything["num_detections"])
+    np.testing.assert_array_equal(found["num_detections"], expected["num_detections"])
+    np.testing.assert_allclose(
+        found["detection_scores"], expected["detection_scores"][:, :most], atol=5e-4
+    )
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from libra_tf.cli import image_files
 from libra_tf.inference import prediction
 from libra_tf.serving import saved_model
-from tests.detectors import encode, load, make_run
+from tests.detectors import encode, filtered, load, make_run
 
 
 @pytest.mark.slow
@@ -18,11 +18,13 @@ def test_masks(tiny_shapes, tmp_path):
     make_run(model_dir, "libra_maskrcnn_demo", tiny_shapes)
     folder = saved_model.export(model_dir, str(tmp_path / "served"), report=str)
     image.write_bytes(encode(48, 80))
-    outputs = load(folder)([encode(64, 64, seed=1), image.read_bytes()])
+    files = [encode(64, 64, seed=1), image.read_bytes()]
+    outputs = load(folder)(files)
     masks, (_, num) = outputs["detection_masks"], outputs["num_detections"]
     assert masks.shape[:2] == (2, 50) and num > 3
     assert masks[1, :num].min() >= 0 and 0 < masks[1, :num].max() <= 1
     assert not masks[1, num:].any()
+    assert_masks_follow_their_detections(model_dir, files, outputs, str(tmp_path / "served"))
 
     failures = prediction.predict(
         folder, image_files.find([str(image)]), str(tmp_path / "found"), report=str
@@ -40,3 +42,19 @@ def test_masks(tiny_shapes, tmp_path):
         assert np.all((rows >= y - 3) & (rows <= y + height + 3))
         assert np.all((columns >= x - 3) & (columns <= x + width + 3))
     assert num_pixels, "every mask is empty"
+
+
+def assert_masks_follow_their_detections(model_dir, files, outputs, served):
+    """When some are removed by a threshold of their class, and padding is trimmed."""
+    first = int(outputs["detection_classes"][0, 0])
+    thresholds = {category: float(category == first) for category in range(1, 5)}
+    expected = filtered(outputs, thresholds)
+    most = max(expected["num_detections"])
+    assert 0 < most < max(outputs["num_detections"])
+    folder = saved_model.export(
+        model_dir, served, report=str, score_thresholds={first: 1.0}, trim_padding=True
+    )
+    found = load(folder)(files)
+    np.testing.assert_array_equal(found["num_detections"], expected["num_detections"])
+    for name in ("detection_boxes", "detection_masks"):
+        np.testing.assert_allclose(found[name], expected[name][:, :most], atol=1e-3)
