@@ -52,11 +52,11 @@ def gradients_of_classes(head: ClassHead, slopes: Sequence[tf.Tensor]) -> ClassG
     sizes = tf.concat([tf.reshape(x, [-1, num_classes]) for x in slopes], axis=0)
     sizes = tf.abs(tf.cast(sizes, tf.float32))
     is_of_class = tf.one_hot(targets, num_classes, on_value=True, off_value=False)
-    positives = tf.reduce_sum(tf.where(is_of_class, sizes, 0.0), axis=0)
     return ClassGradients(
         tf.math.count_nonzero(is_of_class, axis=0, dtype=tf.int32),
-        positives,
-        tf.reduce_sum(sizes, axis=0) - positives,
+        tf.reduce_sum(tf.where(is_of_class, sizes, 0.0), axis=0),
+        # Not the rest of the whole sum: where the positives are much more, it would be rounding.
+        tf.reduce_sum(tf.where(is_of_class, 0.0, sizes), axis=0),
     )
 
 
