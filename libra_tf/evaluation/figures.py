@@ -201,11 +201,17 @@ def thresholds_flag(numbers: Numbers, names: Names) -> str | None:
     of_classes = numbers["curves"]["scores"]["classes"]
     # Rounded down, so that the detection with that score is kept.
     chosen = [
-        f"{name}={math.floor(of_classes[id_]['best']['threshold'] * 1000) / 1000:g}"
+        f"{_name_in_flag(id_, name)}={math.floor(of_classes[id_]['best']['threshold'] * 1000) / 1000:g}"
         for id_, name in names.items()
         if of_classes[id_]["best"]
     ]
     return shlex.quote(f"--score_thresholds={','.join(chosen)}") if chosen else None
+
+
+def _name_in_flag(id_: int, name: str) -> str:
+    """Returns a name that the flag takes; the id for one with commas, or that classes share."""
+    is_taken = "," not in name and name == name.strip() and not name.endswith(f" ({id_})")
+    return name if is_taken else str(id_)
 
 
 def coco_error_areas(numbers: Numbers) -> charts.LineChart | None:
