@@ -199,13 +199,23 @@ def thresholds_flag(numbers: Numbers, names: Names) -> str | None:
       A word for a shell; None if no class has a best score.
     """
     of_classes = numbers["curves"]["scores"]["classes"]
-    # Rounded down, so that the detection with that score is kept.
     chosen = [
-        f"{name}={math.floor(of_classes[id_]['best']['threshold'] * 1000) / 1000:g}"
+        f"{_name_in_flag(id_, name)}={_rounded_down(of_classes[id_]['best']['threshold'])}"
         for id_, name in names.items()
         if of_classes[id_]["best"]
     ]
     return shlex.quote(f"--score_thresholds={','.join(chosen)}") if chosen else None
+
+
+def _name_in_flag(id_: int, name: str) -> str:
+    """Returns a name that the flag takes; the id for one with commas, or that classes share."""
+    is_taken = "," not in name and name == name.strip() and not name.endswith(f" ({id_})")
+    return name if is_taken else str(id_)
+
+
+def _rounded_down(threshold: float) -> str:
+    """Writes a score with three decimals, so that the detection that has it is kept."""
+    return f"{math.floor(threshold * 1000) / 1000:g}"
 
 
 def coco_error_areas(numbers: Numbers) -> charts.LineChart | None:

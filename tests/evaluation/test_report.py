@@ -256,6 +256,10 @@ def test_the_flag_for_an_export():
     flag = figures.thresholds_flag(numbers_of({1: 0.45678, 2: None, 3: 0.5}), names)
     assert flag == "'--score_thresholds=red cell=0.456,c=0.5'"
     assert figures.thresholds_flag(numbers_of(dict.fromkeys(names)), names) is None
+    # What the flag cannot name is named by its id: commas, and names that several classes share.
+    odd = {1: "a, b", 2: "cell (2)", 3: "cell (7)"}
+    flag = figures.thresholds_flag(numbers_of(dict.fromkeys(odd, 0.5)), odd)
+    assert flag == "'--score_thresholds=1=0.5,2=0.5,cell (7)=0.5'"
 
 
 def test_of_many_classes_some_are_drawn_and_all_in_the_numbers():
