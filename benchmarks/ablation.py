@@ -23,6 +23,7 @@ from typing import Any
 
 from absl import app, flags
 
+import gains
 from rows import DETECTORS
 from trainings import METRICS, ROOT, arguments, mean_and_spread, read, schedule, train_once
 
@@ -75,7 +76,9 @@ def _train_once(name: str, row: str, seed: int) -> None:
         [*detector.overrides, *detector.rows[row]],
         schedule(_INPUT_SIZE.value, _STEPS.value),
     )
-    train_once(_RECORDS.value, _RUNS.value, key, flags_of_row)
+    baseline = next(iter(detector.rows))
+    compared = None if row == baseline else {**key, "row": baseline}
+    train_once(_RECORDS.value, _RUNS.value, key, flags_of_row, compared)
 
 
 def _setting(record: Mapping[str, Any]) -> tuple[str, int, int]:
@@ -91,7 +94,9 @@ def table(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Returns:
       The lines of the table. A spread is the sample standard deviation over the seeds. A gain is
-      the mean difference from the baseline with the same seed, with the spread of the differences.
+      the mean difference from the baseline with the same seed, with the standard error of the
+      mean. The last column counts the trainings that are better than the baseline by more than
+      other images could explain, of those that were compared image by image.
     """
     by_row = {
         row: {r["seed"]: r for r in records if (r["detector"], r["row"]) == (name, row)}
@@ -101,15 +106,23 @@ def table(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     dataset, size, steps = _setting(records[0])
     title = f"{name}, {dataset}, {size}x{size}, {steps} steps"
     lines = [
-        f"| {title} | {' | '.join(METRICS)} | AP gained on the baseline | seeds |",
-        f"| --- |{' --- |' * (len(METRICS) + 2)}",
+        f"| {title} | {' | '.join(METRICS)} | AP gained on the baseline | seeds | "
+        "of these, more than chance |",
+        f"| --- |{' --- |' * (len(METRICS) + 3)}",
     ]
     for row, runs in by_row.items():
         cells = [mean_and_spread([run[metric] for run in runs.values()]) for metric in METRICS]
-        gains = [run["AP"] - baseline[seed]["AP"] for seed, run in runs.items() if seed in baseline]
-        cells.append("" if runs is baseline else mean_and_spread(gains, "+.3f"))
-        lines.append(f"| {row} | {' | '.join(cells)} | {len(runs)} |")
+        gain = gains.gain(_precisions(runs), _precisions(baseline))
+        cells.append("" if runs is baseline else gain.cell("+.3f"))
+        compared = [run["gained"] for run in runs.values() if "gained" in run]
+        better = sum(gained["low"] > 0 for gained in compared)
+        share = f"{better} of {len(compared)}" if compared else ""
+        lines.append(f"| {row} | {' | '.join(cells)} | {len(runs)} | {share} |")
     return lines
+
+
+def _precisions(runs: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
+    return {seed: run["AP"] for seed, run in runs.items()}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 METRICS = ("AP", "AP50", "AP75")
 # Of small, medium and large objects.
 SIZE_METRICS = ("APs", "APm", "APl")
+_EVALUATION = "evaluation.json"
 
 
 def schedule(input_size: int, steps: int) -> list[str]:
@@ -51,7 +52,13 @@ def arguments(
     ]
 
 
-def train_once(records: str, runs: str, key: Mapping[str, Any], arguments: Sequence[str]) -> None:
+def train_once(
+    records: str,
+    runs: str,
+    key: Mapping[str, Any],
+    arguments: Sequence[str],
+    baseline: Mapping[str, Any] | None = None,
+) -> None:
     """Trains with `run.py` and records the result, unless the records have it already.
 
     Args:
@@ -59,21 +66,33 @@ def train_once(records: str, runs: str, key: Mapping[str, Any], arguments: Seque
       runs: folder for the folders of the trainings.
       key: what tells this training from the others; it is recorded and names the folder.
       arguments: of `run.py`, without the mode and the folder.
+      baseline: key of a training on the same data to compare with. The record then has the
+        difference of AP as `gained` (see `libra_tf.evaluation.comparison.compare`), unless the
+        folder of the baseline is gone.
     """
     if any(key.items() <= record.items() for record in read(records)):
         return
-    name = "-".join(map(str, key.values())).replace(" ", "_")
-    model_dir = pathlib.Path(runs) / name
-    print(f"training {name}: {model_dir}", flush=True)
+    model_dir = _folder(runs, key)
+    print(f"training {model_dir.name}: {model_dir}", flush=True)
     command = [sys.executable, str(ROOT / "run.py"), "--mode=train_and_eval", *arguments]
+    is_compared = baseline is not None and (_folder(runs, baseline) / _EVALUATION).exists()
+    if is_compared:
+        command.append(f"--compare={_folder(runs, baseline)}")
     subprocess.run([*command, f"--model_dir={model_dir}"], check=True)
     results = json.loads((model_dir / "results.json").read_text())
     per_class = {k: v for k, v in results.items() if k.startswith("Precision mAP ByCategory/")}
     metrics = {metric: results[metric] for metric in METRICS + SIZE_METRICS}
     record = {**key, **metrics, **per_class}
+    if is_compared:
+        evaluation = json.loads((model_dir / _EVALUATION).read_text())
+        record["gained"] = evaluation["compared"]["kinds"]["bbox"]["differences"]["AP"]
     os.makedirs(os.path.dirname(records), exist_ok=True)
     with open(records, "a") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def _folder(runs: str, key: Mapping[str, Any]) -> pathlib.Path:
+    return pathlib.Path(runs) / "-".join(map(str, key.values())).replace(" ", "_")
 
 
 def read(records: str) -> list[dict[str, Any]]:
