@@ -105,19 +105,20 @@ def table(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     baseline = next(iter(by_row.values()))
     dataset, size, steps = _setting(records[0])
     title = f"{name}, {dataset}, {size}x{size}, {steps} steps"
-    lines = [
-        f"| {title} | {' | '.join(METRICS)} | AP gained on the baseline | seeds | "
-        "of these, more than chance |",
-        f"| --- |{' --- |' * (len(METRICS) + 3)}",
-    ]
+    columns = [title, *METRICS, "AP gained on the baseline", "seeds"]
+    is_compared = any("gained" in run for runs in by_row.values() for run in runs.values())
+    if is_compared:
+        columns.append("of these, more than chance")
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for row, runs in by_row.items():
         cells = [mean_and_spread([run[metric] for run in runs.values()]) for metric in METRICS]
         gain = gains.gain(_precisions(runs), _precisions(baseline))
-        cells.append("" if runs is baseline else gain.cell("+.3f"))
-        compared = [run["gained"] for run in runs.values() if "gained" in run]
-        better = sum(gained["low"] > 0 for gained in compared)
-        share = f"{better} of {len(compared)}" if compared else ""
-        lines.append(f"| {row} | {' | '.join(cells)} | {len(runs)} | {share} |")
+        cells += ["" if runs is baseline else gain.cell("+.3f"), str(len(runs))]
+        if is_compared:
+            intervals = [run["gained"] for run in runs.values() if "gained" in run]
+            better = sum(interval["low"] > 0 for interval in intervals)
+            cells.append(f"{better} of {len(intervals)}" if intervals else "")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
     return lines
 
 
