@@ -5,7 +5,8 @@
         --annotations=cells/annotations/instances_val.json cells/images
 
 It draws the detections into found/pictures and writes all of them to found/detections.json in
-COCO's results format. With annotations it also measures the average precision.
+COCO's results format. With annotations it also measures the average precision, and writes
+found/evaluation.html, a page on what the detector gets right and wrong.
 """
 
 from absl import app, flags

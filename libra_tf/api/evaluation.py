@@ -10,6 +10,7 @@ import tensorflow as tf
 from libra_tf.cli.errors import UsageError, listed
 from libra_tf.cli.progress import Progress
 from libra_tf.data import DetectionDataset, prepare_coco_folder
+from libra_tf.evaluation import subject
 from libra_tf.inference import coco_results
 from libra_tf.inference.client import answers
 from libra_tf.inference.local import LocalDetector
@@ -70,18 +71,15 @@ def _category_ids(class_names: Mapping[int, str], data: DetectionDataset) -> dic
     Raises:
       UsageError: if the detector does not know one of the folder's classes.
     """
-    if class_names.items() >= data.class_names.items():
-        # The usual case, and the only one in which two classes may have the same name.
-        return {category: category for category in data.class_names}
-    own = {name: category for category, name in class_names.items()}
-    unknown = [name for name in data.class_names.values() if name not in own]
+    same = subject.same_classes(class_names, data.class_names)
+    unknown = [name for id_, name in data.class_names.items() if id_ not in same.values()]
     if unknown:
         raise UsageError(
             f"the detector does not know {listed(unknown, _MOST_NAMES)}, which "
-            f"dataset={data.folder} has; it knows {listed(list(own), _MOST_NAMES)}. Name a folder "
-            "with its classes"
+            f"dataset={data.folder} has; it knows {listed(list(class_names.values()), _MOST_NAMES)}"
+            ". Name a folder with its classes"
         )
-    return {own[name]: category for category, name in data.class_names.items()}
+    return same
 
 
 def _batches(input_path: str, batch_size: int) -> Iterator[tuple[list[int], list[bytes]]]:

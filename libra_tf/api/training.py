@@ -140,6 +140,10 @@ def _options(others: Mapping[str, Any], **named: Any) -> Options:
         )
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("train can be called in the main thread only: it takes signals there")
+    if "compare" in flags:
+        flags["compare"] = _path(flags["compare"])
+    if isinstance(flags.get("metrics"), str):
+        flags["metrics"] = flags["metrics"].split(",")
     keys = {name: value for name, value in others.items() if "." in name}
     return Options(**{**named, **flags, "params_override": _nested({**_flat(changes), **keys})})
 

@@ -80,11 +80,11 @@ def main(arguments: list[str]) -> None:
 
 def _predict(arguments: list[str]) -> int:
     _check_metrics()
+    _check_report()
     videos = [path for path in map(pathlib.Path, arguments) if path.suffix.lower() in _VIDEOS]
     if videos:
         _check_video(arguments)
         return _predict_video(videos[0])
-    _check_report()
     images = image_files.find(arguments)
     if _FPS.value is not None:
         _check_no_annotations()

@@ -13,8 +13,9 @@ def check_threshold(name: str, score_threshold: float) -> None:
     Raises:
       UsageError: if it does not lie in [0, 1].
     """
-    if not 0 <= score_threshold <= 1:
-        raise UsageError(f"{name}={score_threshold}: scores lie between 0 and 1; name one of them")
+    is_number = isinstance(score_threshold, (int, float)) and not isinstance(score_threshold, bool)
+    if not (is_number and 0 <= score_threshold <= 1):
+        raise UsageError(f"{name}={score_threshold}: scores are numbers from 0 to 1; name one")
 
 
 def check_report(report: bool | None, score_threshold: float | None, compare: str | None) -> None:
@@ -29,6 +30,8 @@ def check_report(report: bool | None, score_threshold: float | None, compare: st
       UsageError: if they contradict each other, the threshold does not lie in [0, 1], or there is
         nothing to compare with.
     """
+    if report not in (None, True, False):
+        raise UsageError(f"report={report!r}: it is True or False, or None for the default")
     if score_threshold is not None:
         check_threshold("--report_threshold", score_threshold)
     for flag, value in (("--report_threshold", score_threshold), ("--compare", compare)):

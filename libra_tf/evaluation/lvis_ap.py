@@ -20,9 +20,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from pycocotools import cocoeval
+from pycocotools import cocoeval, mask
 
-from libra_tf.evaluation.subject import Subject
+from libra_tf.evaluation.subject import MASKS, Subject
 
 # The letters of LVIS for how frequent a class is.
 RARE, COMMON, FREQUENT = "r", "c", "f"
@@ -113,7 +113,13 @@ class _FederatedEvaluation(cocoeval.COCOeval):
             best = sorted(entries, key=lambda entry: (-entry["score"], entry["id"]))
             for entry in best[: self.params.maxDets[0]]:
                 if self._is_judged(image_id, entry["category_id"]):
-                    self._dts[image_id, entry["category_id"]].append(entry)
+                    area = self._area(entry)
+                    self._dts[image_id, entry["category_id"]].append({**entry, "area": area})
+
+    def _area(self, entry: dict[str, Any]) -> float:
+        # pycocotools sets the area of a detection to that of its box, even if it has a mask.
+        is_mask = self.params.iouType == MASKS
+        return float(mask.area(entry["segmentation"])) if is_mask else entry["area"]
 
     def _is_judged(self, image_id: int, category_id: int) -> bool:
         negative = self.cocoGt.imgs[image_id].get("neg_category_ids")

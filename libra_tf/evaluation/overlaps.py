@@ -16,7 +16,7 @@ class ImageOverlaps:
     Attributes:
       scores: `[D]` float64, in descending order; equal ones in the order of the results.
       classes: `[D]` int64, index of each detection's category among the sorted category ids.
-      areas: `[D]` float64, area of each detection as pycocotools has it, in square pixels.
+      areas: `[D]` float64, area of the box or mask of each detection, in square pixels.
       object_classes: `[G]` int64, index of each object's category.
       object_areas: `[G]` float64, in square pixels.
       crowds: `[G]` bool, which objects are crowds.
@@ -78,13 +78,20 @@ def _in_image(subject: Subject, kind: str, image_id: int, index: dict[int, int])
     return ImageOverlaps(
         scores=np.array([entry["score"] for entry in found], np.float64),
         classes=np.array([index[entry["category_id"]] for entry in found], np.int64),
-        areas=np.array([entry["area"] for entry in found], np.float64),
+        areas=_areas(regions, found, kind),
         object_classes=np.array([index[entry["category_id"]] for entry in objects], np.int64),
         object_areas=np.array([entry["area"] for entry in objects], np.float64),
         crowds=np.array([entry["iscrowd"] for entry in objects], bool),
         ious=ious,
         covered=covered,
     )
+
+
+def _areas(regions: list[Any], found: list[dict[str, Any]], kind: str) -> np.ndarray:
+    # pycocotools sets the area of a detection to that of its box, even if it has a mask.
+    if kind == MASKS and found:
+        return mask.area(regions).astype(np.float64)
+    return np.array([entry["area"] for entry in found], np.float64)
 
 
 def _regions(source: coco.COCO, entries: list[dict[str, Any]], kind: str) -> list[Any]:

@@ -4,12 +4,14 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import pathlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from libra_tf import atomic
 from libra_tf.cli.errors import UsageError
 from libra_tf.data import annotations, json_files, problems
+from libra_tf.evaluation import subject
 
 PAGE, NUMBERS, RESULTS = "evaluation.html", "evaluation.json", "detections.json"
 FORMAT = 1
@@ -25,6 +27,7 @@ class Record:
       name: what its page calls it.
       truth_digest: see `digest_of_truth`.
       image_ids: the images that it evaluated on.
+      class_names: name of each category id; see `subject.distinct`.
       results: its detections, in COCO's results format.
     """
 
@@ -32,6 +35,7 @@ class Record:
     name: str
     truth_digest: str
     image_ids: Sequence[int]
+    class_names: Mapping[int, str]
     results: list[dict[str, Any]]
 
 
@@ -47,24 +51,27 @@ def read(folder: str) -> Record:
     check_is_there(folder)
     content = _read(folder, NUMBERS)
     encoded = _read(folder, RESULTS)
+    record, expected = None, None
     try:
-        numbers = json.loads(content)
-        if numbers["format"] != FORMAT:
-            raise UsageError(
-                f"--compare={folder}: {NUMBERS} is of another version; {_how_to_make(folder)}"
+        numbers, results = json.loads(content), json.loads(encoded)
+        if numbers["format"] == FORMAT:
+            record = Record(
+                folder,
+                numbers["name"],
+                numbers["truth_digest"],
+                numbers["image_ids"],
+                {int(id_): name for id_, name in numbers["classes"].items()},
+                results,
             )
-        record = Record(
-            folder,
-            numbers["name"],
-            numbers["truth_digest"],
-            numbers["image_ids"],
-            json.loads(encoded),
-        )
-        expected = numbers["detections_digest"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+            expected = numbers["detections_digest"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"--compare={folder}: {NUMBERS} or {RESULTS} is damaged; {_how_to_make(folder)}"
         ) from error
+    if record is None:
+        raise UsageError(
+            f"--compare={folder}: {NUMBERS} is of another version; {_how_to_make(folder)}"
+        )
     if hashlib.sha256(encoded).hexdigest() != expected:
         raise UsageError(
             f"--compare={folder}: {RESULTS} was written after {NUMBERS}, by something else; "
@@ -90,12 +97,22 @@ def read_training_objects(folder: str, class_names: Mapping[int, str]) -> dict[i
         numbers = json.loads(_read(folder, NUMBERS))
         names = {int(id_): name for id_, name in numbers["classes"].items()}
         counts = numbers["training_objects"]
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         # The page can do without.
         return None
-    if counts is None or names != dict(class_names):
+    if counts is None or names != subject.distinct(class_names):
         return None
     return {int(id_): count for id_, count in counts.items()}
+
+
+def discard(folder: str) -> None:
+    """Removes a page and its numbers, whose detections are about to be replaced by others.
+
+    Args:
+      folder: a local folder.
+    """
+    for name in (PAGE, NUMBERS):
+        pathlib.Path(folder, name).unlink(missing_ok=True)
 
 
 def check_is_there(folder: str) -> None:
@@ -116,15 +133,18 @@ def check_is_there(folder: str) -> None:
             raise UsageError(f"--compare={folder}: it has no {name}; {_how_to_make(folder)}")
 
 
-def check_same_truth(record: Record, truth: annotations.AnnotationFile) -> None:
+def check_same_truth(
+    record: Record, truth: annotations.AnnotationFile, image_ids: Collection[int]
+) -> None:
     """Checks that an evaluation was of the same objects.
 
     Args:
       record: the evaluation.
       truth: the objects of another one.
+      image_ids: the images of the other one.
 
     Raises:
-      UsageError: if it was not.
+      UsageError: if it was not, or the two have no image in common.
     """
     known = {image["id"] for image in truth.images}
     if not set(record.image_ids) <= known or record.truth_digest != digest_of_truth(
@@ -134,6 +154,11 @@ def check_same_truth(record: Record, truth: annotations.AnnotationFile) -> None:
             f"--compare={record.folder} was evaluated on other images, objects or classes than "
             f"those of {truth.path}, so the two say nothing about each other; evaluate both on the "
             "same data"
+        )
+    if not set(record.image_ids) & set(image_ids):
+        raise UsageError(
+            f"--compare={record.folder} was evaluated on other images of {truth.path}; evaluate "
+            "both on the same"
         )
 
 
@@ -149,14 +174,15 @@ def digest_of_truth(truth: annotations.AnnotationFile, image_ids: Iterable[int])
         # Pixels in tenths: what rounds differently in another file is the same object.
         [
             entry["image_id"],
-            entry["category_id"],
+            # Conversion may number the classes anew.
+            truth.class_names[entry["category_id"]],
             entry["iscrowd"],
             *(round(float(v), 1) for v in entry["bbox"]),
         ]
         for entry in annotations.clip_annotations(truth, problems.FindingLog())
         if entry["image_id"] in wanted
     )
-    content = [sorted(wanted), objects, sorted(truth.class_names.items())]
+    content = [sorted(wanted), objects, sorted(truth.class_names.values())]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

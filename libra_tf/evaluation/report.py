@@ -1,10 +1,9 @@
 """From detections to files: every number, the page, and the detections themselves."""
 
-import collections
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from libra_tf import atomic
@@ -71,7 +70,7 @@ def write(
         the evaluation to compare with was of other objects.
     """
     if evaluation.compared is not None:
-        records.check_same_truth(evaluation.compared, evaluation.truth)
+        records.check_same_truth(evaluation.compared, evaluation.truth, evaluation.image_ids)
     subject = _subject(evaluation.truth, evaluation.results, evaluation.image_ids)
     measured = {}
     for kind in subject.kinds:
@@ -91,28 +90,10 @@ def write(
     return {kind: of.numbers["average_precision"]["all"] for kind, of in measured.items()}
 
 
-def count_objects(truth: AnnotationFile) -> dict[int, int]:
-    """Counts the objects of each class, without crowds.
-
-    Args:
-      truth: ground truth, such as that of a training.
-    """
-    counts = collections.Counter(
-        entry["category_id"] for entry in truth.annotations if not entry.get("iscrowd")
-    )
-    return {id_: counts[id_] for id_ in truth.class_names}
-
-
 def _subject(
     truth: AnnotationFile, results: Sequence[dict[str, Any]], image_ids: Collection[int]
 ) -> Subject:
-    return subjects.make(truth, list(_of_listed_classes(truth, results)), image_ids)
-
-
-def _of_listed_classes(
-    truth: AnnotationFile, results: Sequence[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    return (result for result in results if result["category_id"] in truth.class_names)
+    return subjects.make(truth, subjects.of_listed_classes(results, truth), image_ids)
 
 
 def _content(
@@ -135,26 +116,25 @@ def _content(
         "image_ids": image_ids,
         "truth_digest": records.digest_of_truth(evaluation.truth, image_ids),
         "detections_digest": records.digest_of_results(evaluation.results),
-        "classes": _distinct(subject.class_names),
+        "classes": subject.class_names,
         "training_objects": evaluation.training_objects,
         "kinds": {kind: of.numbers for kind, of in measured.items()},
         "compared": compared,
     }
 
 
-def _distinct(names: Mapping[int, str]) -> dict[int, str]:
-    """Returns names of classes that are all different; of equal ones, each has its id."""
-    number = collections.Counter(names.values())
-    return {id_: name if number[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
-
-
 def _compare(evaluation: Evaluation, subject: Subject, progress: Progress) -> dict[str, Any]:
     """Compares in the images that both have detected in; see `comparison.compare`."""
     record = evaluation.compared
     common = sorted(set(record.image_ids) & set(subject.image_ids))
+    ids = subjects.same_classes(record.class_names, subject.class_names)
+    others = [
+        {**result, "category_id": ids[result["category_id"]]}
+        for result in record.results
+        if result["category_id"] in ids
+    ]
     own, other = (
-        _subject(evaluation.truth, results, common)
-        for results in (evaluation.results, record.results)
+        _subject(evaluation.truth, results, common) for results in (evaluation.results, others)
     )
     kinds = {}
     for kind in own.kinds:

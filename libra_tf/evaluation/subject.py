@@ -1,9 +1,10 @@
 """What is evaluated: the objects and the detections of some images."""
 
+import collections
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pycocotools import coco
@@ -22,6 +23,7 @@ class Subject:
     Attributes:
       truth: the objects, clipped to their images, of the evaluated images alone; crowds included.
         Images have all keys of the annotation file, categories their `frequency` if it states one.
+        The ids of the objects are at least 1, since pycocotools takes 0 for none.
       detections: the detections, each with `image_id`, `category_id`, `bbox`
         (`[x, y, width, height]` in pixels), `score`, `area`, `id` and, with masks, `segmentation`
         (run-length encoded).
@@ -39,8 +41,8 @@ class Subject:
 
     @property
     def class_names(self) -> dict[int, str]:
-        """Name of each category id, in ascending order of the ids."""
-        return {id_: self.truth.cats[id_]["name"] for id_ in sorted(self.truth.cats)}
+        """Name of each category id, in ascending order of the ids; see `distinct`."""
+        return distinct({id_: self.truth.cats[id_]["name"] for id_ in sorted(self.truth.cats)})
 
     @property
     def supercategories(self) -> dict[int, str]:
@@ -80,6 +82,8 @@ def make(
         for annotation in annotations.clip_annotations(annotation_file, problems.FindingLog())
         if annotation["image_id"] in wanted
     ]
+    shift = max(0, 1 - min((entry["id"] for entry in objects), default=1))
+    objects = [{**entry, "id": entry["id"] + shift} for entry in objects]
     images = [image for image in annotation_file.images if image["id"] in wanted]
     categories = annotations.category_entries(
         annotation_file.class_names, annotation_file.supercategories, annotation_file.frequencies
@@ -96,6 +100,52 @@ def make(
         detections,
         (BOXES, MASKS) if _have_masks(objects) and _have_masks(found) else (BOXES,),
     )
+
+
+def distinct(names: Mapping[int, str]) -> dict[int, str]:
+    """Returns names of classes that are all different: of equal ones, each has its id.
+
+    Args:
+      names: by category id.
+    """
+    number = collections.Counter(names.values())
+    return {id_: name if number[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
+
+
+def of_listed_classes(
+    results: Iterable[dict[str, Any]], annotation_file: annotations.AnnotationFile
+) -> list[dict[str, Any]]:
+    """Returns the detections of classes that the annotations list: of others, nothing is known.
+
+    Args:
+      results: detections in COCO's results format.
+      annotation_file: the ground truth.
+    """
+    return [result for result in results if result["category_id"] in annotation_file.class_names]
+
+
+def same_classes(class_names: Mapping[int, str], others: Mapping[int, str]) -> dict[int, int]:
+    """Finds the classes that two lists have in common.
+
+    A data set may number its classes otherwise than the detector that was trained on it: an id
+    below 1 cannot be trained on. So classes are the same if their names are. One without a name is
+    called by its number, which stands for the id.
+
+    Args:
+      class_names: names by category id.
+      others: names by other category ids.
+
+    Returns:
+      For each id of `class_names` whose class the others have, their id.
+    """
+    ids = {name: id_ for id_, name in class_names.items()}
+    same = {}
+    for other, name in others.items():
+        if class_names.get(other) in (name, str(other)):
+            same[other] = other
+        elif name in ids:
+            same[ids[name]] = other
+    return same
 
 
 def _have_masks(entries: Sequence[dict[str, Any]]) -> bool:

@@ -6,12 +6,13 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import rich.console
 
 from libra_tf import atomic
 from libra_tf.cli import image_files, outputs
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, listed
 from libra_tf.cli.image_files import ImageFile
 from libra_tf.cli.progress import Progress
 from libra_tf.data import images as data_images
@@ -27,6 +28,7 @@ from libra_tf.serving import images as serving_images
 RESULTS = records.RESULTS
 PICTURES = "pictures"
 _Detector = local.LocalDetector | tflite_detector.TFLiteDetector | tiling.TiledDetector
+_MOST_NAMES = 10
 _SHOWN_METRICS = ("AP", "AP50", "AP75")
 
 
@@ -64,7 +66,9 @@ def predict(
       checkpoint: a checkpoint of the run; None for the newest.
       annotations: COCO annotation file, or a data set's folder for its validation split; see
         `coco_results.read_annotations`. Only the images that it lists are used, with its ids, and
-        the average precision is measured. None to use all images and number them from 1.
+        the average precision is measured. Classes are the same if their names are, and the
+        detections get the ids that the annotations give them. None to use all images and number
+        them from 1.
       draw: whether to draw the detections.
       draw_threshold: detections with a lower score are neither drawn nor counted in the summary.
       batch_size: images in one batch.
@@ -91,17 +95,18 @@ def predict(
     outputs.require_local("--output_dir", output_dir)
     truth = coco_results.read_annotations(annotations) if annotations else None
     compared = records.read(compare) if compare else None
-    if compared:
-        records.check_same_truth(compared, truth)
     if truth:
         image_ids = _listed_in(truth, images, report)
     else:
         image_ids = {image: number for number, image in enumerate(images, start=1)}
     images = list(image_ids)
+    if compared:
+        records.check_same_truth(compared, truth, image_ids.values())
     pictures = (
         image_files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
     )
     detector = _open_detector(model, checkpoint, max_pixels, asked_precision, tiles)
+    renumbered = _renumbering(detector, truth) if truth else {}
     # Only now, so that a model that cannot be loaded leaves no folder behind.
     outputs.make_folder("--output_dir", output_dir)
     report(f"detecting with {detector.source}")
@@ -120,14 +125,16 @@ def predict(
                 image_id = image_ids[result.file]
                 answered.append(image_id)
                 name = result.file.name.as_posix()
-                detections += coco_results.to_results(result.answer, image_id, name)
+                found = coco_results.to_results(result.answer, image_id, name)
+                detections += _renumber(found, renumbered) if renumbered else found
     finally:
+        records.discard(output_dir)
         atomic.write_file(os.path.join(output_dir, RESULTS), json.dumps(detections))
     for line in summary.lines():
         report(line)
-    if truth and writes_page:
-        page = evaluation_report.Evaluation(
-            name=os.path.basename(model.rstrip("/")) or model,
+    if truth:
+        evaluation = evaluation_report.Evaluation(
+            name=os.path.basename(os.path.abspath(model)),
             model=detector.source,
             annotations=annotations,
             truth=truth,
@@ -138,21 +145,8 @@ def predict(
             score_threshold=report_threshold,
             compared=compared,
         )
-        measured = evaluation_report.write(page, output_dir, Progress(rich.console.Console()))
-        report(_precision(truth, coco_results.to_metrics(measured), answered))
-        report(f"evaluation page: {os.path.join(output_dir, records.PAGE)}")
-    # Of classes that the annotations do not list, nothing is known.
-    known = [r for r in detections if truth and r["category_id"] in truth.class_names]
-    if truth and not writes_page:
-        report(_precision(truth, coco_results.evaluate(truth, known, answered), answered))
-    if truth and more_metrics:
-        more = metrics.measure(
-            subject.make(truth, known, answered),
-            more_metrics,
-            coco_results.count_training_images(annotations),
-            frequency_limits,
-        )
-        for line in metrics.lines(more):
+        page_dir = output_dir if writes_page else None
+        for line in _evaluate(evaluation, page_dir, more_metrics, frequency_limits):
             report(line)
     report(f"results: {os.path.join(output_dir, RESULTS)}")
     if pictures:
@@ -259,6 +253,7 @@ def _write_video(
                 progress.advance(number, images=1)
     finally:
         progress.stop()
+    records.discard(str(target.parent))
     atomic.write_file(str(target.with_name(RESULTS)), json.dumps(detections))
     return summary
 
@@ -283,6 +278,30 @@ def _listed_in(
     if len(found) < len(images):
         report(f"{len(images) - len(found)} images are not listed in {truth.path} and are skipped")
     return found
+
+
+def _renumbering(detector: _Detector, truth: AnnotationFile) -> dict[int, int]:
+    """Returns the annotations' ids of a detector's classes; empty if they are the detector's own.
+
+    Raises:
+      UsageError: if they have no class in common.
+    """
+    same = subject.same_classes(detector.class_names, truth.class_names)
+    if not same:
+        raise UsageError(
+            f"--annotations={truth.path} lists none of the classes that the detector knows: "
+            f"{listed(list(detector.class_names.values()), _MOST_NAMES)}"
+        )
+    return {} if all(own == other for own, other in same.items()) else same
+
+
+def _renumber(results: list[dict[str, Any]], ids: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Gives detections the annotations' category ids; those of other classes would collide."""
+    return [
+        {**result, "category_id": ids[result["category_id"]]}
+        for result in results
+        if result["category_id"] in ids
+    ]
 
 
 def _reader(image_ids: Mapping[ImageFile, int], truth: AnnotationFile) -> ReadImages:
@@ -371,6 +390,32 @@ class _Summary:
         width = max(map(len, self._detections), default=0)
         for name, number in self._detections.most_common():
             yield f"  {name:<{width}}  {number} in {self._images[name]} images"
+
+
+def _evaluate(
+    evaluation: evaluation_report.Evaluation,
+    page_dir: str | None,
+    more_metrics: Sequence[str],
+    frequency_limits: tuple[int, int],
+) -> Iterator[str]:
+    """Measures, writes the page if there is a folder for it, and yields what to say."""
+    truth, image_ids = evaluation.truth, evaluation.image_ids
+    known = subject.of_listed_classes(evaluation.results, truth)
+    if page_dir:
+        progress = Progress(rich.console.Console())
+        measured = evaluation_report.write(evaluation, page_dir, progress)
+        yield _precision(truth, coco_results.to_metrics(measured), image_ids)
+        yield f"evaluation page: {os.path.join(page_dir, records.PAGE)}"
+    else:
+        yield _precision(truth, coco_results.evaluate(truth, known, image_ids), image_ids)
+    if more_metrics:
+        more = metrics.measure(
+            subject.make(truth, known, image_ids),
+            more_metrics,
+            coco_results.count_training_images(evaluation.annotations),
+            frequency_limits,
+        )
+        yield from metrics.lines(more)
 
 
 def _precision(

@@ -1,10 +1,15 @@
-"""The detections of a run's evaluation in COCO's results format."""
+"""The ground truth and the detections of a run's evaluation, as COCO has them."""
 
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import tensorflow as tf
+
 from libra_tf.cli.errors import UsageError
+from libra_tf.data import annotations
 from libra_tf.data.annotations import AnnotationFile
+from libra_tf.data.problems import FindingLog
 from libra_tf.inference import coco_results
 from libra_tf.inference.client.answers import Answer
 from libra_tf.tasks.coco_metric import Detections
@@ -41,3 +46,21 @@ def to_results(
             masks=None if found.masks is None else found.masks[is_real],
         )
         yield from coco_results.to_results(answer, image_id, images[image_id]["file_name"])
+
+
+def read_truth(path: str) -> AnnotationFile:
+    """Reads the annotation file of a run, local or remote.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      DatasetError: if it cannot be read or contains mistakes.
+    """
+    found = FindingLog()
+    # Its name alone would not do for a remote file.
+    truth = annotations.read_annotation_file(
+        pathlib.Path(path), found, lambda _, mode: tf.io.gfile.GFile(path, mode)
+    )
+    found.raise_if_any(path)
+    return truth

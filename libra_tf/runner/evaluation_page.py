@@ -1,30 +1,26 @@
 """The page of a run's evaluation, from the detections that the run keeps and its TFRecords."""
 
 import os
-import pathlib
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 
 import tensorflow as tf
+from official.common import dataset_fn
 from official.core import config_definitions as cfg
 
 from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.cli.progress import Progress
-from libra_tf.data import DetectionDataset, annotations
-from libra_tf.data.annotations import AnnotationFile
-from libra_tf.data.problems import DatasetError, FindingLog
+from libra_tf.data import DetectionDataset
 from libra_tf.evaluation import records, report
-from libra_tf.evaluation.records import Record
 from libra_tf.runner import input_data
-from libra_tf.runner.detections import to_results
+from libra_tf.runner.detections import read_truth, to_results
 from libra_tf.runs.folder import RunFolder
 from libra_tf.tasks.coco_metric import Detections
 
 _ID, _IMAGE = "image/source_id", "image/encoded"
 
 
-def read_compared(folder: str, params: cfg.ExperimentConfig) -> Record:
-    """Reads the evaluation to compare with, before any long work.
+def check_compared(folder: str, params: cfg.ExperimentConfig) -> None:
+    """Checks the evaluation to compare with, before any long work.
 
     Args:
       folder: of `--compare`.
@@ -39,8 +35,8 @@ def read_compared(folder: str, params: cfg.ExperimentConfig) -> Record:
             f"--compare={folder} needs the annotations of the evaluated images: set "
             "task.annotation_file, or name a folder with --dataset"
         )
-    records.check_same_truth(record, _read_truth(params.task.annotation_file))
-    return record
+    truth = read_truth(params.task.annotation_file)
+    records.check_same_truth(record, truth, [image["id"] for image in truth.images])
 
 
 def write(
@@ -50,7 +46,7 @@ def write(
     dataset: DetectionDataset | None,
     checkpoint: str,
     score_threshold: float | None,
-    compared: Record | None,
+    compare: str | None,
     progress: Progress,
 ) -> bool:
     """Writes the page, its numbers and the detections into the folder of the run.
@@ -64,7 +60,7 @@ def write(
       dataset: the data of the run; None if its config names them.
       checkpoint: what was evaluated.
       score_threshold: see `measures.measure`.
-      compared: see `read_compared`; None for none.
+      compare: folder of an evaluation to compare with; None for none.
       progress: shows what is being done.
 
     Returns:
@@ -75,7 +71,7 @@ def write(
             raise UsageError("nothing was evaluated")
         if not params.task.annotation_file:
             raise UsageError("task.annotation_file is not set, which names the ground truth")
-        truth = _read_truth(params.task.annotation_file)
+        truth = read_truth(params.task.annotation_file)
         evaluation = report.Evaluation(
             name=os.path.basename(folder.path.rstrip("/")) or folder.path,
             model=checkpoint,
@@ -86,23 +82,13 @@ def write(
             read_images=_reader(params.task.validation_data),
             training_objects=_training_objects(folder, dataset),
             score_threshold=score_threshold,
-            compared=compared,
+            compared=records.read(compare) if compare else None,
         )
         report.write(evaluation, folder.path, progress)
-    except (UsageError, DatasetError) as reason:
+    except (UsageError, OSError, tf.errors.OpError) as reason:
         progress.note(f"no evaluation page: {first_line(reason)}")
         return False
     return True
-
-
-def _read_truth(path: str) -> AnnotationFile:
-    found = FindingLog()
-    # Its name alone would not do for a remote file.
-    truth = annotations.read_annotation_file(
-        pathlib.Path(path), found, lambda _, mode: tf.io.gfile.GFile(path, mode)
-    )
-    found.raise_if_any(path)
-    return truth
 
 
 def _training_objects(
@@ -115,17 +101,17 @@ def _training_objects(
 
 def _reader(data: cfg.DataConfig) -> report.ReadImages:
     def read(image_ids: Collection[int]) -> dict[int, bytes]:
-        return {} if data.tfds_name else dict(_read_images(data.input_path, image_ids))
+        return {} if data.tfds_name else dict(_read_images(data, image_ids))
 
     return read
 
 
-def _read_images(input_path: Any, image_ids: Collection[int]) -> Iterator[tuple[int, bytes]]:
+def _read_images(data: cfg.DataConfig, image_ids: Collection[int]) -> Iterator[tuple[int, bytes]]:
     """Yields the ids and the files of some images, and reads no further than the last of them."""
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in (_ID, _IMAGE)}
-    files = [file for found in input_data.find_files(input_path).values() for file in found]
+    files = [file for found in input_data.find_files(data.input_path).values() for file in found]
     missing = set(image_ids)
-    for record in tf.data.TFRecordDataset(files):
+    for record in dataset_fn.pick_dataset_fn(data.file_type)(files):
         if not missing:
             return
         example = tf.io.parse_single_example(record, features)

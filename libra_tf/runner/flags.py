@@ -118,7 +118,8 @@ def wants_report(flag_values: flags.FlagValues) -> bool:
     """
     if flag_values.report is not None:
         return flag_values.report
-    return flag_values.compare is not None or flag_values.mode in _REPORTING_MODES
+    asked = (flag_values.compare, flag_values.report_threshold)
+    return asked != (None, None) or flag_values.mode in _REPORTING_MODES
 
 
 def model_dir(flag_values: flags.FlagValues, experiment: str) -> str:
@@ -165,8 +166,8 @@ def check_flags(flag_values: flags.FlagValues) -> None:
     _check_numbers(flag_values)
     if flag_values.mode == "train" and wants_report(flag_values):
         raise UsageError(
-            "--report and --compare are about an evaluation, and --mode=train has none; use "
-            "--mode=train_and_eval"
+            "--report, --report_threshold and --compare are about an evaluation, and --mode=train "
+            "has none; use --mode=train_and_eval"
         )
     checks.check_report(flag_values.report, flag_values.report_threshold, flag_values.compare)
 

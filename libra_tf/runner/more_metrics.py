@@ -12,8 +12,7 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.data import DetectionDataset
 from libra_tf.data.annotations import AnnotationFile
 from libra_tf.evaluation import lvis_ap, metrics, subject
-from libra_tf.inference import coco_results
-from libra_tf.runner.detections import to_results
+from libra_tf.runner.detections import read_truth, to_results
 from libra_tf.tasks.coco_metric import Detections
 
 # From the detections by image id to metrics by name.
@@ -53,7 +52,7 @@ def build(
             training_images = lvis_ap.images_per_class(json.load(file)["annotations"])
     return functools.partial(
         _measure,
-        coco_results.read_annotations(path),
+        read_truth(path),
         names,
         training_images,
         run_flags.frequency_limits(flag_values.frequency_limits),
@@ -67,11 +66,6 @@ def _measure(
     limits: tuple[int, int],
     detections: Mapping[int, Detections],
 ) -> dict[str, float]:
-    # Of classes that the annotations do not list, nothing is known.
-    results = [
-        result
-        for result in to_results(detections, truth)
-        if result["category_id"] in truth.class_names
-    ]
+    results = subject.of_listed_classes(to_results(detections, truth), truth)
     made = subject.make(truth, results, detections)
     return metrics.measure(made, names, training_images, limits)

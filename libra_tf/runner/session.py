@@ -89,9 +89,8 @@ def run(
     if flag_values.patience is not None:
         best.check_patience(flag_values.patience, params, mode)
     measure_more = more_metrics.build(flag_values, params, dataset)
-    compared = None
     if flag_values.compare is not None:
-        compared = evaluation_page.read_compared(flag_values.compare, params)
+        evaluation_page.check_compared(flag_values.compare, params)
     class_names = _class_names(params, dataset)
     class_balance.fill_in(params, mode, class_names, report)
     if cluster.is_chief(strategy):
@@ -143,7 +142,7 @@ def run(
                 dataset,
                 evaluated,
                 flag_values.report_threshold,
-                compared,
+                flag_values.compare,
                 Progress(console),
             )
     _report(console, folder, evaluated, record, has_pictures, has_page)

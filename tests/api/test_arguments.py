@@ -1,6 +1,7 @@
 """`libra_tf.train`: its arguments are the flags of the command, checked before TensorFlow."""
 
 import dataclasses
+import pathlib
 import subprocess
 import sys
 import threading
@@ -86,12 +87,18 @@ def test_other_threads_are_refused():
 
 def test_keys_of_the_config_reach_the_run():
     options = training._options(
-        {"trainer.train_steps": 7, "cache_dir": "cache"},
+        {
+            "trainer.train_steps": 7,
+            "cache_dir": "cache",
+            "compare": pathlib.Path("runs/a"),
+            "metrics": "voc,lvis",
+        },
         mode="train",
         seed=3,
         params_override={"trainer": {"train_steps": 5, "steps_per_loop": 2}, "task.model.b": [1]},
     )
     assert options.cache_dir == "cache" and options.seed == 3
+    assert options.compare == "runs/a" and options.metrics == ["voc", "lvis"]
     ((source, changes),) = overrides.read(options)
     assert source == "--params_override"
     assert changes == {

@@ -67,9 +67,19 @@ def make(image_ids, annotations, results):
 
 def evaluate(subject, kind, **params):
     """pycocotools' evaluation of a subject, which it does not modify."""
-    return evaluate_coco(
-        copy.deepcopy(subject.truth), copy.deepcopy(subject.detections), kind, **params
-    )
+    truth, detections = copy.deepcopy(subject.truth), detections_of(subject, kind)
+    return evaluate_coco(truth, detections, kind, **params)
+
+
+def detections_of(subject, kind):
+    """A copy of the detections, in which masks have their own areas."""
+    detections = copy.deepcopy(subject.detections)
+    if kind == "bbox" or not detections.anns:
+        return detections
+    # As others do: if there are boxes, loadRes takes their areas for those of the masks.
+    found = [{k: v for k, v in e.items() if k != "bbox"} for e in detections.anns.values()]
+    with contextlib.redirect_stdout(io.StringIO()):
+        return copy.deepcopy(subject.truth).loadRes(found)
 
 
 def evaluate_coco(truth, detections, kind, **params):

@@ -43,7 +43,8 @@ def one_class(evaluated, kind, class_id, excused):
     evaluation = results.evaluate_coco(
         results.with_changed(evaluated.truth, excuse),
         results.with_changed(
-            evaluated.detections, lambda entry: entry if entry["category_id"] == class_id else None
+            results.detections_of(evaluated, kind),
+            lambda entry: entry if entry["category_id"] == class_id else None,
         ),
         kind,
         iouThrs=[0.1],

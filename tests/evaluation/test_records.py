@@ -1,5 +1,6 @@
 """What a page keeps for a later comparison."""
 
+import dataclasses
 import json
 
 import pytest
@@ -42,7 +43,8 @@ def test_an_evaluation_is_read_back(tmp_path):
     record = records.read(write(tmp_path / "run"))
     assert (record.name, record.image_ids) == ("cells", [1, 2])
     assert record.results == scenes.results(DETECTIONS)
-    records.check_same_truth(record, truth())
+    assert record.class_names == {1: "class 1", 2: "class 2"}
+    records.check_same_truth(record, truth(), [2, 3])
 
 
 def test_other_ids_and_digits_are_the_same_objects(tmp_path):
@@ -50,7 +52,7 @@ def test_other_ids_and_digits_are_the_same_objects(tmp_path):
     same = truth([(image, category, [v + 0.01 for v in box]) for image, category, box in OBJECTS])
     for entry in same.annotations:
         entry["id"] += 70
-    records.check_same_truth(record, same)
+    records.check_same_truth(record, same, [1])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,38 @@ def test_other_ids_and_digits_are_the_same_objects(tmp_path):
 def test_other_objects_are_refused(tmp_path, other):
     record = records.read(write(tmp_path / "run"))
     with pytest.raises(UsageError, match=r"other images, objects or classes .*val\.json"):
-        records.check_same_truth(record, other)
+        records.check_same_truth(record, other, [1, 2])
+
+
+def test_images_that_the_other_does_not_have_are_refused(tmp_path):
+    record = records.read(write(tmp_path / "run"))
+    with pytest.raises(UsageError, match=r"on other images of val\.json"):
+        records.check_same_truth(record, truth(), [3])
+
+
+def test_classes_that_are_numbered_otherwise_are_compared_by_name(tmp_path):
+    record = records.read(write(tmp_path / "one"))
+    other = truth()
+    ids = {1: 0, 2: 1}
+    other = dataclasses.replace(
+        other,
+        annotations=[{**e, "category_id": ids[e["category_id"]]} for e in other.annotations],
+        class_names={ids[id_]: name for id_, name in other.class_names.items()},
+    )
+    results = [{**r, "category_id": ids[r["category_id"]]} for r in scenes.results(DETECTIONS)]
+    write(tmp_path / "two", truth=other, results=results, compared=record)
+    compared = json.loads((tmp_path / "two" / "evaluation.json").read_text())["compared"]
+    both = compared["kinds"]["bbox"]["average_precision"]
+    assert both["this"] == {**both["other"], "classes": both["this"]["classes"]}
+    assert both["this"]["all"]["AP"] > 0.3
+    assert compared["kinds"]["bbox"]["differences"]["AP"]["difference"] == 0
+
+
+def test_a_page_goes_with_its_detections(tmp_path):
+    folder = write(tmp_path / "run")
+    records.discard(folder)
+    records.discard(folder)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["detections.json"]
 
 
 def test_folders_without_a_page_name_the_command_that_writes_it(tmp_path):
@@ -120,7 +153,9 @@ def test_a_comparison_is_of_the_images_that_both_have(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((None, 1.5, None), "--report_threshold=1.5: scores lie between 0 and 1"),
+        ((None, 1.5, None), "--report_threshold=1.5: scores are numbers from 0 to 1"),
+        ((None, "0.5", None), "--report_threshold=0.5: scores are numbers from 0 to 1"),
+        (("no", None, None), "report='no': it is True or False"),
         ((False, 0.5, None), "--report_threshold=0.5 is for the page that --noreport leaves out"),
         ((False, None, "runs/a"), "--compare=runs/a is for the page"),
         ((None, None, "no/such"), "--compare=no/such: there is no such folder"),

@@ -228,7 +228,7 @@ def test_detections_of_other_classes_are_left_out_and_said(tmp_path):
 def test_what_cannot_be_reported_on_leaves_nothing(tmp_path):
     with pytest.raises(UsageError, match="does not list image_id 99"):
         write(tmp_path, OBJECTS, [(99, 1, [10, 10, 20, 20], 0.9)])
-    with pytest.raises(UsageError, match="between 0 and 1"):
+    with pytest.raises(UsageError, match="scores are numbers from 0 to 1"):
         write(tmp_path, OBJECTS, [], score_threshold=2.0)
     write(tmp_path / "other", OBJECTS[:1], [])
     record = records.read(str(tmp_path / "other"))

@@ -1,6 +1,7 @@
 """Ground truth and detections, put together."""
 
 import copy
+import dataclasses
 import json
 import pathlib
 
@@ -59,6 +60,35 @@ def test_masks_count_if_all_have_them(of_objects, of_detections, kinds):
     encoded = {"size": [10, 10], "counts": "]1c02"}
     found = [detection(**({"segmentation": encoded} if of_detections else {}))]
     assert subject.make(truth, found).kinds == kinds
+
+
+def test_ids_of_objects_begin_at_1():
+    truth = annotation_file()
+    for entry in truth.annotations:
+        entry["id"] -= 3
+    made = subject.make(truth, [])
+    assert sorted(made.truth.anns) == [1, 2] and made.truth.anns[1]["image_id"] == 7
+
+
+def test_classes_with_the_same_name_are_told_apart():
+    truth = dataclasses.replace(annotation_file(), class_names={5: "cat", 2: "dog", 3: "dog"})
+    assert subject.make(truth, []).class_names == {2: "dog (2)", 3: "dog (3)", 5: "cat"}
+
+
+@pytest.mark.parametrize(
+    ("class_names", "others", "same"),
+    [
+        ({1: "cat", 2: "dog"}, {1: "cat", 2: "dog"}, {1: 1, 2: 2}),
+        # Ids below 1 are moved up for training.
+        ({1: "none", 2: "cat", 3: "dog"}, {0: "none", 1: "cat", 2: "dog"}, {1: 0, 2: 1, 3: 2}),
+        ({1: "cat", 2: "dog", 3: "car"}, {1: "dog"}, {2: 1}),
+        ({1: "1", 2: "2"}, {1: "cat", 2: "dog"}, {1: 1, 2: 2}),
+        ({1: "dog", 2: "dog"}, {1: "dog", 2: "dog"}, {1: 1, 2: 2}),
+        ({1: "cat"}, {1: "dog"}, {}),
+    ],
+)
+def test_classes_are_the_same_if_their_names_are(class_names, others, same):
+    assert subject.same_classes(class_names, others) == same
 
 
 @pytest.mark.parametrize("key", ["image_id", "category_id"])

@@ -57,13 +57,13 @@ def evaluator(tiny_shapes):
     return evaluator, evaluator.result()
 
 
-def write(folder, params, detections, dataset=None, compared=None):
+def write(folder, params, detections, dataset=None, compare=None):
     """Returns whether there is a page, and what was said."""
     folder.mkdir(exist_ok=True)
     console = rich.console.Console(record=True, width=500, file=io.StringIO())
     run = RunFolder(str(folder))
     has_page = evaluation_page.write(
-        run, params, detections, dataset, f"{run}/ckpt-7", None, compared, Progress(console)
+        run, params, detections, dataset, f"{run}/ckpt-7", None, compare, Progress(console)
     )
     return has_page, console.export_text()
 
@@ -103,6 +103,24 @@ def test_objects_of_other_images_are_not_those_of_the_training(
         assert content["training_objects"] is None
 
 
+def test_a_file_that_cannot_be_written_does_not_end_the_run(evaluator, params, tmp_path):
+    metric, _ = evaluator
+    (tmp_path / "a" / "evaluation.html").mkdir(parents=True)
+    has_page, said = write(tmp_path / "a", params, metric.detections)
+    assert not has_page and said.startswith(("evaluation page: ", "no evaluation page: "))
+    assert "evaluation.html" in said.splitlines()[-1]
+
+
+def test_images_of_compressed_records(params, tiny_shapes, val_images, tmp_path):
+    records = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(tiny_shapes.val.input_path)))
+    with tf.io.TFRecordWriter(str(tmp_path / "val.gz"), "GZIP") as writer:
+        for record in records.as_numpy_iterator():
+            writer.write(record)
+    data = params.task.validation_data
+    data.input_path, data.file_type = str(tmp_path / "val.gz"), "tfrecord_compressed"
+    assert evaluation_page._reader(data)({2}) == {2: val_images[2]}
+
+
 def test_only_the_images_to_draw_are_read(params, val_images):
     read = evaluation_page._reader(params.task.validation_data)
     assert read({2, 5}) == {id_: val_images[id_] for id_ in (2, 5)}
@@ -128,13 +146,13 @@ def test_what_there_is_no_page_of_is_said(evaluator, params, tmp_path):
 def test_the_evaluation_to_compare_with_is_checked_first(evaluator, params, tiny_shapes, tmp_path):
     metric, _ = evaluator
     write(tmp_path / "run", params, metric.detections)
-    compared = evaluation_page.read_compared(str(tmp_path / "run"), params)
-    write(tmp_path / "other", params, metric.detections, compared=compared)
+    evaluation_page.check_compared(str(tmp_path / "run"), params)
+    write(tmp_path / "other", params, metric.detections, compare=str(tmp_path / "run"))
     content = json.loads((tmp_path / "other" / "evaluation.json").read_text())
     assert content["compared"]["kinds"]["bbox"]["differences"]["AP"]["difference"] == 0
     params.task.annotation_file = tiny_shapes.train.annotation_file
     with pytest.raises(UsageError, match="other images, objects or classes"):
-        evaluation_page.read_compared(str(tmp_path / "run"), params)
+        evaluation_page.check_compared(str(tmp_path / "run"), params)
     params.task.annotation_file = None
     with pytest.raises(UsageError, match=r"needs the annotations .*task\.annotation_file"):
-        evaluation_page.read_compared(str(tmp_path / "run"), params)
+        evaluation_page.check_compared(str(tmp_path / "run"), params)

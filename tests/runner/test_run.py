@@ -62,6 +62,7 @@ def without_tensorflow(tmp_path):
         (["--mode=train", "--config_file=none.yaml"], 2, "--config_file=none.yaml: there is no"),
         (["--mode=train", "--checkpoint=ckpt-2"], 2, "task.init_checkpoint=CHECKPOINT"),
         (["--mode=train", "--report"], 2, "use --mode=train_and_eval"),
+        (["--mode=train", "--report_threshold=0.3"], 2, "use --mode=train_and_eval"),
         (["--mode=eval", "--compare=no/such"], 2, "--compare=no/such: there is no such folder"),
     ],
 )
