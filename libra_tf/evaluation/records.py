@@ -25,6 +25,7 @@ class Record:
     Attributes:
       folder: where its files are.
       name: what its page calls it.
+      model: where its detector is from, such as a checkpoint.
       truth_digest: see `digest_of_truth`.
       image_ids: the images that it evaluated on.
       class_names: name of each category id; see `subject.distinct`.
@@ -33,6 +34,7 @@ class Record:
 
     folder: str
     name: str
+    model: str
     truth_digest: str
     image_ids: Sequence[int]
     class_names: Mapping[int, str]
@@ -58,6 +60,7 @@ def read(folder: str) -> Record:
             record = Record(
                 folder,
                 numbers["name"],
+                numbers["model"],
                 numbers["truth_digest"],
                 numbers["image_ids"],
                 {int(id_): name for id_, name in numbers["classes"].items()},

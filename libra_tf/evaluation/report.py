@@ -147,8 +147,9 @@ def _compare(evaluation: Evaluation, subject: Subject, progress: Progress) -> di
                 for which, of in (("this", own), ("other", other))
             },
         }
+    is_same_run = record.name == evaluation.name
     return {
-        "name": record.name,
+        "name": f"{record.name}, {os.path.basename(record.model)}" if is_same_run else record.name,
         "folder": record.folder,
         "num_images": len(common),
         "num_draws": _NUM_DRAWS,

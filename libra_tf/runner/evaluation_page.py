@@ -73,7 +73,7 @@ def write(
             raise UsageError("task.annotation_file is not set, which names the ground truth")
         truth = read_truth(params.task.annotation_file)
         evaluation = report.Evaluation(
-            name=os.path.basename(folder.path.rstrip("/")) or folder.path,
+            name=os.path.basename(os.path.abspath(folder.path)),
             model=checkpoint,
             annotations=dataset.folder if dataset else str(params.task.annotation_file),
             truth=truth,

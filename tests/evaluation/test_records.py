@@ -145,6 +145,8 @@ def test_a_comparison_is_of_the_images_that_both_have(tmp_path):
     write(tmp_path / "two", image_ids=[2, 3], results=[], compared=record)
     compared = json.loads((tmp_path / "two" / "evaluation.json").read_text())["compared"]
     assert compared["num_images"] == 1
+    # Both have the same name.
+    assert compared["name"] == "cells, ckpt-7"
     # In the second image the other has its only object by another name.
     both = compared["kinds"]["bbox"]["average_precision"]
     assert [both[which]["all"]["AP"] for which in ("this", "other")] == [0, 0]
