@@ -154,6 +154,7 @@ def test_anchors_are_sampled_as_in_training(report_of_both, sampler):
         np.testing.assert_array_equal(num_negatives, expected)
 
 
+@pytest.mark.slow
 def test_losses_of_mask_rcnn_are_those_of_its_training_step(run_with_masks):
     """Model Garden's own sum of them, with the same draws."""
     detector = detectors.load(read_run(run_with_masks))

@@ -102,7 +102,10 @@ def fasterrcnn_losses(detector, batch, kind):
 
 @pytest.mark.parametrize(
     ("index", "changes", "compute_losses"),
-    [(0, LOW_KNEE, retinanet_losses), (1, SEEDED, fasterrcnn_losses)],
+    [
+        (0, LOW_KNEE, retinanet_losses),
+        pytest.param(1, SEEDED, fasterrcnn_losses, marks=pytest.mark.slow),
+    ],
     ids=["retinanet", "fasterrcnn"],
 )
 def test_inliers_and_outliers_are_the_whole_box_gradient(

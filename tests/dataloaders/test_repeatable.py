@@ -141,7 +141,13 @@ def batches_of(params, step, num_batches, seed=7):
     return [tf.nest.flatten(batch) for batch in dataset.as_numpy_iterator()]
 
 
-@pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        "libra_retinanet_demo",
+        pytest.param("libra_fasterrcnn_demo", marks=pytest.mark.slow),
+    ],
+)
 def test_detectors_skip_used_images_undecoded(experiment, tiny_shapes, tmp_path):
     batch_size, first_step = 2, 2
     params = tiny_params(experiment, tiny_shapes, batch_size)

@@ -252,8 +252,15 @@ def test_without_a_seed_each_draw_is_new():
     assert (draw(*scene()) != draw(*scene())).numpy().any()
 
 
-@pytest.mark.parametrize("class_balanced", [False, True])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("jit_compile", "class_balanced"),
+    [
+        (True, False),
+        (False, True),
+        pytest.param(False, False, marks=pytest.mark.slow),
+        pytest.param(True, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_seeded_draw_depends_on_seed_step_and_image_alone(jit_compile, class_balanced):
     inputs = scene()
     step = tf.Variable(0, dtype=tf.int64)

@@ -50,7 +50,7 @@ def row(name, answered, refused, wrong):
 
 @pytest.mark.parametrize(
     ("requests", "num_damaged"),
-    [(300, 60), pytest.param(10_000, 1_000, marks=pytest.mark.slow)],
+    [(100, 60), pytest.param(10_000, 1_000, marks=pytest.mark.slow)],
 )
 def test_a_shared_session_answers_right_before_and_after_damage(
     detector, run, requests, num_damaged

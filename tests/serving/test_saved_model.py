@@ -149,7 +149,7 @@ def _meta_graph(folder):
     return meta_graph
 
 
-@pytest.mark.one_lane
+@pytest.mark.slow
 @only_retinanet
 def test_the_next_version_with_a_threshold_and_in_shares(exported):
     file = encode(48, 80)

@@ -65,7 +65,7 @@ def test_detects_what_the_saved_model_detects(exported, tmp_path):
     np.testing.assert_array_equal(found.boxes, boxes[: len(found)])
 
 
-@pytest.mark.one_lane
+@pytest.mark.slow
 @one_stage
 def test_int8_has_8_bit_convolutions_and_close_boxes(exported, images, tmp_path):
     path = str(tmp_path / "detector.tflite")
