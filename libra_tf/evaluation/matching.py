@@ -211,8 +211,9 @@ class _Matcher:
         classes = []
         for class_ in range(num_classes):
             classes.append(self._of_class(class_))
-            self._num_done += np.count_nonzero(self._classes == class_)
-            self._progress.advance(self._num_done)
+            if count := np.count_nonzero(self._classes == class_):
+                self._num_done += count
+                self._progress.advance(self._num_done)
         self._progress.stop()
         return tuple(classes)
 
@@ -260,12 +261,12 @@ class _Matcher:
             places = competing[slice(*np.searchsorted(image_of, [number, number + 1]))]
             if self._excused is not None and not self._is_undecided(found[places]):
                 continue
+            self._progress.advance(self._num_done + int(places[0]))
             rows = found[places] - self._first_in_image[number]
             results = self._match_image(class_, self._overlaps[number], rows)
             for size, result in enumerate(results):
                 matches.matched[size][:, places] = result["dtMatches"] > 0
                 matches.ignored[size][:, places] = result["dtIgnore"]
-            self._progress.advance(self._num_done + int(places[-1]) + 1)
 
     def _is_undecided(self, competing: np.ndarray) -> bool:
         """Returns whether excuses can change more than whether the excused detections count.
