@@ -352,8 +352,8 @@ def confusion(numbers: Numbers, names: Names) -> charts.HeatTable:
     title = "Objects (rows) and what they were detected as (columns)"
     if not is_complete:
         title += (
-            f": the {len(labels)} classes with the most confusions, of {len(names)}. Shares are of "
-            "all; evaluation.json has the complete matrix"
+            f": the {len(labels)} classes with the most confusions, of {len(names)}. Shares count "
+            "all classes; evaluation.json has the complete matrix"
         )
     labels[None] = _apart("background", names)
     rows = [

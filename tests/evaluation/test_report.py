@@ -356,7 +356,7 @@ def test_the_command_of_the_page_can_be_run(tmp_path, written):
 
 
 def test_an_export_is_exported_again_from_its_run(tmp_path):
-    page, _ = write(tmp_path, *scenes.random(3), model="served/cells/1")
+    page, _ = write(tmp_path, *many_classes(20), num_classes=20, model="served/cells/1")
     assert "served/cells/1 is an export already, so export its run again" in page
 
 
