@@ -7,8 +7,7 @@
 
 Each repeat is a fresh process. For each part it prints the median seconds by the clock, the median
 seconds of computing, which depend less on what else the machine does, and the greatest resident
-memory of the process meanwhile. The first part that needs what pycocotools matches pays for it:
-that is `average_precision`.
+memory of the process meanwhile.
 """
 
 import contextlib
@@ -86,7 +85,7 @@ def _measure() -> dict[str, tuple[float, float, float]]:
         return result
 
     evaluated = time_part("subject", functools.partial(subject.make, *time_part("random", _random)))
-    matches = time_part("overlaps", lambda: matching.match(evaluated, kind))
+    matches = time_part("matching", lambda: matching.match(evaluated, kind))
     for module in (average_precision, curves, coco_errors, tide):
         name = module.__name__.rpartition(".")[2]
         time_part(name, lambda module=module: module.measure(matches))

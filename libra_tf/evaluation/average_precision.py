@@ -42,7 +42,7 @@ def measure(matches: Matches) -> dict[str, Any]:
         "classes": {
             category_id: {
                 **_average_precisions(matches.precision[:, :, [number]]),
-                "num_objects": int(matches.outcomes[number].num_objects[all_sizes]),
+                "num_objects": int(matches.classes[number].num_objects[all_sizes]),
             }
             for number, category_id in enumerate(matches.category_ids)
         },

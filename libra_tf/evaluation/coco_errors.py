@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from libra_tf.cli.progress import Progress
 from libra_tf.evaluation import matching
 from libra_tf.evaluation.matching import SIZES, Matches
 
@@ -18,7 +19,7 @@ NAMES = ("C75", "C50", "Loc", "Sim", "Oth", "BG", "FN")
 _LOC = 0.1
 
 
-def measure(matches: Matches) -> dict[str, Any]:
+def measure(matches: Matches, progress: Progress | None = None) -> dict[str, Any]:
     """Computes the areas under the precision-recall curves as mistakes are excused one by one.
 
     `C75` and `C50` are the curves at IoU 0.75 and 0.5. `Loc` excuses bad places: the IoU is 0.1.
@@ -27,6 +28,7 @@ def measure(matches: Matches) -> dict[str, Any]:
 
     Args:
       matches: see `matching.match`.
+      progress: shows how far it is.
 
     Returns:
       The seven areas, in 0..1: `all`, means over the classes; `classes`, by category id; `sizes`,
@@ -34,7 +36,7 @@ def measure(matches: Matches) -> dict[str, Any]:
       precision at each recall of `matching.RECALLS`. Classes without objects have None and are left
       out of means, whereas COCO's program counts them as 0. Without supercategories `Sim` is `Loc`.
     """
-    curves = dict(zip(NAMES, _curves(matches), strict=True))
+    curves = dict(zip(NAMES, _curves(matches, progress), strict=True))
     all_sizes = {name: curve[..., SIZES.index("all")] for name, curve in curves.items()}
     return {
         "all": _areas(all_sizes),
@@ -55,7 +57,7 @@ def _areas(curves: dict[str, np.ndarray]) -> dict[str, float | None]:
     return {name: matching.mean(curve) for name, curve in curves.items()}
 
 
-def _curves(matches: Matches) -> list[np.ndarray]:
+def _curves(matches: Matches, progress: Progress | None) -> list[np.ndarray]:
     """Returns the precision for each of `NAMES`, `[101, K, A]` float64, NaN without objects."""
     precision = matches.precision
     c75, c50, loc = (precision[matching.index_of(threshold)] for threshold in (0.75, 0.5, _LOC))
@@ -63,7 +65,7 @@ def _curves(matches: Matches) -> list[np.ndarray]:
     names = matches.supercategories
     similar = np.array([[a is not None and a == b for b in names] for a in names], bool) & other
     sim, oth = (
-        matches.precision_excusing(excused) if excused.any() else loc
+        matches.precision_excusing(excused, progress) if excused.any() else loc
         for excused in (similar, other)
     )
     undefined = np.isnan(loc)

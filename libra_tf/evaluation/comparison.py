@@ -6,29 +6,28 @@ The bootstrap (Efron, "Bootstrap methods: another look at the jackknife", 1979) 
 it draws as many images with replacement, again and again, each time the same ones for both
 detectors, and looks at how the difference varies. What both find hard or easy then cancels out.
 
-Which detection belongs to which object does not depend on the other images. So pycocotools matches
-them once, and an image that is drawn n times counts n times in the sums of a draw.
+Which detection belongs to which object does not depend on the other images. So they are matched
+once, and an image that is drawn n times counts n times in the sums of a draw.
 """
 
-import contextlib
-import io
-import itertools
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-from pycocotools import cocoeval
 
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.progress import Progress
+from libra_tf.evaluation import matching
+from libra_tf.evaluation.matching import ClassMatches
 from libra_tf.evaluation.subject import Subject
 
 # Percentiles of the differences: the limits of an interval of 95 %.
 _LIMITS = (2.5, 97.5)
 # With fewer images, the draws say too little of what other images would be like.
 _FEWEST_IMAGES_OF_CLASS = 10
-# COCO's largest number of detections per class and image.
-_MAX_DETECTIONS = 100
-_IMAGES_AT_A_TIME = 50
+# From 0.5, without the threshold of the error analysis.
+_COCO_THRESHOLDS = slice(matching.index_of(0.5), None)
+_ALL_SIZES = matching.SIZES.index("all")
 # With fewer draws, their percentiles are themselves chance.
 _FEWEST_DRAWS = 100
 _TRUTH_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
@@ -84,8 +83,8 @@ def compare(
     _check(subject, other, kind)
     if num_samples < _FEWEST_DRAWS:
         raise UsageError(f"num_samples={num_samples}: draw images at least {_FEWEST_DRAWS} times")
-    progress = progress or _Silent()
-    pair = [_Ranking(each, kind, progress) for each in (subject, other)]
+    progress = progress or matching.silent()
+    pair = [_Ranking(matching.match(each, kind, progress).classes) for each in (subject, other)]
     num_images = len(subject.image_ids)
     generator = np.random.default_rng(seed)
     draws = []
@@ -122,19 +121,6 @@ def sentence(name: str, difference: Difference) -> str:
     return f"{value} {name}, 95 % between {low} and {high}: {verdict}"
 
 
-class _Silent:
-    """A `Progress` that shows nothing."""
-
-    def start(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def advance(self, *_: Any) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
-
-
 class _Ranking:
     """The detections of a detector, matched and sorted by score; gives AP for any draw of images.
 
@@ -143,12 +129,10 @@ class _Ranking:
     several detections with the same class and score, the copies of each follow one another.
     """
 
-    def __init__(self, subject: Subject, kind: str, progress: Progress):
-        by_class, params = _match(subject, kind, progress)
-        self._thresholds, self._recalls = params.iouThrs, params.recThrs
-        num_thresholds, self._num_classes = len(params.iouThrs), len(params.catIds)
-        index_of = {image_id: index for index, image_id in enumerate(subject.image_ids)}
-        parts = [_sorted_by_score(entries, index_of, num_thresholds) for entries in by_class]
+    def __init__(self, classes: Sequence[ClassMatches]):
+        self._thresholds = np.array(matching.IOU_THRESHOLDS[_COCO_THRESHOLDS])
+        num_thresholds, self._num_classes = len(self._thresholds), len(classes)
+        parts = list(map(_sorted_by_score, classes))
         # All detections, by class and then by score.
         self._images = np.concatenate([images for images, *_ in parts])
         is_true, is_ignored = (np.concatenate([p[i] for p in parts], axis=1) for i in (1, 2))
@@ -165,13 +149,15 @@ class _Ranking:
         self._is_first = self._firsts == np.arange(len(self._true))
         self._find_ignored(is_ignored, thresholds)
         # Objects that count, with the index of their image and class.
-        counted = [
-            (index_of[entry["image_id"]], class_index)
-            for class_index, entries in enumerate(by_class)
-            for entry in entries
-            for _ in range(np.count_nonzero(np.equal(entry["gtIgnore"], 0)))
-        ]
-        self._objects = np.array(counted, int).reshape(-1, 2).T
+        self._objects = np.stack(
+            [
+                np.concatenate([matches.object_images for matches in classes]),
+                np.repeat(
+                    np.arange(self._num_classes),
+                    [len(matches.object_images) for matches in classes],
+                ),
+            ]
+        )
 
     def _find_ignored(self, is_ignored: np.ndarray, thresholds: np.ndarray) -> None:
         """Finds which ignored detections of the same curve come before each true positive."""
@@ -208,12 +194,12 @@ class _Ranking:
         precision = true / (found + np.spacing(1))
         recall = true / np.maximum(num_objects, 1)[self._curves % self._num_classes]
         # COCO averages the best precision at each of 101 recalls or above.
-        reached = np.searchsorted(self._recalls, recall, side="right")
+        reached = np.searchsorted(matching.RECALLS, recall, side="right")
         gained = np.diff(reached, prepend=0)
         gained[self._is_first] = reached[self._is_first]
         shape = len(self._thresholds), self._num_classes
         sums = np.bincount(self._curves, gained * self._best(precision), np.prod(shape))
-        result = sums.reshape(shape) / len(self._recalls)
+        result = sums.reshape(shape) / len(matching.RECALLS)
         result[:, num_objects == 0] = np.nan
         return result
 
@@ -221,7 +207,9 @@ class _Ranking:
         """Returns AP, AP50, AP75 and AP of each class; see `average_precision`."""
         values = self.average_precision(weights)
         at = [values[np.isclose(self._thresholds, threshold)] for threshold in (0.5, 0.75)]
-        return np.array([*map(_mean_of_defined, [values, *at]), *values.mean(axis=0)])
+        # None becomes NaN.
+        means = np.array(list(map(matching.mean, [values, *at])), np.float64)
+        return np.concatenate([means, values.mean(axis=0)])
 
     def _best(self, precision: np.ndarray) -> np.ndarray:
         """Returns the largest precision at each point of a curve or after it."""
@@ -257,44 +245,14 @@ def _facts(subject: Subject) -> list[tuple[Any, ...]]:
     return [tuple(map(str, map(entry.get, _TRUTH_KEYS))) for entry in entries]
 
 
-def _match(
-    subject: Subject, kind: str, progress: Progress
-) -> tuple[list[list[dict[str, Any]]], cocoeval.Params]:
-    """Returns pycocotools' matches by class, in the order of the images, and its parameters."""
-    evaluation = cocoeval.COCOeval(subject.truth, subject.detections, kind)
-    params = evaluation.params
-    # Only for objects of all sizes together.
-    params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
-    params.maxDets = [_MAX_DETECTIONS]
-    by_class = [[] for _ in params.catIds]
-    image_ids, done = subject.image_ids, 0
-    progress.start("matching", len(image_ids), unit="image")
-    while some := image_ids[done : done + _IMAGES_AT_A_TIME]:
-        params.imgIds = some
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation.evaluate()
-        matches = iter(evaluation.evalImgs)
-        for entries in by_class:
-            entries += [e for e in itertools.islice(matches, len(some)) if e is not None]
-        done += len(some)
-        progress.advance(done)
-    progress.stop()
-    return by_class, params
-
-
-def _sorted_by_score(
-    entries: list[dict[str, Any]], index_of: dict[int, int], num_thresholds: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sorted_by_score(matches: ClassMatches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns for the detections of a class, best first, `[N]` images, `[T, N]` true, ignored."""
-    if not entries:
-        nothing = np.zeros((num_thresholds, 0), bool)
-        return np.zeros(0, int), nothing, nothing
-    order = np.argsort(-np.concatenate([e["dtScores"] for e in entries]), kind="stable")
-    counts = [len(entry["dtScores"]) for entry in entries]
-    images = np.repeat([index_of[entry["image_id"]] for entry in entries], counts)[order]
-    is_matched = np.concatenate([e["dtMatches"] for e in entries], axis=1)[:, order] > 0
-    is_ignored = np.concatenate([e["dtIgnore"] for e in entries], axis=1)[:, order].astype(bool)
-    return images, is_matched & ~is_ignored, is_ignored
+    order = np.argsort(-matches.scores, kind="stable")
+    is_matched, is_ignored = (
+        values[_ALL_SIZES, _COCO_THRESHOLDS][:, order]
+        for values in (matches.matched, matches.ignored)
+    )
+    return matches.images[order], is_matched & ~is_ignored, is_ignored
 
 
 def _sums_before(values: np.ndarray) -> np.ndarray:
@@ -302,11 +260,6 @@ def _sums_before(values: np.ndarray) -> np.ndarray:
     sums = np.zeros(len(values) + 1, values.dtype)
     np.cumsum(values, out=sums[1:])
     return sums
-
-
-def _mean_of_defined(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return defined.mean() if defined.size else np.nan
 
 
 def _differences(pair: list[_Ranking], weights: np.ndarray) -> np.ndarray:

@@ -6,8 +6,6 @@
 import collections
 from typing import Any
 
-import numpy as np
-
 from libra_tf.evaluation.outcomes import Outcome, Outcomes
 
 _NUM_EXAMPLES = 3
@@ -20,27 +18,24 @@ def measure(found: Outcomes) -> dict[str, Any]:
       found: what became of objects and detections.
 
     Returns:
-      `classes`, the category ids of rows and columns, with None, the background, at the end;
-      `counts`, `[K + 1][K + 1]`: objects of the row's class that a detection of the column's class
-      has taken. The last column counts the objects that nothing has taken, the last row the
-      detections that have taken nothing. `shares`: each row divided by its sum, None in an empty
-      row. `pairs`: different classes, those mixed up most first, each with `category_id` of the
-      object, `taken_for`, `count` and a few `examples`: `image_id`, `object_id`, `detection_id`,
-      `score` and `iou`, the highest scores first.
+      `counts`: the entries of the matrix that are not 0, row by row: `[row, column, count]`, that
+      many objects of the row's category id were taken by a detection of the column's. None, which
+      is last, is the background: as a column it counts the objects that nothing has taken, as a row
+      the detections that have taken nothing. `pairs`: different classes, those mixed up most first,
+      each with `category_id` of the object, `taken_for`, `count` and a few `examples`: `image_id`,
+      `object_id`, `detection_id`, `score` and `iou`, the highest scores first.
     """
-    classes = list(found.subject.class_names)
-    index = {category: i for i, category in enumerate([*classes, None])}
-    counts = np.zeros((len(index), len(index)), int)
+    counts: collections.Counter = collections.Counter()
     for detection in found.of_detections:
         category = found.subject.detections.anns[detection]["category_id"]
-        counts[index[_taken_class(found, detection)], index[category]] += 1
+        counts[_taken_class(found, detection), category] += 1
     for object_id, outcome in found.of_objects.items():
         if outcome in (Outcome.MISSED, Outcome.BADLY_PLACED):
-            counts[index[found.subject.truth.anns[object_id]["category_id"]], index[None]] += 1
+            counts[found.subject.truth.anns[object_id]["category_id"], None] += 1
+    place = {id_: number for number, id_ in enumerate([*found.subject.class_names, None])}
+    cells = sorted(counts.items(), key=lambda cell: [place[id_] for id_ in cell[0]])
     return {
-        "classes": [*classes, None],
-        "counts": counts.tolist(),
-        "shares": [(row / row.sum()).tolist() if row.any() else None for row in counts],
+        "counts": [[row, column, count] for (row, column), count in cells],
         "pairs": _pairs(found),
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from libra_tf.evaluation import matching
-from libra_tf.evaluation.matching import RECALLS, SIZES, Matches, Outcomes
+from libra_tf.evaluation.matching import RECALLS, SIZES, ClassMatches, Matches
 
 # IoU thresholds of the curves of precision against recall, by the names they have in the result.
 _IOU_THRESHOLDS = {"0.5": 0.5, "0.75": 0.75}
@@ -36,8 +36,7 @@ def measure(matches: Matches) -> dict[str, Any]:
       equally good ones the highest), and its `precision`, `recall` and `f1`; it is None if no
       object is found. What pycocotools ignores does not count.
     """
-    outcomes = matches.outcomes
-    by_class = [_Counts.of([class_]) for class_ in outcomes]
+    by_class = [_Counts.of([class_]) for class_ in matches.classes]
     return {
         "recall": list(RECALLS),
         "precision": {
@@ -45,7 +44,7 @@ def measure(matches: Matches) -> dict[str, Any]:
         },
         "scores": {
             "thresholds": _SCORES.tolist(),
-            "all": _against_scores(_Counts.of(outcomes)),
+            "all": _against_scores(_Counts.of(matches.classes)),
             "classes": {
                 category_id: _against_scores(counts)
                 for category_id, counts in zip(matches.category_ids, by_class, strict=True)
@@ -81,19 +80,19 @@ class _Counts:
     num_objects: int
 
     @classmethod
-    def of(cls, outcomes: Sequence[Outcomes]) -> "_Counts":
+    def of(cls, classes: Sequence[ClassMatches]) -> "_Counts":
         """Collects the detections of some classes."""
         at = SIZES.index("all"), matching.index_of(_SCORE_IOU)
-        counting = [~class_.ignored[at] for class_ in outcomes]
+        counting = [~class_.ignored[at] for class_ in classes]
         scores = np.concatenate(
-            [class_.scores[kept] for class_, kept in zip(outcomes, counting, strict=True)]
+            [class_.scores[kept] for class_, kept in zip(classes, counting, strict=True)]
         )
         matched = np.concatenate(
-            [class_.matched[at][kept] for class_, kept in zip(outcomes, counting, strict=True)]
+            [class_.matched[at][kept] for class_, kept in zip(classes, counting, strict=True)]
         )
         order = np.argsort(scores)
         hits = np.cumsum(matched[order][::-1])[::-1]
-        return cls(scores[order], hits, sum(int(class_.num_objects[at[0]]) for class_ in outcomes))
+        return cls(scores[order], hits, sum(int(class_.num_objects[at[0]]) for class_ in classes))
 
     def at(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns precision, recall and F1 at thresholds; NaN where they are undefined."""

@@ -1,9 +1,12 @@
 """The figures of each part of the page, made from the numbers of boxes or of masks."""
 
+import collections
 import dataclasses
 import math
+import os
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from libra_tf.evaluation import coco_errors, outcomes
@@ -28,7 +31,14 @@ TIDE = {
     "Bkg": "nothing there",
     "Miss": "object missed",
 }
-_BACKGROUND = "background"
+# The numbers below curves of more classes would be most of the page.
+_MOST_COLUMNS = 20
+# So would a larger confusion matrix, and nobody could read it.
+_MOST_IN_MATRIX = 40
+# What follows the path of a checkpoint says how it was run.
+_CHECKPOINT = re.compile(r"(?P<path>.*ckpt-\d+)(?: in .*|, .*)?")
+# The folder of a run that has its best checkpoint.
+_BEST = "best"
 
 Numbers = Mapping[str, Any]
 Names = Mapping[int, str]
@@ -72,30 +82,42 @@ def average_precision(
     return charts.SortableTable("Average precision of each class", columns, rows, total)
 
 
+def has_all_curves(names: Names) -> bool:
+    """Returns whether the numbers below curves have all classes, and not only those drawn.
+
+    Args:
+      names: of the classes.
+    """
+    return len(names) <= _MOST_COLUMNS
+
+
 def precision_recall(numbers: Numbers, names: Names) -> list[charts.LineChart]:
     """Makes the precision-recall curves at IoU 0.5 and 0.75.
 
-    The mean is drawn and, of many classes, the best and the worst; the table has all.
+    The mean is drawn and, of many classes, the best and the worst.
 
     Args:
       numbers: see `measures.Measured`.
       names: of the classes.
     """
     measured = numbers["curves"]
+    mean = _apart("mean", names)
     result = []
     for threshold, precision in measured["precision"].items():
         if precision["mean"] is None:
             continue
-        lines = {names[id_]: curve for id_, curve in precision["classes"].items() if curve}
-        ranked = sorted(lines, key=lambda name: -sum(lines[name]))
+        of_classes = {id_: curve for id_, curve in precision["classes"].items() if curve}
+        ranked = sorted(of_classes, key=lambda id_: -sum(of_classes[id_]))
+        drawn = _ends(ranked, _MOST_LINES - 1)
+        lines = {names[id_]: of_classes[id_] for id_ in _with_numbers(of_classes, drawn, names)}
         result.append(
             charts.curves(
                 f"Precision against recall, IoU {threshold}",
                 measured["recall"],
-                {"mean": precision["mean"], **lines},
+                {mean: precision["mean"], **lines},
                 "recall",
                 "precision",
-                drawn=["mean", *_ends(ranked, _MOST_LINES - 1)],
+                drawn=[mean, *(names[id_] for id_ in drawn)],
             )
         )
     return result
@@ -130,16 +152,17 @@ def f1_by_class(numbers: Numbers, names: Names) -> charts.LineChart:
       names: of the classes.
     """
     scores = numbers["curves"]["scores"]
-    found = {id_: of["best"]["f1"] for id_, of in scores["classes"].items() if of["best"]}
-    ranked = sorted(found, key=lambda id_: -found[id_])
-    lines = {names[id_]: scores["classes"][id_]["f1"] for id_ in ranked}
+    ranked, drawn = _ranked_by_f1(numbers)
+    lines = {
+        names[id_]: scores["classes"][id_]["f1"] for id_ in _with_numbers(ranked, drawn, names)
+    }
     return charts.curves(
         "F1 of each class, IoU 0.5",
         scores["thresholds"],
         lines,
         "lowest score shown",
         "F1",
-        drawn=_ends(list(lines), _MOST_LINES),
+        drawn=[names[id_] for id_ in drawn],
     )
 
 
@@ -151,14 +174,15 @@ def score_curves(numbers: Numbers, names: Names) -> list[charts.Table]:
       names: of the classes.
     """
     scores = numbers["curves"]["scores"]
+    shown = _with_numbers(names, _ranked_by_f1(numbers)[1], names)
     return [
         charts.Table(
-            f"{key[0].upper()}{key[1:]} of each class, by the lowest score shown",
-            ["score", *names.values()],
+            f"{key.capitalize()} of each class, by the lowest score shown",
+            ["score", *(names[id_] for id_ in shown)],
             [
                 [
                     f"{threshold:.2f}",
-                    *(charts.number(scores["classes"][id_][key][index]) for id_ in names),
+                    *(charts.number(scores["classes"][id_][key][index]) for id_ in shown),
                 ]
                 for index, threshold in enumerate(scores["thresholds"])
             ],
@@ -188,15 +212,26 @@ def best_thresholds(numbers: Numbers, names: Names) -> charts.SortableTable:
     )
 
 
-def thresholds_flag(numbers: Numbers, names: Names) -> str | None:
-    """Returns the flag of `libra-tf export` that sets the best score of each class.
+def is_of_run(model: str) -> bool:
+    """Returns whether a detector is a checkpoint of a run, and not an export.
+
+    Args:
+      model: see `report.Evaluation`.
+    """
+    return _CHECKPOINT.fullmatch(model) is not None
+
+
+def export_command(numbers: Numbers, names: Names, model: str) -> str | None:
+    """Returns the command that exports a run with the best score of each class.
 
     Args:
       numbers: see `measures.Measured`.
       names: of the classes.
+      model: see `report.Evaluation`.
 
     Returns:
-      A word for a shell; None if no class has a best score.
+      A line for a shell, with `RUN` for the folder of a run that is not known; None if no class has
+      a best score.
     """
     of_classes = numbers["curves"]["scores"]["classes"]
     chosen = [
@@ -204,7 +239,24 @@ def thresholds_flag(numbers: Numbers, names: Names) -> str | None:
         for id_, name in names.items()
         if of_classes[id_]["best"]
     ]
-    return shlex.quote(f"--score_thresholds={','.join(chosen)}") if chosen else None
+    if not chosen:
+        return None
+    flags = [*_run_flags(model), f"--score_thresholds={','.join(chosen)}"]
+    return shlex.join(["libra-tf", "export", *flags])
+
+
+def _run_flags(model: str) -> list[str]:
+    """Returns the flags that say what to export, and where to."""
+    found = _CHECKPOINT.fullmatch(model)
+    if not found:
+        return ["--model_dir=RUN", "--export_dir=served/RUN"]
+    checkpoint = found["path"]
+    run, name = os.path.split(checkpoint)
+    if os.path.basename(run) == _BEST:
+        run, name = os.path.dirname(run), checkpoint
+    run = run or "."
+    export = os.path.join("served", os.path.basename(os.path.abspath(run)))
+    return [f"--model_dir={run}", f"--checkpoint={name}", f"--export_dir={export}"]
 
 
 def _name_in_flag(id_: int, name: str) -> str:
@@ -252,12 +304,14 @@ def coco_error_table(numbers: Numbers, names: Names) -> charts.SortableTable:
     """
     measured = numbers["coco_errors"]
     keys = coco_errors.NAMES
-    rows = {f"{size} objects": areas for size, areas in measured["sizes"].items()}
-    rows |= {name: measured["classes"][id_] for id_, name in names.items()}
+    rows = [
+        *((_apart(f"{size} objects", names), areas) for size, areas in measured["sizes"].items()),
+        *((name, measured["classes"][id_]) for id_, name in names.items()),
+    ]
     return charts.SortableTable(
         "Areas under the curves, by size and by class",
         ["", *keys],
-        [[charts.Value(name), *(_value(of[key]) for key in keys)] for name, of in rows.items()],
+        [[charts.Value(name), *(_value(of[key]) for key in keys)] for name, of in rows],
         [charts.Value("all"), *(_value(measured["all"][key]) for key in keys)],
     )
 
@@ -283,31 +337,67 @@ def tide_bars(numbers: Numbers) -> list[charts.BarChart]:
 def confusion(numbers: Numbers, names: Names) -> charts.HeatTable:
     """Makes the confusion matrix: rows are the objects' classes, columns the detections'.
 
+    Of many classes, it has those that were mixed up most.
+
     Args:
       numbers: see `measures.Measured`.
       names: of the classes.
     """
-    measured = numbers["confusion"]
-    labels = [names.get(id_, _BACKGROUND) for id_ in measured["classes"]]
-    rows, shares = [], []
-    for row, (label, counts, of_row) in enumerate(
-        zip(labels, measured["counts"], measured["shares"], strict=True)
-    ):
-        of_row = of_row or [0.0] * len(counts)
-        cells = [
-            charts.HeatCell(
-                str(count or ""),
-                share,
-                f"{_meaning(label, labels[column])}: {count}, {charts.percent(share)} of the row",
-                row == column,
-            )
-            for column, (count, share) in enumerate(zip(counts, of_row, strict=True))
-        ]
-        rows.append((label, cells))
-        shares.append([label, *map(charts.percent, of_row)])
+    counts = {(row, column): count for row, column, count in numbers["confusion"]["counts"]}
+    totals: collections.Counter = collections.Counter()
+    for (row, _), count in counts.items():
+        totals[row] += count
+    labels = {id_: names[id_] for id_ in _most_confused(counts, names)}
+    is_complete = len(labels) == len(names)
     title = "Objects (rows) and what they were detected as (columns)"
-    normalised = charts.Table(title, ["share of the row", *labels], shares)
-    return charts.HeatTable(title, "object", labels, rows, normalised)
+    if not is_complete:
+        title += (
+            f": the {len(labels)} classes with the most confusions, of {len(names)}. Shares count "
+            "all classes; evaluation.json has the complete matrix"
+        )
+    labels[None] = _apart("background", names)
+    rows = [
+        (
+            labels[row],
+            [
+                _heat_cell((row, column), counts.get((row, column), 0), totals[row], labels)
+                for column in labels
+            ],
+        )
+        for row in labels
+    ]
+    columns = list(labels.values())
+    if not is_complete:
+        return charts.HeatTable(title, "object", columns, rows, None)
+    shares = [[label, *(charts.percent(cell.share) for cell in cells)] for label, cells in rows]
+    normalised = charts.Table(title, ["share of the row", *columns], shares)
+    return charts.HeatTable(title, "object", columns, rows, normalised)
+
+
+def _most_confused(counts: Mapping[tuple[int | None, int | None], int], names: Names) -> list[int]:
+    """Returns the classes to show in the matrix, in their order."""
+    mixed_up, missed_or_false = collections.Counter(), collections.Counter()
+    for (row, column), count in counts.items():
+        if row != column:
+            which = missed_or_false if None in (row, column) else mixed_up
+            which.update({row: count, column: count})
+    ranked = sorted(names, key=lambda id_: (-mixed_up[id_], -missed_or_false[id_]))
+    shown = set(ranked[:_MOST_IN_MATRIX])
+    return [id_ for id_ in names if id_ in shown]
+
+
+def _heat_cell(
+    place: tuple[int | None, int | None],
+    count: int,
+    total: int,
+    labels: Mapping[int | None, str],
+) -> charts.HeatCell:
+    is_expected = place[0] == place[1]
+    if not count:
+        return charts.HeatCell("", 0.0, "", is_expected)
+    share = count / total
+    tip = f"{_meaning(place, labels)}: {count}, {charts.percent(share)} of the row"
+    return charts.HeatCell(str(count), share, tip, is_expected)
 
 
 def reliability(numbers: Numbers) -> charts.LineChart | None:
@@ -345,20 +435,31 @@ def reliability(numbers: Numbers) -> charts.LineChart | None:
     return dataclasses.replace(chart, numbers=charts.Table(chart.title, columns, rows))
 
 
-def detections_per_image(numbers: Numbers) -> charts.LineChart | None:
+def detections_per_image(numbers: Numbers) -> charts.LineChart | charts.Table | None:
     """Makes the chart of how many detections images with so many objects have.
 
     Args:
       numbers: see `measures.Measured`.
 
     Returns:
-      The chart; None without images.
+      The chart; its numbers alone if all images have the same number of objects, since there is no
+      line through one point; None without images.
     """
     rows = numbers["counts"]["by_number_of_objects"]
     if not rows:
         return None
-    objects = [row["objects"] for row in rows]
     title = "Detections in images with so many objects"
+    table = charts.Table(
+        title,
+        ["objects", "images", "detections, mean"],
+        [
+            [str(row["objects"]), str(row["images"]), charts.number(row["mean_detections"])]
+            for row in rows
+        ],
+    )
+    if len(rows) == 1:
+        return table
+    objects = [row["objects"] for row in rows]
     chart = charts.curves(
         title,
         objects,
@@ -369,12 +470,7 @@ def detections_per_image(numbers: Numbers) -> charts.LineChart | None:
         "objects in the image",
         "detections",
     )
-    table = [
-        [str(row["objects"]), str(row["images"]), charts.number(row["mean_detections"])]
-        for row in rows
-    ]
-    columns = ["objects", "images", "detections, mean"]
-    return dataclasses.replace(chart, numbers=charts.Table(title, columns, table))
+    return dataclasses.replace(chart, numbers=table)
 
 
 def count_table(numbers: Numbers, names: Names) -> charts.SortableTable:
@@ -428,15 +524,46 @@ def listed_errors(errors: Mapping[str, int]) -> str:
     return ", ".join(f"{errors[key]} {name}" for key, name in names.items() if errors[key])
 
 
-def _meaning(of_object: str, of_detection: str) -> str:
-    if of_detection == _BACKGROUND:
-        return f"{of_object} not detected"
-    if of_object == _BACKGROUND:
-        return f"{of_detection} detected where there is none"
-    return f"{of_object} detected as {of_detection}"
+def times(count: int) -> str:
+    """Returns how often something happened.
+
+    Args:
+      count: the number.
+    """
+    return "once" if count == 1 else f"{count} times"
 
 
-def _ends(ranked: Sequence[str], number: int) -> list[str]:
+def _meaning(place: tuple[int | None, int | None], labels: Mapping[int | None, str]) -> str:
+    row, column = place
+    if column is None:
+        return f"{labels[row]} not detected"
+    if row is None:
+        return f"{labels[column]} detected where there is none"
+    return f"{labels[row]} detected as {labels[column]}"
+
+
+def _apart(label: str, names: Names) -> str:
+    """Returns a label that no class has, in parentheses if one does."""
+    taken = set(names.values())
+    while label in taken:
+        label = f"({label})"
+    return label
+
+
+def _ranked_by_f1(numbers: Numbers) -> tuple[list[int], list[int]]:
+    """Returns the classes with a best F1, best first, and those of them to draw."""
+    of_classes = numbers["curves"]["scores"]["classes"]
+    found = {id_: of["best"]["f1"] for id_, of in of_classes.items() if of["best"]}
+    ranked = sorted(found, key=lambda id_: -found[id_])
+    return ranked, _ends(ranked, _MOST_LINES)
+
+
+def _with_numbers(ids: Iterable[int], drawn: Collection[int], names: Names) -> list[int]:
+    """Returns those of some classes whose numbers are below the curves, in the same order."""
+    return [id_ for id_ in ids if has_all_curves(names) or id_ in drawn]
+
+
+def _ends(ranked: Sequence[int], number: int) -> list[int]:
     """Returns the first and the last of a list, `number` of them together."""
     if len(ranked) <= number:
         return list(ranked)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from pycocotools import cocoeval, mask
 
+from libra_tf.evaluation import matching
 from libra_tf.evaluation.subject import MASKS, Subject
 
 # The letters of LVIS for how frequent a class is.
@@ -68,16 +69,16 @@ def evaluate(
     of_size = {name: precision[..., params.areaRngLbl.index(a)] for name, a in _AREAS.items()}
     of_all = of_size[""]
     metrics = {
-        f"AP{name}": _mean_of_defined(of_all if iou is None else of_all[params.iouThrs == iou])
+        f"AP{name}": _mean(of_all if iou is None else of_all[params.iouThrs == iou])
         for name, iou in _IOUS.items()
     }
-    metrics |= {f"AP{name}": _mean_of_defined(values) for name, values in of_size.items()}
+    metrics |= {f"AP{name}": _mean(values) for name, values in of_size.items()}
     frequencies = _frequencies(subject, training_images, limits)
     if frequencies is None:
         return metrics
     of_class = np.array([frequencies[category_id] for category_id in params.catIds])
     return metrics | {
-        f"AP{letter}": _mean_of_defined(of_all[:, :, of_class == letter])
+        f"AP{letter}": _mean(of_all[:, :, of_class == letter])
         for letter in (RARE, COMMON, FREQUENT)
     }
 
@@ -157,6 +158,7 @@ def _frequencies(
     return letters
 
 
-def _mean_of_defined(precision: np.ndarray) -> float:
-    defined = precision[precision > -1]
-    return float(defined.mean()) if defined.size else -1.0
+def _mean(precision: np.ndarray) -> float:
+    """Averages the precision where there are objects; -1 if there are none."""
+    mean = matching.mean(np.where(precision > -1, precision, np.nan))
+    return -1.0 if mean is None else mean

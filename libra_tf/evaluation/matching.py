@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import rich.console
 from pycocotools import cocoeval
 
+from libra_tf.cli.progress import Progress
 from libra_tf.evaluation import overlaps
 from libra_tf.evaluation.subject import Subject
 
@@ -30,22 +32,26 @@ _AREA_RANGES = np.array(_COCO.areaRng, np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcomes:
-    """What became of the N detections of a class, for A sizes of objects at T thresholds.
+class ClassMatches:
+    """The N detections of a class, matched with its objects, for A sizes of these at T thresholds.
 
     Attributes:
-      scores: `[N]` float64, image by image and in descending order in each.
+      images: `[N]` int64, index of the image of each detection, ascending.
+      scores: `[N]` float64, in descending order in each image.
       ranks: `[N]` int64, place of a detection among those of its class and image, from 0.
       matched: `[A, T, N]` bool, whether a detection found an object, which may be an ignored one.
       ignored: `[A, T, N]` bool, whether it counts neither as right nor as wrong.
       num_objects: `[A]` int64, how many objects count.
+      object_images: index of the image of each object that counts among those of all sizes, int64.
     """
 
+    images: np.ndarray
     scores: np.ndarray
     ranks: np.ndarray
     matched: np.ndarray
     ignored: np.ndarray
     num_objects: np.ndarray
+    object_images: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +63,14 @@ class Matches:
       supercategories: of each category, in the same order; None where it has none.
       kind: `subject.BOXES` or `subject.MASKS`.
       images: the overlaps in each image, in ascending order of the image ids.
+      classes: the matches of each class, at `IOU_THRESHOLDS`, for `SIZES`.
     """
 
     category_ids: tuple[int, ...]
     supercategories: tuple[str | None, ...]
     kind: str
     images: tuple[overlaps.ImageOverlaps, ...]
-
-    @functools.cached_property
-    def outcomes(self) -> tuple[Outcomes, ...]:
-        """Of each class, at `IOU_THRESHOLDS`, for `SIZES`."""
-        return _Matcher(self).outcomes()
+    classes: tuple[ClassMatches, ...]
 
     @functools.cached_property
     def precision(self) -> np.ndarray:
@@ -75,7 +78,7 @@ class Matches:
 
         With 100 detections of a class in an image. NaN where there are no objects.
         """
-        return _precision(self.outcomes, IOU_THRESHOLDS)
+        return _precision(self.classes, IOU_THRESHOLDS)
 
     @functools.cached_property
     def recall(self) -> np.ndarray:
@@ -83,39 +86,52 @@ class Matches:
 
         NaN where there are no objects.
         """
-        return np.stack([_recall(outcomes) for outcomes in self.outcomes], axis=1)
+        return np.stack([_recall(class_) for class_ in self.classes], axis=1)
 
-    def precision_excusing(self, excused: np.ndarray) -> np.ndarray:
+    def precision_excusing(
+        self, excused: np.ndarray, progress: Progress | None = None
+    ) -> np.ndarray:
         """Returns the precision if some classes could be mistaken for each other.
 
         Args:
           excused: `[K, K]` bool, whether detections of a class (first axis) are excused by objects
             of another class (second axis). To the first class those objects are crowds: a detection
             that lies on them, and finds no object of its own class, does not count.
+          progress: shows how far it is.
 
         Returns:
           `[101, K, A]` float64, at the lowest of `IOU_THRESHOLDS`.
         """
-        outcomes = _Matcher(self, excused).outcomes()
-        return _precision(outcomes, IOU_THRESHOLDS[:1])[0]
+        matcher = _Matcher(self.kind, self.images, excused, self.classes)
+        classes = matcher.match(len(self.category_ids), "matching with excuses", progress)
+        return _precision(classes, IOU_THRESHOLDS[:1])[0]
 
 
-def match(subject: Subject, kind: str) -> Matches:
+def match(subject: Subject, kind: str, progress: Progress | None = None) -> Matches:
     """Compares all detections with all objects of the same image.
 
     Args:
       subject: the objects and detections. It is not modified.
       kind: `subject.BOXES` or `subject.MASKS`, one of `subject.kinds`.
+      progress: shows how far it is.
 
     Returns:
       What every module of numbers takes.
     """
+    category_ids = tuple(subject.class_names)
+    images = overlaps.measure(subject, kind)
     return Matches(
-        category_ids=tuple(subject.class_names),
-        supercategories=tuple(map(subject.supercategories.get, subject.class_names)),
+        category_ids=category_ids,
+        supercategories=tuple(map(subject.supercategories.get, category_ids)),
         kind=kind,
-        images=overlaps.measure(subject, kind),
+        images=images,
+        classes=_Matcher(kind, images).match(len(category_ids), "matching", progress),
     )
+
+
+def silent() -> Progress:
+    """Returns a progress that shows nothing."""
+    return Progress(rich.console.Console(quiet=True, force_terminal=False))
 
 
 def index_of(threshold: float) -> int:
@@ -148,28 +164,36 @@ class _Matcher:
     Attributes of all images have the detections of one image after those of another.
     """
 
-    def __init__(self, matches: Matches, excused: np.ndarray | None = None):
+    def __init__(
+        self,
+        kind: str,
+        images: Sequence[overlaps.ImageOverlaps],
+        excused: np.ndarray | None = None,
+        without_excuses: Sequence[ClassMatches] = (),
+    ):
         """Prepares to match.
 
         Args:
-          matches: the overlaps.
+          kind: see `match`.
+          images: the overlaps.
           excused: see `Matches.precision_excusing`, which needs the lowest threshold alone.
+          without_excuses: the matches of each class if nothing is excused.
         """
-        self._matches = matches
-        self._excused = excused
-        self._evaluator = cocoeval.COCOeval(iouType=matches.kind)
+        self._overlaps = images
+        self._excused, self._without_excuses = excused, without_excuses
+        self._evaluator = cocoeval.COCOeval(iouType=kind)
         thresholds = IOU_THRESHOLDS if excused is None else IOU_THRESHOLDS[:1]
         # pycocotools lets a threshold of 1 be met by a little less.
         self._thresholds = np.minimum(thresholds, 1 - 1e-10)
         self._evaluator.params.iouThrs = self._thresholds
-        images = (overlaps.EMPTY, *matches.images)
+        images = (overlaps.EMPTY, *images)
         self._scores, self._classes, self._areas = (
             np.concatenate([getattr(image, name) for image in images])
             for name in ("scores", "classes", "areas")
         )
-        counts = np.array([len(image.scores) for image in matches.images], np.int64)
-        self._image_of = np.repeat(np.arange(len(counts)), counts)
-        self._first_in_image = np.append(0, np.cumsum(counts))
+        self._image_of = _images_of([len(image.scores) for image in self._overlaps])
+        self._object_image_of = _images_of([len(image.crowds) for image in self._overlaps])
+        self._first_in_image = np.searchsorted(self._image_of, np.arange(len(self._overlaps)))
         self._object_classes, self._object_areas, self._crowds = (
             np.concatenate([getattr(image, name) for image in images])
             for name in ("object_classes", "object_areas", "crowds")
@@ -177,9 +201,21 @@ class _Matcher:
         self._in_crowds = np.concatenate([self._most_in_crowds(image) for image in images])
         self._on_objects = np.concatenate([_most_on_objects(image) for image in images])
 
-    def outcomes(self) -> tuple[Outcomes, ...]:
-        """Returns the outcomes of each class."""
-        return tuple(map(self._of_class, range(len(self._matches.category_ids))))
+    def match(
+        self, num_classes: int, phase: str, progress: Progress | None
+    ) -> tuple[ClassMatches, ...]:
+        """Matches the detections of each class; `phase` is what `progress` calls that."""
+        self._progress = progress or silent()
+        self._progress.start(phase, len(self._scores), unit="detection")
+        self._num_done = 0
+        classes = []
+        for class_ in range(num_classes):
+            classes.append(self._of_class(class_))
+            if count := np.count_nonzero(self._classes == class_):
+                self._num_done += count
+                self._progress.advance(self._num_done)
+        self._progress.stop()
+        return tuple(classes)
 
     def _most_in_crowds(self, image: overlaps.ImageOverlaps) -> np.ndarray:
         """Returns `[D]`: how much of each detection the crowd that covers it most covers."""
@@ -188,7 +224,7 @@ class _Matcher:
             crowds |= self._excused[image.classes[:, None], image.object_classes]
         return np.where(crowds, image.covered, 0).max(axis=1, initial=0)
 
-    def _of_class(self, class_: int) -> Outcomes:
+    def _of_class(self, class_: int) -> ClassMatches:
         found = np.flatnonzero(self._classes == class_)
         image_of = self._image_of[found]
         ranks = np.arange(len(found)) - np.searchsorted(image_of, image_of)
@@ -199,20 +235,22 @@ class _Matcher:
             ignored = np.repeat(_outside(self._areas[found])[:, None], len(self._thresholds), 1)
             matched = np.zeros_like(ignored)
         else:
-            before = self._matches.outcomes[class_]
+            before = self._without_excuses[class_]
             ignored, matched = before.ignored[:, :1], before.matched[:, :1]
         in_crowds = self._in_crowds[found] >= self._thresholds[:, None]
-        outcomes = Outcomes(
+        matches = ClassMatches(
+            self._image_of[found],
             self._scores[found],
             ranks,
             matched | in_crowds,
             ignored | (in_crowds & ~matched),
             np.count_nonzero(~ignored_objects, axis=1),
+            self._object_image_of[own][~ignored_objects[SIZES.index("all")]],
         )
-        self._match(class_, found, outcomes)
-        return outcomes
+        self._match(class_, found, matches)
+        return matches
 
-    def _match(self, class_: int, found: np.ndarray, outcomes: Outcomes) -> None:
+    def _match(self, class_: int, found: np.ndarray, matches: ClassMatches) -> None:
         """Lets pycocotools match in the images where detections compete for objects.
 
         The other detections lie in crowds or on nothing.
@@ -223,11 +261,12 @@ class _Matcher:
             places = competing[slice(*np.searchsorted(image_of, [number, number + 1]))]
             if self._excused is not None and not self._is_undecided(found[places]):
                 continue
+            self._progress.advance(self._num_done + int(places[0]))
             rows = found[places] - self._first_in_image[number]
-            results = self._match_image(class_, self._matches.images[number], rows)
+            results = self._match_image(class_, self._overlaps[number], rows)
             for size, result in enumerate(results):
-                outcomes.matched[size][:, places] = result["dtMatches"] > 0
-                outcomes.ignored[size][:, places] = result["dtIgnore"]
+                matches.matched[size][:, places] = result["dtMatches"] > 0
+                matches.ignored[size][:, places] = result["dtIgnore"]
 
     def _is_undecided(self, competing: np.ndarray) -> bool:
         """Returns whether excuses can change more than whether the excused detections count.
@@ -272,6 +311,11 @@ class _Matcher:
         ]
 
 
+def _images_of(counts: Sequence[int]) -> np.ndarray:
+    """Returns the index of the image of each entry, if the images have so many entries."""
+    return np.repeat(np.arange(len(counts)), np.array(counts, np.int64))
+
+
 def _most_on_objects(image: overlaps.ImageOverlaps) -> np.ndarray:
     """Returns `[D]`: the greatest IoU of each detection with an object of its class."""
     objects = (image.classes[:, None] == image.object_classes) & ~image.crowds
@@ -283,15 +327,15 @@ def _outside(areas: np.ndarray) -> np.ndarray:
     return (areas < _AREA_RANGES[:, :1]) | (areas > _AREA_RANGES[:, 1:])
 
 
-def _precision(outcomes: Sequence[Outcomes], thresholds: Sequence[float]) -> np.ndarray:
+def _precision(classes: Sequence[ClassMatches], thresholds: Sequence[float]) -> np.ndarray:
     """Lets pycocotools accumulate; returns `[T, 101, K, A]`, NaN where there are no objects."""
     evaluator = cocoeval.COCOeval(iouType="bbox")
     params = evaluator.params
     params.iouThrs = np.array(thresholds)
-    params.catIds = list(range(len(outcomes)))
+    params.catIds = list(range(len(classes)))
     # The detections of all images are one after another, and already limited.
     params.imgIds = [0]
-    params.maxDets = [max((len(class_.scores) for class_ in outcomes), default=0)]
+    params.maxDets = [max((len(class_.scores) for class_ in classes), default=0)]
     evaluator._paramsEval = params
     evaluator.evalImgs = [
         {
@@ -300,7 +344,7 @@ def _precision(outcomes: Sequence[Outcomes], thresholds: Sequence[float]) -> np.
             "dtIgnore": class_.ignored[size],
             "gtIgnore": np.zeros(class_.num_objects[size]),
         }
-        for class_ in outcomes
+        for class_ in classes
         for size in range(len(SIZES))
     ]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -310,11 +354,11 @@ def _precision(outcomes: Sequence[Outcomes], thresholds: Sequence[float]) -> np.
     return precision
 
 
-def _recall(outcomes: Outcomes) -> np.ndarray:
+def _recall(class_: ClassMatches) -> np.ndarray:
     """Returns `[T, A, M]`, NaN where there are no objects."""
-    right = outcomes.matched & ~outcomes.ignored
+    right = class_.matched & ~class_.ignored
     hits = np.stack(
-        [right[..., outcomes.ranks < limit].sum(axis=-1) for limit in MAX_DETECTIONS], axis=-1
+        [right[..., class_.ranks < limit].sum(axis=-1) for limit in MAX_DETECTIONS], axis=-1
     )
     with np.errstate(invalid="ignore"):
-        return (hits / outcomes.num_objects[:, None, None]).swapaxes(0, 1)
+        return (hits / class_.num_objects[:, None, None]).swapaxes(0, 1)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from libra_tf.cli.progress import Progress
 from libra_tf.evaluation import (
     average_precision,
     calibration,
@@ -38,7 +39,12 @@ class Measured:
     found: outcomes.Outcomes
 
 
-def measure(subject: Subject, kind: str, score_threshold: float | None = None) -> Measured:
+def measure(
+    subject: Subject,
+    kind: str,
+    score_threshold: float | None = None,
+    progress: Progress | None = None,
+) -> Measured:
     """Measures everything.
 
     Args:
@@ -46,21 +52,22 @@ def measure(subject: Subject, kind: str, score_threshold: float | None = None) -
       kind: one of `subject.kinds`.
       score_threshold: the score from which detections count as shown, in [0, 1]; None for the one
         with the greatest F1 over all classes.
+      progress: shows how far it is.
 
     Raises:
       UsageError: if the threshold does not lie in [0, 1].
     """
-    matches = matching.match(subject, kind)
+    matches = matching.match(subject, kind, progress)
     of_curves = curves.measure(matches)
     if score_threshold is None:
         best = of_curves["scores"]["all"]["best"]
         score_threshold = _ANY_THRESHOLD if best is None else best["threshold"]
-    found = outcomes.find(subject, kind, score_threshold)
+    found = outcomes.find(subject, kind, score_threshold, progress)
     numbers = {
         "score_threshold": score_threshold,
         "average_precision": average_precision.measure(matches),
         "curves": of_curves,
-        "coco_errors": coco_errors.measure(matches),
+        "coco_errors": coco_errors.measure(matches, progress),
         "tide": tide.measure(matches),
         "confusion": confusion.measure(found),
         "worst_images": worst_images.measure(found),
@@ -70,20 +77,23 @@ def measure(subject: Subject, kind: str, score_threshold: float | None = None) -
     return Measured(numbers, found)
 
 
-def average_precisions(subject: Subject, kind: str) -> dict[str, Any]:
+def average_precisions(
+    subject: Subject, kind: str, progress: Progress | None = None
+) -> dict[str, Any]:
     """Measures the average precision alone; see `average_precision.measure`.
 
     Args:
       subject: the objects and detections.
       kind: one of `subject.kinds`.
+      progress: shows how far it is.
     """
-    return average_precision.measure(matching.match(subject, kind))
+    return average_precision.measure(matching.match(subject, kind, progress))
 
 
 def _scores(matches: matching.Matches) -> tuple[np.ndarray, np.ndarray]:
     """Returns the scores of all detections that count, and whether each has found an object."""
     at = matching.SIZES.index("all"), matching.index_of(outcomes.IOU_THRESHOLD)
-    counted = [(of_class, ~of_class.ignored[at]) for of_class in matches.outcomes]
+    counted = [(of_class, ~of_class.ignored[at]) for of_class in matches.classes]
     return (
         np.concatenate([of_class.scores[kept] for of_class, kept in counted]),
         np.concatenate([of_class.matched[at][kept] for of_class, kept in counted]),

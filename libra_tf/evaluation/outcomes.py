@@ -10,13 +10,14 @@ import contextlib
 import dataclasses
 import enum
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import coco, cocoeval, mask
 
-from libra_tf.evaluation import checks
+from libra_tf.cli.progress import Progress
+from libra_tf.evaluation import checks, matching
 from libra_tf.evaluation.subject import BOXES, Subject
 
 IOU_THRESHOLD = 0.5
@@ -24,6 +25,7 @@ IOU_THRESHOLD = 0.5
 SMALLEST_IOU = 0.1
 
 _ALL_SIZES = [0, 1e10]
+_IMAGES_AT_A_TIME = 50
 
 
 class Outcome(enum.Enum):
@@ -78,13 +80,16 @@ class Outcomes:
     of_objects: dict[int, Outcome]
 
 
-def find(subject: Subject, kind: str, score_threshold: float) -> Outcomes:
+def find(
+    subject: Subject, kind: str, score_threshold: float, progress: Progress | None = None
+) -> Outcomes:
     """Finds out what became of each object and each detection.
 
     Args:
       subject: the objects and detections.
       kind: `BOXES` or `MASKS`.
       score_threshold: in [0, 1].
+      progress: shows how far it is.
 
     Raises:
       UsageError: if the threshold does not lie in [0, 1].
@@ -92,28 +97,37 @@ def find(subject: Subject, kind: str, score_threshold: float) -> Outcomes:
     checks.check_threshold("score_threshold", score_threshold)
     of_detections: dict[int, OfDetection] = {}
     of_objects: dict[int, Outcome] = {}
-    for image in _match(subject, kind, score_threshold):
+    for image in _match(subject, kind, score_threshold, progress or matching.silent()):
         found = _of_detections(subject, kind, image)
         of_detections |= found
         of_objects |= _of_objects(image, found)
     return Outcomes(subject, kind, score_threshold, of_detections, of_objects)
 
 
-def _match(subject: Subject, kind: str, score_threshold: float) -> list[dict[str, Any]]:
-    """Returns pycocotools' matches in each image that has objects or detections."""
+def _match(
+    subject: Subject, kind: str, score_threshold: float, progress: Progress
+) -> Iterator[dict[str, Any]]:
+    """Yields pycocotools' matches in each image that has objects or detections."""
     detections = coco.COCO()
     kept = [d for d in subject.detections.anns.values() if d["score"] >= score_threshold]
     detections.dataset = {**subject.detections.dataset, "annotations": kept}
     with contextlib.redirect_stdout(io.StringIO()):
         detections.createIndex()
         evaluation = cocoeval.COCOeval(subject.truth, detections, kind)
-        params = evaluation.params
-        params.useCats = 0
-        params.iouThrs = np.array([IOU_THRESHOLD])
-        params.areaRng, params.areaRngLbl = [_ALL_SIZES], ["all"]
-        params.maxDets = [max(len(kept), 1)]
-        evaluation.evaluate()
-    return [image for image in evaluation.evalImgs if image is not None]
+    params = evaluation.params
+    params.useCats = 0
+    params.iouThrs = np.array([IOU_THRESHOLD])
+    params.areaRng, params.areaRngLbl = [_ALL_SIZES], ["all"]
+    params.maxDets = [max(len(kept), 1)]
+    image_ids = subject.image_ids
+    progress.start("finding errors", len(image_ids), unit="image")
+    for done in range(0, len(image_ids), _IMAGES_AT_A_TIME):
+        params.imgIds = image_ids[done : done + _IMAGES_AT_A_TIME]
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.evaluate()
+        yield from (image for image in evaluation.evalImgs if image is not None)
+        progress.advance(done + len(params.imgIds))
+    progress.stop()
 
 
 def _of_detections(subject: Subject, kind: str, image: dict[str, Any]) -> dict[int, OfDetection]:

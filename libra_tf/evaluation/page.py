@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from libra_tf.cli.errors import listed
 from libra_tf.evaluation import comparison, figures, pictures
 from libra_tf.evaluation.subject import BOXES, MASKS
 from libra_tf.pages import charts, templates
@@ -25,6 +26,7 @@ _PARTS = {
     "counts": "counting",
 }
 _COMPARED = ("AP", "AP50", "AP75")
+_SMALLEST_GAIN = 0.0005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,7 @@ def render(content: Mapping[str, Any], drawn: Mapping[str, Drawn]) -> str:
             },
             looks=[pictures.FOUND, *pictures.LOOKS.values()],
             unknown=_without_objects(content),
+            listed=listed,
         )
     )
 
@@ -86,7 +89,8 @@ def _summary(numbers: Mapping[str, Any], names: Mapping[int, str], noun: str) ->
         return [*said, f"No detection is right: none of the {counts['objects']} objects is found."]
     gains = numbers["tide"]["dAP"]
     worst = max(figures.TIDE, key=lambda name: gains[name] or 0)
-    if gains[worst]:
+    # Less would be written as 0.000.
+    if (gains[worst] or 0) >= _SMALLEST_GAIN:
         said.append(
             f"The errors that cost most are of the kind “{figures.TIDE[worst]}”: without them AP50 "
             f"would be {figures.score(gains[worst])} higher."
@@ -96,7 +100,7 @@ def _summary(numbers: Mapping[str, Any], names: Mapping[int, str], noun: str) ->
         first = pairs[0]
         said.append(
             f"Mixed up most: {names[first['category_id']]}, taken for "
-            f"{names[first['taken_for']]} {first['count']} times."
+            f"{names[first['taken_for']]} {figures.times(first['count'])}."
         )
     return said
 

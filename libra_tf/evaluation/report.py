@@ -75,14 +75,14 @@ def write(
     measured = {}
     for kind in subject.kinds:
         progress.note(f"evaluation page: measuring {page.NOUNS[kind]}")
-        measured[kind] = measures.measure(subject, kind, evaluation.score_threshold)
+        measured[kind] = measures.measure(subject, kind, evaluation.score_threshold, progress)
     compared = _compare(evaluation, subject, progress) if evaluation.compared else None
     content = _content(evaluation, subject, measured, compared)
     html = page.render(content, _drawings(measured, evaluation.read_images))
     files = {
         records.RESULTS: records.encode_results(evaluation.results),
         # Before the page, so that it never comes without its numbers.
-        records.NUMBERS: json.dumps(content, indent=1, allow_nan=False) + "\n",
+        records.NUMBERS: json.dumps(content, allow_nan=False) + "\n",
         records.PAGE: html,
     }
     for name, text in files.items():
@@ -143,7 +143,7 @@ def _compare(evaluation: Evaluation, subject: Subject, progress: Progress) -> di
         kinds[kind] = {
             "differences": comparison.compare(own, other, kind, _NUM_DRAWS, progress=progress),
             "average_precision": {
-                which: measures.average_precisions(of, kind)
+                which: measures.average_precisions(of, kind, progress)
                 for which, of in (("this", own), ("other", other))
             },
         }
@@ -181,7 +181,7 @@ def _drawings(measured: Mapping[str, Measured], read_images: ReadImages) -> dict
                     example,
                     images[example["image_id"]],
                     f"{names[pair['category_id']]} taken for {names[pair['taken_for']]}, "
-                    f"{pair['count']} times; this one in "
+                    f"{figures.times(pair['count'])}; this one in "
                     f"{entries[example['image_id']]['file_name']}",
                 )
                 for pair, example in examples[kind]

@@ -44,19 +44,19 @@ def evaluate(subject: Subject) -> dict[str, float]:
     """
     objects, detections = (_by_place(c.anns.values()) for c in (subject.truth, subject.detections))
     areas, of_11_points = {}, []
-    for category_id, name in subject.class_names.items():
+    for category_id in subject.class_names:
         places = [(image_id, category_id) for image_id in subject.image_ids]
         count = sum(not o["iscrowd"] for place in places for o in objects.get(place, ()))
         if not count:
             continue
         judged = [_judge(objects.get(p, []), detections[p]) for p in places if p in detections]
         recall, precision = _curve(judged, count)
-        areas[f"AP/{name}"] = _area(recall, precision)
+        areas[category_id] = _area(recall, precision)
         of_11_points.append(_mean_at_11_recalls(recall, precision))
     return {
         "AP": float(np.mean(list(areas.values()))) if areas else -1.0,
         "AP_11_points": float(np.mean(of_11_points)) if areas else -1.0,
-        **areas,
+        **{f"AP/{subject.class_names[id_]}": area for id_, area in areas.items()},
     }
 
 

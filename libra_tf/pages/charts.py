@@ -75,7 +75,7 @@ class HeatCell:
     Attributes:
       text: what is written in it.
       share: how much colour it has, in 0..1.
-      tip: what it means, for who points at it.
+      tip: what it means, for who points at it; empty for a cell without a value.
       is_expected: whether it lies on the diagonal.
     """
 
@@ -95,7 +95,7 @@ class HeatTable:
       corner: what the rows and the columns are.
       columns: the headings of the columns.
       rows: heading and cells of each row.
-      numbers: the shares as a table.
+      numbers: the shares as a table; None to leave them out.
     """
 
     kind: ClassVar[str] = "heat"
@@ -103,7 +103,7 @@ class HeatTable:
     corner: str
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[HeatCell]]]
-    numbers: Table
+    numbers: Table | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pycocotools import cocoeval
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.progress import Progress
 from libra_tf.data.annotations import AnnotationFile
-from libra_tf.evaluation import comparison, subject
+from libra_tf.evaluation import comparison, matching, subject
 
 pytestmark = pytest.mark.one_lane
 
@@ -99,7 +99,7 @@ def by_pycocotools(truth, results):
 
 
 def ranking(truth, results):
-    return comparison._Ranking(subject.make(truth, results), "bbox", comparison._Silent())
+    return comparison._Ranking(matching.match(subject.make(truth, results), "bbox").classes)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))

@@ -6,18 +6,28 @@ import pytest
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from libra_tf.evaluation import confusion, outcomes, subject
+from libra_tf.evaluation import confusion, figures, outcomes, subject
 from libra_tf.evaluation.outcomes import Outcome
 from tests.evaluation import scenes
 
 pytestmark = pytest.mark.one_lane
 
 BACKGROUND = 0
+LABELS = [1, 2, 3, BACKGROUND]
 
 
 def found_in(objects, detections, threshold=0.4):
     made = scenes.make(objects, detections, num_classes=3, num_images=4)
     return outcomes.find(made, subject.BOXES, threshold)
+
+
+def matrix_of(measured):
+    """All counts, those that are 0 included; the background is last."""
+    matrix = np.zeros([4, 4], int)
+    for row, column, count in measured["counts"]:
+        assert count > 0
+        matrix[LABELS.index(row or BACKGROUND), LABELS.index(column or BACKGROUND)] = count
+    return matrix
 
 
 def rows_and_columns(found):
@@ -39,22 +49,25 @@ def test_counts_are_those_of_scikit_learn(seed):
     hypothesis.assume(objects and detections)
     found = found_in(objects, detections)
     measured = confusion.measure(found)
-    assert measured["classes"] == [1, 2, 3, None]
     pairs = np.array(list(rows_and_columns(found)))
-    labels = [1, 2, 3, BACKGROUND]
-    expected = metrics.confusion_matrix(*pairs.T, labels=labels)
-    assert measured["counts"] == expected.tolist()
-    with np.errstate(invalid="ignore"):
-        shares = metrics.confusion_matrix(*pairs.T, labels=labels, normalize="true")
-    for row, counts, normalised in zip(measured["shares"], expected, shares, strict=True):
-        assert row is None if not counts.any() else row == pytest.approx(normalised)
+    expected = metrics.confusion_matrix(*pairs.T, labels=LABELS)
+    assert matrix_of(measured).tolist() == expected.tolist()
+    # Row by row, with the background at the end.
+    places = [[LABELS.index(id_ or BACKGROUND) for id_ in of[:2]] for of in measured["counts"]]
+    assert places == sorted(places)
+    shares = metrics.confusion_matrix(*pairs.T, labels=LABELS, normalize="true")
+    names = {id_: f"class {id_}" for id_ in LABELS[:-1]}
+    shown = figures.confusion({"confusion": measured}, names)
+    assert shown.columns == [*names.values(), "background"]
+    for (_, cells), normalised in zip(shown.rows, shares, strict=True):
+        assert [cell.share for cell in cells] == pytest.approx(normalised)
 
 
 @hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(st.integers(0, 2**32 - 1))
 def test_rows_are_objects_and_columns_are_detections(seed):
     objects, detections = scenes.random(seed)
-    counts = np.array(confusion.measure(found_in(objects, detections, 0.4))["counts"])
+    counts = matrix_of(confusion.measure(found_in(objects, detections, 0.4)))
     for index, category in enumerate((1, 2, 3)):
         assert counts[index].sum() == sum(of == category for _, of, *_ in objects)
         kept = [of for _, of, _, score in detections if score >= 0.4]

@@ -125,7 +125,7 @@ def test_an_object_may_have_the_id_0():
     file = scenes.annotation_file([(1, DOG, BOX)])
     file.annotations[0]["id"] = 0
     made = subject.make(file, scenes.results([(1, DOG, BOX, 0.9)]))
-    assert outcomes.find(made, subject.BOXES, 0.5).of_objects == {0: Outcome.CORRECT}
+    assert outcomes.find(made, subject.BOXES, 0.5).of_objects == {1: Outcome.CORRECT}
 
 
 def test_masks_are_compared_as_masks():
@@ -145,5 +145,5 @@ def test_masks_are_compared_as_masks():
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, np.nan])
 def test_a_threshold_that_no_score_has(threshold):
-    with pytest.raises(UsageError, match=r"score_threshold=.*between 0 and 1"):
+    with pytest.raises(UsageError, match=r"score_threshold=.*numbers from 0 to 1"):
         found_in([], [], threshold)

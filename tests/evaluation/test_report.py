@@ -2,7 +2,13 @@
 
 import io
 import json
+import os
+import pathlib
 import re
+import shlex
+import subprocess
+import sys
+from html import unescape
 
 import numpy as np
 import pytest
@@ -11,13 +17,25 @@ from PIL import Image
 
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.progress import Progress
-from libra_tf.evaluation import average_precision, figures, matching, pictures, records, report
+from libra_tf.evaluation import (
+    average_precision,
+    coco_errors,
+    figures,
+    matching,
+    pictures,
+    records,
+    report,
+)
+from libra_tf.evaluation import page as pages
 from libra_tf.evaluation import subject as subjects
 from libra_tf.pages import charts, templates
+from libra_tf.serving import class_thresholds
 from tests import browser
 from tests.evaluation import scenes
 
 pytestmark = pytest.mark.one_lane
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def photographs(image_ids):
@@ -129,11 +147,13 @@ def test_the_numbers_are_those_of_the_parts(written):
     # What counts at the threshold is told by every part in the same way.
     for numbers in content["kinds"].values():
         totals, counts = numbers["worst_images"]["totals"], numbers["counts"]["all"]
-        matrix = np.array(numbers["confusion"]["counts"])
-        assert matrix[:-1].sum() == counts["objects"]
-        assert matrix[:, :-1].sum() == counts["detections"]
-        assert matrix[-1].sum() == totals["false"] + totals["badly_placed"] + totals["duplicate"]
-        assert matrix[:-1, :-1].sum() - np.trace(matrix) == totals["mixed_up"]
+        cells = numbers["confusion"]["counts"]
+        assert sum(count for row, _, count in cells if row) == counts["objects"]
+        assert sum(count for _, column, count in cells if column) == counts["detections"]
+        unmatched = totals["false"] + totals["badly_placed"] + totals["duplicate"]
+        assert sum(count for row, _, count in cells if row is None) == unmatched
+        mixed_up = [count for row, column, count in cells if row and column and row != column]
+        assert sum(mixed_up) == totals["mixed_up"]
 
 
 def test_two_runs_are_side_by_side(written):
@@ -178,11 +198,36 @@ def test_names_are_text(tmp_path):
     assert len(re.findall("<[a-z/]", wild)) == len(re.findall("<[a-z/]", tame))
 
 
-def test_a_page_of_20_classes_is_small(tmp_path):
-    objects, detections = scenes.random(0, num_classes=20, num_images=60)
-    html, content = write(tmp_path, objects, detections, num_classes=20, num_images=60)
-    assert len(content["classes"]) == 20
-    assert len(html.encode()) < 2e6
+def many_classes(num_classes):
+    """An object of each class, 20 in an image; half of them are found, and some mixed up."""
+    rng = np.random.default_rng(0)
+    objects, detections = [], []
+    for number in range(num_classes):
+        image, place = divmod(number, 20)
+        box = [5.0 + 19 * (place % 5), 5.0 + 24 * (place // 5), 15.0, 18.0]
+        objects.append((image + 1, number + 1, box))
+        category = number + 1 if place % 3 else int(rng.integers(num_classes)) + 1
+        detections.append((image + 1, category, [v + place / 20 for v in box], rng.random()))
+    return objects, detections
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "masks", "page", "numbers"),
+    [(20, False, 0.5e6, 0.5e6), (80, True, 1.5e6, 2e6), (1203, False, 2e6, 15e6)],
+)
+def test_a_page_of_many_classes_is_small(tmp_path, num_classes, masks, page, numbers):
+    num_images = -(-num_classes // 20)
+    scene = many_classes(num_classes)
+    document, content = write(
+        tmp_path, *scene, num_classes=num_classes, num_images=num_images, masks=masks
+    )
+    assert len(content["classes"]) == num_classes
+    assert all(f">class {number + 1}<" in document for number in range(num_classes))
+    sizes = len(document.encode()), (tmp_path / "evaluation.json").stat().st_size
+    assert sizes[0] < page and sizes[1] < numbers
+    is_said = "these, and evaluation.json has all" in document
+    assert is_said == (num_classes > 20)
+    assert ("classes with the most confusions" in document) == (num_classes > 40)
 
 
 OBJECTS = [(1, 1, [10, 10, 20, 20]), (2, 2, [30, 30, 40, 40])]
@@ -250,30 +295,173 @@ def numbers_of(best):
     return {"curves": {"scores": {"classes": classes}}}
 
 
-def test_the_flag_for_an_export():
+def command_of(best, names, model="runs/cells/ckpt-7"):
+    return figures.export_command(numbers_of(best), names, model)
+
+
+def test_the_scores_of_an_export():
     """Rounded down, so that the detection with the best score stays."""
     names = {1: "red cell", 2: "b", 3: "c"}
-    flag = figures.thresholds_flag(numbers_of({1: 0.45678, 2: None, 3: 0.5}), names)
-    assert flag == "'--score_thresholds=red cell=0.456,c=0.5'"
-    assert figures.thresholds_flag(numbers_of(dict.fromkeys(names)), names) is None
+    command = command_of({1: 0.45678, 2: None, 3: 0.5}, names)
+    assert command.endswith(" '--score_thresholds=red cell=0.456,c=0.5'")
+    assert command_of(dict.fromkeys(names), names) is None
     # What the flag cannot name is named by its id: commas, and names that several classes share.
     odd = {1: "a, b", 2: "cell (2)", 3: "cell (7)"}
-    flag = figures.thresholds_flag(numbers_of(dict.fromkeys(odd, 0.5)), odd)
-    assert flag == "'--score_thresholds=1=0.5,2=0.5,cell (7)=0.5'"
+    command = command_of(dict.fromkeys(odd, 0.5), odd)
+    assert command.endswith(" '--score_thresholds=1=0.5,2=0.5,cell (7)=0.5'")
+
+
+@pytest.mark.parametrize(
+    ("model", "flags"),
+    [
+        ("runs/cells/ckpt-7", "--model_dir=runs/cells --checkpoint=ckpt-7"),
+        ("runs/cells/ckpt-7 in float32", "--model_dir=runs/cells --checkpoint=ckpt-7"),
+        (
+            "/in a box/ckpt-1/ckpt-70 in bfloat16, in tiles of 800x800 pixels",
+            "'--model_dir=/in a box/ckpt-1' --checkpoint=ckpt-70",
+        ),
+        (
+            "gs://b/cells/best/best_ckpt-7",
+            "--model_dir=gs://b/cells --checkpoint=gs://b/cells/best/best_ckpt-7",
+        ),
+        ("served/cells/1", "--model_dir=RUN"),
+        ("cells.tflite", "--model_dir=RUN"),
+    ],
+)
+def test_what_to_export(model, flags):
+    command = command_of({1: 0.5}, {1: "a"}, model)
+    assert command.startswith(f"libra-tf export {flags} --export_dir=served/")
+    assert figures.is_of_run(model) == ("RUN" not in command)
+
+
+def test_the_command_of_the_page_can_be_run(tmp_path, written):
+    """It has all flags that it needs: what is missing is the run."""
+    commands = [unescape(found) for found in re.findall("<code>(.*?)</code>", written[0])]
+    assert len(commands) == 2
+    for command, noun in zip(commands, ("boxes", "masks"), strict=True):
+        assert f"that is best for {noun}:" in " ".join(written[0].split())
+        program, *arguments = shlex.split(command)
+        assert program == "libra-tf"
+        called = subprocess.run(
+            [sys.executable, "-m", "libra_tf", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "--model_dir=runs/cells" in called.stderr and "no such folder" in called.stderr
+        thresholds = class_thresholds.read(arguments[-1].partition("=")[2])
+        assert thresholds and set(thresholds) <= {f"class {number}" for number in (1, 2, 3)}
+
+
+def test_an_export_is_exported_again_from_its_run(tmp_path):
+    page, _ = write(tmp_path, *many_classes(20), num_classes=20, model="served/cells/1")
+    assert "served/cells/1 is an export already, so export its run again" in page
+
+
+def curves_of(num_classes, mean=0.5):
+    names = {id_: f"class {id_}" for id_ in range(1, num_classes + 1)}
+    curves = {id_: [id_ / num_classes] * 101 for id_ in names}
+    precision = {"mean": [mean] * 101, "classes": curves}
+    numbers = {"curves": {"recall": [i / 100 for i in range(101)], "precision": {"0.5": precision}}}
+    return numbers, names
 
 
 def test_of_many_classes_some_are_drawn_and_all_in_the_numbers():
-    names = {id_: f"class {id_}" for id_ in range(1, 21)}
-    curves = {id_: [id_ / 20] * 101 for id_ in names}
-    precision = {"mean": [0.5] * 101, "classes": curves}
-    numbers = {"curves": {"recall": [i / 100 for i in range(101)], "precision": {"0.5": precision}}}
+    numbers, names = curves_of(20)
     (chart,) = figures.precision_recall(numbers, names)
     drawn = [line.name for line in chart.lines]
     assert set(drawn) == {"mean", "class 20", "class 19", "class 18", "class 1", "class 2"}
-    assert chart.numbers.columns == ["recall", "mean", *names.values()][:2] + sorted(
-        names.values(), key=lambda name: int(name.split()[1])
-    )
+    assert chart.numbers.columns == ["recall", "mean", *names.values()]
     assert len(chart.numbers.rows) == 101
+
+
+def test_of_very_many_classes_the_numbers_are_those_of_what_is_drawn():
+    numbers, names = curves_of(21)
+    (chart,) = figures.precision_recall(numbers, names)
+    drawn = [line.name for line in chart.lines]
+    assert drawn == ["mean", "class 1", "class 2", "class 19", "class 20", "class 21"]
+    assert chart.numbers.columns == ["recall", *drawn]
+
+
+def test_a_class_may_be_called_as_something_else_on_the_page():
+    """Each name is told from what the page itself calls so."""
+    numbers, names = curves_of(2, mean=0.75)
+    names[1] = "mean"
+    (chart,) = figures.precision_recall(numbers, names)
+    assert chart.numbers.columns == ["recall", "(mean)", "mean", "class 2"]
+    assert chart.numbers.rows[0] == ["0", "0.75", "0.5", "1"]
+    assert [line.name for line in chart.lines] == ["(mean)", "mean", "class 2"]
+
+    areas = dict.fromkeys(coco_errors.NAMES, 0.5)
+    errors = {
+        "all": areas,
+        "classes": {1: dict.fromkeys(coco_errors.NAMES, 0.25)},
+        "sizes": {"small": areas},
+    }
+    table = figures.coco_error_table({"coco_errors": errors}, {1: "small objects"})
+    shown = [(row[0].text, row[1].order) for row in table.rows]
+    assert shown == [("(small objects)", 0.5), ("small objects", 0.25)]
+
+    names = {1: "background", 2: "cat"}
+    counts = [[1, 2, 1], [2, 1, 3], [2, None, 2], [None, 1, 4]]
+    table = figures.confusion({"confusion": {"counts": counts}}, names)
+    assert table.columns == ["background", "cat", "(background)"]
+    tips = [cell.tip.partition(":")[0] for _, cells in table.rows for cell in cells if cell.text]
+    assert tips == [
+        "background detected as cat",
+        "cat detected as background",
+        "cat not detected",
+        "background detected where there is none",
+    ]
+
+
+def test_a_large_confusion_matrix_has_the_classes_with_the_most_confusions():
+    names = {id_: f"class {id_}" for id_ in range(1, 51)}
+    mixed_up = [[id_, 51 - id_, 2] for id_ in range(11, 41)]
+    missed = [[id_, None, id_] for id_ in names]
+    right = [[id_, id_, 5] for id_ in names]
+    table = figures.confusion({"confusion": {"counts": mixed_up + missed + right}}, names)
+    # Those that are mixed up, and of the others those that are missed most.
+    expected = [*range(11, 41), *range(41, 51)]
+    assert table.columns == [*(names[id_] for id_ in expected), "background"]
+    assert [name for name, _ in table.rows] == table.columns
+    assert "the 40 classes with the most confusions, of 50" in table.title
+    assert table.numbers is None
+    # The share is that of all objects of the class.
+    (of_row,) = (cells for name, cells in table.rows if name == "class 20")
+    assert of_row[expected.index(31)].share == 2 / (2 + 20 + 5)
+
+
+@pytest.mark.parametrize(
+    ("gain", "count", "said", "unsaid"),
+    [
+        (0.0005, 1, "0.001 higher. Mixed up most: a, taken for b once.", "times"),
+        (0.0004, 2, "Mixed up most: a, taken for b 2 times.", "higher"),
+        (None, 2, "Mixed up most", "higher"),
+    ],
+)
+def test_the_summary(gain, count, said, unsaid):
+    all_ = dict.fromkeys(["AP", "AP50", "AP75"], 0.5)
+    numbers = {
+        "average_precision": {"all": all_},
+        "counts": {"all": {"objects": 3}},
+        "curves": {"scores": {"classes": {1: {"best": {"f1": 0.5}}}}},
+        "tide": {"dAP": dict.fromkeys(figures.TIDE, gain)},
+        "confusion": {"pairs": [{"category_id": 1, "taken_for": 2, "count": count}]},
+    }
+    summary = " ".join(pages._summary(numbers, {1: "a", 2: "b"}, "boxes"))
+    assert said in summary and unsaid not in summary
+
+
+def test_images_with_the_same_number_of_objects_are_a_table():
+    row = {"objects": 2, "images": 7, "mean_detections": 2.5}
+    rows = [row, {**row, "objects": 3}]
+    figure = figures.detections_per_image({"counts": {"by_number_of_objects": rows[:1]}})
+    assert isinstance(figure, charts.Table) and figure.rows == [["2", "7", "2.5"]]
+    figure = figures.detections_per_image({"counts": {"by_number_of_objects": rows}})
+    assert isinstance(figure, charts.LineChart) and len(figure.numbers.rows) == 2
 
 
 def test_each_error_has_a_look_and_a_name_on_the_page(written):

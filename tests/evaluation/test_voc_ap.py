@@ -135,6 +135,15 @@ def test_a_class_with_difficult_objects_only_is_left_out():
     assert voc_ap.evaluate(make(objects[1:], results, 1, 3)) == {"AP": -1, "AP_11_points": -1}
 
 
+def test_classes_with_one_name_are_two_classes():
+    bbox = [10, 10, 20, 20]
+    made = make([(0, 0, bbox, 0), (0, 1, bbox, 0)], [(0, 0, bbox, 0.9)], 1, 2)
+    for category in made.truth.cats.values():
+        category["name"] = "cell"
+    found = voc_ap.evaluate(made)
+    assert (found["AP"], found["AP_11_points"]) == (0.5, 0.5)
+
+
 def test_an_overlap_of_exactly_a_half_counts():
     found = voc_ap.evaluate(make([(0, 0, [0, 0, 10, 10], 0)], [(0, 0, [0, 0, 10, 5], 0.5)], 1, 1))
     assert found["AP"] == 1
