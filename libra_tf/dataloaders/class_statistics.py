@@ -37,8 +37,8 @@ class ClassStatistics:
         """The share of the images that show each class, float64 `[num_classes]`."""
         shares = np.zeros(len(self.num_objects))
         for classes, number in self.images_by_classes.items():
-            shares[list(classes)] += number / self.num_images
-        return shares
+            shares[list(classes)] += number
+        return shares / self.num_images
 
 
 def of_images(images: Iterable[Sequence[int]], num_classes: int) -> ClassStatistics:

@@ -68,12 +68,13 @@ def _fill_frequencies(
     class_names: Mapping[int, str],
 ) -> str:
     data = params.task.train_data
-    data.class_frequencies = [float(share) for share in statistics.frequencies]
-    factors = repeat_factors.of_classes(statistics.frequencies, data.repeat_threshold)
+    frequencies = statistics.frequencies
+    data.class_frequencies = [float(share) for share in frequencies]
+    factors = repeat_factors.of_classes(frequencies, data.repeat_threshold)
     images = repeat_factors.images_per_epoch(statistics, factors)
     epochs = params.trainer.train_steps * data.global_batch_size / images
     return (
-        f"repeat factors: {_range(factors, statistics.frequencies > 0, class_names)}; the "
+        f"repeat factors: {_range(factors, frequencies > 0, class_names)}; the "
         f"{statistics.num_images} images make an epoch of about {images:.0f}, so the training has "
         f"{epochs:.1f} epochs"
     )

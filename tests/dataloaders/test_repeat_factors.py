@@ -92,6 +92,22 @@ def test_crowds_are_not_counted(tmp_path):
     assert statistics.num_images == 4
 
 
+def test_the_images_of_the_frequencies_are_counted_once():
+    """LVIS has nearly as many combinations of classes as images."""
+
+    class Mapping(dict):
+        passes = 0
+
+        def values(self):
+            Mapping.passes += 1
+            return super().values()
+
+    images = Mapping({frozenset([1, 2]): 3, frozenset([2]): 2, frozenset(): 3})
+    statistics = class_statistics.ClassStatistics(np.array([0, 3, 5]), images)
+    np.testing.assert_allclose(statistics.frequencies, [0, 3 / 8, 5 / 8], rtol=1e-12)
+    assert Mapping.passes == 1
+
+
 @pytest.mark.parametrize("label", [-1, NUM_CLASSES])
 def test_classes_outside_of_the_detectors(label):
     with pytest.raises(ValueError, match=f"the class {label}"):
