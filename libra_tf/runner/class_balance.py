@@ -99,10 +99,7 @@ def _count(
             f"task.train_data.input_path={data.input_path}: {first_line(error)}"
         ) from error
     except ValueError as error:
-        raise UsageError(
-            f"task.train_data.input_path={data.input_path}: {error}, but task.model.num_classes is "
-            f"{num_classes}, which counts the background"
-        ) from error
+        raise UsageError(f"task.train_data.input_path={data.input_path}: {error}") from error
     if not statistics.num_objects.any():
         raise UsageError(
             f"{asked_by} needs objects in the training images, but no record of "

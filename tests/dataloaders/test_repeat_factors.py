@@ -108,10 +108,25 @@ def test_the_images_of_the_frequencies_are_counted_once():
     assert Mapping.passes == 1
 
 
-@pytest.mark.parametrize("label", [-1, NUM_CLASSES])
-def test_classes_outside_of_the_detectors(label):
-    with pytest.raises(ValueError, match=f"the class {label}"):
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        (-1, "; ids begin at 1, and 0 is the background"),
+        (0, "; ids begin at 1, and 0 is the background"),
+        (NUM_CLASSES, ", but task.model.num_classes is 6, which counts the background"),
+    ],
+)
+def test_classes_outside_of_the_detectors(label, reason):
+    with pytest.raises(ValueError, match=f"the class {label}{reason}"):
         class_statistics.of_images([[1], [label]], NUM_CLASSES)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 10**9])
+def test_a_class_without_a_frequency(label):
+    records = tf.data.Dataset.from_tensors(example(0, [1, label]))
+    message = "class_frequencies has 3 shares, but an image shows a class outside of them"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(repeat_factors.repeat(records, [1.0, 1.0, 2.0], (5, 0)))
 
 
 def test_the_expected_number_of_copies():
