@@ -91,7 +91,7 @@ def analyse(
     keras.utils.set_random_seed(0)
     report(f"{run.folder}: loading {os.path.basename(run.checkpoint)}")
     detector = detectors.load(run)
-    measures = _Measures(detector, run.read_class_names(), point)
+    measures = _Measures(detector, classes.distinct_names(run.read_class_names()), point)
     for index, batch in enumerate(detector.read(input_path, max_num_instances)):
         if index == num_batches:
             break

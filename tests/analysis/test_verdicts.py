@@ -472,11 +472,30 @@ def test_a_run_that_does_something_for_rare_classes_is_not_told_to():
 def test_the_rarest_of_many_classes_are_counted_in_the_headline():
     names = ["a", "b", "c", "d", "e"]
     rarest = {"classes": names, "even": 0.25, "objects": 0.0, "gradient": 0.01}
-    rows = {key: {"objects": 30, "images": 30} for key in "fghijklmnopqrst"}
-    # No image shows more than half of the classes.
-    rows |= {key: {"objects": 0, "images": 0} for key in [*names, *"fghij"]}
+    rows = {key: {"objects": 1, "images": 1} for key in names}
+    rows |= {key: {"objects": 20, "images": 30} for key in "fghijklmnopqrst"}
     changes = {"classes/by_class": rows, "classes/rarest": rarest}
     verdict = judged("Objects of each", **changes)
     assert verdict.config == ("task.train_data.repeat_threshold=0.3",)
     assert verdict.headline == "The rarest 5 of 20 classes have 0 % of the objects."
     assert "the rarest 5 classes (a, b, c and others)" in verdict.text
+
+
+def test_classes_without_objects_are_not_the_rarest():
+    """They are said once, and neither repeated nor weighted."""
+    rows = {key: {"objects": 0, "images": 0} for key in "abc"} | write_numbers()["classes"][
+        "by_class"
+    ]
+    verdict = judged("Objects of each", **{"classes/by_class": rows})
+    assert verdict.state == verdicts.FINE
+    assert "triangle, has 100 objects, the rarest 60." in verdict.text
+    assert verdict.text.count("3 classes have no object in the images measured.") == 1
+    one = judged(
+        "Objects of each", **{"classes/by_class": {**rows, "a": rows["star"], "b": rows["star"]}}
+    )
+    assert "1 class has no object in the images measured." in one.text
+    # Twenty objects are enough for four classes, however many there are without.
+    judged("Objects of each", **{"classes/by_class": rows, "classes/num_objects": 20})
+    rare = {"classes/rarest/objects": 0.01, "classes/rarest/classes": ["star", "square"]}
+    verdict = judged("Objects of each", **{"classes/by_class": rows}, **rare)
+    assert verdict.headline == "The rarest 2 of 4 classes have 1.0 % of the objects."

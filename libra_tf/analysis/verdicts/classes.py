@@ -32,25 +32,29 @@ def judge(numbers: Mapping[str, Any]) -> list[Verdict | None]:
       numbers: see `libra_tf.analysis.verdicts.judge`.
 
     Returns:
-      The verdicts; None for what cannot be judged, as with a single class, or with fewer objects
-      than classes several times over.
+      The verdicts on the classes with objects; None for what cannot be judged, as with a single
+      class, or with fewer objects than classes several times over.
     """
     measured, settings = numbers["classes"], numbers["settings"]
-    num_classes = len(measured["by_class"])
+    num_classes = len(_present(measured))
     if num_classes < 2 or measured["num_objects"] < _ENOUGH_OBJECTS * num_classes:
         return []
     return [_objects(measured, settings), _gradient(measured, settings)]
 
 
 def _objects(measured: Mapping[str, Any], settings: Mapping[str, Any]) -> Verdict:
-    by_class, rarest = measured["by_class"], measured["rarest"]
-    commonest = list(by_class)[-1]
+    present, rarest = _present(measured), measured["rarest"]
+    commonest = list(present)[-1]
     text = (
         f"Of {measured['num_objects']} objects, {percent(rarest['objects'])} are of "
         f"{_listed(rarest['classes'])}; even parts would be {percent(rarest['even'])}. The "
-        f"commonest class, {commonest}, has {by_class[commonest]['objects']} objects, the rarest "
-        f"{next(iter(by_class.values()))['objects']}."
+        f"commonest class, {commonest}, has {present[commonest]['objects']} objects, the rarest "
+        f"{next(iter(present.values()))['objects']}."
     )
+    num_absent = len(measured["by_class"]) - len(present)
+    if num_absent:
+        has = "class has" if num_absent == 1 else "classes have"
+        text += f" {num_absent} {has} no object in the images measured."
     gauge = Gauge("objects of the rarest classes", rarest["objects"], rarest["even"] / _RARE)
     if gauge.value >= gauge.threshold:
         advice = Advice(FINE, "No class is far rarer than the others.")
@@ -70,9 +74,9 @@ def _rare_advice(
 ) -> tuple[str, tuple[str, ...]]:
     """Returns what to do about rare classes, and the config lines for it."""
     shares = {
-        name: row["images"] / measured["num_images"] for name, row in measured["by_class"].items()
+        name: row["images"] / measured["num_images"] for name, row in _present(measured).items()
     }
-    typical = statistics.median(share for share in shares.values() if share > 0)
+    typical = statistics.median(shares.values())
     if max(shares[name] for name in measured["rarest"]["classes"]) < typical:
         return (
             "Repeat the images with classes that fewer images show than the median class.",
@@ -118,9 +122,14 @@ def _gradient_advice(
     return Advice(ACT if lines else LOOK, headline, suggestion, lines)
 
 
+def _present(measured: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Returns the rows of the classes with objects, the rarest first."""
+    return {name: row for name, row in measured["by_class"].items() if row["objects"]}
+
+
 def _subject(measured: Mapping[str, Any]) -> str:
     """Returns what a headline calls the rarest classes."""
-    names, number = measured["rarest"]["classes"], len(measured["by_class"])
+    names, number = measured["rarest"]["classes"], len(_present(measured))
     return (
         f"Class {names[0]}" if len(names) == 1 else f"The rarest {len(names)} of {number} classes"
     )
