@@ -59,7 +59,10 @@ def _fill_weights(
     )
     losses.class_weights = [float(weight) for weight in weights]
     weighed = _range(weights, statistics.num_objects > 0, class_names)
-    return f"class weights ({losses.class_weighting}): {weighed}"
+    return (
+        f"class weights ({losses.class_weighting}): {weighed}; the average object weighs 1, as the "
+        "background does"
+    )
 
 
 def _fill_frequencies(

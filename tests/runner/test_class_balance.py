@@ -58,7 +58,9 @@ def test_weights(weighting, tiny_shapes, counted):
     assert params.task.train_data.class_frequencies is None
     least, most = np.argsort(expected[1:])[[0, -1]] + 1
     assert re.fullmatch(
-        rf"class weights \({weighting}\): from [\d.]+ \({NAMES[least]}\) to [\d.]+ \(.*\)", line
+        rf"class weights \({weighting}\): from [\d.]+ \({NAMES[least]}\) to [\d.]+ \(.*\); "
+        "the average object weighs 1, as the background does",
+        line,
     )
     assert f"{expected[most]:.3g} (" in line
 
