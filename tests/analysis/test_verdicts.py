@@ -224,23 +224,32 @@ UNBALANCED = [
         "Objects of each",
         {"classes/rarest/objects": 0.04, "classes/by_class/star/images": 50},
         verdicts.ACT,
-        "task.losses.class_weighting=inverse_frequency",
+        "task.losses.class_weighting=effective_number",
+    ),
+    (
+        "Objects of each",
+        # A fifth of 0.45 would be a start.
+        {
+            "classes/rarest/objects": 0.04,
+            "settings/task.train_data.repeat_threshold": 0.08,
+        },
+        verdicts.LOOK,
+        "task.train_data.repeat_threshold=0.45",
     ),
     (
         "Gradient of each",
         {"classes/rarest/gradient": 0.04},
         verdicts.ACT,
-        "task.losses.class_weighting=inverse_frequency",
+        "task.losses.class_weighting=effective_number",
     ),
     (
         "Gradient of each",
         {
             "classes/rarest/gradient": 0.04,
-            "settings/task.losses.class_weighting": "effective_number",
             "settings/task.losses.class_weights": [1.0, 0.5, 0.5, 1.5, 1.5],
         },
         verdicts.ACT,
-        # Those that the run has computed would stay.
+        # Those that the run was given would stay.
         "task.losses.class_weights=null",
     ),
 ]
@@ -462,6 +471,7 @@ def test_a_run_that_does_something_for_rare_classes_is_not_told_to():
     in_many_images = {"classes/by_class/star/images": 90}
     for change in (
         {"settings/task.losses.class_weighting": "inverse_frequency"},
+        {"settings/task.losses.class_weighting": "effective_number"},
         {"settings/task.model.compatibility": "mmdetection"},
     ):
         for title in ("Gradient of each", "Objects of each"):

@@ -14,6 +14,7 @@ from libra_tf.analysis.verdicts.finding import (
     make_verdict,
     percent,
 )
+from libra_tf.configs.components import EFFECTIVE_NUMBER
 
 # The rarest classes have too little if they have less than an even part over this.
 _RARE = 5.0
@@ -21,7 +22,8 @@ _RARE = 5.0
 _ENOUGH_OBJECTS = 5.0
 _REPEAT_THRESHOLD = "task.train_data.repeat_threshold"
 _WEIGHTING = "task.losses.class_weighting"
-_WEIGHTED = f"{_WEIGHTING}=inverse_frequency"
+# Inverse frequencies are more extreme: one object of a class may weigh as much as all of another.
+_WEIGHTED = f"{_WEIGHTING}={EFFECTIVE_NUMBER}"
 _WEIGHTS = "task.losses.class_weights"
 
 
@@ -60,7 +62,7 @@ def _objects(measured: Mapping[str, Any], settings: Mapping[str, Any]) -> Verdic
         advice = Advice(FINE, "No class is far rarer than the others.")
     elif settings[_REPEAT_THRESHOLD]:
         gauge = None
-        advice = Advice(FINE, "Some classes are rare, and the run repeats their images.")
+        advice = _repeating_advice(measured, settings)
     else:
         has = "has" if len(rarest["classes"]) == 1 else "have"
         headline = f"{_subject(measured)} {has} {percent(rarest['objects'])} of the objects."
@@ -69,13 +71,27 @@ def _objects(measured: Mapping[str, Any], settings: Mapping[str, Any]) -> Verdic
     return make_verdict("classes", "Objects of each class", gauge, text, advice)
 
 
+def _repeating_advice(measured: Mapping[str, Any], settings: Mapping[str, Any]) -> Advice:
+    """Advises a run that repeats images on rare classes."""
+    typical = statistics.median(_shares_of_images(measured).values())
+    if settings[_REPEAT_THRESHOLD] >= typical / _RARE:
+        return Advice(FINE, "Some classes are rare, and the run repeats their images.")
+    headline = "Some classes are rare, and the run repeats them little."
+    return Advice(LOOK, headline, *_rare_advice(measured, settings))
+
+
+def _shares_of_images(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the share of the images that show each class with objects."""
+    return {
+        name: row["images"] / measured["num_images"] for name, row in _present(measured).items()
+    }
+
+
 def _rare_advice(
     measured: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple[str, tuple[str, ...]]:
     """Returns what to do about rare classes, and the config lines for it."""
-    shares = {
-        name: row["images"] / measured["num_images"] for name, row in _present(measured).items()
-    }
+    shares = _shares_of_images(measured)
     typical = statistics.median(shares.values())
     if max(shares[name] for name in measured["rarest"]["classes"]) < typical:
         return (
@@ -90,9 +106,9 @@ def _weighting_advice(settings: Mapping[str, Any]) -> tuple[str, tuple[str, ...]
     """Returns how to weight rare classes in the loss, and the config lines for it."""
     if settings["task.model.compatibility"]:
         return "The losses of an imported detector have no weights: add images of them.", ()
-    if f"{_WEIGHTING}={settings[_WEIGHTING]}" == _WEIGHTED:
+    if settings[_WEIGHTING] != "none":
         return "The loss already weights them: add images of them.", ()
-    # A run keeps the weights that it was given or has computed.
+    # A run keeps the weights that it was given.
     lines = (_WEIGHTED, f"{_WEIGHTS}=null") if settings[_WEIGHTS] else (_WEIGHTED,)
     return "Weight rare classes more in the loss.", lines
 
