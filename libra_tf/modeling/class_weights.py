@@ -14,7 +14,7 @@ from official.vision.losses import focal_loss
 from official.vision.tasks import retinanet
 
 from libra_tf import compat
-from libra_tf.configs.components import EFFECTIVE_NUMBER, INVERSE_FREQUENCY
+from libra_tf.configs.components import EFFECTIVE_NUMBER, INVERSE_FREQUENCY, ClassWeights
 
 
 def class_weights(weighting: str, num_objects: np.ndarray, beta: float) -> np.ndarray:
@@ -57,6 +57,23 @@ def class_weights(weighting: str, num_objects: np.ndarray, beta: float) -> np.nd
     weights = np.ones(len(num_objects))
     weights[np.asarray(num_objects) > 0] = of_present * present.sum() / (of_present * present).sum()
     return weights
+
+
+def check_filled(losses: ClassWeights) -> None:
+    """Checks that the weights that a config asks for are there, as a loss is built from them.
+
+    Args:
+      losses: the config.
+
+    Raises:
+      ValueError: if they have not been counted.
+    """
+    if losses.class_weighting != "none" and losses.class_weights is None:
+        raise ValueError(
+            f"task.losses.class_weighting is {losses.class_weighting}, but "
+            "task.losses.class_weights is not set; give a weight for the background and one for "
+            "each class id, or train with run.py, which counts the objects of the training images"
+        )
 
 
 class ClassWeightedFocalLoss(focal_loss.FocalLoss):
