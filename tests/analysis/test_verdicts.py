@@ -29,6 +29,7 @@ def write_numbers(**changes):
             "task.model.roi_sampler.type": "iou_balanced",
             "task.model.roi_sampler.bin_range": "candidates",
             "task.model.roi_sampler.instance_balanced": True,
+            "task.model.roi_sampler.class_balanced": False,
             "task.model.roi_sampler.num_bins": 3,
             "task.model.roi_generator.num_proposals": 1000,
         },
@@ -333,6 +334,20 @@ def test_the_summary_counts(bad, doubtful, text):
     states = [verdicts.FINE] * 3 + [verdicts.ACT] * bad + [verdicts.LOOK] * doubtful
     found = [verdicts.Verdict("samples", s, "title", "headline", None, "text", "") for s in states]
     assert verdicts.summarise(found) == text
+
+
+@pytest.mark.parametrize("instance_balanced", [True, False])
+def test_positives_that_are_drawn_evenly_over_the_classes(instance_balanced):
+    changes = {
+        "settings/task.model.roi_sampler.instance_balanced": instance_balanced,
+        "settings/task.model.roi_sampler.class_balanced": True,
+        "samples/proposals/positives/random": {"variation": 0.7},
+    }
+    verdict = judged("Positives", **changes)
+    assert (verdict.state, verdict.config) == (verdicts.FINE, ())
+    assert verdict.headline == "The positives are drawn evenly over the classes."
+    random = judged("Positives", **changes, **{"settings/task.model.roi_sampler.type": "random"})
+    assert random.state == verdicts.ACT
 
 
 STARVED = {"samples/proposals/bins/candidates/starved": [0, 0.1, 0.9]}
