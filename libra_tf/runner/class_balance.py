@@ -33,9 +33,16 @@ def fill_in(
       UsageError: if the training images are needed but cannot be read, or do not fit the config.
     """
     data, losses = params.task.train_data, params.task.losses
-    needs_weights = losses.class_weighting != "none" and losses.class_weights is None
-    repeats = "train" in mode and data.repeat_threshold > 0
+    weighs = losses.class_weighting != "none"
+    repeats = "train" in mode and data.get("repeat_threshold", 0.0) > 0
+    needs_weights = weighs and losses.class_weights is None
     needs_frequencies = repeats and data.class_frequencies is None
+    if "train" in mode:
+        # They may be those of a run on other images.
+        if weighs and not needs_weights:
+            report(_kept("class weights", "task.losses.class_weights"))
+        if repeats and not needs_frequencies:
+            report(_kept("shares of images by class", "task.train_data.class_frequencies"))
     if not needs_weights and not needs_frequencies:
         return
     if needs_weights:
@@ -47,6 +54,10 @@ def fill_in(
         report(_fill_weights(losses, statistics, class_names))
     if needs_frequencies:
         report(_fill_frequencies(params, statistics, class_names))
+
+
+def _kept(noun: str, key: str) -> str:
+    return f"{noun}: those of the config; {key}=null counts anew"
 
 
 def _fill_weights(
