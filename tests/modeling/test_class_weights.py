@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import sklearn.utils
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from official.vision.losses import focal_loss
 
@@ -37,6 +37,7 @@ def test_inverse_frequency(counts):
 
 
 @pytest.mark.one_lane
+@settings(deadline=None)  # The first call of scikit-learn is slow.
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=5))
 def test_inverse_frequency_is_that_of_scikit_learn(counts):
     weights = class_weights.class_weights("inverse_frequency", np.array(counts), 0.999)
