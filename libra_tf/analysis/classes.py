@@ -18,7 +18,7 @@ from libra_tf.analysis.detector import ClassHead
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance.samples import POSITIVE
 
-# The rarest classes are this part of all, rounded up.
+# The rarest classes are this part of those with objects, rounded up.
 RAREST = 0.25
 
 
@@ -79,6 +79,19 @@ def add_stages(stages: Sequence[ClassGradients]) -> ClassGradients:
     )
 
 
+def distinct_names(class_names: Mapping[int, str]) -> dict[int, str]:
+    """Returns the names of classes; those that share one have their ids in it.
+
+    Args:
+      class_names: category id to name.
+    """
+    uses = collections.Counter(class_names.values())
+    return {
+        category: name if uses[name] == 1 else f"{name} ({category})"
+        for category, name in class_names.items()
+    }
+
+
 def add_up(steps: Sequence[ClassGradients]) -> ClassGradients:
     """Adds up steps.
 
@@ -92,7 +105,8 @@ class ClassTally:
     """Counts the objects and the positives of each class over many images.
 
     Args:
-      class_names: category id to name.
+      class_names: category id to name, a different one for each. An id that is called by its number
+        may be no class, as in the gaps of COCO's ids: it counts as one only if it has objects.
     """
 
     def __init__(self, class_names: Mapping[int, str]):
@@ -123,10 +137,13 @@ class ClassTally:
           precisions: by class name, the AP that an evaluation has measured, if any.
 
         Returns:
-          `by_class`, the rarest first, and what the rarest classes have together; see
+          `by_class`, the rarest first, and what the rarest of those with objects have together; see
           docs/analysis.md.
         """
-        ordered = sorted(self._names, key=lambda category: (self._objects[category], category))
+        ordered = sorted(
+            (category for category in self._names if self._is_class(category)),
+            key=lambda category: (self._objects[category], category),
+        )
         total = float(sum(gradients.positives[category] for category in ordered))
         by_class = {
             self._names[category]: {
@@ -148,6 +165,9 @@ class ClassTally:
             "by_class": by_class,
         }
 
+    def _is_class(self, category: int) -> bool:
+        return self._objects[category] > 0 or self._names[category] != str(category)
+
 
 def _quotient(gradients: ClassGradients, category: int) -> float | None:
     negatives = gradients.negatives[category]
@@ -160,14 +180,19 @@ def _measured(precision: float | None) -> float | None:
 
 
 def _rarest(by_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the rarest classes, and their parts; `even` is their part of all classes."""
-    rows = list(by_class.values())
-    names = list(by_class)[: int(np.ceil(RAREST * len(rows)))]
-    objects = sum(row["objects"] for row in rows)
-    shares = [by_class[name]["gradient_share"] for name in names]
+    """Returns the rarest classes with objects, and their parts.
+
+    `even` is their part of the classes with objects; without any, all parts are None.
+    """
+    present = {name: row for name, row in by_class.items() if row["objects"]}
+    names = list(present)[: int(np.ceil(RAREST * len(present)))]
+    if not names:
+        return {"classes": [], "even": None, "objects": None, "gradient": None}
+    shares = [present[name]["gradient_share"] for name in names]
     return {
         "classes": names,
-        "even": len(names) / len(rows),
-        "objects": sum(by_class[name]["objects"] for name in names) / objects if objects else None,
+        "even": len(names) / len(present),
+        "objects": sum(present[name]["objects"] for name in names)
+        / sum(row["objects"] for row in present.values()),
         "gradient": None if None in shares else sum(shares),
     }

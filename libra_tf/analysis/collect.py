@@ -91,7 +91,7 @@ def analyse(
     keras.utils.set_random_seed(0)
     report(f"{run.folder}: loading {os.path.basename(run.checkpoint)}")
     detector = detectors.load(run)
-    measures = _Measures(detector, run.read_class_names(), point)
+    measures = _Measures(detector, classes.distinct_names(run.read_class_names()), point)
     for index, batch in enumerate(detector.read(input_path, max_num_instances)):
         if index == num_batches:
             break
@@ -183,13 +183,15 @@ def _settings(run: trained_run.TrainedRun) -> dict[str, Any]:
         "task.losses.balanced_l1": task.losses.balanced_l1.as_dict(),
         "task.losses.class_weights": task.losses.class_weights,
         "task.losses.class_weighting": task.losses.class_weighting,
-        "task.train_data.repeat_threshold": task.train_data.repeat_threshold,
+        "task.train_data.repeat_threshold": task.train_data.get("repeat_threshold", 0.0),
         "task.model.compatibility": task.model.compatibility,
     }
     if "roi_sampler" in task.model:
         for sampler in ("roi_sampler", "rpn_sampler"):
             for key in ("type", "bin_range", "instance_balanced", "num_bins"):
                 settings[f"task.model.{sampler}.{key}"] = task.model.get(sampler).get(key)
+        is_balanced = task.model.roi_sampler.class_balanced
+        settings["task.model.roi_sampler.class_balanced"] = is_balanced
         settings.update(
             {
                 "task.model.roi_generator.num_proposals": task.model.roi_generator.num_proposals,

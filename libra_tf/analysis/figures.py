@@ -217,10 +217,12 @@ def objective(analysis: Analysis) -> Iterator[OnSubject]:
 
 def classes(analysis: Analysis) -> Iterator[OnSubject]:
     """Makes the charts of the classes, the rarest first, each with its subject."""
-    measured = analysis.numbers["classes"]
-    by_class = measured["by_class"]
+    by_class = analysis.numbers["classes"]["by_class"]
+    if not by_class:
+        return
     shares = _shares_of_classes(by_class)
-    label, even = f"{_IN_ORDER}; dashed: equal shares", 1 / len(by_class)
+    num_present = sum(row["objects"] > 0 for row in by_class.values())
+    label, even = f"{_IN_ORDER}; dashed: equal shares", 1 / max(num_present, 1)
     yield "shares", _bars_of_classes("Share of each class", shares, label, even=even)
     quotients = {
         name: {"positives / negatives": row["positive_over_negative"]}

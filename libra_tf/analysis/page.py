@@ -1,8 +1,7 @@
 """The report as one HTML page that needs nothing else: no network, no script.
 
 The markup and the words around the figures are in `templates/`, and those of all pages in
-`libra_tf/pages/templates/`; `figures.py` makes the
-figures of each section.
+`libra_tf/pages/templates/`; `figures.py` makes the figures of each section.
 """
 
 import dataclasses

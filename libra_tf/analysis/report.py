@@ -5,6 +5,11 @@ import json
 import os
 from collections.abc import Callable, Sequence
 
+import tensorflow as tf
+from official.common import dataset_fn
+from official.core import config_definitions as cfg
+from official.core import input_reader
+
 from libra_tf import atomic
 from libra_tf.analysis import collect, commands, page, verdicts
 from libra_tf.cli import outputs
@@ -55,6 +60,8 @@ def write(
     ]
     metrics = [_read_metrics(run.folder) for run in runs]
     trainings = [commands.read_training(run) for run in runs]
+    if dataset is None:
+        _check_masks(runs)
     outputs.make_folder("--output_dir", output_dir)
     input_path, max_num_instances = runs[0].params.task.train_data.input_path, 0
     if dataset is None:
@@ -88,15 +95,51 @@ def _names(model_dirs: Sequence[str]) -> list[str]:
     return names if len(set(names)) == len(names) else paths
 
 
+def _predict_masks(run: trained_run.TrainedRun) -> bool:
+    return getattr(run.params.task.model, "include_mask", False)
+
+
 def _why_masks(runs: Sequence[trained_run.TrainedRun]) -> str:
     """Returns which run needs masks, and what to do without them; empty if none does."""
-    folders = [run.folder for run in runs if getattr(run.params.task.model, "include_mask", False)]
+    folders = [run.folder for run in runs if _predict_masks(run)]
     if not folders:
         return ""
+    instead = "leave out --dataset" if _predict_masks(runs[0]) else "leave out that run"
     return (
         f"the detector in {folders[0]} predicts masks: name a folder with a segmentation for "
-        "every object, or leave out --dataset"
+        f"every object, or {instead}"
     )
+
+
+def _check_masks(runs: Sequence[trained_run.TrainedRun]) -> None:
+    """Checks that the training images of the first run have masks if a run learns from them."""
+    folders = [run.folder for run in runs if _predict_masks(run)]
+    if not folders or _has_masks(runs[0].params.task.train_data):
+        return
+    first = "" if _predict_masks(runs[0]) else "name that run first, or "
+    raise UsageError(
+        f"the detector in {folders[0]} predicts masks, but the training images of "
+        f"{runs[0].folder} have none; {first}name a folder with a segmentation for every object "
+        "with --dataset"
+    )
+
+
+def _has_masks(data: cfg.DataConfig) -> bool:
+    """Returns whether the first record with objects has masks; True where that cannot be said."""
+    if data.tfds_name:
+        return True
+    label, mask = "image/object/class/label", "image/object/mask"
+    features = {label: tf.io.VarLenFeature(tf.int64), mask: tf.io.VarLenFeature(tf.string)}
+    try:
+        files = input_reader.match_files(data.input_path)
+        for record in dataset_fn.pick_dataset_fn(data.file_type)(files):
+            found = tf.io.parse_single_example(record, features)
+            if tf.size(found[label].values):
+                return bool(tf.size(found[mask].values))
+    except (ValueError, tf.errors.OpError):
+        # What reads the images for the measures says what is wrong with them.
+        pass
+    return True
 
 
 def _check_classes(

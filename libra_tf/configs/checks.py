@@ -173,14 +173,16 @@ def _check_frozen_stages(task: hyperparams.Config) -> None:
 
 def _check_class_balance(task: hyperparams.Config) -> None:
     data, losses = task.train_data, task.losses
-    if data.repeat_threshold and data.cache:
+    # Model Garden's own configs of data, which a task takes as well, do not have it.
+    repeat_threshold = data.get("repeat_threshold", 0.0)
+    if repeat_threshold and data.cache:
         raise ValueError(
-            f"task.train_data.repeat_threshold is {data.repeat_threshold}, which repeats other "
+            f"task.train_data.repeat_threshold is {repeat_threshold}, which repeats other "
             "images in every epoch, but task.train_data.cache=true keeps those of the first; set "
             "it to false, or repeat_threshold to 0"
         )
     counting = {
-        "task.train_data.repeat_threshold": data.repeat_threshold,
+        "task.train_data.repeat_threshold": repeat_threshold,
         "task.losses.class_weighting": losses.class_weighting != "none" and losses.class_weighting,
     }
     for key, value in counting.items():

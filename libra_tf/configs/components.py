@@ -52,6 +52,11 @@ class BalancedL1(hyperparams.Config):
     form: str = "paper"
 
 
+EFFECTIVE_NUMBER, INVERSE_FREQUENCY = "effective_number", "inverse_frequency"
+# The values of `ClassWeights.class_weighting`.
+CLASS_WEIGHTINGS = ("none", EFFECTIVE_NUMBER, INVERSE_FREQUENCY)
+
+
 @dataclasses.dataclass
 class ClassWeights(hyperparams.Config):
     """Weights of the classes in the class loss; see `libra_tf.modeling.class_weights`.

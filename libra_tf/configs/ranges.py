@@ -11,6 +11,8 @@ from typing import Any
 from official.modeling import hyperparams, tf_utils
 from official.vision.ops import augment
 
+from libra_tf.configs import components
+
 
 @dataclasses.dataclass(frozen=True)
 class Allowed:
@@ -153,7 +155,7 @@ _ALLOWED = {
     "l2_weight_decay": _NOT_NEGATIVE,
     "frcnn_class_loss_top_k_percent": _POSITIVE_SHARE,
     "class_weights": _each(_NOT_NEGATIVE),
-    "class_weighting": _one_of("none", "effective_number", "inverse_frequency"),
+    "class_weighting": _one_of(*components.CLASS_WEIGHTINGS),
     "effective_number_beta": _DECAY,
     # Data
     "train_data.is_training": _TRUE,

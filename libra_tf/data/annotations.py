@@ -359,8 +359,9 @@ def _complaint_about_image(image: ImageEntry) -> str | None:
     if not all(_is_int(image[key]) and image[key] > 0 for key in ("width", "height")):
         return "image width and height must be positive integers (pixels)"
     for key in FEDERATED_KEYS:
-        ids = image.get(key, [])
-        if not (isinstance(ids, list) and all(map(_is_int, ids))):
+        ids = image.get(key)
+        # Null is as if there were no list.
+        if ids is not None and not (isinstance(ids, list) and all(map(_is_int, ids))):
             return f"{key} must be a list of category ids, or be omitted"
     return None
 

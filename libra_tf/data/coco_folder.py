@@ -233,7 +233,7 @@ def _content_key(splits: dict[str, CheckedSplit]) -> str:
 
 def _is_federated(file: AnnotationFile) -> bool:
     return bool(file.frequencies) or any(
-        key in image for image in file.images for key in annotations.FEDERATED_KEYS
+        image.get(key) is not None for image in file.images for key in annotations.FEDERATED_KEYS
     )
 
 
@@ -327,9 +327,10 @@ def _with_new_ids(image: ImageEntry, new_category_ids: dict[int, int]) -> ImageE
     lists = {
         key: [new_category_ids[old] for old in image[key] if old in new_category_ids]
         for key in annotations.FEDERATED_KEYS
-        if key in image
+        if image.get(key) is not None
     }
-    return {**image, **lists}
+    others = {key: value for key, value in image.items() if key not in annotations.FEDERATED_KEYS}
+    return {**others, **lists}
 
 
 def _note_images(split: CheckedSplit, issues: FindingLog) -> None:

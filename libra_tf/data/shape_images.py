@@ -1,6 +1,7 @@
 """Draws the images of the built-in data set: flat shapes on noisy backgrounds."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -195,14 +196,15 @@ def place_shapes(rng: np.random.Generator, size: int, dials: Dials) -> Pile:
       The objects.
     """
     wanted = 0 if rng.random() < 0.04 else int(rng.integers(1, 8))
-    # A stream of its own, so that `rng` draws the same without it.
-    class_rng, shares = rng.spawn(1)[0], dials.class_shares(len(CLASS_NAMES))
+    draw_class = None
+    if dials.class_ratio > 1:
+        # A stream of its own, so that `rng` draws the same without it.
+        class_rng, shares = rng.spawn(1)[0], dials.class_shares(len(CLASS_NAMES))
+        draw_class = functools.partial(class_rng.choice, list(CLASS_NAMES), p=shares)
     pile = Pile()
     for _ in range(wanted):
         # One for all tries: a class that hides less would else become more frequent.
-        wanted_class = None
-        if dials.class_ratio > 1:
-            wanted_class = int(class_rng.choice(list(CLASS_NAMES), p=shares))
+        wanted_class = int(draw_class()) if draw_class else None
         pile.put_one(
             lambda wanted_class=wanted_class: _random_shape(
                 rng, size, pile.shapes, dials.size_spread, wanted_class

@@ -37,8 +37,8 @@ class ClassStatistics:
         """The share of the images that show each class, float64 `[num_classes]`."""
         shares = np.zeros(len(self.num_objects))
         for classes, number in self.images_by_classes.items():
-            shares[list(classes)] += number / self.num_images
-        return shares
+            shares[list(classes)] += number
+        return shares / self.num_images
 
 
 def of_images(images: Iterable[Sequence[int]], num_classes: int) -> ClassStatistics:
@@ -49,14 +49,21 @@ def of_images(images: Iterable[Sequence[int]], num_classes: int) -> ClassStatist
       num_classes: the number of classes, including the background.
 
     Raises:
-      ValueError: if a class id is outside `[0, num_classes)`.
+      ValueError: if a class id is outside `[1, num_classes)`.
     """
     num_objects = np.zeros(num_classes, np.int64)
     images_by_classes: collections.Counter[frozenset[int]] = collections.Counter()
     for labels in images:
         for label in labels:
-            if not 0 <= label < num_classes:
-                raise ValueError(f"an object has the class {label}")
+            if label < 1:
+                raise ValueError(
+                    f"an object has the class {label}; ids begin at 1, and 0 is the background"
+                )
+            if label >= num_classes:
+                raise ValueError(
+                    f"an object has the class {label}, but task.model.num_classes is "
+                    f"{num_classes}, which counts the background"
+                )
             num_objects[label] += 1
         images_by_classes[frozenset(map(int, labels))] += 1
     return ClassStatistics(num_objects, images_by_classes)
@@ -74,7 +81,7 @@ def of_records(
       report: receives a line of progress from time to time.
 
     Raises:
-      ValueError: if a class id is outside `[0, num_classes)`.
+      ValueError: if a class id is outside `[1, num_classes)`.
       tf.errors.OpError: if the files cannot be read.
     """
     records = dataset_fn.pick_dataset_fn(file_type)(files)

@@ -98,14 +98,22 @@ def repeat(
       seed: two ints that determine the draws, together with the place of a record.
 
     Returns:
-      The records in the same order, each as often as `num_copies` draws for its place.
+      The records in the same order, each as often as `num_copies` draws for its place. Reading them
+      raises an `InvalidArgumentError` if one shows a class that has no factor.
     """
+    message = (
+        f"task.train_data.class_frequencies has {len(factors)} shares, but an image shows a class "
+        "outside of them; give one for the background and one for each class id, or null to count "
+        "them"
+    )
     factors = tf.constant(factors, tf.float32)
     seed = tf.constant(seed, tf.int64)
 
     def copies(place: tf.Tensor, record: tf.Tensor) -> tf.data.Dataset:
         classes = class_statistics.trained_classes(record)
-        number = num_copies(classes, factors, seed, place)
+        is_known = (classes >= 0) & (classes < tf.size(factors, tf.int64))
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_known), [message])]):
+            number = num_copies(tf.identity(classes), factors, seed, place)
         return tf.data.Dataset.from_tensors(record).repeat(number)
 
     return records.enumerate().flat_map(copies)

@@ -23,13 +23,15 @@ _NO_AUGMENTATION = {
 
 
 def without_augmentation(data: cfg.DataConfig) -> cfg.DataConfig:
-    """Returns a copy of a data config that labels as training does but does not augment.
+    """Returns a copy of a data config that labels as training does but does not augment or repeat.
 
     Args:
       data: config of the data, with Model Garden's `parser`.
     """
     off = {key: value for key, value in _NO_AUGMENTATION.items() if key in data.parser}
-    return data.replace(is_training=True, parser=off)
+    # Each image is read once anyway, and repeating would ask for the frequencies of the classes.
+    once = {"repeat_threshold": 0.0} if "repeat_threshold" in data else {}
+    return data.replace(is_training=True, parser=off, **once)
 
 
 @contextlib.contextmanager

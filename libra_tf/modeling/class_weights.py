@@ -14,31 +14,38 @@ from official.vision.losses import focal_loss
 from official.vision.tasks import retinanet
 
 from libra_tf import compat
-
-EFFECTIVE_NUMBER, INVERSE_FREQUENCY = "effective_number", "inverse_frequency"
+from libra_tf.configs.components import EFFECTIVE_NUMBER, INVERSE_FREQUENCY, ClassWeights
 
 
 def class_weights(weighting: str, num_objects: np.ndarray, beta: float) -> np.ndarray:
-    """Returns weights that are larger for rare classes; their mean over the classes is 1.
+    """Returns weights that are larger for rare classes; their mean over the objects is 1.
+
+    So the average object weighs as much as the background does. With a mean of 1 over the classes,
+    it would weigh far less where the rare classes are very rare, since few objects have their large
+    weights; a softmax head would then find hardly anything but background.
 
     Args:
       weighting: `effective_number` for (1 - beta) / (1 - beta^n), where n is the number of objects
         of the class (equations 2 and 4 of the paper), or `inverse_frequency` for 1 / n.
       num_objects: int `[C]`, the number of objects by class id. Ids without objects, such as 0, the
-        background, get the weight 1, and have no part in the mean.
+        background, get the weight 1.
       beta: the constant of `effective_number`, at least 0 and below 1.
 
     Returns:
       float64 `[C]`.
 
     Raises:
-      ValueError: if there are no objects.
+      ValueError: if there are no objects, or `weighting` is neither.
 
     References:
       - Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019.
         https://arxiv.org/abs/1901.05555
     """
     present = np.asarray(num_objects, np.float64)[np.asarray(num_objects) > 0]
+    if weighting not in (EFFECTIVE_NUMBER, INVERSE_FREQUENCY):
+        raise ValueError(
+            f"weighting is {weighting!r}; it must be {EFFECTIVE_NUMBER} or {INVERSE_FREQUENCY}"
+        )
     if not present.size:
         raise ValueError("there are no objects to weigh the classes by")
     if weighting == INVERSE_FREQUENCY:
@@ -48,8 +55,25 @@ def class_weights(weighting: str, num_objects: np.ndarray, beta: float) -> np.nd
         log_beta = np.log(beta) if beta else -np.inf
         of_present = (1 - beta) / -np.expm1(present * log_beta)
     weights = np.ones(len(num_objects))
-    weights[np.asarray(num_objects) > 0] = of_present / of_present.mean()
+    weights[np.asarray(num_objects) > 0] = of_present * present.sum() / (of_present * present).sum()
     return weights
+
+
+def check_filled(losses: ClassWeights) -> None:
+    """Checks that the weights that a config asks for are there, as a loss is built from them.
+
+    Args:
+      losses: the config.
+
+    Raises:
+      ValueError: if they have not been counted.
+    """
+    if losses.class_weighting != "none" and losses.class_weights is None:
+        raise ValueError(
+            f"task.losses.class_weighting is {losses.class_weighting}, but "
+            "task.losses.class_weights is not set; give a weight for the background and one for "
+            "each class id, or train with run.py, which counts the objects of the training images"
+        )
 
 
 class ClassWeightedFocalLoss(focal_loss.FocalLoss):

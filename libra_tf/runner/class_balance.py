@@ -33,9 +33,16 @@ def fill_in(
       UsageError: if the training images are needed but cannot be read, or do not fit the config.
     """
     data, losses = params.task.train_data, params.task.losses
-    needs_weights = losses.class_weighting != "none" and losses.class_weights is None
-    repeats = "train" in mode and data.repeat_threshold > 0
+    weighs = losses.class_weighting != "none"
+    repeats = "train" in mode and data.get("repeat_threshold", 0.0) > 0
+    needs_weights = weighs and losses.class_weights is None
     needs_frequencies = repeats and data.class_frequencies is None
+    if "train" in mode:
+        # They may be those of a run on other images.
+        if weighs and not needs_weights:
+            report(_kept("class weights", "task.losses.class_weights"))
+        if repeats and not needs_frequencies:
+            report(_kept("shares of images by class", "task.train_data.class_frequencies"))
     if not needs_weights and not needs_frequencies:
         return
     if needs_weights:
@@ -49,6 +56,10 @@ def fill_in(
         report(_fill_frequencies(params, statistics, class_names))
 
 
+def _kept(noun: str, key: str) -> str:
+    return f"{noun}: those of the config; {key}=null counts anew"
+
+
 def _fill_weights(
     losses: hyperparams.Config,
     statistics: class_statistics.ClassStatistics,
@@ -59,7 +70,10 @@ def _fill_weights(
     )
     losses.class_weights = [float(weight) for weight in weights]
     weighed = _range(weights, statistics.num_objects > 0, class_names)
-    return f"class weights ({losses.class_weighting}): {weighed}"
+    return (
+        f"class weights ({losses.class_weighting}): {weighed}; the average object weighs 1, as the "
+        "background does"
+    )
 
 
 def _fill_frequencies(
@@ -68,12 +82,13 @@ def _fill_frequencies(
     class_names: Mapping[int, str],
 ) -> str:
     data = params.task.train_data
-    data.class_frequencies = [float(share) for share in statistics.frequencies]
-    factors = repeat_factors.of_classes(statistics.frequencies, data.repeat_threshold)
+    frequencies = statistics.frequencies
+    data.class_frequencies = [float(share) for share in frequencies]
+    factors = repeat_factors.of_classes(frequencies, data.repeat_threshold)
     images = repeat_factors.images_per_epoch(statistics, factors)
     epochs = params.trainer.train_steps * data.global_batch_size / images
     return (
-        f"repeat factors: {_range(factors, statistics.frequencies > 0, class_names)}; the "
+        f"repeat factors: {_range(factors, frequencies > 0, class_names)}; the "
         f"{statistics.num_images} images make an epoch of about {images:.0f}, so the training has "
         f"{epochs:.1f} epochs"
     )
@@ -98,10 +113,7 @@ def _count(
             f"task.train_data.input_path={data.input_path}: {first_line(error)}"
         ) from error
     except ValueError as error:
-        raise UsageError(
-            f"task.train_data.input_path={data.input_path}: {error}, but task.model.num_classes is "
-            f"{num_classes}, which counts the background"
-        ) from error
+        raise UsageError(f"task.train_data.input_path={data.input_path}: {error}") from error
     if not statistics.num_objects.any():
         raise UsageError(
             f"{asked_by} needs objects in the training images, but no record of "

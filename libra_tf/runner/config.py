@@ -259,9 +259,10 @@ def _check_fits(task: cfg.TaskConfig, own: cfg.TaskConfig, dataset: DetectionDat
 
 
 def _check_one_for_each_class(task: cfg.TaskConfig) -> None:
+    frequencies = task.train_data.get("class_frequencies", None)
     for key, noun, values in (
         ("task.losses.class_weights", "weights", task.losses.class_weights),
-        ("task.train_data.class_frequencies", "shares", task.train_data.class_frequencies),
+        ("task.train_data.class_frequencies", "shares", frequencies),
     ):
         if values and len(values) != task.model.num_classes:
             raise UsageError(

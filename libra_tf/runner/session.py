@@ -270,10 +270,13 @@ def _announce(
     steps = params.trainer.train_steps
     schedule = f"{steps} steps of {batch_size} images"
     if dataset:
-        epochs = steps * batch_size / dataset.train.num_examples
+        images = f"{dataset.train.num_examples} images"
+        # With repeated images, an epoch is longer, which is said where they are counted.
+        if not params.task.train_data.get("repeat_threshold", 0.0):
+            images = f"{steps * batch_size / dataset.train.num_examples:.1f} epochs of {images}"
         noun = "class" if len(dataset.class_names) == 1 else "classes"
         schedule += (
-            f" ({epochs:.1f} epochs of {dataset.train.num_examples} images), evaluation on "
+            f" ({images}), evaluation on "
             f"{dataset.val.num_examples} images, {len(dataset.class_names)} {noun}: "
             f"{', '.join(dataset.class_names.values())}"
         )

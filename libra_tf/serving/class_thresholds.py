@@ -1,9 +1,10 @@
 """A score threshold for each class, as a user gives them. Imports no TensorFlow."""
 
+import functools
 import json
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from libra_tf.cli.errors import UsageError, first_line, listed, suggestion
@@ -44,9 +45,11 @@ def check_numbers(thresholds: Thresholds) -> None:
       thresholds: class -> threshold.
 
     Raises:
-      UsageError: if one is no number in 0..1.
+      UsageError: if one is no number in 0..1, or a class is neither a name nor an id.
     """
     for name, threshold in thresholds.items():
+        if not isinstance(name, (str, numbers.Integral)) or isinstance(name, bool):
+            raise UsageError(f"{_FLAG}: {name!r} is no class; give its name or its category id")
         is_number = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
         # False for NaN as well.
         if not (is_number and 0 <= threshold <= 1):
@@ -83,7 +86,7 @@ def _categories(name: str | int, class_names: Mapping[int, str]) -> list[int]:
         named = [category for category, other in class_names.items() if other == name]
         if named:
             return named
-    is_id = isinstance(name, int) or name.isdecimal()
+    is_id = isinstance(name, numbers.Integral) or name.isdecimal()
     if is_id and int(name) in class_names:
         return [int(name)]
     names = list(class_names.values())
@@ -110,10 +113,24 @@ def _of_pairs(text: str) -> dict[str, float]:
     return thresholds
 
 
+def _without_repeats(
+    path: str | os.PathLike[str], pairs: Sequence[tuple[str, Any]]
+) -> dict[str, Any]:
+    """Makes a dict of the pairs of a JSON object, in which the last would win otherwise."""
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise UsageError(f"{_FLAG}={path} gives {name} twice; give it once")
+        content[name] = value
+    return content
+
+
 def _of_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+            content = json.load(file, object_pairs_hook=functools.partial(_without_repeats, path))
+    except UsageError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise UsageError(f"{_FLAG}={path} cannot be read as JSON ({reason}); {_HOW}") from error

@@ -17,7 +17,7 @@ from libra_tf.balance import boxes, quotas, samples
 from libra_tf.compat import keras
 from libra_tf.configs import maskrcnn as exp_cfg
 from libra_tf.dataloaders import mmdetection_input, rpn_sampling
-from libra_tf.modeling import box_losses, roi_sampler
+from libra_tf.modeling import box_losses, class_weights, roi_sampler
 from libra_tf.modeling.mmdetection import losses as mmdetection_losses
 from libra_tf.tasks import coco_metric, histograms, libra, mmdetection
 
@@ -87,7 +87,12 @@ class LibraMaskRCNNTask(libra.LibraTaskMixin, maskrcnn.MaskRCNNTask):
     def build_losses(
         self, outputs: Mapping[str, Any], labels: Mapping[str, Any], aux_losses: Any | None = None
     ) -> dict[str, tf.Tensor]:
-        """Returns Model Garden's losses by name, and counts what the histograms show."""
+        """Returns Model Garden's losses by name, and counts what the histograms show.
+
+        Raises:
+          ValueError: if weights of the classes are asked for, but not set.
+        """
+        class_weights.check_filled(self.task_config.losses)
         self._offer_histograms(outputs, labels)
         return super().build_losses(outputs, labels, aux_losses)
 

@@ -57,9 +57,13 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
         Several replicas divide their losses by the positive anchors of all of them, so the same
         images give the same gradients as on one device. Evaluation images that keep their shapes,
         as in MMDetection, have no targets; their losses are 0.
+
+        Raises:
+          ValueError: if weights of the classes are asked for, but not set.
         """
         if "cls_targets" not in labels:
             return (tf.constant(0.0),) * 4
+        class_weights.check_filled(self.task_config.losses)
         self._offer_histograms(outputs, labels)
         if self.task_config.model.compatibility:
             return self._build_mmdetection_losses(outputs, labels, aux_losses)

@@ -123,11 +123,32 @@ def test_the_tally_of_a_few_images():
     assert [row["AP"] for row in result["by_class"].values()] == [None, 0.25, None]
     assert result["by_class"]["emu"]["positive_over_negative"] is None
     assert result["num_images"] == 2 and result["num_objects"] == 4
-    assert result["rarest"] == {
-        "classes": ["emu"],
-        "even": pytest.approx(1 / 3),
-        "objects": 0.0,
-        "gradient": 0.0,
+    # The class without objects is none of the rarest.
+    assert result["rarest"] == {"classes": ["cat"], "even": 0.5, "objects": 0.25, "gradient": 0.25}
+
+
+def test_ids_without_a_class_are_left_out():
+    """COCO's ids have gaps; an id without a name that has objects is a class."""
+    tally = classes.ClassTally({1: "cat", 2: "2", 3: "dog", 4: "4", 5: "5", 6: "emu"})
+    found = _candidates([POSITIVE, POSITIVE], [1, 4])
+    tally.add_image(np.array([3, 3, 3, 1, 4]), {"anchors": found})
+    result = tally.result(classes.ClassGradients(*np.ones([3, 7])), {})
+    assert list(result["by_class"]) == ["emu", "cat", "4", "dog"]
+    assert result["rarest"]["classes"] == ["cat"]
+    assert result["rarest"]["even"] == pytest.approx(1 / 3)
+    assert result["rarest"]["objects"] == 0.2
+
+
+def test_classes_that_share_a_name_are_told_apart():
+    names = classes.distinct_names({1: "mouse", 2: "cat", 3: "mouse"})
+    assert names == {1: "mouse (1)", 2: "cat", 3: "mouse (3)"}
+    tally = classes.ClassTally(names)
+    tally.add_image(np.array([1, 3, 3, 2]), {"anchors": _candidates([], [])})
+    by_class = tally.result(classes.ClassGradients(*np.ones([3, 4])), {})["by_class"]
+    assert {name: row["objects"] for name, row in by_class.items()} == {
+        "mouse (1)": 1,
+        "cat": 1,
+        "mouse (3)": 2,
     }
 
 
@@ -135,10 +156,5 @@ def test_images_without_objects_have_no_shares():
     tally = classes.ClassTally({1: "cat", 2: "dog"})
     tally.add_image(np.array([], np.int64), {"anchors": _candidates([], [])})
     result = tally.result(classes.ClassGradients(*np.zeros([3, 3])), {})
-    assert result["rarest"] == {
-        "classes": ["cat"],
-        "even": 0.5,
-        "objects": None,
-        "gradient": None,
-    }
+    assert result["rarest"] == {"classes": [], "even": None, "objects": None, "gradient": None}
     assert result["by_class"]["cat"]["sampled"] is None

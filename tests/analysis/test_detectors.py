@@ -1,16 +1,18 @@
 """What the measures are given is what the run learned from."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from official.core import task_factory
 
-from libra_tf.analysis import collect, detectors
+from libra_tf.analysis import collect, detectors, report
 from libra_tf.balance import samples
 from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.configs import fastrcnn, maskrcnn
-from libra_tf.data import make_shapes, prepare_coco_folder
+from libra_tf.data import DatasetError, make_shapes, prepare_coco_folder
 from libra_tf.dataloaders import rpn_sampling
 from libra_tf.runs import trained_run
 from tests.analysis.runs import RPN, make_run
@@ -168,6 +170,29 @@ def test_losses_of_mask_rcnn_are_those_of_its_training_step(run_with_masks):
     total = sum(float(loss) for loss in step.losses.values())
     assert total == pytest.approx(float(expected["model_loss"]), rel=1e-5)
     assert detector.modules["mask_head"]
+
+
+def test_masks_that_the_images_lack(run_with_masks, report_of_both, tiny_shapes, tmp_path):
+    boxes, output = report_of_both.model_dirs[1], tmp_path / "report"
+    message = f"{run_with_masks} predicts masks, but the training images of {boxes} have none; "
+    with pytest.raises(UsageError, match=f"{message}name that run first, or name a folder with"):
+        report.write([boxes, run_with_masks], str(output), report=str)
+    moved = tmp_path / "moved"
+    shutil.copytree(run_with_masks, moved)
+    config = moved / "params.yaml"
+    with_masks = trained_run.read(run_with_masks).params.task.train_data.input_path
+    config.write_text(config.read_text().replace(with_masks, tiny_shapes.train.input_path))
+    with pytest.raises(UsageError, match=f"images of {moved} have none; name a folder with"):
+        report.write([str(moved)], str(output), report=str)
+    assert not output.exists()
+    for model_dirs, instead in (
+        ([boxes, run_with_masks], "leave out that run"),
+        ([run_with_masks], "leave out --dataset"),
+    ):
+        message = f"{tiny_shapes.folder} has no segmentations, and the detector in .*{instead}"
+        with pytest.raises(DatasetError, match=message):
+            report.write(model_dirs, str(output), tiny_shapes.folder, str(tmp_path), report=str)
+    report._check_masks([trained_run.read(folder) for folder in (run_with_masks, boxes)])
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ def write_numbers(**changes):
             "task.model.roi_sampler.type": "iou_balanced",
             "task.model.roi_sampler.bin_range": "candidates",
             "task.model.roi_sampler.instance_balanced": True,
+            "task.model.roi_sampler.class_balanced": False,
             "task.model.roi_sampler.num_bins": 3,
             "task.model.roi_generator.num_proposals": 1000,
         },
@@ -224,23 +225,32 @@ UNBALANCED = [
         "Objects of each",
         {"classes/rarest/objects": 0.04, "classes/by_class/star/images": 50},
         verdicts.ACT,
-        "task.losses.class_weighting=inverse_frequency",
+        "task.losses.class_weighting=effective_number",
+    ),
+    (
+        "Objects of each",
+        # A fifth of 0.45 would be a start.
+        {
+            "classes/rarest/objects": 0.04,
+            "settings/task.train_data.repeat_threshold": 0.08,
+        },
+        verdicts.LOOK,
+        "task.train_data.repeat_threshold=0.45",
     ),
     (
         "Gradient of each",
         {"classes/rarest/gradient": 0.04},
         verdicts.ACT,
-        "task.losses.class_weighting=inverse_frequency",
+        "task.losses.class_weighting=effective_number",
     ),
     (
         "Gradient of each",
         {
             "classes/rarest/gradient": 0.04,
-            "settings/task.losses.class_weighting": "effective_number",
             "settings/task.losses.class_weights": [1.0, 0.5, 0.5, 1.5, 1.5],
         },
         verdicts.ACT,
-        # Those that the run has computed would stay.
+        # Those that the run was given would stay.
         "task.losses.class_weights=null",
     ),
 ]
@@ -324,6 +334,20 @@ def test_the_summary_counts(bad, doubtful, text):
     states = [verdicts.FINE] * 3 + [verdicts.ACT] * bad + [verdicts.LOOK] * doubtful
     found = [verdicts.Verdict("samples", s, "title", "headline", None, "text", "") for s in states]
     assert verdicts.summarise(found) == text
+
+
+@pytest.mark.parametrize("instance_balanced", [True, False])
+def test_positives_that_are_drawn_evenly_over_the_classes(instance_balanced):
+    changes = {
+        "settings/task.model.roi_sampler.instance_balanced": instance_balanced,
+        "settings/task.model.roi_sampler.class_balanced": True,
+        "samples/proposals/positives/random": {"variation": 0.7},
+    }
+    verdict = judged("Positives", **changes)
+    assert (verdict.state, verdict.config) == (verdicts.FINE, ())
+    assert verdict.headline == "The positives are drawn evenly over the classes."
+    random = judged("Positives", **changes, **{"settings/task.model.roi_sampler.type": "random"})
+    assert random.state == verdicts.ACT
 
 
 STARVED = {"samples/proposals/bins/candidates/starved": [0, 0.1, 0.9]}
@@ -462,6 +486,7 @@ def test_a_run_that_does_something_for_rare_classes_is_not_told_to():
     in_many_images = {"classes/by_class/star/images": 90}
     for change in (
         {"settings/task.losses.class_weighting": "inverse_frequency"},
+        {"settings/task.losses.class_weighting": "effective_number"},
         {"settings/task.model.compatibility": "mmdetection"},
     ):
         for title in ("Gradient of each", "Objects of each"):
@@ -472,11 +497,30 @@ def test_a_run_that_does_something_for_rare_classes_is_not_told_to():
 def test_the_rarest_of_many_classes_are_counted_in_the_headline():
     names = ["a", "b", "c", "d", "e"]
     rarest = {"classes": names, "even": 0.25, "objects": 0.0, "gradient": 0.01}
-    rows = {key: {"objects": 30, "images": 30} for key in "fghijklmnopqrst"}
-    # No image shows more than half of the classes.
-    rows |= {key: {"objects": 0, "images": 0} for key in [*names, *"fghij"]}
+    rows = {key: {"objects": 1, "images": 1} for key in names}
+    rows |= {key: {"objects": 20, "images": 30} for key in "fghijklmnopqrst"}
     changes = {"classes/by_class": rows, "classes/rarest": rarest}
     verdict = judged("Objects of each", **changes)
     assert verdict.config == ("task.train_data.repeat_threshold=0.3",)
     assert verdict.headline == "The rarest 5 of 20 classes have 0 % of the objects."
     assert "the rarest 5 classes (a, b, c and others)" in verdict.text
+
+
+def test_classes_without_objects_are_not_the_rarest():
+    """They are said once, and neither repeated nor weighted."""
+    rows = {key: {"objects": 0, "images": 0} for key in "abc"} | write_numbers()["classes"][
+        "by_class"
+    ]
+    verdict = judged("Objects of each", **{"classes/by_class": rows})
+    assert verdict.state == verdicts.FINE
+    assert "triangle, has 100 objects, the rarest 60." in verdict.text
+    assert verdict.text.count("3 classes have no object in the images measured.") == 1
+    one = judged(
+        "Objects of each", **{"classes/by_class": {**rows, "a": rows["star"], "b": rows["star"]}}
+    )
+    assert "1 class has no object in the images measured." in one.text
+    # Twenty objects are enough for four classes, however many there are without.
+    judged("Objects of each", **{"classes/by_class": rows, "classes/num_objects": 20})
+    rare = {"classes/rarest/objects": 0.01, "classes/rarest/classes": ["star", "square"]}
+    verdict = judged("Objects of each", **{"classes/by_class": rows}, **rare)
+    assert verdict.headline == "The rarest 2 of 4 classes have 1.0 % of the objects."

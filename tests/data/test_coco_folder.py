@@ -209,6 +209,14 @@ def test_what_a_federated_data_set_says_is_kept(coco_folder, tmp_path):
     # 77 is no category.
     assert second["neg_category_ids"] == [1] and second["not_exhaustive_category_ids"] == [2]
     _assert_records_equal_json(dataset.val)
+    # Null is as if there were no list.
+    first, second = (coco["images"][:2] for coco in coco_folder.coco.values())
+    for image in (*first, *second):
+        image.setdefault("neg_category_ids", None)
+        image.setdefault("not_exhaustive_category_ids", None)
+    coco_folder.write()
+    with_nulls = _prepare(coco_folder.path, tmp_path / "cache")
+    assert json.loads(pathlib.Path(with_nulls.val.annotation_file).read_text()) == cleaned
     cleaned = json.loads(pathlib.Path(plain.val.annotation_file).read_text())
     assert not {key for entry in cleaned["categories"] for key in entry} - {"id", "name"}
 

@@ -201,6 +201,13 @@ def test_equally_frequent_classes_are_those_of_the_plain_data_set(seed):
     assert _boxes(after.objects) == _boxes(before.objects)
 
 
+@pytest.mark.parametrize(("ratio", "num_streams"), [(1, 0), (5, 1)])
+def test_only_rare_classes_need_a_stream_of_their_own(ratio, num_streams):
+    rng = np.random.default_rng(0)
+    shape_images.place_shapes(rng, _SIZE, Dials(class_ratio=ratio))
+    assert rng.bit_generator.seed_seq.n_children_spawned == num_streams
+
+
 def test_names_of_folders():
     plain = shapes.folder_name(1024, 128, 128)
     assert plain == f"shapes-1024-128-128px-v{shapes._DRAWING_VERSION}"

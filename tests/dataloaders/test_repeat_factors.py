@@ -1,6 +1,7 @@
 """Images with rare classes are repeated as often as LVIS' formula says, on average."""
 
 import collections
+import contextlib
 import math
 
 import numpy as np
@@ -10,13 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from official.core import config_definitions as cfg
 from official.core import exp_factory, task_factory
+from official.vision.configs import retinanet as model_garden
 from official.vision.dataloaders import input_reader_factory
 from tensorflow.python.framework import config as tf_config
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
 from libra_tf.configs import retinanet
-from libra_tf.dataloaders import class_statistics, repeat_factors, repeatable
+from libra_tf.dataloaders import (
+    class_statistics,
+    orientation,
+    repeat_factors,
+    repeatable,
+    unaugmented,
+)
 from libra_tf.runner.config import use_dataset
 
 pytestmark = pytest.mark.one_lane
@@ -68,12 +76,14 @@ def test_frequent_classes_are_not_repeated(images, threshold):
     assert (repeat_factors.of_classes(frequencies, 0) == 1).all()
 
 
-def example(number, labels, crowds=()):
+def example(number, labels, crowds=(), size=(64, 64)):
     """A record of an image whose `image/encoded` is a number."""
     features = {
         "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"%d" % number])),
         "image/object/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=labels)),
     }
+    for key, side in zip(("image/height", "image/width"), size, strict=True):
+        features[key] = tf.train.Feature(int64_list=tf.train.Int64List(value=[side]))
     if crowds:
         features["image/object/is_crowd"] = tf.train.Feature(
             int64_list=tf.train.Int64List(value=crowds)
@@ -92,10 +102,41 @@ def test_crowds_are_not_counted(tmp_path):
     assert statistics.num_images == 4
 
 
-@pytest.mark.parametrize("label", [-1, NUM_CLASSES])
-def test_classes_outside_of_the_detectors(label):
-    with pytest.raises(ValueError, match=f"the class {label}"):
+def test_the_images_of_the_frequencies_are_counted_once():
+    """LVIS has nearly as many combinations of classes as images."""
+
+    class Mapping(dict):
+        passes = 0
+
+        def values(self):
+            Mapping.passes += 1
+            return super().values()
+
+    images = Mapping({frozenset([1, 2]): 3, frozenset([2]): 2, frozenset(): 3})
+    statistics = class_statistics.ClassStatistics(np.array([0, 3, 5]), images)
+    np.testing.assert_allclose(statistics.frequencies, [0, 3 / 8, 5 / 8], rtol=1e-12)
+    assert Mapping.passes == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        (-1, "; ids begin at 1, and 0 is the background"),
+        (0, "; ids begin at 1, and 0 is the background"),
+        (NUM_CLASSES, ", but task.model.num_classes is 6, which counts the background"),
+    ],
+)
+def test_classes_outside_of_the_detectors(label, reason):
+    with pytest.raises(ValueError, match=f"the class {label}{reason}"):
         class_statistics.of_images([[1], [label]], NUM_CLASSES)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 10**9])
+def test_a_class_without_a_frequency(label):
+    records = tf.data.Dataset.from_tensors(example(0, [1, label]))
+    message = "class_frequencies has 3 shares, but an image shows a class outside of them"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(repeat_factors.repeat(records, [1.0, 1.0, 2.0], (5, 0)))
 
 
 def test_the_expected_number_of_copies():
@@ -143,7 +184,7 @@ def write_files(folder, images, num_files):
     return str(folder / "*.tfrecord")
 
 
-def read(params, seed, step, num_batches, input_context=None):
+def read(params, seed, step, num_batches, input_context=None, by_orientation=False):
     """Returns batches of numbered images, each with a draw."""
 
     def decode(record):
@@ -154,7 +195,11 @@ def read(params, seed, step, num_batches, input_context=None):
 
     keras.utils.set_random_seed(seed)
     used = repeatable.used_by(step, params.global_batch_size, input_context)
-    with repeat_factors.repeating(params), repeatable.reading_after(used):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(repeat_factors.repeating(params))
+        stack.enter_context(repeatable.reading_after(used))
+        if by_orientation:
+            stack.enter_context(orientation.batching(params, input_context))
         reader = input_reader_factory.input_reader_generator(
             params,
             dataset_fn=tf.data.TFRecordDataset,
@@ -200,6 +245,34 @@ def test_the_rest_of_the_stream(tmp_path_factory, data, images):
     whole = read(params, seed, 0, STEPS * batches, context)
     rest = read(params, seed, step, (STEPS - step) * batches, context)
     np.testing.assert_array_equal(rest, whole[step * batches :] or np.zeros([0]))
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_the_rest_of_the_stream_in_batches_of_one_orientation(tmp_path, step):
+    """As with `compatibility: mmdetection`; every third image is portrait."""
+    images = [[1]] * 16 + [[2, 1]] * 2
+    path = str(tmp_path / "records")
+    with tf.io.TFRecordWriter(path) as writer:
+        for number, labels in enumerate(images):
+            size = (96, 64) if number % 3 == 0 else (64, 96)
+            writer.write(example(number, labels, size=size))
+    # Two images of 18 are shown sqrt(1 / (1 / 9)) = 3 times each.
+    params = config(images, path, 1.0, global_batch_size=2, shuffle_buffer_size=5)
+    whole = read(params, 7, 0, 22, by_orientation=True)
+    for batch in whole:
+        assert len(set(batch[:, 0] % 3 == 0)) == 1
+    shown = np.bincount(np.concatenate(whole)[:, 0].astype(int), minlength=len(images))
+    assert shown[16:].min() > shown[:16].max()
+    rest = read(params, 7, step, 22 - step, by_orientation=True)
+    np.testing.assert_array_equal(rest, whole[step:])
+
+
+def test_a_measurement_on_the_training_images_needs_no_frequencies():
+    data = unaugmented.without_augmentation(retinanet.TrainData(repeat_threshold=0.5))
+    with repeat_factors.repeating(data):
+        pass
+    theirs = model_garden.DataConfig(is_training=True)
+    assert "repeat_threshold" not in unaugmented.without_augmentation(theirs)
 
 
 @pytest.mark.parametrize("num_files", [1, 4])

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import sklearn.utils
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from official.vision.losses import focal_loss
 
@@ -22,7 +23,8 @@ def effective_numbers(counts, beta):
 def test_effective_number(counts, beta):
     weights = class_weights.class_weights("effective_number", np.array(counts), beta)
     expected = 1 / effective_numbers(counts, beta)
-    np.testing.assert_allclose(weights, len(counts) * expected / expected.sum(), rtol=1e-9)
+    expected *= sum(counts) / sum(n * w for n, w in zip(counts, expected, strict=True))
+    np.testing.assert_allclose(weights, expected, rtol=1e-9)
 
 
 @pytest.mark.one_lane
@@ -30,18 +32,29 @@ def test_effective_number(counts, beta):
 def test_inverse_frequency(counts):
     counts = np.array(counts)
     weights = class_weights.class_weights("inverse_frequency", counts, 0.999)
-    products = (weights * counts)[counts > 0]
-    np.testing.assert_allclose(products, products[0], rtol=1e-9)
+    present = counts[counts > 0]
+    np.testing.assert_allclose(weights[counts > 0], present.sum() / (len(present) * present))
+
+
+@pytest.mark.one_lane
+@settings(deadline=None)  # The first call of scikit-learn is slow.
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=5))
+def test_inverse_frequency_is_that_of_scikit_learn(counts):
+    weights = class_weights.class_weights("inverse_frequency", np.array(counts), 0.999)
+    classes = np.arange(len(counts))
+    labels = np.repeat(classes, counts)
+    expected = sklearn.utils.compute_class_weight("balanced", classes=classes, y=labels)
+    np.testing.assert_allclose(weights, expected)
 
 
 @pytest.mark.one_lane
 @pytest.mark.parametrize("weighting", ["effective_number", "inverse_frequency"])
 @given(counts=COUNTS, beta=BETAS)
-def test_rare_classes_weigh_more_and_all_weigh_one_on_average(weighting, counts, beta):
+def test_rare_classes_weigh_more_and_an_object_weighs_one_on_average(weighting, counts, beta):
     counts = np.array(counts)
     weights = class_weights.class_weights(weighting, counts, beta)
     present = counts > 0
-    assert weights[present].sum() == pytest.approx(present.sum())
+    assert (weights * counts).sum() == pytest.approx(counts.sum())
     assert (weights[~present] == 1).all()
     order = np.argsort(counts[present])
     assert (np.diff(weights[present][order]) <= 1e-9).all()
@@ -55,6 +68,12 @@ def test_the_constant_leads_from_equal_weights_to_inverse_frequency():
     nearly = class_weights.class_weights("effective_number", counts, 1 - 1e-9)
     inverse = class_weights.class_weights("inverse_frequency", counts, 0.0)
     np.testing.assert_allclose(nearly, inverse, rtol=1e-5)
+
+
+@pytest.mark.one_lane
+def test_a_weighting_that_does_not_exist():
+    with pytest.raises(ValueError, match="'none'; it must be effective_number or inverse_freq"):
+        class_weights.class_weights("none", np.array([0, 3]), 0.9)
 
 
 @pytest.mark.one_lane

@@ -1,18 +1,22 @@
 """A run counts the classes of its training images, whether they come from a folder or not."""
 
+import dataclasses
 import json
 import re
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from official.core import exp_factory
+from official.vision.configs import maskrcnn, retinanet
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf.analysis import collect
 from libra_tf.cli.errors import UsageError
 from libra_tf.dataloaders import repeat_factors
 from libra_tf.modeling import class_weights
-from libra_tf.runner import class_balance
+from libra_tf.runner import class_balance, config
 from libra_tf.runs import trained_run
 from libra_tf.runs.folder import RunFolder
 
@@ -58,7 +62,9 @@ def test_weights(weighting, tiny_shapes, counted):
     assert params.task.train_data.class_frequencies is None
     least, most = np.argsort(expected[1:])[[0, -1]] + 1
     assert re.fullmatch(
-        rf"class weights \({weighting}\): from [\d.]+ \({NAMES[least]}\) to [\d.]+ \(.*\)", line
+        rf"class weights \({weighting}\): from [\d.]+ \({NAMES[least]}\) to [\d.]+ \(.*\); "
+        "the average object weighs 1, as the background does",
+        line,
     )
     assert f"{expected[most]:.3g} (" in line
 
@@ -81,16 +87,43 @@ def test_frequencies(tiny_shapes, counted):
 
 def test_what_is_given_or_not_needed_is_not_counted(tiny_shapes):
     weights, shares = [1.0, 2.0, 1.0, 1.0, 1.0], [0.0, 0.5, 0.5, 0.5, 0.5]
-    for task, mode in (
-        ({}, "train"),
-        ({"train_data": {"repeat_threshold": 1.0}}, "eval"),
-        ({"train_data": {"repeat_threshold": 1.0, "class_frequencies": shares}}, "train"),
-        ({"losses": {"class_weighting": "inverse_frequency", "class_weights": weights}}, "train"),
+    repeats = {"train_data": {"repeat_threshold": 1.0, "class_frequencies": shares}}
+    weighs = {"losses": {"class_weighting": "inverse_frequency", "class_weights": weights}}
+    kept_weights = "class weights: those of the config; task.losses.class_weights=null counts anew"
+    kept_shares = (
+        "shares of images by class: those of the config; "
+        "task.train_data.class_frequencies=null counts anew"
+    )
+    for task, mode, lines in (
+        ({}, "train", []),
+        ({"train_data": {"repeat_threshold": 1.0}}, "eval", []),
+        (repeats, "train", [kept_shares]),
+        (weighs, "train_and_eval", [kept_weights]),
+        ({**repeats, **weighs}, "eval", []),
     ):
         params = experiment(tiny_shapes, **task)
         before = params.as_dict()
-        assert fill_in(params, mode) == []
+        assert fill_in(params, mode) == lines
         assert params.as_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("experiment_name", "data"),
+    [
+        ("libra_retinanet_demo", retinanet.DataConfig(is_training=True)),
+        ("libra_fasterrcnn_demo", maskrcnn.DataConfig(is_training=True)),
+    ],
+)
+def test_model_gardens_own_config_of_the_data(experiment_name, data):
+    """It has no key for repeated images."""
+    params = exp_factory.get_exp_config(experiment_name)
+    task = dataclasses.replace(params.task, train_data=data)
+    assert "repeat_threshold" not in task.train_data
+    task.validate()
+    config._check_one_for_each_class(task)
+    assert fill_in(dataclasses.replace(params, task=task)) == []
+    run = types.SimpleNamespace(params=types.SimpleNamespace(task=task))
+    assert collect._settings(run)["task.train_data.repeat_threshold"] == 0
 
 
 def test_a_run_keeps_what_was_counted(tiny_shapes, tmp_path):

@@ -122,6 +122,20 @@ def test_the_number_of_classes(names, said, tmp_path):
     assert said in console.file.getvalue()
 
 
+def test_epochs_are_left_out_where_repeated_images_lengthen_them(tmp_path):
+    split = Split("t*", "t.json", 6, 6, 1)
+    dataset = DetectionDataset("cells", {1: "a"}, 2, split, split, ())
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    said = []
+    for threshold in (0.0, 0.5):
+        params.task.train_data.repeat_threshold = threshold
+        console = rich.console.Console(file=io.StringIO(), width=500)
+        session._announce(console, "demo", params, dataset, RunFolder(str(tmp_path)))
+        said.append(console.file.getvalue())
+    assert "600.0 epochs of 6 images), evaluation" in said[0]
+    assert "epochs of" not in said[1] and "(6 images), evaluation" in said[1]
+
+
 def test_a_detector_of_masks_needs_a_folder_with_masks(data_flags):
     boxes = input_data.prepare("libra_fasterrcnn_demo", data_flags, report=str)
     masks = input_data.prepare("libra_maskrcnn_demo", data_flags, report=str, with_masks=True)

@@ -62,6 +62,7 @@ def test_a_file_takes_any_name(tmp_path):
         ("TEXT.json", "cannot be read as JSON .Expecting value"),
         ("LIST.json", r"LIST\.json holds no thresholds; give CLASS=NUMBER"),
         ("WRONG.json", "person=high must be a number"),
+        ("TWICE.json", r"^--score_thresholds=TWICE\.json gives person twice; give it once$"),
         ("BOOL.json", "person=True must be a number"),
     ],
 )
@@ -70,10 +71,23 @@ def test_what_is_refused(text, message, tmp_path, monkeypatch):
     pathlib.Path("TEXT.json").write_text("person")
     pathlib.Path("LIST.json").write_text("[0.4]")
     pathlib.Path("WRONG.json").write_text('{"person": "high"}')
+    pathlib.Path("TWICE.json").write_text('{"person": 0.1, "dog, hot": 0.2, "person": 0.3}')
     pathlib.Path("BOOL.json").write_text('{"person": true}')
     with pytest.raises(UsageError, match=message) as error:
         class_thresholds.by_category(class_thresholds.read(text), NAMES)
     assert str(error.value).startswith("--score_thresholds") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", [True, 1.0, None, (1,)])
+def test_keys_that_are_no_class(key):
+    with pytest.raises(UsageError, match="is no class; give its name or its category id"):
+        class_thresholds.check_numbers({key: 0.5})
+
+
+def test_an_id_may_be_numpys():
+    thresholds = {np.int64(1): 0.5}
+    class_thresholds.check_numbers(thresholds)
+    assert class_thresholds.by_category(thresholds, NAMES) == {1: 0.5}
 
 
 def choose(outputs, lowest):

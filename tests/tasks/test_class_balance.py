@@ -73,6 +73,13 @@ def test_weights_multiply_the_terms_of_their_class(scene, box_loss, tiny_shapes)
     assert total - weighted == pytest.approx(plain[0] - plain[1], rel=1e-4)
 
 
+def test_weights_that_were_not_counted(scene, tiny_shapes):
+    message = "class_weighting is effective_number, but task.losses.class_weights is not set"
+    with pytest.raises(ValueError, match=message):
+        losses(*scene, tiny_shapes, class_weighting="effective_number")
+    losses(*scene, tiny_shapes, class_weighting="effective_number", class_weights=WEIGHTS)
+
+
 def test_the_switch_reaches_the_sampler(tiny_shapes):
     for value in (False, True):
         sampler = {"model": {"roi_sampler": {"class_balanced": value}}}

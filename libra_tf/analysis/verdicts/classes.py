@@ -14,6 +14,7 @@ from libra_tf.analysis.verdicts.finding import (
     make_verdict,
     percent,
 )
+from libra_tf.configs.components import EFFECTIVE_NUMBER
 
 # The rarest classes have too little if they have less than an even part over this.
 _RARE = 5.0
@@ -21,7 +22,8 @@ _RARE = 5.0
 _ENOUGH_OBJECTS = 5.0
 _REPEAT_THRESHOLD = "task.train_data.repeat_threshold"
 _WEIGHTING = "task.losses.class_weighting"
-_WEIGHTED = f"{_WEIGHTING}=inverse_frequency"
+# Inverse frequencies are more extreme: one object of a class may weigh as much as all of another.
+_WEIGHTED = f"{_WEIGHTING}={EFFECTIVE_NUMBER}"
 _WEIGHTS = "task.losses.class_weights"
 
 
@@ -32,31 +34,35 @@ def judge(numbers: Mapping[str, Any]) -> list[Verdict | None]:
       numbers: see `libra_tf.analysis.verdicts.judge`.
 
     Returns:
-      The verdicts; None for what cannot be judged, as with a single class, or with fewer objects
-      than classes several times over.
+      The verdicts on the classes with objects; None for what cannot be judged, as with a single
+      class, or with fewer objects than classes several times over.
     """
     measured, settings = numbers["classes"], numbers["settings"]
-    num_classes = len(measured["by_class"])
+    num_classes = len(_present(measured))
     if num_classes < 2 or measured["num_objects"] < _ENOUGH_OBJECTS * num_classes:
         return []
     return [_objects(measured, settings), _gradient(measured, settings)]
 
 
 def _objects(measured: Mapping[str, Any], settings: Mapping[str, Any]) -> Verdict:
-    by_class, rarest = measured["by_class"], measured["rarest"]
-    commonest = list(by_class)[-1]
+    present, rarest = _present(measured), measured["rarest"]
+    commonest = list(present)[-1]
     text = (
         f"Of {measured['num_objects']} objects, {percent(rarest['objects'])} are of "
         f"{_listed(rarest['classes'])}; even parts would be {percent(rarest['even'])}. The "
-        f"commonest class, {commonest}, has {by_class[commonest]['objects']} objects, the rarest "
-        f"{next(iter(by_class.values()))['objects']}."
+        f"commonest class, {commonest}, has {present[commonest]['objects']} objects, the rarest "
+        f"{next(iter(present.values()))['objects']}."
     )
+    num_absent = len(measured["by_class"]) - len(present)
+    if num_absent:
+        has = "class has" if num_absent == 1 else "classes have"
+        text += f" {num_absent} {has} no object in the images measured."
     gauge = Gauge("objects of the rarest classes", rarest["objects"], rarest["even"] / _RARE)
     if gauge.value >= gauge.threshold:
         advice = Advice(FINE, "No class is far rarer than the others.")
     elif settings[_REPEAT_THRESHOLD]:
         gauge = None
-        advice = Advice(FINE, "Some classes are rare, and the run repeats their images.")
+        advice = _repeating_advice(measured, settings)
     else:
         has = "has" if len(rarest["classes"]) == 1 else "have"
         headline = f"{_subject(measured)} {has} {percent(rarest['objects'])} of the objects."
@@ -65,14 +71,28 @@ def _objects(measured: Mapping[str, Any], settings: Mapping[str, Any]) -> Verdic
     return make_verdict("classes", "Objects of each class", gauge, text, advice)
 
 
+def _repeating_advice(measured: Mapping[str, Any], settings: Mapping[str, Any]) -> Advice:
+    """Advises a run that repeats images on rare classes."""
+    typical = statistics.median(_shares_of_images(measured).values())
+    if settings[_REPEAT_THRESHOLD] >= typical / _RARE:
+        return Advice(FINE, "Some classes are rare, and the run repeats their images.")
+    headline = "Some classes are rare, and the run repeats them little."
+    return Advice(LOOK, headline, *_rare_advice(measured, settings))
+
+
+def _shares_of_images(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the share of the images that show each class with objects."""
+    return {
+        name: row["images"] / measured["num_images"] for name, row in _present(measured).items()
+    }
+
+
 def _rare_advice(
     measured: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple[str, tuple[str, ...]]:
     """Returns what to do about rare classes, and the config lines for it."""
-    shares = {
-        name: row["images"] / measured["num_images"] for name, row in measured["by_class"].items()
-    }
-    typical = statistics.median(share for share in shares.values() if share > 0)
+    shares = _shares_of_images(measured)
+    typical = statistics.median(shares.values())
     if max(shares[name] for name in measured["rarest"]["classes"]) < typical:
         return (
             "Repeat the images with classes that fewer images show than the median class.",
@@ -86,9 +106,9 @@ def _weighting_advice(settings: Mapping[str, Any]) -> tuple[str, tuple[str, ...]
     """Returns how to weight rare classes in the loss, and the config lines for it."""
     if settings["task.model.compatibility"]:
         return "The losses of an imported detector have no weights: add images of them.", ()
-    if f"{_WEIGHTING}={settings[_WEIGHTING]}" == _WEIGHTED:
+    if settings[_WEIGHTING] != "none":
         return "The loss already weights them: add images of them.", ()
-    # A run keeps the weights that it was given or has computed.
+    # A run keeps the weights that it was given.
     lines = (_WEIGHTED, f"{_WEIGHTS}=null") if settings[_WEIGHTS] else (_WEIGHTED,)
     return "Weight rare classes more in the loss.", lines
 
@@ -118,9 +138,14 @@ def _gradient_advice(
     return Advice(ACT if lines else LOOK, headline, suggestion, lines)
 
 
+def _present(measured: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Returns the rows of the classes with objects, the rarest first."""
+    return {name: row for name, row in measured["by_class"].items() if row["objects"]}
+
+
 def _subject(measured: Mapping[str, Any]) -> str:
     """Returns what a headline calls the rarest classes."""
-    names, number = measured["rarest"]["classes"], len(measured["by_class"])
+    names, number = measured["rarest"]["classes"], len(_present(measured))
     return (
         f"Class {names[0]}" if len(names) == 1 else f"The rarest {len(names)} of {number} classes"
     )

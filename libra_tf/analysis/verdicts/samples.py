@@ -324,8 +324,12 @@ def _surplus(
         f"number per object varies by {percent(before)} of its mean; if they are drawn evenly "
         f"over the objects, by {percent(after)}."
     )
-    if settings[f"{key}.type"] != "random" and settings[f"{key}.instance_balanced"]:
-        return text, None, Advice(FINE, "The positives are drawn evenly over the objects.")
+    if settings[f"{key}.type"] != "random":
+        # Over the classes, then over the objects of each. The RPN knows no classes.
+        if settings.get(f"{key}.class_balanced"):
+            return text, None, Advice(FINE, "The positives are drawn evenly over the classes.")
+        if settings[f"{key}.instance_balanced"]:
+            return text, None, Advice(FINE, "The positives are drawn evenly over the objects.")
     gauge = Gauge("less variation if drawn evenly", before - after, MUCH)
     if gauge.value <= MUCH:
         return text, gauge, Advice(FINE, "Drawing the positives evenly would change little.")
