@@ -136,7 +136,7 @@ class _FederatedEvaluation(cocoeval.COCOeval):
     ) -> dict[str, Any] | None:
         """Matches the detections of a class in an image; see base class."""
         matches = super().evaluateImg(imgId, catId, aRng, maxDet)
-        incomplete = self.cocoGt.imgs[imgId].get("not_exhaustive_category_ids", ())
+        incomplete = self.cocoGt.imgs[imgId].get("not_exhaustive_category_ids") or ()
         if matches and catId in incomplete:
             matches["dtIgnore"] = matches["dtIgnore"] | (matches["dtMatches"] == 0)
         return matches
