@@ -79,19 +79,6 @@ def add_stages(stages: Sequence[ClassGradients]) -> ClassGradients:
     )
 
 
-def distinct_names(class_names: Mapping[int, str]) -> dict[int, str]:
-    """Returns the names of classes; those that share one have their ids in it.
-
-    Args:
-      class_names: category id to name.
-    """
-    uses = collections.Counter(class_names.values())
-    return {
-        category: name if uses[name] == 1 else f"{name} ({category})"
-        for category, name in class_names.items()
-    }
-
-
 def add_up(steps: Sequence[ClassGradients]) -> ClassGradients:
     """Adds up steps.
 

@@ -13,6 +13,7 @@ from libra_tf.analysis import classes, detectors, gradients, pyramid, samples
 from libra_tf.analysis.batches import Batch
 from libra_tf.analysis.detector import Detector
 from libra_tf.compat import keras
+from libra_tf.evaluation import subject
 from libra_tf.runs import results, trained_run
 
 _PICTURED_IMAGES = 3
@@ -91,7 +92,7 @@ def analyse(
     keras.utils.set_random_seed(0)
     report(f"{run.folder}: loading {os.path.basename(run.checkpoint)}")
     detector = detectors.load(run)
-    measures = _Measures(detector, classes.distinct_names(run.read_class_names()), point)
+    measures = _Measures(detector, subject.distinct(run.read_class_names()), point)
     for index, batch in enumerate(detector.read(input_path, max_num_instances)):
         if index == num_batches:
             break
