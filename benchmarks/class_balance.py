@@ -21,7 +21,6 @@ comes after the other, so the table is fair at any time.
 """
 
 import itertools
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,11 +28,11 @@ from typing import Any
 from absl import app, flags
 
 import gains
-from libra_tf.data import make_shapes, shapes
+from libra_tf.data import shapes
 from libra_tf.data.dials import Dials
 from libra_tf.data.shape_images import CLASS_NAMES
 from libra_tf.data.shapes import DEMO_SHAPES
-from trainings import ROOT, arguments, read, schedule, train_once
+from trainings import ROOT, read, train_on_shapes
 
 BASELINE = "baseline"
 # With all classes as frequent as each other, each is in more than half of the images: then nothing
@@ -92,26 +91,18 @@ def main(_: list[str]) -> None:
 
 def _train(ratio: float, name: str, seed: int) -> None:
     """Trains all rows of a detector with a seed, unless recorded."""
-    dials = Dials(class_ratio=ratio)
-    dataset = shapes.folder_name(**DEMO_SHAPES, dials=dials)
-    folder = make_shapes(os.path.join(_RUNS.value, "images", dataset), **DEMO_SHAPES, dials=dials)
     experiment, rows = DETECTORS[name]
     for row, overrides in rows.items():
-        key = {
-            "dataset": dataset,
-            "detector": name,
-            "row": row,
-            "seed": seed,
-            "steps": _STEPS.value,
-        }
-        flags_of_row = arguments(
+        train_on_shapes(
+            _RECORDS.value,
+            _RUNS.value,
+            Dials(class_ratio=ratio),
             experiment,
-            folder,
-            seed,
+            {"detector": name, "row": row},
             overrides,
-            schedule(DEMO_SHAPES["image_size"], _STEPS.value),
+            seed,
+            _STEPS.value,
         )
-        train_once(_RECORDS.value, _RUNS.value, key, flags_of_row)
 
 
 def table(settings: Sequence[tuple[float, str]], records: Sequence[Mapping[str, Any]]) -> list[str]:

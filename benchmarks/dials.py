@@ -13,18 +13,17 @@ Finished trainings are recorded and not repeated; a training that was stopped re
 share the trainings at 0. One seed comes after the other, so the tables are fair at any time.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import app, flags
 
 import gains
-from libra_tf.data import make_shapes, shapes
+from libra_tf.data import shapes
 from libra_tf.data.dials import Dials
 from libra_tf.data.shapes import DEMO_SHAPES
 from rows import FASTERRCNN_ROWS
-from trainings import ROOT, arguments, read, schedule, train_once
+from trainings import ROOT, read, train_on_shapes
 
 # Of each dial, the component for the same imbalance.
 MATCHING = {
@@ -71,18 +70,17 @@ def main(_: list[str]) -> None:
 
 def _train(dials: Dials, seed: int) -> None:
     """Trains all rows with a seed on the shapes with these dials, unless recorded."""
-    name = shapes.folder_name(**DEMO_SHAPES, dials=dials)
-    folder = make_shapes(os.path.join(_RUNS.value, "images", name), **DEMO_SHAPES, dials=dials)
     for row in (BASELINE, *COMPONENTS):
-        key = {"dataset": name, "row": row, "seed": seed, "steps": _STEPS.value}
-        flags_of_row = arguments(
+        train_on_shapes(
+            _RECORDS.value,
+            _RUNS.value,
+            dials,
             "libra_fasterrcnn_demo",
-            folder,
-            seed,
+            {"row": row},
             FASTERRCNN_ROWS[row],
-            schedule(DEMO_SHAPES["image_size"], _STEPS.value),
+            seed,
+            _STEPS.value,
         )
-        train_once(_RECORDS.value, _RUNS.value, key, flags_of_row)
 
 
 def results_of(

@@ -9,6 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from libra_tf.data import make_shapes, shapes
+from libra_tf.data.dials import Dials
+from libra_tf.data.shapes import DEMO_SHAPES
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 METRICS = ("AP", "AP50", "AP75")
 # Of small, medium and large objects.
@@ -89,6 +93,37 @@ def train_once(
     os.makedirs(os.path.dirname(records), exist_ok=True)
     with open(records, "a") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def train_on_shapes(
+    records: str,
+    runs: str,
+    dials: Dials,
+    experiment: str,
+    row: Mapping[str, str],
+    overrides: Sequence[str],
+    seed: int,
+    steps: int,
+) -> None:
+    """Trains a row on the shapes of the demo, drawn with dials; see `train_once`.
+
+    Args:
+      records: see `train_once`.
+      runs: see `train_once`; its folder `images` gets the shapes.
+      dials: how the shapes are drawn.
+      experiment: name of the experiment.
+      row: what tells this row from the others, for the key.
+      overrides: those of the row.
+      seed: the seed.
+      steps: number of steps.
+    """
+    name = shapes.folder_name(**DEMO_SHAPES, dials=dials)
+    folder = make_shapes(os.path.join(runs, "images", name), **DEMO_SHAPES, dials=dials)
+    flags_of_row = arguments(
+        experiment, folder, seed, overrides, schedule(DEMO_SHAPES["image_size"], steps)
+    )
+    key = {"dataset": name, **row, "seed": seed, "steps": steps}
+    train_once(records, runs, key, flags_of_row)
 
 
 def _folder(runs: str, key: Mapping[str, Any]) -> pathlib.Path:

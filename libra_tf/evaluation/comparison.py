@@ -18,7 +18,7 @@ import numpy as np
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.progress import Progress
 from libra_tf.evaluation import matching
-from libra_tf.evaluation.matching import ClassMatches
+from libra_tf.evaluation.matching import ClassMatches, Matches
 from libra_tf.evaluation.subject import Subject
 
 # Percentiles of the differences: the limits of an interval of 95 %.
@@ -56,6 +56,7 @@ def compare(
     num_samples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
+    matches: Sequence[Matches] | None = None,
 ) -> dict[str, Difference]:
     """Measures by how much AP differs between two detectors, and how sure that is.
 
@@ -69,6 +70,7 @@ def compare(
       num_samples: how many times images are drawn, at least 100.
       seed: of the draws.
       progress: shows how far it is.
+      matches: what `matching.match` returns for the two; None to match them here.
 
     Returns:
       `AP`, `AP50` and `AP75` as COCO defines them, with at most 100 detections per class and
@@ -84,7 +86,8 @@ def compare(
     if num_samples < _FEWEST_DRAWS:
         raise UsageError(f"num_samples={num_samples}: draw images at least {_FEWEST_DRAWS} times")
     progress = progress or matching.silent()
-    pair = [_Ranking(matching.match(each, kind, progress).classes) for each in (subject, other)]
+    matches = matches or [matching.match(each, kind, progress) for each in (subject, other)]
+    pair = [_Ranking(each.classes) for each in matches]
     num_images = len(subject.image_ids)
     generator = np.random.default_rng(seed)
     draws = []

@@ -20,10 +20,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from pycocotools import cocoeval, mask
+from pycocotools import cocoeval
 
 from libra_tf.evaluation import matching
-from libra_tf.evaluation.subject import MASKS, Subject
+from libra_tf.evaluation.subject import Subject, detected_area
 
 # The letters of LVIS for how frequent a class is.
 RARE, COMMON, FREQUENT = "r", "c", "f"
@@ -114,13 +114,8 @@ class _FederatedEvaluation(cocoeval.COCOeval):
             best = sorted(entries, key=lambda entry: (-entry["score"], entry["id"]))
             for entry in best[: self.params.maxDets[0]]:
                 if self._is_judged(image_id, entry["category_id"]):
-                    area = self._area(entry)
+                    area = detected_area(entry, self.params.iouType)
                     self._dts[image_id, entry["category_id"]].append({**entry, "area": area})
-
-    def _area(self, entry: dict[str, Any]) -> float:
-        # pycocotools sets the area of a detection to that of its box, even if it has a mask.
-        is_mask = self.params.iouType == MASKS
-        return float(mask.area(entry["segmentation"])) if is_mask else entry["area"]
 
     def _is_judged(self, image_id: int, category_id: int) -> bool:
         negative = self.cocoGt.imgs[image_id].get("neg_category_ids")

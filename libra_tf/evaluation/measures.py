@@ -77,19 +77,6 @@ def measure(
     return Measured(numbers, found)
 
 
-def average_precisions(
-    subject: Subject, kind: str, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Measures the average precision alone; see `average_precision.measure`.
-
-    Args:
-      subject: the objects and detections.
-      kind: one of `subject.kinds`.
-      progress: shows how far it is.
-    """
-    return average_precision.measure(matching.match(subject, kind, progress))
-
-
 def _scores(matches: matching.Matches) -> tuple[np.ndarray, np.ndarray]:
     """Returns the scores of all detections that count, and whether each has found an object."""
     at = matching.SIZES.index("all"), matching.index_of(outcomes.IOU_THRESHOLD)

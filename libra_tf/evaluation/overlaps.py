@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from pycocotools import coco, mask
 
-from libra_tf.evaluation.subject import MASKS, Subject
+from libra_tf.evaluation.subject import MASKS, Subject, detected_area
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,20 +78,13 @@ def _in_image(subject: Subject, kind: str, image_id: int, index: dict[int, int])
     return ImageOverlaps(
         scores=np.array([entry["score"] for entry in found], np.float64),
         classes=np.array([index[entry["category_id"]] for entry in found], np.int64),
-        areas=_areas(regions, found, kind),
+        areas=np.array([detected_area(entry, kind) for entry in found], np.float64),
         object_classes=np.array([index[entry["category_id"]] for entry in objects], np.int64),
         object_areas=np.array([entry["area"] for entry in objects], np.float64),
         crowds=np.array([entry["iscrowd"] for entry in objects], bool),
         ious=ious,
         covered=covered,
     )
-
-
-def _areas(regions: list[Any], found: list[dict[str, Any]], kind: str) -> np.ndarray:
-    # pycocotools sets the area of a detection to that of its box, even if it has a mask.
-    if kind == MASKS and found:
-        return mask.area(regions).astype(np.float64)
-    return np.array([entry["area"] for entry in found], np.float64)
 
 
 def _regions(source: coco.COCO, entries: list[dict[str, Any]], kind: str) -> list[Any]:

@@ -9,7 +9,16 @@ from typing import Any, TypeAlias
 from libra_tf import atomic
 from libra_tf.cli.progress import Progress
 from libra_tf.data.annotations import AnnotationFile
-from libra_tf.evaluation import comparison, figures, measures, page, pictures, records
+from libra_tf.evaluation import (
+    average_precision,
+    comparison,
+    figures,
+    matching,
+    measures,
+    page,
+    pictures,
+    records,
+)
 from libra_tf.evaluation import subject as subjects
 from libra_tf.evaluation.measures import Measured
 from libra_tf.evaluation.records import Record
@@ -140,11 +149,14 @@ def _compare(evaluation: Evaluation, subject: Subject, progress: Progress) -> di
     for kind in own.kinds:
         if kind not in other.kinds:
             continue
+        matches = [matching.match(of, kind, progress) for of in (own, other)]
         kinds[kind] = {
-            "differences": comparison.compare(own, other, kind, _NUM_DRAWS, progress=progress),
+            "differences": comparison.compare(
+                own, other, kind, _NUM_DRAWS, progress=progress, matches=matches
+            ),
             "average_precision": {
-                which: measures.average_precisions(of, kind, progress)
-                for which, of in (("this", own), ("other", other))
+                which: average_precision.measure(of)
+                for which, of in zip(("this", "other"), matches, strict=True)
             },
         }
     is_same_run = record.name == evaluation.name

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pycocotools import coco
+from pycocotools import coco, mask
 
 from libra_tf.cli.errors import UsageError, listed
 from libra_tf.data import annotations, problems
@@ -100,6 +100,18 @@ def make(
         detections,
         (BOXES, MASKS) if _have_masks(objects) and _have_masks(found) else (BOXES,),
     )
+
+
+def detected_area(entry: Mapping[str, Any], kind: str) -> float:
+    """Returns the area of a detection in square pixels.
+
+    pycocotools sets `area` to that of the box, even if there is a mask.
+
+    Args:
+      entry: the detection; its mask is run-length encoded.
+      kind: `BOXES` or `MASKS`.
+    """
+    return float(mask.area(entry["segmentation"]) if kind == MASKS else entry["area"])
 
 
 def distinct(names: Mapping[int, str]) -> dict[int, str]:
