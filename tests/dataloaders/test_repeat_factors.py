@@ -26,6 +26,7 @@ from libra_tf.dataloaders import (
     unaugmented,
 )
 from libra_tf.runner.config import use_dataset
+from tests.dataloaders import streams
 
 pytestmark = pytest.mark.one_lane
 
@@ -236,15 +237,7 @@ def test_the_rest_of_the_stream(tmp_path_factory, data, images):
         global_batch_size=2 * data.draw(st.integers(1, 3), label="half of the batch"),
         shuffle_buffer_size=data.draw(st.integers(1, 30), label="shuffle buffer"),
     )
-    seed = data.draw(st.integers(0, 2**32 - 1), label="seed")
-    context = data.draw(st.sampled_from([None, (1, 0, 2), (2, 0, 2), (2, 1, 2)]), label="context")
-    context = context and tf.distribute.InputContext(*context)
-    batches = 2 if context and context.num_input_pipelines == 1 else 1
-    step = data.draw(st.integers(0, STEPS), label="step")
-
-    whole = read(params, seed, 0, STEPS * batches, context)
-    rest = read(params, seed, step, (STEPS - step) * batches, context)
-    np.testing.assert_array_equal(rest, whole[step * batches :] or np.zeros([0]))
+    streams.check_the_rest(data, read, params, STEPS)
 
 
 @pytest.mark.parametrize("step", [1, 4])

@@ -17,6 +17,7 @@ from libra_tf.compat import keras
 from libra_tf.dataloaders import repeatable
 from libra_tf.dataloaders.draws import Draws
 from libra_tf.runner.config import use_dataset
+from tests.dataloaders import streams
 
 pytestmark = pytest.mark.one_lane
 
@@ -76,16 +77,7 @@ def test_the_rest_of_the_stream(tmp_path_factory, data):
         cache=data.draw(st.booleans(), label="cache"),
         cycle_length=data.draw(st.sampled_from([None, 1, 2]), label="cycle length"),
     )
-    seed = data.draw(st.integers(0, 2**32 - 1), label="seed")
-    # Pipelines, index of this one, replicas.
-    context = data.draw(st.sampled_from([None, (1, 0, 2), (2, 0, 2), (2, 1, 2)]), label="context")
-    context = context and tf.distribute.InputContext(*context)
-    batches = 2 if context and context.num_input_pipelines == 1 else 1
-    step = data.draw(st.integers(0, STEPS), label="step")
-
-    whole = read(params, seed, 0, STEPS * batches, context)
-    rest = read(params, seed, step, (STEPS - step) * batches, context)
-    np.testing.assert_array_equal(rest, whole[step * batches :] or np.zeros([0]))
+    streams.check_the_rest(data, read, params, STEPS)
 
 
 def test_other_seeds_pipelines_and_places_draw_other_numbers(tmp_path):
