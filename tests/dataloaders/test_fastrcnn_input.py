@@ -52,7 +52,7 @@ def parse(tmp_path):
 def test_proposals_go_where_the_instances_go(parse, flip):
     """Given the instances themselves, whatever is drawn for the image."""
     flipped = set()
-    for seed in range(8):
+    for seed in range(3):
         tf.random.set_seed(seed)
         rng = np.random.default_rng(seed)
         boxes = random_boxes(rng, rng.integers(0, NUM_INSTANCES + 1))

@@ -65,6 +65,18 @@ def sample(config, parser=PARSER, seed=(0, 0), gt_boxes=GT_BOXES, labels=LABELS)
     ).numpy()
 
 
+def sample_often(config, parser, seeds):
+    """What `sample` gives for each seed, traced once."""
+
+    @tf.function
+    def draw(seed):
+        return rpn_sampling.sample_anchors(
+            tf.constant(LABELS), tf.constant(GT_BOXES), ANCHORS, config, parser, seed
+        )
+
+    return [draw(tf.constant(seed)).numpy() for seed in seeds]
+
+
 def test_model_garden_can_be_asked_for_all_anchors():
     data = maskrcnn.DataConfig(parser=maskrcnn.Parser(rpn_batch_size_per_im=7, aug_scale_min=0.5))
     data.lock()
@@ -129,7 +141,8 @@ def test_negatives_are_spread_evenly_over_their_ious():
 
 def test_at_random_every_negative_is_as_likely():
     config = at_random(max_negatives_per_positive=5)
-    counts = sum((sample(config, seed=(seed, 0)) == 0).astype(int) for seed in range(200))
+    draws = sample_often(config, PARSER, [(seed, 0) for seed in range(200)])
+    counts = sum((sampled == 0).astype(int) for sampled in draws)
     negatives = LABELS == 0
     expected = (
         counts.sum()
@@ -156,10 +169,9 @@ def test_positives_are_spread_evenly_over_the_objects():
     few_positives = parser(rpn_fg_fraction=0.15)
     counts = {True: [], False: []}
     for is_balanced, per_object in counts.items():
-        for seed in range(100):
-            sampled = sample(
-                balanced(instance_balanced=is_balanced), few_positives, (seed, is_balanced)
-            )
+        config = balanced(instance_balanced=is_balanced)
+        seeds = [(seed, int(is_balanced)) for seed in range(100)]
+        for sampled in sample_often(config, few_positives, seeds):
             per_object.append(np.bincount(IOUS.argmax(1)[sampled == 1], minlength=3))
     available = np.bincount(IOUS.argmax(1)[LABELS == 1], minlength=3)
     # round(9 / 3) + 1 = 4 are drawn of each object (fewer where it has fewer); what is too much is

@@ -26,7 +26,13 @@ def num_trainable(model):
     return sum(np.prod(variable.shape) for variable in model.trainable_variables)
 
 
-@pytest.mark.parametrize(("depth", "groups", "base_width"), PUBLISHED_PARAMETERS)
+@pytest.mark.parametrize(
+    ("depth", "groups", "base_width"),
+    [
+        pytest.param(*key, marks=() if key == (50, 32, 4) else pytest.mark.slow)
+        for key in PUBLISHED_PARAMETERS
+    ],
+)
 def test_has_the_parameters_of_the_published_model(depth, groups, base_width):
     model = ResNeXt(depth, groups, base_width)
     assert num_trainable(model) == PUBLISHED_PARAMETERS[depth, groups, base_width]

@@ -168,6 +168,7 @@ def test_a_run_tells_the_time_to_the_first_step(trained):
 
 
 @pytest.mark.one_lane
+@pytest.mark.slow
 def test_a_finished_run_is_evaluated_again(trained):
     model_dir, _, arguments = trained
     result = run(*arguments, f"--params_override={TINY.format(steps=2)}")

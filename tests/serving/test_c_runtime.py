@@ -49,6 +49,9 @@ def row(name, answered, refused, wrong):
 
 
 @pytest.mark.parametrize(
+    "exported", ["retinanet", pytest.param("fasterrcnn", marks=pytest.mark.slow)], indirect=True
+)
+@pytest.mark.parametrize(
     ("requests", "num_damaged"),
     [(100, 60), pytest.param(10_000, 1_000, marks=pytest.mark.slow)],
 )

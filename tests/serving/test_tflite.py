@@ -19,7 +19,9 @@ NUM_BOXES, NUM_CLASSES = 60, 3
 LIMITS = {"num_detections": 20, "score_threshold": 0.3, "iou_threshold": 0.5}
 
 one_stage = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
-two_stage = pytest.mark.parametrize("exported", ["fasterrcnn"], indirect=True)
+two_stage = pytest.mark.parametrize(
+    "exported", [pytest.param("fasterrcnn", marks=pytest.mark.one_lane)], indirect=True
+)
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,12 @@ def params(tiny_shapes, tmp_path_factory):
     return params
 
 
-@pytest.fixture(params=[False, True], ids=["libra", "switches_off"])
+@pytest.fixture(
+    params=[
+        pytest.param(False, id="libra"),
+        pytest.param(True, id="switches_off", marks=pytest.mark.slow),
+    ]
+)
 def either(request, params):
     params = params.replace()
     if request.param:

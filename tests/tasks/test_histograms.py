@@ -136,7 +136,7 @@ def fold(shares):
     ("experiment", "kind", "loss"),
     [
         ("libra_retinanet_demo", "anchors", "box"),
-        ("libra_fasterrcnn_demo", "proposals", "frcnn_box"),
+        pytest.param("libra_fasterrcnn_demo", "proposals", "frcnn_box", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_counts_what_the_report_counts(experiment, kind, loss, tiny_shapes):

@@ -64,6 +64,7 @@ def test_compiles_for_both_shapes(kind, dataset):
     np.testing.assert_allclose(losses[True], losses[False], rtol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_histograms_count_its_anchors(kind, dataset):
     params = mmdetection.configure(kind, dataset)
