@@ -122,6 +122,7 @@ def _content(
         "num_listed_images": len(evaluation.truth.images),
         "num_detections": len(subject.detections.anns),
         "num_detections_of_other_classes": len(evaluation.results) - len(subject.detections.anns),
+        "num_objects_without_masks": subject.num_objects_without_masks,
         "image_ids": image_ids,
         "truth_digest": records.digest_of_truth(evaluation.truth, image_ids),
         "detections_digest": records.digest_of_results(evaluation.results),

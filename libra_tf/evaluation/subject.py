@@ -28,11 +28,13 @@ class Subject:
         (`[x, y, width, height]` in pixels), `score`, `area`, `id` and, with masks, `segmentation`
         (run-length encoded).
       kinds: `(BOXES,)`, or `(BOXES, MASKS)` if all objects and all detections have masks.
+      num_objects_without_masks: if the detections have masks, how many objects have none.
     """
 
     truth: coco.COCO
     detections: coco.COCO
     kinds: tuple[str, ...]
+    num_objects_without_masks: int
 
     @property
     def image_ids(self) -> list[int]:
@@ -95,11 +97,10 @@ def make(
         truth.dataset = {"images": images, "annotations": objects, "categories": categories}
         truth.createIndex()
         detections = truth.loadRes(list(map(dict, found))) if found else _none(images, categories)
-    return Subject(
-        truth,
-        detections,
-        (BOXES, MASKS) if _have_masks(objects) and _have_masks(found) else (BOXES,),
-    )
+    finds_masks = bool(found) and not _num_without_masks(found)
+    missing = _num_without_masks(objects) if finds_masks else 0
+    kinds = (BOXES, MASKS) if finds_masks and objects and not missing else (BOXES,)
+    return Subject(truth, detections, kinds, missing)
 
 
 def detected_area(entry: Mapping[str, Any], kind: str) -> float:
@@ -160,8 +161,8 @@ def same_classes(class_names: Mapping[int, str], others: Mapping[int, str]) -> d
     return same
 
 
-def _have_masks(entries: Sequence[dict[str, Any]]) -> bool:
-    return bool(entries) and all("segmentation" in entry for entry in entries)
+def _num_without_masks(entries: Sequence[dict[str, Any]]) -> int:
+    return sum("segmentation" not in entry for entry in entries)
 
 
 def _none(images: list[dict[str, Any]], categories: list[dict[str, Any]]) -> coco.COCO:

@@ -270,6 +270,16 @@ def test_detections_of_other_classes_are_left_out_and_said(tmp_path):
     assert "1 further ones are of classes that the annotations do not list" in html
 
 
+def test_an_object_without_a_mask_is_said(tmp_path):
+    evaluation = make(*scenes.random(3), masks=True)
+    del evaluation.truth.annotations[0]["segmentation"]
+    report.write(evaluation, str(tmp_path), Progress(rich.console.Console(quiet=True)))
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    assert list(content["kinds"]) == ["bbox"]
+    html = (tmp_path / "evaluation.html").read_text()
+    assert "Masks are not measured, since 1 of the objects have none." in html
+
+
 def test_what_cannot_be_reported_on_leaves_nothing(tmp_path):
     with pytest.raises(UsageError, match="does not list image_id 99"):
         write(tmp_path, OBJECTS, [(99, 1, [10, 10, 20, 20], 0.9)])

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.one_lane
 SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
 
 
-def annotation_file(**extra):
+def annotation_file():
     images = [{"id": id_, "file_name": f"{id_}.jpg", "width": 10, "height": 10} for id_ in (7, 3)]
     objects = [
-        {"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 1, 4, 4], **extra},
-        {"id": 2, "image_id": 3, "category_id": 5, "bbox": [1, 1, 20, 4], **extra},
+        {"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 1, 4, 4]},
+        {"id": 2, "image_id": 3, "category_id": 5, "bbox": [1, 1, 20, 4]},
     ]
     return AnnotationFile(pathlib.Path("val.json"), "", images, objects, {5: "cat", 2: "dog"})
 
@@ -52,14 +52,24 @@ def test_no_detections_are_no_error():
 
 
 @pytest.mark.parametrize(
-    ("of_objects", "of_detections", "kinds"),
-    [(True, True, ("bbox", "segm")), (True, False, ("bbox",)), (False, True, ("bbox",))],
+    ("of_objects", "of_detections", "kinds", "missing"),
+    [
+        (2, True, ("bbox", "segm"), 0),
+        (1, True, ("bbox",), 1),
+        (0, True, ("bbox",), 2),
+        (2, False, ("bbox",), 0),
+        (0, False, ("bbox",), 0),
+    ],
 )
-def test_masks_count_if_all_have_them(of_objects, of_detections, kinds):
-    truth = annotation_file(**({"segmentation": SQUARE} if of_objects else {}))
+def test_masks_count_if_all_have_them(of_objects, of_detections, kinds, missing):
+    truth = annotation_file()
+    for entry in truth.annotations[:of_objects]:
+        entry["segmentation"] = SQUARE
     encoded = {"size": [10, 10], "counts": "]1c02"}
     found = [detection(**({"segmentation": encoded} if of_detections else {}))]
-    assert subject.make(truth, found).kinds == kinds
+    made = subject.make(truth, found)
+    assert made.kinds == kinds
+    assert made.num_objects_without_masks == missing
 
 
 def test_ids_of_objects_begin_at_1():
