@@ -30,8 +30,8 @@ class Losses(components.ClassWeights, retinanet.Losses):
 
     Both box losses are averaged over the four coordinates, summed over the positive anchors of the
     batch, divided by the number of positive anchors plus one, and multiplied by `box_loss_weight`.
-    MMDetection sums over the coordinates, so its weight of 1 corresponds to 4 here. The weight of a
-    class multiplies all its terms in the focal loss: of its positive anchors and of all others.
+    MMDetection sums over the coordinates, so its weight of 1 corresponds to 4 here. In the focal
+    loss, the weight of its class multiplies all terms of an anchor.
 
     Attributes:
       box_loss: `balanced_l1`, or `huber` for Model Garden's own. Huber needs a different

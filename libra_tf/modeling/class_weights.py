@@ -79,12 +79,16 @@ def check_filled(losses: ClassWeights) -> None:
 class ClassWeightedFocalLoss(focal_loss.FocalLoss):
     """Model Garden's focal loss in which each class has a weight.
 
-    The weight of a class multiplies all its terms: of the anchors that show it, and of all others,
-    from which it has to be told apart.
+    The weight of its class multiplies all terms of an anchor (section 4.3 of the paper), as that of
+    an RoI does in a two-stage detector.
 
     Args:
-      class_weights: a weight for each class, the background included.
+      class_weights: a weight for each class, the background first.
       **kwargs: arguments of Model Garden's loss.
+
+    References:
+      - Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019.
+        https://arxiv.org/abs/1901.05555
     """
 
     def __init__(self, class_weights: Sequence[float], **kwargs: Any) -> None:
@@ -95,14 +99,20 @@ class ClassWeightedFocalLoss(focal_loss.FocalLoss):
         """Returns the weighted loss of every anchor and class.
 
         Args:
-          y_true: `[B, num_anchors, num_classes]`, 1 for the class of an anchor.
+          y_true: `[B, num_anchors, num_classes]`, 1 for the class of an anchor; of the background,
+            all are 0.
           y_pred: `[B, num_anchors, num_classes]`, logits.
 
         Returns:
           float32 `[B, num_anchors, num_classes]`.
         """
         loss = super().call(y_true, y_pred)
-        return loss * tf.constant(self._class_weights, loss.dtype)
+        background, *others = self._class_weights
+        is_class = tf.cast(y_true[..., 1:], loss.dtype)
+        # Differences, so that an anchor without a class keeps the weight of the background.
+        more = tf.constant(others, loss.dtype) - background
+        of_anchor = background + tf.reduce_sum(is_class * more, axis=-1, keepdims=True)
+        return loss * of_anchor
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that recreate the loss."""
