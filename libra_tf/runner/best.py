@@ -10,7 +10,6 @@ from official.core import config_definitions as cfg
 from official.core import train_utils
 
 from libra_tf.cli.errors import UsageError
-from libra_tf.runner import cluster
 from libra_tf.runs.results import Results
 
 _METRIC = "AP"
@@ -114,13 +113,11 @@ class StopWithoutGain(orbit.Action):
     Args:
       patience: how many evaluations without a gain end the training.
       results: the run's evaluations.
-      strategy: strategy of the training. All its processes stop together.
     """
 
-    def __init__(self, patience: int, results: Results, strategy: tf.distribute.Strategy):
+    def __init__(self, patience: int, results: Results):
         self._patience = patience
         self._results = results
-        self._strategy = strategy
 
     def __call__(self, output: Mapping[str, Any] | None = None) -> None:
         """Checks the evaluations so far.
@@ -133,7 +130,7 @@ class StopWithoutGain(orbit.Action):
         """
         del output
         best, since = self._best_and_since()
-        if cluster.any_worker(self._strategy, since >= self._patience):
+        if since >= self._patience:
             raise NoGainError(
                 f"AP has not gained for {since} evaluations (--patience={self._patience}): the "
                 f"best was {best[_METRIC]:.3f} at step {best['step']}"

@@ -98,8 +98,7 @@ def _count(
     task: cfg.TaskConfig, asked_by: str, report: Callable[[str], None]
 ) -> class_statistics.ClassStatistics:
     data, num_classes = task.train_data, task.model.num_classes
-    found = input_data.find_files(data.input_path)
-    files = [file for matching in found.values() for file in matching]
+    files = input_data.all_files(data.input_path)
     if not files:
         raise UsageError(
             f"{asked_by} needs the training images, but task.train_data.input_path is "

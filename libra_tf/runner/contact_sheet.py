@@ -3,10 +3,11 @@
 import io
 import math
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
+from official.core import config_definitions as cfg
 from official.vision.dataloaders import tf_example_decoder
 from PIL import Image, ImageDraw
 
@@ -15,7 +16,9 @@ from libra_tf.inference import drawing
 from libra_tf.runner import input_data
 from libra_tf.tasks.coco_metric import Detections
 
-_COLUMNS = 4
+_NUM_IMAGES, _COLUMNS = 12, 4
+# Detections with a lower score are not drawn.
+_SCORE_THRESHOLD = 0.4
 # In pixels: longer side of each image, margin around it, and height of the text above it.
 _SIDE, _MARGIN, _TITLE = 300, 8, 22
 _FONT_SIZE = 14
@@ -25,39 +28,38 @@ _FILE_NAME = "image/filename"
 
 def draw(
     path: str,
-    input_path: str | Sequence[str],
+    data: cfg.DataConfig,
     detections: Mapping[int, Detections],
     class_names: Mapping[int, str],
-    num_images: int = 12,
-    score_threshold: float = 0.4,
 ) -> bool:
     """Writes a PNG of the first evaluated images.
 
     Args:
       path: file to write, local or remote.
-      input_path: TFRecord files for Model Garden's decoder; see `input_data.find_files`.
+      data: config of the validation images, which are TFRecords for Model Garden's decoder.
       detections: detections by image id.
       class_names: class names by category id.
-      num_images: maximum number of images.
-      score_threshold: detections with a lower score are not drawn.
 
     Returns:
       False if there was no image to draw.
+
+    Raises:
+      OSError, tf.errors.OpError: if the images cannot be read or the file cannot be written.
     """
-    examples = _read_examples(input_path, detections, num_images)
+    examples = _read_examples(data, detections)
     if not examples:
         return False
     rows = math.ceil(len(examples) / _COLUMNS)
     cell, top = _SIDE + 2 * _MARGIN, 2 * _TITLE
     sheet = Image.new("RGB", (_COLUMNS * cell, top + rows * (cell + _TITLE)), "white")
     canvas, font = ImageDraw.Draw(sheet), drawing.load_font(_FONT_SIZE)
-    title = f"dashed: ground truth; solid: detections with a score of {score_threshold} or more"
+    title = f"dashed: ground truth; solid: detections with a score of {_SCORE_THRESHOLD} or more"
     canvas.text((_MARGIN, _MARGIN), title, fill="black", font=font)
     for number, (image_id, name, example) in enumerate(examples):
         row, column = divmod(number, _COLUMNS)
         x, y = column * cell + _MARGIN, top + row * (cell + _TITLE)
         canvas.text((x, y), drawing.shorten(name, font, _SIDE), fill="black", font=font)
-        picture = _draw_image(example, detections[image_id], class_names, score_threshold)
+        picture = _draw_image(example, detections[image_id], class_names)
         sheet.paste(picture, (x, y + _TITLE))
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
@@ -66,18 +68,17 @@ def draw(
 
 
 def _read_examples(
-    input_path: str | Sequence[str], detections: Mapping[int, Detections], num_images: int
+    data: cfg.DataConfig, detections: Mapping[int, Detections]
 ) -> list[tuple[int, str, dict[str, np.ndarray]]]:
     """Returns the id, the title and the decoded record of each image to show."""
     decoder = tf_example_decoder.TfExampleDecoder()
-    files = [file for found in input_data.find_files(input_path).values() for file in found]
     examples = []
-    for record in tf.data.TFRecordDataset(files):
+    for record in input_data.read_records(data):
         example = {key: value.numpy() for key, value in decoder.decode(record).items()}
         image_id = int(example["source_id"])
         if image_id in detections:
             examples.append((image_id, _title(record, image_id), example))
-        if len(examples) == num_images:
+        if len(examples) == _NUM_IMAGES:
             break
     return examples
 
@@ -93,13 +94,12 @@ def _draw_image(
     example: Mapping[str, np.ndarray],
     detections: Detections,
     class_names: Mapping[int, str],
-    score_threshold: float,
 ) -> Image.Image:
     """Scales an image to the size of a cell, and draws on it afterwards to keep labels readable."""
     image = Image.fromarray(example["image"])
     scale = _SIDE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    is_drawn = detections.scores >= score_threshold
+    is_drawn = detections.scores >= _SCORE_THRESHOLD
     return drawing.draw_detections(
         image.resize((width, height)),
         detections.boxes[is_drawn] * scale,

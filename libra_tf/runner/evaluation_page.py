@@ -4,7 +4,6 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 
 import tensorflow as tf
-from official.common import dataset_fn
 from official.core import config_definitions as cfg
 
 from libra_tf.cli.errors import UsageError, first_line
@@ -109,9 +108,8 @@ def _reader(data: cfg.DataConfig) -> report.ReadImages:
 def _read_images(data: cfg.DataConfig, image_ids: Collection[int]) -> Iterator[tuple[int, bytes]]:
     """Yields the ids and the files of some images, and reads no further than the last of them."""
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in (_ID, _IMAGE)}
-    files = [file for found in input_data.find_files(data.input_path).values() for file in found]
     missing = set(image_ids)
-    for record in dataset_fn.pick_dataset_fn(data.file_type)(files):
+    for record in input_data.read_records(data):
         if not missing:
             return
         example = tf.io.parse_single_example(record, features)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import tensorflow as tf
 from absl import flags
+from official.common import dataset_fn
 from official.core import config_definitions as cfg
 
 from libra_tf.cli.errors import UsageError
@@ -183,6 +184,23 @@ def find_files(input_path: str | Sequence[str] | None) -> dict[str, list[str]]:
     texts = [input_path] if isinstance(input_path, str) else input_path or ()
     patterns = [pattern.strip() for text in texts for pattern in text.split(",")]
     return {pattern: _matching(pattern) for pattern in patterns if pattern}
+
+
+def all_files(input_path: str | Sequence[str] | None) -> list[str]:
+    """Returns the files of all patterns; see `find_files`."""
+    return [file for matching in find_files(input_path).values() for file in matching]
+
+
+def read_records(data: cfg.DataConfig) -> tf.data.Dataset:
+    """Reads the serialized examples of a split, in the order of its files.
+
+    Args:
+      data: config of the split; this uses `input_path` and `file_type`.
+
+    Returns:
+      A data set of string scalars.
+    """
+    return dataset_fn.pick_dataset_fn(data.file_type)(all_files(data.input_path))
 
 
 def _matching(pattern: str) -> list[str]:

@@ -1,7 +1,8 @@
 """A run from flags to results: data, config, training, table and pictures."""
 
-import functools
+import dataclasses
 import os
+from collections.abc import Callable
 
 import gin
 import rich.console
@@ -11,7 +12,7 @@ from official.core import config_definitions as cfg
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.cli import quiet, shell
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset
@@ -39,6 +40,43 @@ from libra_tf.runs.folder import PICTURES, RunFolder
 from libra_tf.tasks.coco_metric import Detections
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run that has been checked, and may begin.
+
+    Attributes:
+      experiment: name of the experiment.
+      folder: the run folder.
+      flags: parsed flags; see `libra_tf.runner.flags`.
+      params: the config, final and locked.
+      strategy: distribution strategy.
+      dataset: the images; None if the config names them.
+      class_names: by category id.
+      precision: what the network computes in.
+      record: where evaluations are recorded.
+      checkpoint: path prefix of the checkpoint to evaluate; None for the newest.
+      measure_more: measures what is not COCO's; None for nothing.
+    """
+
+    experiment: str
+    folder: RunFolder
+    flags: flags.FlagValues
+    params: cfg.ExperimentConfig
+    strategy: tf.distribute.Strategy
+    dataset: DetectionDataset | None
+    class_names: dict[int, str]
+    precision: Precision
+    record: results.Results
+    checkpoint: str | None
+    measure_more: more_metrics.Measure | None
+
+    @property
+    def log(self) -> str:
+        """The file for what libraries print in this process."""
+        is_chief = cluster.is_chief(self.strategy)
+        return self.folder.log(None if is_chief else self.params.runtime.task_index)
+
+
 def run(
     experiment: str,
     model_dir: str,
@@ -61,31 +99,67 @@ def run(
       TrainingError: if training cannot continue.
       PreemptedError: if the process was told to stop.
     """
-    folder, mode = RunFolder(model_dir), flag_values.mode
+    progress = Progress(console)
     # A process may run several, as a notebook does.
     with gin.unlock_config():
         gin.parse_config_files_and_bindings(flag_values.gin_file, flag_values.gin_params)
+    of_run = _prepare(experiment, RunFolder(model_dir), flag_values, progress.note)
+    progress.note(_announcement(of_run.experiment, of_run.params, of_run.dataset, of_run.folder))
+    warning = "warning: " if of_run.precision.is_emulated else ""
+    progress.note(f"{warning}precision: {of_run.precision}")
+    startup.mark("data")
+    record = of_run.record
+    with quiet.libraries_write_to(of_run.log):
+        trainer = _train(of_run, progress, startup)
+        if record.evaluations and "eval" in flag_values.mode:
+            console.print(results.table(record.evaluations[-1]))
+            for line in metrics.lines(record.evaluations[-1]):
+                progress.note(line)
+        # Not the newest: another process may have saved one since.
+        step = int(trainer.global_step.numpy())
+        evaluated = of_run.checkpoint or of_run.folder.checkpoint_of_step(step)
+        made = {
+            "checkpoint": evaluated,
+            "TensorBoard logs": of_run.folder.path,
+            "results": record.path if record.evaluations else None,
+            "pictures": _draw_contact_sheet(of_run, _detections(trainer), progress),
+            "evaluation page": _write_page(of_run, _detections(trainer), evaluated, progress),
+            "library log": of_run.folder.log(),
+        }
+    for name, path in made.items():
+        if path:
+            progress.note(f"{name + ':':17} {path}")
+    tensorboard = shell.program("tensorboard", "tensorboard.main")
+    progress.note(f"next:             {tensorboard} --logdir={of_run.folder}")
+
+
+def _prepare(
+    experiment: str,
+    folder: RunFolder,
+    flag_values: flags.FlagValues,
+    report: Callable[[str], None],
+) -> _Run:
+    """Checks what can be checked, the cheapest first, and converts the data in between."""
+    mode = flag_values.mode
     # Report wrong keys, folders and checkpoints before reading any data.
     is_of_run = runner_flags.may_evaluate_run(flag_values) and folder.is_known()
     if is_of_run:
         draft = config.build_from_run(folder, flag_values)
     else:
         draft = config.build(experiment, flag_values)
-    experiment = draft.experiment
     checkpoint = folder.find_checkpoint(flag_values.checkpoint) if flag_values.checkpoint else None
     proposals.check_folders(draft.params, mode)
     _check_init_checkpoint(draft.params, folder, mode)
     strategy = cluster.build_strategy(draft.params, mode)
-    report = functools.partial(_print, console)
     with_masks = getattr(draft.params.task.model, "include_mask", False)
     if is_of_run:
         dataset = input_data.prepare_of_run(folder, flag_values, draft.named, report, with_masks)
     else:
-        dataset = input_data.prepare(experiment, flag_values, report, with_masks)
+        dataset = input_data.prepare(draft.experiment, flag_values, report, with_masks)
     params = config.settle(draft, dataset)
     input_data.check_files(params, mode)
     proposals.check_files(params, mode, dataset)
-    _check_batch_sizes(params, strategy)
+    _check_divides(params, strategy)
     if flag_values.patience is not None:
         best.check_patience(flag_values.patience, params, mode)
     measure_more = more_metrics.build(flag_values, params, dataset)
@@ -93,94 +167,58 @@ def run(
         evaluation_page.check_compared(flag_values.compare, params)
     class_names = _class_names(params, dataset)
     class_balance.fill_in(params, mode, class_names, report)
+    # Nothing is written to the folder before this line.
     if cluster.is_chief(strategy):
         folder.set_damaged_checkpoints_aside(report)
     cluster.wait_for_all(strategy)
     _check_continues(folder, mode, params, dataset, class_names)
     chosen = config.choose_precision(draft, cluster.device_type(strategy))
     images = _dataset_name(dataset, params)
-    record = results.Results(folder, experiment, images, chosen.dtype)
     _configure_computation(chosen, flag_values.seed)
     if "train" in mode and cluster.is_chief(strategy):
         # The run may be evaluated from another working directory.
         trained_on = os.path.abspath(dataset.folder) if dataset else images
-        folder.write_config(experiment, params, class_names, trained_on, flag_values.val_share)
+        folder.write_config(
+            draft.experiment, params, class_names, trained_on, flag_values.val_share
+        )
     params.lock()
+    return _Run(
+        experiment=draft.experiment,
+        folder=folder,
+        flags=flag_values,
+        params=params,
+        strategy=strategy,
+        dataset=dataset,
+        class_names=class_names,
+        precision=chosen,
+        record=results.Results(folder, draft.experiment, images, chosen.dtype),
+        checkpoint=checkpoint,
+        measure_more=measure_more,
+    )
 
-    _announce(console, experiment, params, dataset, folder)
-    _print(console, f"{'warning: ' if chosen.is_emulated else ''}precision: {chosen}")
-    startup.mark("data")
+
+def _train(of_run: _Run, progress: Progress, startup: StartUp) -> training.ReportingTrainer:
     stages = Stages()
-    task_index = None if cluster.is_chief(strategy) else params.runtime.task_index
-    with quiet.libraries_write_to(folder.log(task_index)):
-        with stages.explained(experiment, folder.log(task_index)):
-            trainer = _train(
-                params,
-                strategy,
-                mode,
-                folder,
-                flag_values,
-                record,
-                console,
-                startup,
-                stages,
-                checkpoint,
-                measure_more,
-            )
-        if record.evaluations and "eval" in mode:
-            console.print(results.table(record.evaluations[-1]))
-            for line in metrics.lines(record.evaluations[-1]):
-                _print(console, line)
-        has_pictures = _draw_contact_sheet(folder, params, trainer, class_names)
-        evaluated = checkpoint or folder.latest_checkpoint()
-        has_page = False
-        if runner_flags.wants_report(flag_values) and cluster.is_chief(strategy):
-            has_page = evaluation_page.write(
-                folder,
-                params,
-                _detections(trainer),
-                dataset,
-                evaluated,
-                flag_values.report_threshold,
-                flag_values.compare,
-                Progress(console),
-            )
-    _report(console, folder, evaluated, record, has_pictures, has_page)
-
-
-def _train(
-    params: cfg.ExperimentConfig,
-    strategy: tf.distribute.Strategy,
-    mode: str,
-    folder: RunFolder,
-    flag_values: flags.FlagValues,
-    record: results.Results,
-    console: rich.console.Console,
-    startup: StartUp,
-    stages: Stages,
-    checkpoint: str | None,
-    measure_more: more_metrics.Measure | None,
-) -> training.ReportingTrainer:
-    progress = Progress(console)
-    try:
-        with proposals.explained():
-            return training.run(
-                params,
-                strategy,
-                mode,
-                folder,
-                progress,
-                record,
-                flag_values.enable_async_checkpointing,
-                is_repeatable=flag_values.seed is not None,
-                startup=startup,
-                patience=flag_values.patience,
-                checkpoint=checkpoint,
-                stages=stages,
-                measure_more=measure_more,
-            )
-    finally:
-        progress.stop()
+    with stages.explained(of_run.experiment, of_run.log):
+        try:
+            with proposals.explained():
+                return training.run(
+                    of_run.params,
+                    of_run.strategy,
+                    of_run.flags.mode,
+                    of_run.folder,
+                    progress,
+                    of_run.record,
+                    of_run.flags.enable_async_checkpointing,
+                    is_repeatable=of_run.flags.seed is not None,
+                    startup=startup,
+                    patience=of_run.flags.patience,
+                    checkpoint=of_run.checkpoint,
+                    stages=stages,
+                    measure_more=of_run.measure_more,
+                )
+        finally:
+            progress.stop()
 
 
 def _check_init_checkpoint(params: cfg.ExperimentConfig, folder: RunFolder, mode: str) -> None:
@@ -215,11 +253,11 @@ def _check_trains_from_scratch(task: cfg.TaskConfig) -> None:
         )
 
 
-def _check_batch_sizes(params: cfg.ExperimentConfig, strategy: tf.distribute.Strategy) -> None:
+def _check_divides(params: cfg.ExperimentConfig, strategy: tf.distribute.Strategy) -> None:
     replicas = strategy.num_replicas_in_sync
     for name in ("train_data", "validation_data"):
         batch_size = getattr(params.task, name).global_batch_size
-        if batch_size <= 0 or batch_size % replicas:
+        if batch_size % replicas:
             raise UsageError(
                 f"task.{name}.global_batch_size is {batch_size}, which cannot be split evenly "
                 f"across {replicas} replicas; choose a positive multiple of {replicas}"
@@ -245,10 +283,6 @@ def _configure_computation(chosen: Precision, seed: int | None) -> None:
     keras.mixed_precision.set_global_policy(chosen.policy)
 
 
-def _print(console: rich.console.Console, message: str) -> None:
-    console.print(message, highlight=False, soft_wrap=True, markup=False)
-
-
 def _dataset_name(dataset: DetectionDataset | None, params: cfg.ExperimentConfig) -> str:
     return dataset.folder if dataset else str(params.task.train_data.input_path)
 
@@ -259,13 +293,13 @@ def _class_names(params: cfg.ExperimentConfig, dataset: DetectionDataset | None)
     return trained_run.read_category_names(params.task.annotation_file or "")
 
 
-def _announce(
-    console: rich.console.Console,
+def _announcement(
     experiment: str,
     params: cfg.ExperimentConfig,
     dataset: DetectionDataset | None,
     folder: RunFolder,
-) -> None:
+) -> str:
+    """Returns what is trained for how long, on which images."""
     batch_size = params.task.train_data.global_batch_size
     steps = params.trainer.train_steps
     schedule = f"{steps} steps of {batch_size} images"
@@ -281,21 +315,7 @@ def _announce(
             f"{', '.join(dataset.class_names.values())}"
         )
     height, width, _channels = params.task.model.input_size
-    _print(console, f"{experiment}: {schedule}; input {height}x{width}; model folder {folder}")
-
-
-def _draw_contact_sheet(
-    folder: RunFolder,
-    params: cfg.ExperimentConfig,
-    trainer: training.ReportingTrainer,
-    class_names: dict[int, str],
-) -> bool:
-    """Draws the detections of the last evaluation. Returns False if there was nothing to draw."""
-    detections = _detections(trainer)
-    data = params.task.validation_data
-    if not detections or data.tfds_name:
-        return False
-    return contact_sheet.draw(folder.file(PICTURES), data.input_path, detections, class_names)
+    return f"{experiment}: {schedule}; input {height}x{width}; model folder {folder}"
 
 
 def _detections(trainer: training.ReportingTrainer) -> dict[int, Detections] | None:
@@ -303,24 +323,38 @@ def _detections(trainer: training.ReportingTrainer) -> dict[int, Detections] | N
     return getattr(getattr(trainer.task, "coco_metric", None), "detections", None)
 
 
-def _report(
-    console: rich.console.Console,
-    folder: RunFolder,
+def _draw_contact_sheet(
+    of_run: _Run, detections: dict[int, Detections] | None, progress: Progress
+) -> str | None:
+    """Draws the detections of the last evaluation. Returns the file; None without one."""
+    path, data = of_run.folder.file(PICTURES), of_run.params.task.validation_data
+    if not detections or data.tfds_name:
+        return None
+    try:
+        return path if contact_sheet.draw(path, data, detections, of_run.class_names) else None
+    except (OSError, tf.errors.OpError) as reason:
+        # The training has succeeded.
+        progress.note(f"no pictures: {first_line(reason)}")
+        return None
+
+
+def _write_page(
+    of_run: _Run,
+    detections: dict[int, Detections] | None,
     checkpoint: str | None,
-    record: results.Results,
-    has_pictures: bool,
-    has_page: bool,
-) -> None:
-    lines = {
-        "checkpoint": checkpoint,
-        "TensorBoard logs": folder.path,
-        "results": record.path if record.evaluations else None,
-        "pictures": folder.file(PICTURES) if has_pictures else None,
-        "evaluation page": folder.file(records.PAGE) if has_page else None,
-        "library log": folder.log(),
-    }
-    for name, path in lines.items():
-        if path:
-            _print(console, f"{name + ':':17} {path}")
-    tensorboard = shell.program("tensorboard", "tensorboard.main")
-    _print(console, f"next:             {tensorboard} --logdir={folder}")
+    progress: Progress,
+) -> str | None:
+    """Writes the evaluation page, if it is wanted. Returns the file; None without one."""
+    if not (runner_flags.wants_report(of_run.flags) and cluster.is_chief(of_run.strategy)):
+        return None
+    has_page = evaluation_page.write(
+        of_run.folder,
+        of_run.params,
+        detections,
+        of_run.dataset,
+        checkpoint or of_run.folder.latest_checkpoint(),
+        of_run.flags.report_threshold,
+        of_run.flags.compare,
+        progress,
+    )
+    return of_run.folder.file(records.PAGE) if has_page else None

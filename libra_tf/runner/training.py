@@ -179,14 +179,15 @@ class ReportingTrainer(base_trainer.Trainer):
         self._swap_averages()
         self._progress.stop()
         self._checkpoint_exporter = exporter
-        step = int(self.global_step.numpy())
+        step, speed = int(self.global_step.numpy()), self._speed()
+        # Before the best checkpoint is chosen, which may be by one of them.
+        if self._measure_more:
+            logs.update(self._measure_more(self.task.coco_metric.detections))
         if exporter:
             exporter.maybe_export_checkpoint(self.checkpoint, logs, step)
             metric = self.config.trainer.best_checkpoint_eval_metric
             logs[f"best_{metric}"] = exporter.best_ckpt_logs[metric]
-        if self._measure_more:
-            logs.update(self._measure_more(self.task.coco_metric.detections))
-        self._results.add(step, logs, self._speed(), is_of_training=self._trains)
+        self._results.add(step, logs, speed, is_of_training=self._trains)
         self._training_seconds, self._trained_steps = 0.0, 0
         return logs
 
@@ -302,7 +303,7 @@ def run(
         is_finished = own.latest_step() >= params.trainer.train_steps
         has_ended = False
         if patience is not None and not is_finished:
-            without_gain = best.StopWithoutGain(patience, results, strategy)
+            without_gain = best.StopWithoutGain(patience, results)
             has_ended = _has_ended(without_gain, progress)
             # What has ended is evaluated once more, and need not be stopped.
             eval_actions += [] if has_ended else [without_gain]

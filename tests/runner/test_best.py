@@ -28,7 +28,7 @@ class _Evaluations:
     patience=st.integers(1, 4),
 )
 def test_ends_after_the_last_gain(aps, patience):
-    stop = best.StopWithoutGain(patience, _Evaluations(aps), tf.distribute.get_strategy())
+    stop = best.StopWithoutGain(patience, _Evaluations(aps))
     gains = [i for i, ap in enumerate(aps) if all(ap > earlier for earlier in aps[:i])]
     if aps and len(aps) - 1 - gains[-1] >= patience:
         with pytest.raises(best.NoGainError, match=f"at step {10 * (gains[-1] + 1)}$"):
@@ -70,7 +70,7 @@ def test_evaluations_by_others_do_not_count():
     for entry, is_of_training in zip(evaluations.evaluations, (True, False, True), strict=True):
         entry["is_of_training"] = is_of_training
     evaluations.evaluations.append(dict(evaluations.evaluations[-1]))
-    best.StopWithoutGain(1, evaluations, tf.distribute.get_strategy())({})
+    best.StopWithoutGain(1, evaluations)({})
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+from official.core import config_definitions as cfg
 from PIL import Image
 
 from libra_tf.runner import contact_sheet
@@ -17,7 +18,7 @@ EMPTY = Detections(np.zeros([0, 4]), np.zeros([0], int), np.zeros([0]))
 def draw(path, dataset, detections, input_path=None, class_names=None):
     assert contact_sheet.draw(
         str(path),
-        input_path or dataset.val.input_path,
+        cfg.DataConfig(input_path=input_path or dataset.val.input_path),
         detections,
         class_names or dataset.class_names,
     )
@@ -67,9 +68,26 @@ def test_files_may_be_named_as_model_garden_reads_them(tiny_shapes, tmp_path, as
 def test_without_an_image_there_is_no_picture(tiny_shapes, tmp_path):
     path = tmp_path / "none.png"
     names = tiny_shapes.class_names
-    assert not contact_sheet.draw(str(path), tiny_shapes.val.input_path, {99: EMPTY}, names)
-    assert not contact_sheet.draw(str(path), str(tmp_path / "gone*"), {1: EMPTY}, names)
+    for input_path, image_id in ((tiny_shapes.val.input_path, 99), (str(tmp_path / "gone*"), 1)):
+        data = cfg.DataConfig(input_path=input_path)
+        assert not contact_sheet.draw(str(path), data, {image_id: EMPTY}, names)
     assert not path.exists()
+
+
+def test_compressed_records(tiny_shapes, tmp_path):
+    expected = draw(tmp_path / "plain.png", tiny_shapes, {1: EMPTY})
+    compressed = str(tmp_path / "compressed.tfrecord")
+    with tf.io.TFRecordWriter(compressed, "GZIP") as writer:
+        for record in tf.data.TFRecordDataset(tf.io.gfile.glob(tiny_shapes.val.input_path)):
+            writer.write(record.numpy())
+    data = cfg.DataConfig(input_path=compressed, file_type="tfrecord_compressed")
+    path = tmp_path / "compressed.png"
+    assert contact_sheet.draw(str(path), data, {1: EMPTY}, tiny_shapes.class_names)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB"), int), expected)
+    data.file_type = "tfrecord"
+    with pytest.raises(tf.errors.DataLossError):
+        contact_sheet.draw(str(path), data, {1: EMPTY}, tiny_shapes.class_names)
 
 
 def test_a_name_is_no_formula(tiny_shapes, tmp_path):
