@@ -474,7 +474,8 @@ def _measure_one(path: str) -> None:
     except CaseError:
         raise
     except Exception as error:
-        sys.exit(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        # Some errors, such as that of a full memory, come without a text.
+        sys.exit(": ".join([type(error).__name__, *str(error).splitlines()[:1]]))
     print(json.dumps(result))
 
 

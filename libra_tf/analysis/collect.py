@@ -12,6 +12,7 @@ from official.vision.ops import preprocess_ops
 from libra_tf.analysis import classes, detectors, gradients, pyramid, samples
 from libra_tf.analysis.batches import Batch
 from libra_tf.analysis.detector import Detector
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.evaluation import subject
 from libra_tf.runs import results, trained_run
@@ -86,12 +87,13 @@ def analyse(
       report: called with lines about the progress.
 
     Raises:
-      UsageError: if the detector or the images cannot be read.
+      UsageError: if the detector or the images cannot be read, or a weight is NaN or infinite.
     """
     # A training step draws samples. Seeded, the report is the same each time.
     keras.utils.set_random_seed(0)
     report(f"{run.folder}: loading {os.path.basename(run.checkpoint)}")
     detector = detectors.load(run)
+    _check_finite(detector, run)
     measures = _Measures(detector, subject.distinct(run.read_class_names()), point)
     for index, batch in enumerate(detector.read(input_path, max_num_instances)):
         if index == num_batches:
@@ -107,6 +109,16 @@ def analyse(
     precisions = results.of_classes(run.folder.read_results() or {})
     numbers = _plain({**of_run, **measures.result(precisions)})
     return Analysis(numbers, measures.pictures, measures.attention)
+
+
+def _check_finite(detector: Detector, run: trained_run.TrainedRun) -> None:
+    broken = [v.name for v in detector.model.variables if not np.isfinite(v.numpy()).all()]
+    if broken:
+        raise UsageError(
+            f"{run.checkpoint} has weights that are NaN or infinite, such as {broken[0]}, so there "
+            "is nothing to measure: choose a checkpoint from before the training diverged with "
+            "--checkpoint"
+        )
 
 
 class _Measures:

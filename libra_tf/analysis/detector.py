@@ -16,7 +16,7 @@ from official.core import task_factory
 from libra_tf.analysis.batches import Batch
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance import boxes, quotas, samples
-from libra_tf.cli.errors import UsageError
+from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.modeling.mmdetection import anchors as mmdetection_anchors
 from libra_tf.runs.trained_run import TrainedRun
 
@@ -108,7 +108,7 @@ class Detector(abc.ABC):
           The images with their labels.
 
         Raises:
-          UsageError: if there are no such files.
+          UsageError: if there are no such files, they cannot be read, or they hold no image.
         """
         data = self.config.train_data
         data = data.replace(
@@ -123,15 +123,20 @@ class Detector(abc.ABC):
                 "max_num_instances": max(data.parser.max_num_instances, max_num_instances),
             },
         )
+        is_empty = True
         try:
-            dataset = self.task.build_unaugmented_inputs(data)
-        except ValueError as error:
+            for images, labels in self.task.build_unaugmented_inputs(data):
+                is_empty = False
+                yield Batch(images, labels)
+        except (ValueError, tf.errors.OpError) as error:
             raise UsageError(
-                f"the training images {data.input_path} cannot be read ({error}); name a folder "
-                "with --dataset"
+                f"the training images {data.input_path} cannot be read ({first_line(error)}); name "
+                "a folder with --dataset"
             ) from error
-        for images, labels in dataset:
-            yield Batch(images, labels)
+        if is_empty:
+            raise UsageError(
+                f"the training images {data.input_path} hold no image; name a folder with --dataset"
+            )
 
     @abc.abstractmethod
     def candidates(self, batch: Batch) -> dict[str, list[Candidates]]:

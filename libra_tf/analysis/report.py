@@ -184,10 +184,11 @@ def _write_files(output_dir: str, runs: Sequence[page.Run]) -> tuple[str, str]:
             for run in runs
         ],
     }
-    # Both are made before either is written, so that a page never comes without its numbers.
+    # Both are made before either is written, and the numbers first, so that a page never comes
+    # without them.
     texts = {
-        "report.html": page.render(runs),
         "report.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
+        "report.html": page.render(runs),
     }
     paths = {name: os.path.join(output_dir, name) for name in texts}
     for name, text in texts.items():

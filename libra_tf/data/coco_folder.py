@@ -269,13 +269,16 @@ def _plan_conversion(splits: dict[str, CheckedSplit]) -> _Plan:
     new_ids = _usable_category_ids(original_names, issues)
     cleaned, images, frequencies = {}, {}, {}
     for name, split in splits.items():
-        clipped = annotations.clip_annotations(split.annotation_file, issues)
-        cleaned[name] = _renumbered(clipped, new_ids, name, issues)
+        # Where all images are in both, what is found in them is said once.
+        is_said = name != "train" and split is splits["train"]
+        found = FindingLog() if is_said else issues
+        clipped = annotations.clip_annotations(split.annotation_file, found)
+        cleaned[name] = _renumbered(clipped, new_ids, name, found)
         images[name] = [_with_new_ids(i, new_ids) for i in split.annotation_file.images]
         for old, frequency in split.annotation_file.frequencies.items():
             if old in new_ids:
                 frequencies[new_ids[old]] = frequency
-        _note_images(split, issues)
+        _note_images(split, found)
     class_names = {new_ids[old]: category for old, category in sorted(original_names.items())}
     supercategories = {
         new_ids[old]: name for old, name in train_file.supercategories.items() if old in new_ids
@@ -406,12 +409,16 @@ def _note_missing_masks(
     """Returns whether there are masks for all annotations; having some is noted."""
     if not any(map(_num_masks, cleaned.values())):
         return False
-    for name, entries in cleaned.items():
-        file_name = splits[name].annotation_file.path.name
-        for entry in entries:
-            if "segmentation" not in entry:
-                issues.add(_PARTLY_MASKED, f"{file_name}: annotation {entry['id']}")
-    return _PARTLY_MASKED not in issues.by_kind
+    # A set: an annotation may be in both splits.
+    without_mask = {
+        (splits[name].annotation_file.path.name, entry["id"])
+        for name, entries in cleaned.items()
+        for entry in entries
+        if "segmentation" not in entry
+    }
+    for file_name, id_ in sorted(without_mask):
+        issues.add(_PARTLY_MASKED, f"{file_name}: annotation {id_}")
+    return not without_mask
 
 
 def _convert(plan: _Plan, target: pathlib.Path, report: Callable[[str], None]) -> None:

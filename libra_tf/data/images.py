@@ -148,9 +148,30 @@ def upright_size(path: pathlib.Path) -> tuple[int, int]:
     Raises:
       ImageError: if the file is not an image.
     """
+    return _upright(*_read_header(path))
+
+
+def stored_size(path: pathlib.Path) -> tuple[int, int]:
+    """Reads the size of an image without decoding it.
+
+    Args:
+      path: the image file.
+
+    Returns:
+      Width and height in pixels as stored, whatever its EXIF orientation.
+
+    Raises:
+      ImageError: if the file is not an image.
+    """
+    width, height, _ = _read_header(path)
+    return width, height
+
+
+def _read_header(path: pathlib.Path) -> tuple[int, int, int]:
+    """Returns width, height and EXIF orientation."""
     try:
         with Image.open(path) as image:
-            return _upright(*image.size, _orientation(image))
+            return *image.size, _orientation(image)
     except FileNotFoundError as error:
         raise ImageError("image listed but not there: add the file or remove its line") from error
     except Image.DecompressionBombError as error:

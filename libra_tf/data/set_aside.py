@@ -33,16 +33,17 @@ def for_validation(split: CheckedSplit, share: float) -> dict[str, CheckedSplit]
     digests = sorted({image.facts.digest for image in split.images})
     if len(digests) < 2:
         raise DatasetError(
-            f"{split.annotation_file.path} has {len(digests)} different image, so none can be set "
+            f"{split.annotation_file.path} has no two different images, so none can be set "
             "aside for validation: add images, or a validation split"
         )
     count = min(max(1, round(share * len(digests))), len(digests) - 1)
     # A digest is as good as a random number, and it is always the same.
     chosen = set(digests[:count])
-    return {
-        TRAIN: _only(split, (i for i in split.images if i.facts.digest not in chosen)),
-        VAL: _only(split, (i for i in split.images if i.facts.digest in chosen)),
-    }
+    rest = _only(split, (i for i in split.images if i.facts.digest not in chosen))
+    aside = _only(split, (i for i in split.images if i.facts.digest in chosen))
+    # What was found in the whole split stays with one half, so that it is said once.
+    file = dataclasses.replace(aside.annotation_file, left_out=(), unusable_segmentations={})
+    return {TRAIN: rest, VAL: dataclasses.replace(aside, annotation_file=file)}
 
 
 def _only(split: CheckedSplit, images: Iterable[CheckedImage]) -> CheckedSplit:

@@ -4,8 +4,7 @@ import dataclasses
 import pathlib
 from xml.etree import ElementTree
 
-from PIL import Image
-
+from libra_tf.data import images
 from libra_tf.data.json_files import is_finite, shown
 from libra_tf.data.problems import FindingLog
 
@@ -148,9 +147,8 @@ def _is_length(number: float | None) -> bool:
 
 def _size_of_image(path: pathlib.Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, Image.DecompressionBombError):
+        return images.stored_size(path)
+    except images.ImageError:
         # What is wrong with the image is reported when all images are checked.
         return 1, 1
 

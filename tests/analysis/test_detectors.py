@@ -1,6 +1,7 @@
 """What the measures are given is what the run learned from."""
 
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -91,6 +92,26 @@ def test_images_come_once_and_in_the_order_of_the_file(detector):
     )
     evaluated = [images for images, _ in detector.task.build_inputs(data)]
     np.testing.assert_array_equal(images, np.concatenate(evaluated))
+
+
+def test_images_that_cannot_be_read(retinanet, tmp_path):
+    (tmp_path / "damaged").write_bytes(b"no record at all")
+    tf.io.TFRecordWriter(str(tmp_path / "empty")).close()
+    for name in ("gone", "damaged"):
+        with pytest.raises(UsageError, match=rf"{name} cannot be read .*--dataset"):
+            list(retinanet.read(str(tmp_path / name)))
+    with pytest.raises(UsageError, match=r"empty hold no image.*--dataset"):
+        list(retinanet.read(str(tmp_path / "empty")))
+
+
+def test_weights_that_are_not_finite():
+    variables = [tf.Variable(1.0, name="sound"), tf.Variable(np.nan, name="broken")]
+    run = types.SimpleNamespace(checkpoint="runs/cells/ckpt-7")
+    detector = types.SimpleNamespace(model=types.SimpleNamespace(variables=variables[:1]))
+    collect._check_finite(detector, run)
+    detector.model.variables = variables
+    with pytest.raises(UsageError, match=r"runs/cells/ckpt-7 .* such as broken:0"):
+        collect._check_finite(detector, run)
 
 
 def test_anchors_of_retinanet_are_of_the_kinds_of_their_labels(retinanet):

@@ -300,8 +300,22 @@ def _split_of(contents: list[int]) -> checking.CheckedSplit:
     return checking.CheckedSplit(file, images)
 
 
+@pytest.mark.parametrize("share", [0.4, 1])
+def test_what_is_found_in_the_only_split_is_said_once(share, coco_folder, tmp_path):
+    folder = _without(to_roboflow(coco_folder.path, tmp_path / "roboflow"), "valid")
+    file = folder / "train" / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"] = [-5, 2, 20, 20]
+    content["annotations"][1]["segmentation"] = "nonsense"
+    file.write_text(json.dumps(content))
+    dataset = prepare_coco_folder(folder, tmp_path / "cache", report=str, val_share=share)
+    for kind in ("extend beyond their image, clipped", "that cannot be used, left out"):
+        (issue,) = (issue for issue in dataset.issues if kind in issue)
+        assert "(1):" in issue
+
+
 def test_nothing_to_set_aside(tmp_path):
-    with pytest.raises(DatasetError, match="1 different image"):
+    with pytest.raises(DatasetError, match="no two different images"):
         set_aside.for_validation(_split_of([3, 3]), 0.5)
 
 
