@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from libra_tf.evaluation import matching
-from libra_tf.evaluation.matching import MAX_DETECTIONS, SIZES, Matches
-
-# From 0.5, without the threshold of the error analysis.
-_COCO_THRESHOLDS = slice(matching.index_of(0.5), None)
+from libra_tf.evaluation.matching import ALL_SIZES, MAX_DETECTIONS, SIZES, Matches
 
 
 def measure(matches: Matches) -> dict[str, Any]:
@@ -28,10 +25,9 @@ def measure(matches: Matches) -> dict[str, Any]:
       with 100. `classes` has for each category id its average precisions and `num_objects`, the
       number of its objects that are not crowds. What has no objects is None.
     """
-    recall = matches.recall[_COCO_THRESHOLDS]
-    all_sizes = SIZES.index("all")
+    recall = matches.recall[matching.COCO_THRESHOLDS]
     recalls = {
-        f"AR{limit}": recall[:, :, all_sizes, number] for number, limit in enumerate(MAX_DETECTIONS)
+        f"AR{limit}": recall[:, :, ALL_SIZES, number] for number, limit in enumerate(MAX_DETECTIONS)
     }
     recalls |= {
         f"AR{size[0]}": recall[:, :, number, -1] for number, size in enumerate(SIZES) if number
@@ -42,7 +38,7 @@ def measure(matches: Matches) -> dict[str, Any]:
         "classes": {
             category_id: {
                 **_average_precisions(matches.precision[:, :, [number]]),
-                "num_objects": int(matches.classes[number].num_objects[all_sizes]),
+                "num_objects": int(matches.classes[number].num_objects[ALL_SIZES]),
             }
             for number, category_id in enumerate(matches.category_ids)
         },
@@ -51,13 +47,13 @@ def measure(matches: Matches) -> dict[str, Any]:
 
 def _average_precisions(precision: np.ndarray) -> dict[str, float | None]:
     """Averages precisions of the shape `[T, 101, K, A]`."""
-    all_sizes = precision[..., SIZES.index("all")]
+    all_sizes = precision[..., ALL_SIZES]
     values = {
-        "AP": all_sizes[_COCO_THRESHOLDS],
+        "AP": all_sizes[matching.COCO_THRESHOLDS],
         "AP50": all_sizes[matching.index_of(0.5)],
         "AP75": all_sizes[matching.index_of(0.75)],
     }
     for number, size in enumerate(SIZES):
         if size != "all":
-            values[f"AP{size[0]}"] = precision[_COCO_THRESHOLDS, ..., number]
+            values[f"AP{size[0]}"] = precision[matching.COCO_THRESHOLDS, ..., number]
     return {name: matching.mean(value) for name, value in values.items()}

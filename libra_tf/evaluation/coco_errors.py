@@ -12,7 +12,7 @@ import numpy as np
 
 from libra_tf.cli.progress import Progress
 from libra_tf.evaluation import matching
-from libra_tf.evaluation.matching import SIZES, Matches
+from libra_tf.evaluation.matching import ALL_SIZES, SIZES, Matches
 
 # Each excuses what the one before it does, and more.
 NAMES = ("C75", "C50", "Loc", "Sim", "Oth", "BG", "FN")
@@ -37,7 +37,7 @@ def measure(matches: Matches, progress: Progress | None = None) -> dict[str, Any
       out of means, whereas COCO's program counts them as 0. Without supercategories `Sim` is `Loc`.
     """
     curves = dict(zip(NAMES, _curves(matches, progress), strict=True))
-    all_sizes = {name: curve[..., SIZES.index("all")] for name, curve in curves.items()}
+    all_sizes = {name: curve[..., ALL_SIZES] for name, curve in curves.items()}
     return {
         "all": _areas(all_sizes),
         "classes": {

@@ -25,9 +25,6 @@ from libra_tf.evaluation.subject import Subject
 _LIMITS = (2.5, 97.5)
 # With fewer images, the draws say too little of what other images would be like.
 _FEWEST_IMAGES_OF_CLASS = 10
-# From 0.5, without the threshold of the error analysis.
-_COCO_THRESHOLDS = slice(matching.index_of(0.5), None)
-_ALL_SIZES = matching.SIZES.index("all")
 # With fewer draws, their percentiles are themselves chance.
 _FEWEST_DRAWS = 100
 _TRUTH_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
@@ -133,7 +130,7 @@ class _Ranking:
     """
 
     def __init__(self, classes: Sequence[ClassMatches]):
-        self._thresholds = np.array(matching.IOU_THRESHOLDS[_COCO_THRESHOLDS])
+        self._thresholds = np.array(matching.IOU_THRESHOLDS[matching.COCO_THRESHOLDS])
         num_thresholds, self._num_classes = len(self._thresholds), len(classes)
         parts = list(map(_sorted_by_score, classes))
         # All detections, by class and then by score.
@@ -252,7 +249,7 @@ def _sorted_by_score(matches: ClassMatches) -> tuple[np.ndarray, np.ndarray, np.
     """Returns for the detections of a class, best first, `[N]` images, `[T, N]` true, ignored."""
     order = np.argsort(-matches.scores, kind="stable")
     is_matched, is_ignored = (
-        values[_ALL_SIZES, _COCO_THRESHOLDS][:, order]
+        values[matching.ALL_SIZES, matching.COCO_THRESHOLDS][:, order]
         for values in (matches.matched, matches.ignored)
     )
     return matches.images[order], is_matched & ~is_ignored, is_ignored

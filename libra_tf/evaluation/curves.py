@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from libra_tf.evaluation import matching
-from libra_tf.evaluation.matching import RECALLS, SIZES, ClassMatches, Matches
+from libra_tf.evaluation.matching import ALL_SIZES, RECALLS, ClassMatches, Matches
 
 # IoU thresholds of the curves of precision against recall, by the names they have in the result.
 _IOU_THRESHOLDS = {"0.5": 0.5, "0.75": 0.75}
@@ -54,7 +54,7 @@ def measure(matches: Matches) -> dict[str, Any]:
 
 
 def _precision(matches: Matches, threshold: float) -> dict[str, Any]:
-    index = matching.index_of(threshold), slice(None), slice(None), SIZES.index("all")
+    index = matching.index_of(threshold), slice(None), slice(None), ALL_SIZES
     curves = matches.precision[index]
     return {
         "mean": matching.mean_curve(curves),
@@ -82,17 +82,11 @@ class _Counts:
     @classmethod
     def of(cls, classes: Sequence[ClassMatches]) -> "_Counts":
         """Collects the detections of some classes."""
-        at = SIZES.index("all"), matching.index_of(_SCORE_IOU)
-        counting = [~class_.ignored[at] for class_ in classes]
-        scores = np.concatenate(
-            [class_.scores[kept] for class_, kept in zip(classes, counting, strict=True)]
-        )
-        matched = np.concatenate(
-            [class_.matched[at][kept] for class_, kept in zip(classes, counting, strict=True)]
-        )
+        scores, matched = matching.counting(classes, _SCORE_IOU)
         order = np.argsort(scores)
         hits = np.cumsum(matched[order][::-1])[::-1]
-        return cls(scores[order], hits, sum(int(class_.num_objects[at[0]]) for class_ in classes))
+        num_objects = sum(int(class_.num_objects[ALL_SIZES]) for class_ in classes)
+        return cls(scores[order], hits, num_objects)
 
     def at(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns precision, recall and F1 at thresholds; NaN where they are undefined."""

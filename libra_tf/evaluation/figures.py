@@ -2,10 +2,6 @@
 
 import collections
 import dataclasses
-import math
-import os
-import re
-import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,10 +31,6 @@ TIDE = {
 _MOST_COLUMNS = 20
 # So would a larger confusion matrix, and nobody could read it.
 _MOST_IN_MATRIX = 40
-# What follows the path of a checkpoint says how it was run.
-_CHECKPOINT = re.compile(r"(?P<path>.*ckpt-\d+)(?: in .*|, .*)?")
-# The folder of a run that has its best checkpoint.
-_BEST = "best"
 
 Numbers = Mapping[str, Any]
 Names = Mapping[int, str]
@@ -210,64 +202,6 @@ def best_thresholds(numbers: Numbers, names: Names) -> charts.SortableTable:
         [cells(name, scores["classes"][id_]["best"]) for id_, name in names.items()],
         cells("all, with one score", scores["all"]["best"]),
     )
-
-
-def is_of_run(model: str) -> bool:
-    """Returns whether a detector is a checkpoint of a run, and not an export.
-
-    Args:
-      model: see `report.Evaluation`.
-    """
-    return _CHECKPOINT.fullmatch(model) is not None
-
-
-def export_command(numbers: Numbers, names: Names, model: str) -> str | None:
-    """Returns the command that exports a run with the best score of each class.
-
-    Args:
-      numbers: see `measures.Measured`.
-      names: of the classes.
-      model: see `report.Evaluation`.
-
-    Returns:
-      A line for a shell, with `RUN` for the folder of a run that is not known; None if no class has
-      a best score.
-    """
-    of_classes = numbers["curves"]["scores"]["classes"]
-    chosen = [
-        f"{_name_in_flag(id_, name)}={_rounded_down(of_classes[id_]['best']['threshold'])}"
-        for id_, name in names.items()
-        if of_classes[id_]["best"]
-    ]
-    if not chosen:
-        return None
-    flags = [*_run_flags(model), f"--score_thresholds={','.join(chosen)}"]
-    return shlex.join(["libra-tf", "export", *flags])
-
-
-def _run_flags(model: str) -> list[str]:
-    """Returns the flags that say what to export, and where to."""
-    found = _CHECKPOINT.fullmatch(model)
-    if not found:
-        return ["--model_dir=RUN", "--export_dir=served/RUN"]
-    checkpoint = found["path"]
-    run, name = os.path.split(checkpoint)
-    if os.path.basename(run) == _BEST:
-        run, name = os.path.dirname(run), checkpoint
-    run = run or "."
-    export = os.path.join("served", os.path.basename(os.path.abspath(run)))
-    return [f"--model_dir={run}", f"--checkpoint={name}", f"--export_dir={export}"]
-
-
-def _name_in_flag(id_: int, name: str) -> str:
-    """Returns a name that the flag takes; the id for one with commas, or that classes share."""
-    is_taken = "," not in name and name == name.strip() and not name.endswith(f" ({id_})")
-    return name if is_taken else str(id_)
-
-
-def _rounded_down(threshold: float) -> str:
-    """Writes a score with three decimals, so that the detection that has it is kept."""
-    return f"{math.floor(threshold * 1000) / 1000:g}"
 
 
 def coco_error_areas(numbers: Numbers) -> charts.LineChart | None:

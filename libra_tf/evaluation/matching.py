@@ -24,8 +24,10 @@ from libra_tf.evaluation.subject import Subject
 _COCO = cocoeval.Params("bbox")
 # COCO's, and the one below them that its error analysis begins at.
 IOU_THRESHOLDS = (0.1, *_COCO.iouThrs.tolist())
+COCO_THRESHOLDS = slice(1, None)
 RECALLS = tuple(_COCO.recThrs.tolist())
 SIZES = tuple(_COCO.areaRngLbl)
+ALL_SIZES = SIZES.index("all")
 # In an image and of a class.
 MAX_DETECTIONS = tuple(_COCO.maxDets)
 _AREA_RANGES = np.array(_COCO.areaRng, np.float64)
@@ -139,6 +141,24 @@ def index_of(threshold: float) -> int:
     return int(np.flatnonzero(np.isclose(IOU_THRESHOLDS, threshold))[0])
 
 
+def counting(classes: Sequence[ClassMatches], threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Collects the detections of some classes that count, for objects of all sizes.
+
+    Args:
+      classes: at least one.
+      threshold: one of `IOU_THRESHOLDS`.
+
+    Returns:
+      `[N]` float64 scores, and `[N]` bool, whether each detection has found an object.
+    """
+    at = ALL_SIZES, index_of(threshold)
+    counted = [(class_, ~class_.ignored[at]) for class_ in classes]
+    return (
+        np.concatenate([class_.scores[kept] for class_, kept in counted]),
+        np.concatenate([class_.matched[at][kept] for class_, kept in counted]),
+    )
+
+
 def mean(values: np.ndarray) -> float | None:
     """Returns the mean of the values that are not NaN; None if there are none."""
     defined = values[~np.isnan(values)]
@@ -198,6 +218,10 @@ class _Matcher:
             np.concatenate([getattr(image, name) for image in images])
             for name in ("object_classes", "object_areas", "crowds")
         )
+        # Of each class one after another, so that no class is looked for among all.
+        self._by_class, self._objects_by_class = (
+            np.argsort(classes, kind="stable") for classes in (self._classes, self._object_classes)
+        )
         self._in_crowds = np.concatenate([self._most_in_crowds(image) for image in images])
         self._on_objects = np.concatenate([_most_on_objects(image) for image in images])
 
@@ -210,9 +234,10 @@ class _Matcher:
         self._num_done = 0
         classes = []
         for class_ in range(num_classes):
-            classes.append(self._of_class(class_))
-            if count := np.count_nonzero(self._classes == class_):
-                self._num_done += count
+            found = _rows_of(class_, self._classes, self._by_class)
+            classes.append(self._of_class(class_, found))
+            if len(found):
+                self._num_done += len(found)
                 self._progress.advance(self._num_done)
         self._progress.stop()
         return tuple(classes)
@@ -224,12 +249,11 @@ class _Matcher:
             crowds |= self._excused[image.classes[:, None], image.object_classes]
         return np.where(crowds, image.covered, 0).max(axis=1, initial=0)
 
-    def _of_class(self, class_: int) -> ClassMatches:
-        found = np.flatnonzero(self._classes == class_)
+    def _of_class(self, class_: int, found: np.ndarray) -> ClassMatches:
         image_of = self._image_of[found]
         ranks = np.arange(len(found)) - np.searchsorted(image_of, image_of)
         found, ranks = found[ranks < MAX_DETECTIONS[-1]], ranks[ranks < MAX_DETECTIONS[-1]]
-        own = self._object_classes == class_
+        own = _rows_of(class_, self._object_classes, self._objects_by_class)
         ignored_objects = _outside(self._object_areas[own]) | self._crowds[own]
         if self._excused is None:
             ignored = np.repeat(_outside(self._areas[found])[:, None], len(self._thresholds), 1)
@@ -245,7 +269,7 @@ class _Matcher:
             matched | in_crowds,
             ignored | (in_crowds & ~matched),
             np.count_nonzero(~ignored_objects, axis=1),
-            self._object_image_of[own][~ignored_objects[SIZES.index("all")]],
+            self._object_image_of[own][~ignored_objects[ALL_SIZES]],
         )
         self._match(class_, found, matches)
         return matches
@@ -309,6 +333,11 @@ class _Matcher:
         return [
             self._evaluator.evaluateImg(*key, area_range, len(rows)) for area_range in _COCO.areaRng
         ]
+
+
+def _rows_of(class_: int, classes: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Returns which entries are of a class, ascending; `order` sorts `classes` and is stable."""
+    return order[slice(*np.searchsorted(classes, [class_, class_ + 1], sorter=order))]
 
 
 def _images_of(counts: Sequence[int]) -> np.ndarray:

@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from libra_tf.cli.progress import Progress
 from libra_tf.evaluation import (
     average_precision,
@@ -62,7 +60,7 @@ def measure(
     if score_threshold is None:
         best = of_curves["scores"]["all"]["best"]
         score_threshold = _ANY_THRESHOLD if best is None else best["threshold"]
-    found = outcomes.find(subject, kind, score_threshold, progress)
+    found = outcomes.find(subject, matches, score_threshold)
     numbers = {
         "score_threshold": score_threshold,
         "average_precision": average_precision.measure(matches),
@@ -72,16 +70,8 @@ def measure(
         "confusion": confusion.measure(found),
         "worst_images": worst_images.measure(found),
         "counts": counts.measure(found),
-        "calibration": calibration.measure(*_scores(matches)),
+        "calibration": calibration.measure(
+            *matching.counting(matches.classes, outcomes.IOU_THRESHOLD)
+        ),
     }
     return Measured(numbers, found)
-
-
-def _scores(matches: matching.Matches) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the scores of all detections that count, and whether each has found an object."""
-    at = matching.SIZES.index("all"), matching.index_of(outcomes.IOU_THRESHOLD)
-    counted = [(of_class, ~of_class.ignored[at]) for of_class in matches.classes]
-    return (
-        np.concatenate([of_class.scores[kept] for of_class, kept in counted]),
-        np.concatenate([of_class.matched[at][kept] for of_class, kept in counted]),
-    )

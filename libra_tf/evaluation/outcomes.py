@@ -6,26 +6,19 @@ whatever the classes. So a detection of the right place with the wrong class is 
 nothing. A detection that fits nothing but a crowd does not count, nor does the crowd.
 """
 
-import contextlib
 import dataclasses
 import enum
-import io
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-from pycocotools import coco, cocoeval, mask
 
-from libra_tf.cli.progress import Progress
-from libra_tf.evaluation import checks, matching
-from libra_tf.evaluation.subject import BOXES, Subject
+from libra_tf.evaluation import checks
+from libra_tf.evaluation.matching import Matches
+from libra_tf.evaluation.overlaps import ImageOverlaps
+from libra_tf.evaluation.subject import Subject
 
 IOU_THRESHOLD = 0.5
 # With less overlap a detection is not about the object: TIDE's background threshold.
 SMALLEST_IOU = 0.1
-
-_ALL_SIZES = [0, 1e10]
-_IMAGES_AT_A_TIME = 50
 
 
 class Outcome(enum.Enum):
@@ -80,16 +73,13 @@ class Outcomes:
     of_objects: dict[int, Outcome]
 
 
-def find(
-    subject: Subject, kind: str, score_threshold: float, progress: Progress | None = None
-) -> Outcomes:
+def find(subject: Subject, matches: Matches, score_threshold: float) -> Outcomes:
     """Finds out what became of each object and each detection.
 
     Args:
       subject: the objects and detections.
-      kind: `BOXES` or `MASKS`.
+      matches: of them; see `matching.match`.
       score_threshold: in [0, 1].
-      progress: shows how far it is.
 
     Raises:
       UsageError: if the threshold does not lie in [0, 1].
@@ -97,66 +87,50 @@ def find(
     checks.check_threshold("score_threshold", score_threshold)
     of_detections: dict[int, OfDetection] = {}
     of_objects: dict[int, Outcome] = {}
-    for image in _match(subject, kind, score_threshold, progress or matching.silent()):
-        found = _of_detections(subject, kind, image)
+    for image in matches.images:
+        found = _of_detections(image, score_threshold)
         of_detections |= found
-        of_objects |= _of_objects(image, found)
-    return Outcomes(subject, kind, score_threshold, of_detections, of_objects)
+        of_objects |= _of_objects(image.object_ids[~image.crowds].tolist(), found)
+    return Outcomes(subject, matches.kind, score_threshold, of_detections, of_objects)
 
 
-def _match(
-    subject: Subject, kind: str, score_threshold: float, progress: Progress
-) -> Iterator[dict[str, Any]]:
-    """Yields pycocotools' matches in each image that has objects or detections."""
-    detections = coco.COCO()
-    kept = [d for d in subject.detections.anns.values() if d["score"] >= score_threshold]
-    detections.dataset = {**subject.detections.dataset, "annotations": kept}
-    with contextlib.redirect_stdout(io.StringIO()):
-        detections.createIndex()
-        evaluation = cocoeval.COCOeval(subject.truth, detections, kind)
-    params = evaluation.params
-    params.useCats = 0
-    params.iouThrs = np.array([IOU_THRESHOLD])
-    params.areaRng, params.areaRngLbl = [_ALL_SIZES], ["all"]
-    params.maxDets = [max(len(kept), 1)]
-    image_ids = subject.image_ids
-    progress.start("finding errors", len(image_ids), unit="image")
-    for done in range(0, len(image_ids), _IMAGES_AT_A_TIME):
-        params.imgIds = image_ids[done : done + _IMAGES_AT_A_TIME]
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation.evaluate()
-        yield from (image for image in evaluation.evalImgs if image is not None)
-        progress.advance(done + len(params.imgIds))
-    progress.stop()
-
-
-def _of_detections(subject: Subject, kind: str, image: dict[str, Any]) -> dict[int, OfDetection]:
-    objects = [
-        id_ for id_, ignored in zip(image["gtIds"], image["gtIgnore"], strict=True) if not ignored
-    ]
-    detections = [
-        id_
-        for id_, ignored in zip(image["dtIds"], image["dtIgnore"][0], strict=True)
-        if not ignored
-    ]
-    # Not `dtMatches`: an object whose id is 0 would look like none.
-    taken_by = dict(zip(image["gtIds"], image["gtMatches"][0].astype(int).tolist(), strict=True))
-    taken = {taken_by[id_]: id_ for id_ in objects if taken_by[id_]}
-    ious = overlaps(subject, kind, detections, objects)
-    classes = np.array([subject.truth.anns[id_]["category_id"] for id_ in objects], int)
+def _of_detections(image: ImageOverlaps, score_threshold: float) -> dict[int, OfDetection]:
+    shown, objects = image.scores >= score_threshold, ~image.crowds
+    ious = image.ious[shown][:, objects]
+    is_own = image.classes[shown][:, None] == image.object_classes[objects]
+    in_crowd = (image.covered[shown][:, image.crowds] >= IOU_THRESHOLD).any(axis=1)
+    object_ids = image.object_ids[objects].tolist()
     found = {}
-    for detection, row in zip(detections, ious, strict=True):
-        is_own = classes == subject.detections.anns[detection]["category_id"]
-        if detection in taken:
-            index = objects.index(taken[detection])
-            outcome = Outcome.CORRECT if is_own[index] else Outcome.MIXED_UP
+    for row, (id_, taken) in enumerate(zip(image.ids[shown].tolist(), _take(ious), strict=True)):
+        if taken is not None:
+            index = taken
+            outcome = Outcome.CORRECT if is_own[row, taken] else Outcome.MIXED_UP
+        elif in_crowd[row]:
+            continue
         else:
-            index, outcome = _of_unmatched(row, is_own)
+            index, outcome = _of_unmatched(ious[row], is_own[row])
         if index is None:
-            found[detection] = OfDetection(outcome, None, 0.0)
+            found[id_] = OfDetection(outcome, None, 0.0)
         else:
-            found[detection] = OfDetection(outcome, objects[index], float(row[index]))
+            found[id_] = OfDetection(outcome, object_ids[index], float(ious[row, index]))
     return found
+
+
+def _take(ious: np.ndarray) -> list[int | None]:
+    """Returns which object each detection takes.
+
+    Args:
+      ious: `[N, M]`, of the detections, best score first, with the objects.
+    """
+    taken: list[int | None] = [None] * len(ious)
+    left = ious.copy()
+    for row in np.flatnonzero(ious.max(axis=1, initial=0) >= IOU_THRESHOLD):
+        # Of equally good ones the last, as pycocotools has it.
+        column = left.shape[1] - 1 - int(np.argmax(left[row, ::-1]))
+        if left[row, column] >= IOU_THRESHOLD:
+            taken[row] = column
+            left[:, column] = 0
+    return taken
 
 
 def _of_unmatched(ious: np.ndarray, is_own: np.ndarray) -> tuple[int | None, Outcome]:
@@ -174,9 +148,8 @@ def _of_unmatched(ious: np.ndarray, is_own: np.ndarray) -> tuple[int | None, Out
     return None, Outcome.FALSE
 
 
-def _of_objects(image: dict[str, Any], found: dict[int, OfDetection]) -> dict[int, Outcome]:
-    counted = zip(image["gtIds"], image["gtIgnore"], strict=True)
-    result = {id_: Outcome.MISSED for id_, ignored in counted if not ignored}
+def _of_objects(object_ids: list[int], found: dict[int, OfDetection]) -> dict[int, Outcome]:
+    result = dict.fromkeys(object_ids, Outcome.MISSED)
     near = (Outcome.BADLY_PLACED,)
     # What has taken an object decides over what is only near it.
     for outcomes in (near, (Outcome.CORRECT, Outcome.MIXED_UP)):
@@ -184,30 +157,3 @@ def _of_objects(image: dict[str, Any], found: dict[int, OfDetection]) -> dict[in
             if of_detection.outcome in outcomes:
                 result[of_detection.object_id] = of_detection.outcome
     return result
-
-
-def overlaps(
-    subject: Subject, kind: str, detection_ids: Sequence[int], object_ids: Sequence[int]
-) -> np.ndarray:
-    """Measures the IoU of detections and objects of one image.
-
-    Args:
-      subject: what they belong to.
-      kind: `BOXES` or `MASKS`.
-      detection_ids: `N` detections.
-      object_ids: `M` objects, none of them a crowd.
-
-    Returns:
-      `[N, M]`, float64.
-    """
-    if not detection_ids or not object_ids:
-        return np.zeros((len(detection_ids), len(object_ids)))
-    regions = [
-        [
-            # In float64, as pycocotools itself hands them on.
-            entries.anns[id_]["bbox"] if kind == BOXES else entries.annToRLE(entries.anns[id_])
-            for id_ in ids
-        ]
-        for entries, ids in ((subject.detections, detection_ids), (subject.truth, object_ids))
-    ]
-    return mask.iou(*regions, [0] * len(object_ids))

@@ -14,9 +14,11 @@ class ImageOverlaps:
     """How much the D detections and the G objects of an image overlap.
 
     Attributes:
+      ids: `[D]` int64, id of each detection.
       scores: `[D]` float64, in descending order; equal ones in the order of the results.
       classes: `[D]` int64, index of each detection's category among the sorted category ids.
       areas: `[D]` float64, area of the box or mask of each detection, in square pixels.
+      object_ids: `[G]` int64, id of each object.
       object_classes: `[G]` int64, index of each object's category.
       object_areas: `[G]` float64, in square pixels.
       crowds: `[G]` bool, which objects are crowds.
@@ -25,9 +27,11 @@ class ImageOverlaps:
         pycocotools compares detections with crowds.
     """
 
+    ids: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     areas: np.ndarray
+    object_ids: np.ndarray
     object_classes: np.ndarray
     object_areas: np.ndarray
     crowds: np.ndarray
@@ -37,9 +41,11 @@ class ImageOverlaps:
 
 # What is joined begins with it, since there may be no images.
 EMPTY = ImageOverlaps(
+    ids=np.zeros(0, np.int64),
     scores=np.zeros(0),
     classes=np.zeros(0, np.int64),
     areas=np.zeros(0),
+    object_ids=np.zeros(0, np.int64),
     object_classes=np.zeros(0, np.int64),
     object_areas=np.zeros(0),
     crowds=np.zeros(0, bool),
@@ -76,9 +82,11 @@ def _in_image(subject: Subject, kind: str, image_id: int, index: dict[int, int])
         for as_crowds in (False, True)
     )
     return ImageOverlaps(
+        ids=np.array([entry["id"] for entry in found], np.int64),
         scores=np.array([entry["score"] for entry in found], np.float64),
         classes=np.array([index[entry["category_id"]] for entry in found], np.int64),
         areas=np.array([detected_area(entry, kind) for entry in found], np.float64),
+        object_ids=np.array([entry["id"] for entry in objects], np.int64),
         object_classes=np.array([index[entry["category_id"]] for entry in objects], np.int64),
         object_areas=np.array([entry["area"] for entry in objects], np.float64),
         crowds=np.array([entry["iscrowd"] for entry in objects], bool),

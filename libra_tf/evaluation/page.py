@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from libra_tf.cli.errors import listed
-from libra_tf.evaluation import comparison, figures, pictures
+from libra_tf.evaluation import comparison, export_command, figures, pictures
 from libra_tf.evaluation.subject import BOXES, MASKS
 from libra_tf.pages import charts, templates
 
@@ -63,6 +63,7 @@ def render(content: Mapping[str, Any], drawn: Mapping[str, Drawn]) -> str:
             parts=list(_PARTS.items()),
             drawn=drawn,
             figures_of=figures,
+            export_command=export_command,
             compared=_compared(content),
             summaries={
                 kind: _summary(numbers, names, NOUNS[kind])

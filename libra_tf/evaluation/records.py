@@ -10,7 +10,7 @@ from typing import Any
 
 from libra_tf import atomic
 from libra_tf.cli.errors import UsageError
-from libra_tf.data import annotations, json_files, problems
+from libra_tf.data import annotations, boxes, json_files, problems
 from libra_tf.evaluation import subject
 
 PAGE, NUMBERS, RESULTS = "evaluation.html", "evaluation.json", "detections.json"
@@ -173,20 +173,19 @@ def digest_of_truth(truth: annotations.AnnotationFile, image_ids: Iterable[int])
       image_ids: the images.
     """
     wanted = set(image_ids)
-    objects = sorted(
-        # Pixels in tenths: what rounds differently in another file is the same object.
-        [
-            entry["image_id"],
+    sizes = {image["id"]: (image["width"], image["height"]) for image in truth.images}
+    objects = []
+    for entry in truth.annotations:
+        image_id = entry["image_id"]
+        box = boxes.clip_box(entry["bbox"], *sizes[image_id]) if image_id in wanted else None
+        if box is not None:
             # Conversion may number the classes anew.
-            truth.class_names[entry["category_id"]],
-            entry["iscrowd"],
-            *(round(float(v), 1) for v in entry["bbox"]),
-        ]
-        for entry in annotations.clip_annotations(truth, problems.FindingLog())
-        if entry["image_id"] in wanted
-    )
-    content = [sorted(wanted), objects, sorted(truth.class_names.values())]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+            name = truth.class_names[entry["category_id"]]
+            # Pixels in tenths: what rounds differently in another file is the same object.
+            tenths = (round(float(value), 1) for value in box)
+            objects.append([image_id, name, int(entry.get("iscrowd", 0)), *tenths])
+    content = [sorted(wanted), sorted(objects), sorted(truth.class_names.values())]
+    return _digest(json.dumps(content))
 
 
 def encode_results(results: Sequence[Mapping[str, Any]]) -> str:
@@ -198,13 +197,17 @@ def encode_results(results: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps(results)
 
 
-def digest_of_results(results: Sequence[Mapping[str, Any]]) -> str:
+def digest_of_results(encoded: str) -> str:
     """Returns a checksum of the file of detections.
 
     Args:
-      results: in COCO's results format.
+      encoded: what `encode_results` returns.
     """
-    return hashlib.sha256(encode_results(results).encode()).hexdigest()
+    return _digest(encoded)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 _WHAT_TO_NAME = (

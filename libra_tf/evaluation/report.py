@@ -86,10 +86,14 @@ def write(
         progress.note(f"evaluation page: measuring {page.NOUNS[kind]}")
         measured[kind] = measures.measure(subject, kind, evaluation.score_threshold, progress)
     compared = _compare(evaluation, subject, progress) if evaluation.compared else None
-    content = _content(evaluation, subject, measured, compared)
+    encoded = records.encode_results(evaluation.results)
+    content = {
+        **_content(evaluation, subject, measured, compared),
+        "detections_digest": records.digest_of_results(encoded),
+    }
     html = page.render(content, _drawings(measured, evaluation.read_images))
     files = {
-        records.RESULTS: records.encode_results(evaluation.results),
+        records.RESULTS: encoded,
         # Before the page, so that it never comes without its numbers.
         records.NUMBERS: json.dumps(content, allow_nan=False) + "\n",
         records.PAGE: html,
@@ -111,7 +115,7 @@ def _content(
     measured: Mapping[str, Measured],
     compared: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Returns what `evaluation.json` holds."""
+    """Returns what `evaluation.json` holds, but the digest of the detections."""
     image_ids = subject.image_ids
     return {
         "format": records.FORMAT,
@@ -122,10 +126,9 @@ def _content(
         "num_listed_images": len(evaluation.truth.images),
         "num_detections": len(subject.detections.anns),
         "num_detections_of_other_classes": len(evaluation.results) - len(subject.detections.anns),
-        "num_objects_without_masks": subject.num_objects_without_masks,
+        "why_no_masks": subject.why_no_masks,
         "image_ids": image_ids,
         "truth_digest": records.digest_of_truth(evaluation.truth, image_ids),
-        "detections_digest": records.digest_of_results(evaluation.results),
         "classes": subject.class_names,
         "training_objects": evaluation.training_objects,
         "kinds": {kind: of.numbers for kind, of in measured.items()},

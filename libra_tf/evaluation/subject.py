@@ -37,6 +37,15 @@ class Subject:
     num_objects_without_masks: int
 
     @property
+    def why_no_masks(self) -> str:
+        """Why the masks of the detections are not measured; empty if they are, or have none."""
+        number = self.num_objects_without_masks
+        if not number:
+            return ""
+        have = "has" if number == 1 else "have"
+        return f"masks are not measured, since {number} of the objects {have} none"
+
+    @property
     def image_ids(self) -> list[int]:
         """Ids of the evaluated images, in ascending order."""
         return sorted(self.truth.imgs)

@@ -140,11 +140,13 @@ def _average_precision(
     present = np.union1d(classes, object_classes)
     if not present.size:
         return None
-    order = np.argsort(-scores, kind="stable")
-    classes, right = classes[order], right[order]
+    # By class, and within a class by score.
+    order = np.lexsort([-scores, classes])
+    bounds = np.searchsorted(classes[order], [present, present + 1]).T
+    num_objects = np.searchsorted(np.sort(object_classes), [present, present + 1])
     total = sum(
-        _of_class(right[classes == class_], np.count_nonzero(object_classes == class_))
-        for class_ in present
+        _of_class(right[order[first:last]], number)
+        for (first, last), number in zip(bounds, np.diff(num_objects, axis=0)[0], strict=True)
     )
     return float(total / len(present))
 

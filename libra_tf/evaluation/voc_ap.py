@@ -14,6 +14,7 @@ edges of the boxes, which this project has.
 """
 
 import collections
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,29 +43,33 @@ def evaluate(subject: Subject) -> dict[str, float]:
       curve; `AP_11_points`, the same with VOC 2007's 11 recalls; and the area for each of these
       classes as `AP/NAME`. In 0..1; -1 if there are no such classes.
     """
-    objects, detections = (_by_place(c.anns.values()) for c in (subject.truth, subject.detections))
+    objects, detections = (_by_class(c.anns.values()) for c in (subject.truth, subject.detections))
+    class_names = subject.class_names
     areas, of_11_points = {}, []
-    for category_id in subject.class_names:
-        places = [(image_id, category_id) for image_id in subject.image_ids]
-        count = sum(not o["iscrowd"] for place in places for o in objects.get(place, ()))
+    for category_id in class_names:
+        own, found = objects[category_id], detections[category_id]
+        count = sum(not entry["iscrowd"] for of_image in own.values() for entry in of_image)
         if not count:
             continue
-        judged = [_judge(objects.get(p, []), detections[p]) for p in places if p in detections]
+        judged = [_judge(own.get(image_id, []), found[image_id]) for image_id in sorted(found)]
         recall, precision = _curve(judged, count)
         areas[category_id] = _area(recall, precision)
         of_11_points.append(_mean_at_11_recalls(recall, precision))
     return {
         "AP": float(np.mean(list(areas.values()))) if areas else -1.0,
         "AP_11_points": float(np.mean(of_11_points)) if areas else -1.0,
-        **{f"AP/{subject.class_names[id_]}": area for id_, area in areas.items()},
+        **{f"AP/{class_names[id_]}": area for id_, area in areas.items()},
     }
 
 
-def _by_place(entries: list[dict[str, Any]]) -> dict[tuple[int, int], list[dict[str, Any]]]:
-    places = collections.defaultdict(list)
+def _by_class(
+    entries: Iterable[dict[str, Any]],
+) -> Mapping[int, Mapping[int, list[dict[str, Any]]]]:
+    """Sorts entries by category id, and then by image id."""
+    classes = collections.defaultdict(lambda: collections.defaultdict(list))
     for entry in entries:
-        places[entry["image_id"], entry["category_id"]].append(entry)
-    return dict(places)
+        classes[entry["category_id"]][entry["image_id"]].append(entry)
+    return classes
 
 
 def _judge(

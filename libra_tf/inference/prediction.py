@@ -408,9 +408,12 @@ def _evaluate(
         yield f"evaluation page: {os.path.join(page_dir, records.PAGE)}"
     else:
         yield _precision(truth, coco_results.evaluate(truth, known, image_ids), image_ids)
+    made = subject.make(truth, known, image_ids)
+    if made.why_no_masks:
+        yield made.why_no_masks
     if more_metrics:
         more = metrics.measure(
-            subject.make(truth, known, image_ids),
+            made,
             more_metrics,
             coco_results.count_training_images(evaluation.annotations),
             frequency_limits,

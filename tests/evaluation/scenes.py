@@ -6,7 +6,7 @@ import numpy as np
 from pycocotools import mask
 
 from libra_tf.data.annotations import AnnotationFile
-from libra_tf.evaluation import subject
+from libra_tf.evaluation import matching, outcomes, subject
 
 SIDE = 100
 
@@ -22,6 +22,11 @@ def make(objects, detections, num_classes=2, num_images=1):
       num_images: the images are 1 to this number.
     """
     return subject.make(annotation_file(objects, num_classes, num_images), results(detections))
+
+
+def find_outcomes(made, kind, score_threshold):
+    """What becomes of the objects and detections of a subject."""
+    return outcomes.find(made, matching.match(made, kind), score_threshold)
 
 
 def annotation_file(objects, num_classes=2, num_images=1):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from libra_tf.evaluation import confusion, figures, outcomes, subject
+from libra_tf.evaluation import confusion, figures, subject
 from libra_tf.evaluation.outcomes import Outcome
 from tests.evaluation import scenes
 
@@ -18,7 +18,7 @@ LABELS = [1, 2, 3, BACKGROUND]
 
 def found_in(objects, detections, threshold=0.4):
     made = scenes.make(objects, detections, num_classes=3, num_images=4)
-    return outcomes.find(made, subject.BOXES, threshold)
+    return scenes.find_outcomes(made, subject.BOXES, threshold)
 
 
 def matrix_of(measured):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from libra_tf.evaluation import counts, outcomes, subject
+from libra_tf.evaluation import counts, subject
 from tests.evaluation import scenes
 
 pytestmark = pytest.mark.one_lane
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.one_lane
 
 def measure(objects, detections, threshold=0.4, num_images=4):
     made = scenes.make(objects, detections, num_classes=3, num_images=num_images)
-    return counts.measure(outcomes.find(made, subject.BOXES, threshold))
+    return counts.measure(scenes.find_outcomes(made, subject.BOXES, threshold))
 
 
 @pytest.mark.parametrize("seed", range(5))

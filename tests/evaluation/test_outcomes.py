@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tidecv.errors import main_errors
 
 from libra_tf.cli.errors import UsageError
-from libra_tf.evaluation import outcomes, subject
+from libra_tf.evaluation import subject
 from libra_tf.evaluation.outcomes import Outcome
-from tests.evaluation import scenes
+from tests.evaluation import results, scenes
 
 pytestmark = pytest.mark.one_lane
 
@@ -29,7 +29,7 @@ TIDE = {
 
 def found_in(objects, detections, threshold=0.5, kind=subject.BOXES):
     made = scenes.make(objects, detections, num_images=4, num_classes=3)
-    return outcomes.find(made, kind, threshold)
+    return scenes.find_outcomes(made, kind, threshold)
 
 
 def by_tide(objects, detections):
@@ -55,6 +55,39 @@ def test_one_class_has_the_errors_of_tide(seed, threshold):
     expected = by_tide(objects, [d for d in detections if d[3] >= threshold])
     assert {outcome: counts[outcome] for outcome in TIDE} == expected
     assert counts[Outcome.MIXED_UP] == 0
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(results.subjects())
+def test_objects_are_taken_as_in_pycocotools(made):
+    """In its evaluation without categories."""
+    evaluation = results.evaluate(
+        made,
+        "bbox",
+        useCats=0,
+        iouThrs=np.array([0.5]),
+        areaRng=[[0, 1e10]],
+        areaRngLbl=["all"],
+        maxDets=[100],
+    )
+    taken, left_out = {}, set()
+    for image in filter(None, evaluation.evalImgs):
+        matched = image["dtMatches"][0].astype(int)
+        for id_, object_id, ignored in zip(
+            image["dtIds"], matched, image["dtIgnore"][0], strict=True
+        ):
+            if ignored:
+                left_out.add(id_)
+            elif object_id:
+                taken[id_] = object_id
+    found = scenes.find_outcomes(made, subject.BOXES, 0.0).of_detections
+    takers = {
+        id_: of.object_id
+        for id_, of in found.items()
+        if of.outcome in (Outcome.CORRECT, Outcome.MIXED_UP)
+    }
+    assert takers == taken
+    assert made.detections.anns.keys() - found.keys() == left_out
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
@@ -125,7 +158,7 @@ def test_an_object_may_have_the_id_0():
     file = scenes.annotation_file([(1, DOG, BOX)])
     file.annotations[0]["id"] = 0
     made = subject.make(file, scenes.results([(1, DOG, BOX, 0.9)]))
-    assert outcomes.find(made, subject.BOXES, 0.5).of_objects == {1: Outcome.CORRECT}
+    assert scenes.find_outcomes(made, subject.BOXES, 0.5).of_objects == {1: Outcome.CORRECT}
 
 
 def test_masks_are_compared_as_masks():
@@ -135,8 +168,8 @@ def test_masks_are_compared_as_masks():
     found = scenes.results([(1, DOG, [0, 0, 40, 40], 0.9)])
     found[0]["segmentation"] = scenes.ellipse([0, 0, 40, 40])
     made = subject.make(file, found)
-    (of_boxes,) = outcomes.find(made, subject.BOXES, 0.5).of_detections.values()
-    (of_masks,) = outcomes.find(made, subject.MASKS, 0.5).of_detections.values()
+    (of_boxes,) = scenes.find_outcomes(made, subject.BOXES, 0.5).of_detections.values()
+    (of_masks,) = scenes.find_outcomes(made, subject.MASKS, 0.5).of_detections.values()
     assert of_boxes.outcome is Outcome.CORRECT and of_boxes.iou == 1
     assert of_masks.outcome is Outcome.BADLY_PLACED and of_masks.iou == pytest.approx(
         0.19, abs=0.05

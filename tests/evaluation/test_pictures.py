@@ -11,8 +11,9 @@ from PIL import Image, ImageColor
 from pycocotools import mask
 
 from libra_tf.data.annotations import AnnotationFile
-from libra_tf.evaluation import confusion, outcomes, pictures, subject
+from libra_tf.evaluation import confusion, pictures, subject
 from libra_tf.evaluation.outcomes import Outcome
+from tests.evaluation import scenes
 
 pytestmark = pytest.mark.one_lane
 
@@ -44,7 +45,7 @@ def find(width, height, objects, detections=()):
         entry["segmentation"] = mask.frPyObjects(entry["segmentation"], height, width)[0]
     images = [{"id": 1, "file_name": "1.png", "width": width, "height": height}]
     file = AnnotationFile(pathlib.Path("val.json"), "", images, truth, {1: "dog", 2: "cat"})
-    return outcomes.find(subject.make(file, found), subject.MASKS, 0.5)
+    return scenes.find_outcomes(subject.make(file, found), subject.MASKS, 0.5)
 
 
 def pixels_of(picture):

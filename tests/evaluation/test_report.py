@@ -20,6 +20,7 @@ from libra_tf.cli.progress import Progress
 from libra_tf.evaluation import (
     average_precision,
     coco_errors,
+    export_command,
     figures,
     matching,
     pictures,
@@ -277,7 +278,18 @@ def test_an_object_without_a_mask_is_said(tmp_path):
     content = json.loads((tmp_path / "evaluation.json").read_text())
     assert list(content["kinds"]) == ["bbox"]
     html = (tmp_path / "evaluation.html").read_text()
-    assert "Masks are not measured, since 1 of the objects have none." in html
+    assert "Masks are not measured, since 1 of the objects has none." in html
+
+
+def test_masks_are_not_compared_with_boxes(tmp_path):
+    objects, detections = scenes.random(3)
+    # The same objects; masks make no difference to what is the same.
+    write(tmp_path / "other", objects, detections, name="boxes")
+    record = records.read(str(tmp_path / "other"))
+    html, content = write(tmp_path / "run", objects, detections, masks=True, compared=record)
+    assert list(content["kinds"]) == ["bbox", "segm"]
+    assert list(content["compared"]["kinds"]) == ["bbox"]
+    assert "Masks are not compared, since boxes has none." in html
 
 
 def test_what_cannot_be_reported_on_leaves_nothing(tmp_path):
@@ -306,7 +318,7 @@ def numbers_of(best):
 
 
 def command_of(best, names, model="runs/cells/ckpt-7"):
-    return figures.export_command(numbers_of(best), names, model)
+    return export_command.of(numbers_of(best), names, model)
 
 
 def test_the_scores_of_an_export():
@@ -341,7 +353,7 @@ def test_the_scores_of_an_export():
 def test_what_to_export(model, flags):
     command = command_of({1: 0.5}, {1: "a"}, model)
     assert command.startswith(f"libra-tf export {flags} --export_dir=served/")
-    assert figures.is_of_run(model) == ("RUN" not in command)
+    assert export_command.is_of_run(model) == ("RUN" not in command)
 
 
 def test_the_command_of_the_page_can_be_run(tmp_path, written):

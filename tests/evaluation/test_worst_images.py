@@ -17,7 +17,7 @@ BOX, HALF, FAR = [10, 10, 20, 20], [20, 10, 20, 20], [60, 60, 20, 20]
 
 def measure(objects, detections, **options):
     made = scenes.make(objects, detections, num_classes=3, num_images=4)
-    found = outcomes.find(made, subject.BOXES, 0.4)
+    found = scenes.find_outcomes(made, subject.BOXES, 0.4)
     return found, worst_images.measure(found, **options)
 
 
