@@ -95,8 +95,11 @@ def find(subject: Subject, matches: Matches, score_threshold: float) -> Outcomes
 
 
 def _of_detections(image: ImageOverlaps, score_threshold: float) -> dict[int, OfDetection]:
-    shown, objects = image.scores >= score_threshold, ~image.crowds
-    ious = image.ious[shown][:, objects]
+    shown, objects = np.flatnonzero(image.scores >= score_threshold), np.flatnonzero(~image.crowds)
+    # Of equally good ones, pycocotools has those of the lower category first.
+    shown = shown[np.lexsort([image.classes[shown], -image.scores[shown]])]
+    objects = objects[np.argsort(image.object_classes[objects], kind="stable")]
+    ious = image.ious[np.ix_(shown, objects)]
     is_own = image.classes[shown][:, None] == image.object_classes[objects]
     in_crowd = (image.covered[shown][:, image.crowds] >= IOU_THRESHOLD).any(axis=1)
     object_ids = image.object_ids[objects].tolist()
@@ -125,7 +128,7 @@ def _take(ious: np.ndarray) -> list[int | None]:
     taken: list[int | None] = [None] * len(ious)
     left = ious.copy()
     for row in np.flatnonzero(ious.max(axis=1, initial=0) >= IOU_THRESHOLD):
-        # Of equally good ones the last, as pycocotools has it.
+        # Of equally good ones it takes the last.
         column = left.shape[1] - 1 - int(np.argmax(left[row, ::-1]))
         if left[row, column] >= IOU_THRESHOLD:
             taken[row] = column
