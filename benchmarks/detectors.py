@@ -16,7 +16,6 @@ install such an environment.
 
 import functools
 import pathlib
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
+import mmdet_python
 import side_by_side
 from building import NUM_CLASSES, RANDOM_SAMPLING, SWITCHES_OFF, prepare
 from comparison import Comparison
@@ -45,19 +45,7 @@ _PRECISIONS = flags.DEFINE_multi_enum(
     [precision.FLOAT32, precision.BFLOAT16, precision.AUTO],
     "What to compute in; auto is bfloat16 where the device has it, else float32.",
 )
-_MMDET_PYTHON = flags.DEFINE_string(
-    "mmdet_python", None, "A Python that can import mmdet, to include MMDetection."
-)
-
-
-@flags.validator(
-    "mmdet_python", "It must be a Python with mmdet; mmdetection.py explains how to install it."
-)
-def _has_mmdet(python: str | None) -> bool:
-    if python is None:
-        return True
-    find = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('mmdet'))"
-    return bool(shutil.which(python)) and not subprocess.run([python, "-c", find]).returncode
+_MMDET_PYTHON = mmdet_python.define()
 
 
 def comparisons(detector: str) -> Iterator[Comparison]:

@@ -26,6 +26,7 @@ import numpy as np
 from absl import app, flags
 from pycocotools import cocoeval, mask
 
+import memory
 from libra_tf.data.annotations import AnnotationFile
 from libra_tf.evaluation import (
     average_precision,
@@ -77,11 +78,11 @@ def _measure() -> dict[str, tuple[float, float, float]]:
     measured = {}
 
     def time_part(name: str, part: Callable[[], Any]) -> Any:
-        _reset_peak()
+        memory.reset_peak()
         start = time.perf_counter(), time.process_time()
         result = part()
         seconds = time.perf_counter() - start[0], time.process_time() - start[1]
-        measured[name] = (*seconds, _peak_megabytes())
+        measured[name] = (*seconds, memory.peak_megabytes())
         return result
 
     evaluated = time_part("subject", functools.partial(subject.make, *time_part("random", _random)))
@@ -163,15 +164,6 @@ def _pycocotools(evaluated: subject.Subject, kind: str) -> None:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-
-
-def _reset_peak() -> None:
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_megabytes() -> float:
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

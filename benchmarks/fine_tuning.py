@@ -17,7 +17,6 @@ draws its samples at random, so its curves agree only in the mean.
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ import numpy as np
 from absl import app, flags
 from official.core import task_factory
 
+import mmdet_python
 from libra_tf.checkpoints import importing
 from libra_tf.cli import quiet
 from libra_tf.compat import keras
@@ -52,20 +52,10 @@ LEARNING_RATE, WARMUP_STEPS = 0.001, 5
 WINDOWS = ((1, 5), (21, 25), (56, 60))
 
 _DATASET = flags.DEFINE_string("dataset", None, "Folder in COCO format.", required=True)
-_MMDET_PYTHON = flags.DEFINE_string(
-    "mmdet_python", None, "A Python that can import mmdet.", required=True
-)
+_MMDET_PYTHON = mmdet_python.define(required=True)
 
 # By framework, the loss of every step.
 Losses = Mapping[str, Sequence[float]]
-
-
-@flags.validator(
-    "mmdet_python", "It must be a Python with mmdet; mmdetection.py explains how to install it."
-)
-def _has_mmdet(python: str) -> bool:
-    find = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('mmdet'))"
-    return bool(shutil.which(python)) and not subprocess.run([python, "-c", find]).returncode
 
 
 def main(_: list[str]) -> None:

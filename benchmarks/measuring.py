@@ -23,6 +23,7 @@ import rich.table
 import tensorflow as tf
 from absl import app, flags
 
+import memory
 from comparison import Comparison
 
 _REPEATS = flags.DEFINE_integer("repeats", 30, "Calls per contestant.", lower_bound=1)
@@ -121,19 +122,9 @@ def _peak_memory(
     """Returns by how many MB building and calling a contestant raises peak resident memory."""
     (comparison,) = (c for c in make_comparisons() if c.title == title)
     tf.zeros([1])  # So that the memory TensorFlow takes at its start is not counted.
-    _reset_peak()
-    before = _resident_kilobytes("VmRSS")
+    memory.reset_peak()
+    before = memory.resident_megabytes()
     call = comparison.contestants[name]()
     for _ in range(1 if comparison.slow else 2):
         call()
-    return round((_resident_kilobytes("VmHWM") - before) / 1024)
-
-
-def _reset_peak() -> None:
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-
-
-def _resident_kilobytes(key: str) -> int:
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith(key))
+    return round(memory.peak_megabytes() - before)

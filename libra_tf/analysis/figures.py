@@ -118,7 +118,7 @@ def samples(kind: str, analysis: Analysis) -> Iterator[OnSubject]:
     yield from _iou_histograms(kind, picks, measured["bin_edges"])
     ways = ("negatives", *_ways(kind), *(["hardest"] if verdicts.is_sampled(kind) else []))
     hard = {_PICKS[name]: {"hard": picks[name]["hard_share"]} for name in ways}
-    yield "hard", charts.bars("Share of hard negatives", hard, "IoU above 0.05")
+    yield "hard", charts.bars("Share of hard negatives", hard, f"IoU above {HARD_IOU:g}")
     levels = {f"P{level}": of_level for level, of_level in measured["by_level"].items()}
     yield from _by_group("level", levels, kind, picks)
     yield from _by_group("class", _largest(measured["by_class"], _ways(kind)), kind, picks)
@@ -341,7 +341,7 @@ def _by_group(
         group: {_PICKS[name]: by_pick[name]["hard_share"] for name in ways}
         for group, by_pick in groups.items()
     }
-    chart = charts.bars(f"Hard share by {title}", hard, "share with an IoU above 0.05")
+    chart = charts.bars(f"Hard share by {title}", hard, f"share with an IoU above {HARD_IOU:g}")
     yield f"hard by {title}", chart
 
 

@@ -86,7 +86,7 @@ def write(
 
 
 def _names(model_dirs: Sequence[str]) -> list[str]:
-    """Returns the shortest ends of the paths that tell the runs apart."""
+    """Returns the names of the folders; their whole paths if two have the same name."""
     paths = [
         folder.rstrip("/") if atomic.is_remote(folder) else os.path.abspath(folder)
         for folder in model_dirs

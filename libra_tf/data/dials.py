@@ -1,6 +1,4 @@
-"""The dials of the built-in data set: one for each imbalance that the paper describes, and one for
-that of classes.
-"""
+"""The dials of the built-in data set: one for each imbalance of the paper, and one for classes."""
 
 import dataclasses
 import math

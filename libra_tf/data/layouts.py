@@ -50,7 +50,7 @@ def recognise(folder: pathlib.Path) -> Source:
 
 def _found_in(folder: pathlib.Path) -> Source | None:
     """Returns the folder in its layout, `None` if it has none."""
-    # Who writes COCO's files beside others, as some tools do, wants them to be read. On a file
+    # Whoever writes COCO's files beside others, as some tools do, wants them to be read. On a file
     # system that ignores case, COCO's annotations/ is VOC's Annotations/, too.
     if found := coco.find_annotations(folder) or voc.find(folder):
         return found

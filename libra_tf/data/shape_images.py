@@ -203,7 +203,7 @@ def place_shapes(rng: np.random.Generator, size: int, dials: Dials) -> Pile:
         draw_class = functools.partial(class_rng.choice, list(CLASS_NAMES), p=shares)
     pile = Pile()
     for _ in range(wanted):
-        # One for all tries: a class that hides less would else become more frequent.
+        # One for all tries: a class that hides less would otherwise become more frequent.
         wanted_class = int(draw_class()) if draw_class else None
         pile.put_one(
             lambda wanted_class=wanted_class: _random_shape(

@@ -76,7 +76,7 @@ def choose_splits(names: Iterable[str]) -> dict[str, str]:
     others = [name for name in names if name != train]
     if train is None:
         return {TRAIN: names[0]} if len(names) == 1 else {}
-    # Who trains on both parts evaluates on neither of them.
+    # A training on both parts can be evaluated on neither of them.
     val = None if train.startswith("trainval") else _only(others, "val", "valid", "validation")
     val = val or _only(others, "test")
     return {TRAIN: train} if val is None else {TRAIN: train, VAL: val}

@@ -2,7 +2,7 @@
 
 https://cocodataset.org/#detection-eval, "Analysis code", after Hoiem et al., "Diagnosing Error in
 Object Detectors" (ECCV 2012). The original is `analyze` of `CocoEval.m` in COCO's MATLAB API. As in
-its Python versions, which pycocotools allows no other way, excused objects are treated as crowds:
+its Python versions, the only way that pycocotools allows, excused objects are treated as crowds:
 what counts is the share of a detection that lies in them, and they excuse any number of detections.
 """
 

@@ -62,7 +62,7 @@ class Mark:
     Attributes:
       box: where it is, in pixels of the picture.
       look: how it is drawn.
-      tip: what it is, for who points at it.
+      tip: what it is, for whoever points at it.
       label: its name; empty for none.
       at: x and y of the name's base line.
       anchor: which end of the name is there: `start` or `end`.

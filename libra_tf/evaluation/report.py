@@ -42,7 +42,7 @@ class Evaluation:
       truth: the ground truth.
       results: the detections, in COCO's results format. Those of classes that the ground truth
         does not list are left out, and the page says so.
-      image_ids: the images in which was detected.
+      image_ids: the images that the detector was run on.
       read_images: reads those that are drawn.
       training_objects: the number of objects in training by category id; None if unknown.
       score_threshold: see `measures.measure`.

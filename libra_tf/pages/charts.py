@@ -75,7 +75,7 @@ class HeatCell:
     Attributes:
       text: what is written in it.
       share: how much colour it has, in 0..1.
-      tip: what it means, for who points at it; empty for a cell without a value.
+      tip: what it means, for whoever points at it; empty for a cell without a value.
       is_expected: whether it lies on the diagonal.
     """
 
