@@ -48,14 +48,14 @@ class TrainedRun:
         model = task.build_model()
         items = {"model": model}
         optimizer = task.create_optimizer(self.params.trainer.optimizer_config)
-        if optimizers.has_averages(optimizer):
-            optimizers.create_weights(optimizer, model.trainable_variables)
+        averaged = optimizers.create_averages(optimizer, model)
+        if averaged:
             items["optimizer"] = optimizer
         with explaining_weights(self.folder, self.checkpoint):
             status = tf.train.Checkpoint(**items).read(self.checkpoint)
             status.expect_partial().assert_existing_objects_matched()
-        if "optimizer" in items:
-            optimizers.swap_averages(optimizer, model.trainable_variables)
+        if averaged:
+            optimizers.swap_averages(optimizer, averaged)
         return model
 
     def read_class_names(self) -> dict[int, str]:
