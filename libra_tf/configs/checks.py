@@ -13,7 +13,8 @@ from libra_tf.configs import backbones, ranges
 from libra_tf.configs.components import ROISampler, RPNSampler
 from libra_tf.ops.balanced_l1 import validate_balanced_l1
 
-# What MMDetection's published recipes leave no choice of: in the parser, and in the losses.
+# What MMDetection's published recipes leave no choice of: in the parser, the losses, the backbone,
+# the decoder and the head.
 _FIXED_PARSER = {
     "aug_rand_vflip": False,
     "aug_rand_jpeg": None,
@@ -30,6 +31,16 @@ _FIXED_LOSSES = {
     "frcnn_class_use_binary_cross_entropy": False,
     "frcnn_class_loss_top_k_percent": 1.0,
 }
+_FIXED_BACKBONE = {
+    "stem_type": "v0",
+    "se_ratio": 0.0,
+    "stochastic_depth_drop_rate": 0.0,
+    "scale_stem": True,
+    "resnetd_shortcut": False,
+    "replace_stem_max_pool": False,
+}
+_FIXED_DECODER = {"fusion_type": "sum", "use_separable_conv": False, "use_keras_layer": False}
+_FIXED_HEAD = {"attribute_heads": []}
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 REFINE_TYPES = ("non_local", "conv", None)
 SAMPLERS = ("iou_balanced", "random")
@@ -210,13 +221,13 @@ def _check_compatible(task: hyperparams.Config) -> None:
     with _naming(f"with task.model.compatibility={model.compatibility}"):
         check_choice("task.model.backbone.type", model.backbone.type, ("resnet", "resnext"))
         check_choice("task.model.decoder.type", model.decoder.type, ("libra_fpn", "fpn"))
-        backbone = model.backbone.get()
-        check_choice(
-            f"task.model.backbone.{model.backbone.type}.stem_type", backbone.stem_type, ("v0",)
-        )
+        backbone, decoder = model.backbone, model.decoder
         for name, config, fixed in (
             ("task.train_data.parser", task.train_data.parser, _FIXED_PARSER),
             ("task.losses", task.losses, _FIXED_LOSSES),
+            (f"task.model.backbone.{backbone.type}", backbone.get(), _FIXED_BACKBONE),
+            (f"task.model.decoder.{decoder.type}", decoder.get(), _FIXED_DECODER),
+            ("task.model.head", model.head if "head" in model else model, _FIXED_HEAD),
         ):
             # Each detector has some of these.
             for key in fixed.keys() & config.as_dict().keys():
