@@ -14,6 +14,7 @@ from official.core import task_factory
 from libra_tf.checkpoints import (
     categories,
     experiment,
+    importing,
     mmdet,
     mmdet_config,
     structure,
