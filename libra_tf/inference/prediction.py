@@ -128,8 +128,7 @@ def predict(
                 found = coco_results.to_results(result.answer, image_id, name)
                 detections += _renumber(found, renumbered) if renumbered else found
     finally:
-        records.discard(output_dir)
-        atomic.write_file(os.path.join(output_dir, RESULTS), json.dumps(detections))
+        _write_results(output_dir, detections)
     for line in summary.lines():
         report(line)
     if truth:
@@ -253,9 +252,15 @@ def _write_video(
                 progress.advance(number, images=1)
     finally:
         progress.stop()
-    records.discard(str(target.parent))
-    atomic.write_file(str(target.with_name(RESULTS)), json.dumps(detections))
+    _write_results(str(target.parent), detections)
     return summary
+
+
+def _write_results(output_dir: str, detections: list[dict[str, Any]]) -> None:
+    path = os.path.join(output_dir, RESULTS)
+    with outputs.writing(path):
+        records.discard(output_dir)
+        atomic.write_file(path, json.dumps(detections))
 
 
 def _listed_in(

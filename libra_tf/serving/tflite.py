@@ -309,7 +309,8 @@ def _write(path: str, content: bytes, description: Mapping[str, Any]) -> None:
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.writestr(LABELS, "\n".join(labels) + "\n")
         archive.writestr(DETECTOR, json.dumps(description, indent=2) + "\n")
-    atomic.write_file(path, buffer.getvalue())
+    with outputs.writing(path):
+        atomic.write_file(path, buffer.getvalue())
 
 
 def to_input(
