@@ -120,8 +120,7 @@ def read_params(folder: RunFolder) -> cfg.ExperimentConfig:
     saved = folder.read_params()
     if saved is None:
         raise UsageError(
-            f"--model_dir={folder} holds no {PARAMS}; name the folder of a run, the --model_dir of "
-            "its training"
+            f"{folder} holds no {PARAMS}; name the folder of a run, the --model_dir of its training"
         )
     task_class = _task_class(folder)
     with folder.explaining(PARAMS):
