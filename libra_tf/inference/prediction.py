@@ -126,7 +126,7 @@ def predict(
                 answered.append(image_id)
                 name = result.file.name.as_posix()
                 found = coco_results.to_results(result.answer, image_id, name)
-                detections += _renumber(found, renumbered) if renumbered else found
+                detections += coco_results.renumber(found, renumbered) if renumbered else found
     finally:
         _write_results(output_dir, detections)
     for line in summary.lines():
@@ -298,15 +298,6 @@ def _renumbering(detector: _Detector, truth: AnnotationFile) -> dict[int, int]:
             f"{listed(list(detector.class_names.values()), _MOST_NAMES)}"
         )
     return {} if all(own == other for own, other in same.items()) else same
-
-
-def _renumber(results: list[dict[str, Any]], ids: Mapping[int, int]) -> list[dict[str, Any]]:
-    """Gives detections the annotations' category ids; those of other classes would collide."""
-    return [
-        {**result, "category_id": ids[result["category_id"]]}
-        for result in results
-        if result["category_id"] in ids
-    ]
 
 
 def _reader(image_ids: Mapping[ImageFile, int], truth: AnnotationFile) -> ReadImages:
