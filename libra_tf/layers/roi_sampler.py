@@ -7,6 +7,7 @@ from official.vision.modeling.layers import roi_sampler
 
 from libra_tf.compat import keras
 from libra_tf.ops import pools, sampling
+from libra_tf.ops.boxes import is_object
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
@@ -267,15 +268,16 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
 
 
 def _is_padding(boxes: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_max(boxes, axis=-1, keepdims=True) < 0
+    """Returns which boxes are none, as Model Garden's matching wants it, bool `[B, N, 1]`."""
+    return ~is_object(boxes)[..., tf.newaxis]
 
 
 def _negative_without_instances(
     indicators: tf.Tensor, boxes: tf.Tensor, gt_boxes: tf.Tensor
 ) -> tf.Tensor:
     """Makes all boxes of an image without instances negatives; Model Garden's matcher has none."""
-    is_empty = tf.reduce_all(_is_padding(gt_boxes), axis=1)
-    return tf.where(is_empty & ~_is_padding(boxes)[..., 0], -1, indicators)
+    has_instances = tf.reduce_any(is_object(gt_boxes), axis=1, keepdims=True)
+    return tf.where(~has_instances & is_object(boxes), -1, indicators)
 
 
 def _gather_targets(

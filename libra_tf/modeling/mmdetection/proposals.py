@@ -7,6 +7,7 @@ import tensorflow as tf
 from libra_tf.compat import keras
 from libra_tf.modeling import mixed_precision
 from libra_tf.modeling.mmdetection import boxes as box_coder
+from libra_tf.ops.boxes import is_empty
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
@@ -86,7 +87,7 @@ def _best_of_level(
         for x in (raw_boxes, anchors)
     )
     boxes = box_coder.decode(deltas, anchors, image_shape[:, tf.newaxis])
-    scores = tf.where(box_coder.is_empty(boxes), box_coder.NO_SCORE, scores)
+    scores = tf.where(is_empty(boxes), box_coder.NO_SCORE, scores)
     padding = [[0, 0], [0, top_k - count]]
     boxes = tf.pad(boxes, [*padding, [0, 0]])
     scores = tf.pad(scores, padding, constant_values=box_coder.NO_SCORE)
