@@ -61,7 +61,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         take a variable for a weight of the layer.
 
     Raises:
-      ValueError: If an argument is outside its range.
+      ValueError: if an argument is outside its range.
 
     References:
       - Pang et al., Libra R-CNN: Towards Balanced Learning for Object Detection, CVPR 2019.
@@ -156,7 +156,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
           sampled_gt_indices: int32 `[B, K]`, the matched instances, -1 for background.
 
         Raises:
-          ValueError: If there are fewer boxes than RoIs to sample.
+          ValueError: if there are fewer boxes than RoIs to sample.
         """
         if self._config_dict["skip_subsampling"]:
             return super().call(boxes, gt_boxes, gt_classes, gt_outer_boxes)

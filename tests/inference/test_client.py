@@ -162,7 +162,7 @@ def test_bad_files_are_named_and_the_others_answered(
         "",
         "cannot be read (No such file or directory)",
     ]
-    lines = [json.loads(result.line) for result in results]
+    lines = [json.loads(result.to_line()) for result in results]
     assert [line["file"] for line in lines] == [str(image.path) for image in images]
     assert lines[1]["error"] == "is truncated or damaged"
     for name in ("a.jpg", "d.JPEG"):
@@ -393,7 +393,7 @@ def test_requests_run_at_once(exported, server, protocol, tmp_path):
     with connected(server, protocol, concurrency=4) as transport:
         results = list(run.detect(transport, images, concurrency=4))
     # In their order, whichever was answered first.
-    assert [json.loads(result.line)["height"] for result in results] == list(range(30, 38))
+    assert [json.loads(result.to_line())["height"] for result in results] == list(range(30, 38))
 
 
 @only_retinanet
