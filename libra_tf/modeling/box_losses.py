@@ -35,8 +35,8 @@ def retinanet_box_loss(
       box_weights: float32 `[B, total_anchors]`, 1 for positive anchors and 0 for all others.
 
     Returns:
-      A float32 scalar: the mean over the four coordinates, summed over the positive anchors and divided
-      by the number of positive anchors plus one.
+      A float32 scalar: the mean over the four coordinates, summed over the positive anchors and
+      divided by the number of positive anchors plus one.
     """
     return _summed_balanced_l1(config)(
         y_true=loss_utils.multi_level_flatten(box_targets, last_dim=4),
