@@ -11,6 +11,7 @@ from official.vision.configs import maskrcnn
 
 from libra_tf.configs import backbones, ranges
 from libra_tf.configs.components import ROISampler, RPNSampler
+from libra_tf.mixins.balanced_feature_pyramid import REFINE_TYPES
 from libra_tf.ops.balanced_l1 import validate_balanced_l1
 
 # What MMDetection's published recipes leave no choice of: in the parser, the losses, the backbone,
@@ -42,7 +43,6 @@ _FIXED_BACKBONE = {
 _FIXED_DECODER = {"fusion_type": "sum", "use_separable_conv": False, "use_keras_layer": False}
 _FIXED_HEAD = {"attribute_heads": []}
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
-REFINE_TYPES = ("non_local", "conv", None)
 SAMPLERS = ("iou_balanced", "random")
 # `l1` is for `compatibility: mmdetection` alone.
 BOX_LOSSES = ("balanced_l1", "l1", "huber")
@@ -82,8 +82,6 @@ def check_task(task: hyperparams.Config) -> None:
     """
     ranges.check(task, "task")
     model, losses, modules = task.model, task.losses, task.init_checkpoint_modules
-    if task.analysis.interval < 1:
-        raise ValueError(f"task.analysis.interval is {task.analysis.interval}; it must be positive")
     for module in modules if isinstance(modules, (list, tuple)) else [modules]:
         check_choice("task.init_checkpoint_modules", module, INIT_CHECKPOINT_MODULES)
     # `num_classes` is 0 in the small experiments until their data set is known.
@@ -293,7 +291,6 @@ def check_roi_sampler(
     """
     key = "task.model.roi_sampler"
     _check_sampler(key, sampler, sampler.background_iou_high_threshold)
-    _check_fraction(f"{key}.foreground_fraction", sampler.foreground_fraction)
     check_thresholds(
         {
             f"{key}.background_iou_low_threshold": sampler.background_iou_low_threshold,
@@ -332,20 +329,8 @@ def check_rpn_sampler(sampler: RPNSampler, parser: maskrcnn.Parser) -> None:
       ValueError: if a choice is unknown or a number is outside its range; the message names the
         key.
     """
-    key = "task.model.rpn_sampler"
-    _check_sampler(key, sampler, parser.rpn_unmatched_threshold)
-    if sampler.max_negatives_per_positive < 0:
-        raise ValueError(
-            f"{key}.max_negatives_per_positive is {sampler.max_negatives_per_positive}; it must "
-            "be positive, or 0 for no limit"
-        )
+    _check_sampler("task.model.rpn_sampler", sampler, parser.rpn_unmatched_threshold)
     parser_key = "task.train_data.parser"
-    if parser.rpn_batch_size_per_im < 1:
-        raise ValueError(
-            f"{parser_key}.rpn_batch_size_per_im is {parser.rpn_batch_size_per_im}; it must be at "
-            "least 1"
-        )
-    _check_fraction(f"{parser_key}.rpn_fg_fraction", parser.rpn_fg_fraction)
     check_thresholds(
         {
             f"{parser_key}.rpn_unmatched_threshold": parser.rpn_unmatched_threshold,
@@ -378,11 +363,6 @@ def _check_sampler(key: str, sampler: ROISampler | RPNSampler, negative_iou: flo
             f"{key}.floor_fraction is {sampler.floor_fraction} without a floor to draw from; also "
             f"set {key}.floor_threshold to 0 or above"
         )
-
-
-def _check_fraction(key: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{key} is {value}; it must be from 0 to 1")
 
 
 @contextlib.contextmanager
