@@ -14,8 +14,8 @@ from libra_tf.configs.components import ROISampler, RPNSampler
 from libra_tf.mixins.balanced_feature_pyramid import REFINE_TYPES
 from libra_tf.ops.balanced_l1 import validate_balanced_l1
 
-# What MMDetection's published recipes leave no choice of: in the parser, the losses, the backbone,
-# the decoder and the head.
+# What MMDetection's published recipes leave no choice of: in the parser, the losses, the backbone
+# and the decoder.
 _FIXED_PARSER = {
     "aug_rand_vflip": False,
     "aug_rand_jpeg": None,
@@ -41,7 +41,6 @@ _FIXED_BACKBONE = {
     "replace_stem_max_pool": False,
 }
 _FIXED_DECODER = {"fusion_type": "sum", "use_separable_conv": False, "use_keras_layer": False}
-_FIXED_HEAD = {"attribute_heads": []}
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 SAMPLERS = ("iou_balanced", "random")
 # `l1` is for `compatibility: mmdetection` alone.
@@ -225,11 +224,13 @@ def _check_compatible(task: hyperparams.Config) -> None:
             ("task.losses", task.losses, _FIXED_LOSSES),
             (f"task.model.backbone.{backbone.type}", backbone.get(), _FIXED_BACKBONE),
             (f"task.model.decoder.{decoder.type}", decoder.get(), _FIXED_DECODER),
-            ("task.model.head", model.head if "head" in model else model, _FIXED_HEAD),
         ):
             # Each detector has some of these.
             for key in fixed.keys() & config.as_dict().keys():
                 check_choice(f"{name}.{key}", getattr(config, key), (fixed[key],))
+        if "head" in model:
+            heads = list(model.head.attribute_heads)
+            check_choice("task.model.head.attribute_heads", heads, ([],))
         # An epoch that is kept would end with a batch of both orientations.
         check_choice("task.train_data.cache", task.train_data.cache, (False,))
         # Evaluation images keep their shapes, so they cannot be batched.
