@@ -3,8 +3,7 @@
     python docs/draw_paper.py
 
 It first trains the baseline detector of the figures on the built-in shapes (once, a few minutes on
-two cores), measures it as `python -m libra_tf.analysis` does, and takes the tables of the ablation
-from benchmarks/ablation.py. With --tables only these tables are updated.
+two cores), and measures it as `python -m libra_tf.analysis` does.
 """
 
 import os
@@ -43,14 +42,10 @@ _MODEL_DIR = flags.DEFINE_string(
     str(ROOT / "runs/paper"),
     "Folder of the baseline detector, which is trained if it does not exist.",
 )
-_TABLES = flags.DEFINE_bool("tables", False, "Only update the tables of the ablation.")
 
 
 def main(_: list[str]) -> None:
     """Draws all figures and writes all tables."""
-    _replace("ablation", _ablation())
-    if _TABLES.value:
-        return
     quiet.silence_libraries()
     if not tf.io.gfile.exists(os.path.join(_MODEL_DIR.value, "params.yaml")):
         _train(_MODEL_DIR.value)
@@ -91,14 +86,6 @@ def _replace(name: str, lines: Sequence[str]) -> None:
     if found != 1:
         sys.exit(f"error: {DOCUMENT} has no place for the {name}")
     DOCUMENT.write_text(new)
-
-
-def _ablation() -> list[str]:
-    program = ROOT / "benchmarks/ablation.py"
-    report = subprocess.run(
-        [sys.executable, str(program), "--report"], capture_output=True, text=True, check=True
-    )
-    return report.stdout.strip().splitlines()
 
 
 def _draw_sampling(samples: Mapping[str, Any]) -> matplotlib.figure.Figure:

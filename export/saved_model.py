@@ -1,14 +1,11 @@
-"""Exports a trained detector as a SavedModel for TensorFlow Serving.
-
-    python export/saved_model.py --model_dir=runs/cells --export_dir=served/cells
-
-It writes served/cells/1, and the next time served/cells/2. Everything about the detector is read
-from the folder of its run. docs/serving.md explains how to serve it.
-"""
+"""`libra-tf export`, from a clone."""
 
 from absl import app, flags
 
 from libra_tf.commands import export
+
+# What absl shows above the flags.
+__doc__ = export.__doc__.replace("libra-tf export", "python export/saved_model.py")
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(export)

@@ -1,15 +1,11 @@
-"""Converts a trained one-stage detector to TensorFlow Lite.
-
-    python export/tflite.py --model_dir=runs/cells --output=cells.tflite
-    python export/tflite.py --model_dir=runs/cells --output=cells_int8.tflite --precision=int8 \
-        cells/images/train
-
-The images in the second command are for calibration. docs/tflite.md explains how to use the file.
-"""
+"""`libra-tf tflite`, from a clone."""
 
 from absl import app, flags
 
 from libra_tf.commands import tflite
+
+# What absl shows above the flags.
+__doc__ = tflite.__doc__.replace("libra-tf tflite", "python export/tflite.py")
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(tflite)

@@ -162,16 +162,22 @@ def _remove_left_overs(parent: pathlib.Path) -> None:
 
 
 def _lock(folder: pathlib.Path) -> int | None:
-    """Locks a folder; returns the descriptor that holds it, None if it is taken or gone."""
+    """Locks a folder; returns the descriptor that holds it, None if it is taken or gone.
+
+    Raises:
+      OSError: if the file system has no locks, or has run out of them.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
         return None
-    with contextlib.suppress(BlockingIOError, FileNotFoundError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
-            return descriptor
-    os.close(descriptor)
+    with contextlib.ExitStack() as closing:
+        closing.callback(os.close, descriptor)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+                closing.pop_all()
+                return descriptor
     return None
 
 

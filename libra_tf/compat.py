@@ -58,7 +58,8 @@ def substituted(owner: types.ModuleType, name: str, replacement: Any) -> Iterato
 
     * `official/vision/tasks/retinanet.py`, `build_inputs`: `retinanet_input.Parser`;
     * `official/vision/tasks/maskrcnn.py`, `build_inputs`: `maskrcnn_input.Parser`;
-    * `official/vision/tasks/maskrcnn.py`, `_build_coco_metrics`: `coco_evaluator.COCOEvaluator`;
+    * `official/vision/tasks/retinanet.py`, `build_metrics`, and
+      `official/vision/tasks/maskrcnn.py`, `_build_coco_metrics`: `coco_evaluator.COCOEvaluator`;
     * both tasks, `build_model`: `factory.build_retinanet` and `factory.build_maskrcnn`;
     * both parsers: `anchor.build_anchor_generator`;
     * both tasks, `build_inputs`: `input_reader_factory.input_reader_generator`;

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pathlib
@@ -48,6 +49,17 @@ def test_a_remote_file_is_replaced_or_left_as_it_was():
     atomic.write_file("ram://atomic_file", "größer")
     assert tf.io.gfile.GFile("ram://atomic_file").read() == "größer"
     assert tf.io.gfile.glob("ram://atomic_file*") == ["ram://atomic_file"]
+
+
+def test_a_file_system_without_locks_keeps_no_file_open(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(atomic.fcntl, "flock", flock)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="lock"), atomic.unfinished_folder(tmp_path):
+        pass
+    assert os.listdir("/proc/self/fd") == before
 
 
 def _write_as_another_user(parent, names):

@@ -1,14 +1,11 @@
-"""Reports what is unbalanced in the training of a detector.
-
-    python -m libra_tf.analysis --model_dir=runs/cells
-
-runs the detector on some of its training images and writes runs/cells/analysis/report.html and
-report.json. docs/analysis.md defines what is measured.
-"""
+"""`libra-tf report`, at another address."""
 
 from absl import app, flags
 
 from libra_tf.commands import report
+
+# What absl shows above the flags.
+__doc__ = report.__doc__.replace("libra-tf report", "python -m libra_tf.analysis")
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(report)

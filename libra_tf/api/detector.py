@@ -13,13 +13,12 @@ from libra_tf.api import errors
 from libra_tf.api.photographs import Photograph, Source, is_single, photographs
 from libra_tf.cli import quiet
 from libra_tf.cli.errors import UsageError
+from libra_tf.cli.flags import PRECISIONS
 
 if TYPE_CHECKING:
     from libra_tf.api.detections import Detections
     from libra_tf.inference.local import LocalDetector
     from libra_tf.inference.tflite_detector import TFLiteDetector
-
-_PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def load(
@@ -52,8 +51,8 @@ def load(
             f"model={model}: there is no such file or folder; name the folder of a run or of a "
             "SavedModel, or a .tflite file"
         )
-    if precision not in (None, *_PRECISIONS):
-        raise UsageError(f"precision={precision} must be one of {', '.join(_PRECISIONS)}")
+    if precision not in (None, *PRECISIONS):
+        raise UsageError(f"precision={precision} must be one of {', '.join(PRECISIONS)}")
     detector = Detector(model, checkpoint, precision, max_pixels)
     # Opens it, so that what is wrong is said here.
     _ = detector.class_names

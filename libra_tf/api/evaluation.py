@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import rich.console
 import tensorflow as tf
@@ -52,7 +51,8 @@ def evaluate(
             outputs = detector.predict(encoded)
             found = answers.from_outputs(outputs, detector.normalized_boxes)
             for image_id, answer in zip(ids, found, strict=True):
-                results += _results(answer, image_id, category_ids)
+                of_image = coco_results.to_results(answer, image_id, file_name="")
+                results += coco_results.renumber(of_image, category_ids)
             image_ids += ids
             progress.advance(len(image_ids), images=1)
     finally:
@@ -92,15 +92,3 @@ def _batches(input_path: str, batch_size: int) -> Iterator[tuple[list[int], list
         parsed = tf.io.parse_example(batch, features)
         ids = [int(source_id) for source_id in parsed["image/source_id"].numpy()]
         yield ids, list(parsed["image/encoded"].numpy())
-
-
-def _results(
-    answer: answers.Answer, image_id: int, category_ids: Mapping[int, int]
-) -> list[dict[str, Any]]:
-    """Returns COCO's results for an image, with the folder's category ids."""
-    return [
-        {**result, "category_id": category_ids[result["category_id"]]}
-        for result in coco_results.to_results(answer, image_id, file_name="")
-        # The folder has no objects of the other classes.
-        if result["category_id"] in category_ids
-    ]

@@ -46,7 +46,17 @@ class Quota:
           A scalar, int32.
         """
         present = tf.math.count_nonzero(is_positive, dtype=tf.int32)
-        num_positives = tf.minimum(present, self.max_positives)
+        return self.num_negatives_beside(tf.minimum(present, self.max_positives))
+
+    def num_negatives_beside(self, num_positives: tf.Tensor) -> tf.Tensor:
+        """Returns how many negatives are sampled beside so many positives, if there are enough.
+
+        Args:
+          num_positives: a scalar, int32, at most `max_positives`.
+
+        Returns:
+          A scalar, int32.
+        """
         number = self.num_samples - num_positives
         if not self.max_negatives_per_positive:
             return number

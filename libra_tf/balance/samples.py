@@ -14,6 +14,7 @@ from libra_tf import ops
 from libra_tf.balance import bins
 from libra_tf.balance.quotas import Quota
 from libra_tf.ops import assignment, sampling
+from libra_tf.ops.boxes import is_object
 
 # The paper calls negatives above this IoU "hard". IoUs are counted in bins of this width.
 HARD_IOU = 0.05
@@ -52,11 +53,11 @@ def match_anchors(
       The matches `[N]`.
     """
     labeler = anchor.AnchorLabeler(match_threshold, unmatched_threshold)
-    is_object = tf.reduce_max(gt_boxes, axis=-1) >= 0
-    ious = tf.where(is_object, labeler.similarity_calc(anchors, gt_boxes), -1.0)
+    is_real = is_object(gt_boxes)
+    ious = tf.where(is_real, labeler.similarity_calc(anchors, gt_boxes), -1.0)
     # The matcher lets every box of `gt_boxes` claim an anchor. Padding claims this row, which is
     # not an anchor; objects never do.
-    decoy = tf.where(is_object, -1.0, 0.0)[tf.newaxis]
+    decoy = tf.where(is_real, -1.0, 0.0)[tf.newaxis]
     instances, indicators = labeler.matcher(tf.concat([decoy, ious], axis=0))
     instances, indicators = instances[1:], indicators[1:]
     ious = tf.gather(ious, instances, batch_dims=1)
@@ -88,8 +89,7 @@ def match_mmdetection_anchors(
     assigned, _ = assignment.assign_max_iou(
         anchors, gt_boxes, match_threshold, unmatched_threshold, min_positive_iou, is_valid
     )
-    is_object = tf.reduce_max(gt_boxes, axis=-1) >= 0
-    ious = tf.where(is_object, assignment.pairwise_iou(anchors, gt_boxes), 0.0)
+    ious = tf.where(is_object(gt_boxes), assignment.pairwise_iou(anchors, gt_boxes), 0.0)
     nearest = tf.argmax(ious, axis=-1, output_type=tf.int32)
     instances = tf.where(assigned > 0, assigned - 1, nearest)
     kinds = tf.where(is_valid, tf.minimum(assigned, POSITIVE), NO_CANDIDATE)
@@ -111,9 +111,7 @@ def match_proposals(
     Returns:
       The matches `[N]`.
     """
-    is_padding = [
-        tf.reduce_max(boxes, axis=-1, keepdims=True) < 0 for boxes in (proposals, gt_boxes)
-    ]
+    is_padding = [~is_object(boxes)[..., tf.newaxis] for boxes in (proposals, gt_boxes)]
     # Model Garden's layer does not expose its matching.
     ious = sampler._sim_calc(proposals, gt_boxes, *is_padding)
     instances, indicators = sampler._box_matcher(ious)

@@ -32,6 +32,6 @@ def assign_ids(names: list[str] | None, num_labels: int) -> list[int]:
       num_labels: the number of classes.
     """
     is_coco = num_labels == len(_COCO_IDS) and (
-        names is None or (names[0], names[-1]) == _COCO_ENDS
+        names is None or (*names[:1], *names[-1:]) == _COCO_ENDS
     )
     return _COCO_IDS if is_coco else list(range(1, num_labels + 1))

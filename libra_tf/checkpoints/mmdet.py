@@ -12,21 +12,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from libra_tf.cli import outputs, program
 from libra_tf.cli.errors import UsageError
 
 _PROGRAM = "python -m libra_tf.checkpoints.mmdet"
-
-
-def __getattr__(name: str) -> Any:
-    """Looks up the importing functions on first use, because they import TensorFlow."""
-    if name in ("Imported", "import_detector", "load"):
-        from libra_tf.checkpoints import importing
-
-        return getattr(importing, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main(arguments: Sequence[str] | None = None, program_name: str = _PROGRAM) -> int:
@@ -88,10 +78,11 @@ def _run(flags: argparse.Namespace) -> int:
     numbers = {path: verify.read(path) for path in flags.verify}
     file = torch_file.read(flags.checkpoint)
     if structure.is_backbone(file.weights):
-        if not flags.model_dir:
+        unused = [f"--{name}" for name in ("verify", "config") if getattr(flags, name)]
+        if unused:
             raise UsageError(
-                f"{file.path} holds only a backbone, and --verify needs a detector; give "
-                "--model_dir=DIR to convert the backbone"
+                f"{file.path} holds only a backbone, but {unused[0]} is for a detector; leave it "
+                "out, and give --model_dir=DIR to convert the backbone"
             )
         print(run_folder.write_backbone(flags.model_dir, file))
         return 0

@@ -9,7 +9,7 @@ from official.vision.configs import common
 from libra_tf import atomic
 from libra_tf.checkpoints import experiment, structure, torch_file, weights
 from libra_tf.checkpoints.importing import Imported
-from libra_tf.cli import shell
+from libra_tf.cli import outputs, shell
 from libra_tf.configs import maskrcnn
 from libra_tf.modeling.mmdetection.backbones import build_backbone
 from libra_tf.runs.folder import RunFolder
@@ -29,10 +29,13 @@ def write(model_dir: str, imported: Imported) -> str:
 
     Returns:
       A text for display: what was written, and which commands to run next.
+
+    Raises:
+      UsageError: if it cannot be written.
     """
     name = experiment.EXPERIMENTS[imported.detector.kind]
     target = pathlib.Path(model_dir).absolute()
-    with atomic.unfinished_folder(target.parent) as folder:
+    with outputs.writing(model_dir), atomic.unfinished_folder(target.parent) as folder:
         run = RunFolder(str(folder))
         run.write_config(name, imported.params, imported.class_names)
         text = yaml.safe_dump(imported.overrides, sort_keys=False)
@@ -59,7 +62,7 @@ def write_backbone(model_dir: str, file: torch_file.TorchFile) -> str:
       A text for display: what was written, and how to train with it.
 
     Raises:
-      UsageError: if the backbone is neither a ResNet nor a ResNeXt.
+      UsageError: if the backbone is neither a ResNet nor a ResNeXt, or cannot be written.
     """
     backbone = structure.infer_backbone(file.path, file.weights)
     config = maskrcnn.LibraMaskRCNN(
@@ -69,7 +72,7 @@ def write_backbone(model_dir: str, file: torch_file.TorchFile) -> str:
     model = build_backbone(config)
     weights.load_backbone(file.path, file.weights, model)
     target = pathlib.Path(model_dir).absolute()
-    with atomic.unfinished_folder(target.parent) as folder:
+    with outputs.writing(model_dir), atomic.unfinished_folder(target.parent) as folder:
         checkpoint = tf.train.Checkpoint(backbone=model)
         tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None).save(0)
         atomic.publish_folder(folder, target)

@@ -84,7 +84,8 @@ def check(path: str, numbers: Numbers, imported: Imported) -> None:
       UsageError: if keys are missing or shapes do not fit, or it is another detector's file.
     """
     names, batches = _Names(imported), _batches(numbers)
-    missing = sorted(_needed_keys(names, batches) - set(numbers))
+    kinds = {f"{key.partition(':')[0]}:*" for key in numbers}
+    missing = sorted(_needed_keys(names, batches) - set(numbers) - kinds)
     if missing:
         raise UsageError(f"--verify={path} lacks {listed(missing, 3)}; {_HELP}")
     losses = {key[len("loss:") :] for key in numbers if key.startswith("loss:")}
@@ -109,9 +110,9 @@ def _batches(numbers: Numbers) -> dict[str, Sequence[int]]:
 
 
 def _needed_keys(names: "_Names", batches: Mapping[str, Sequence[int]]) -> set[str]:
-    """Returns what a file with these batches must hold."""
+    """Returns what a file with these batches must hold; `grad:*` is any key that begins so."""
     number, of_training = batches[""][0], set(batches) - {""}
-    needed = {f"loss:{name}" for name in names.losses}
+    needed = {"grad:*"} | {f"loss:{name}" for name in names.losses}
     needed |= {
         f"{prefix}{name}{image}"
         for prefix, shape in batches.items()
@@ -123,7 +124,7 @@ def _needed_keys(names: "_Names", batches: Mapping[str, Sequence[int]]) -> set[s
         needed |= {f"proposals{k}_{x}" for k in range(number) for x in ("boxes", "scores")}
         needed |= {f"sample{k}_{x}" for k in range(2 * number) for x in ("pos", "neg", "boxes")}
     if of_training:
-        needed |= {"traj", "traj_names", "traj_norms", "traj_lr"}
+        needed |= {"traj", "traj_names", "traj_norms", "traj_lr", "final:*"}
     return needed
 
 

@@ -15,10 +15,8 @@ from official.vision.modeling.layers import nn_blocks
 from libra_tf.checkpoints.structure import Detector, Weights, normalize_names
 from libra_tf.cli.errors import UsageError, listed
 from libra_tf.compat import keras
+from libra_tf.modeling.fast_rcnn import IMPOSSIBLE_LOGIT
 from libra_tf.modeling.mmdetection import boxes
-
-# The logit of a class that the checkpoint does not have: probability 0, and finite in float16.
-IMPOSSIBLE_LOGIT = -1e4
 
 _CLASSIFIER = ("fc.weight", "fc.bias")
 _MAX_LISTED = 5
@@ -278,6 +276,7 @@ def _predictor(
         `fill` those that the checkpoint lacks.
     """
     yield Assignment(f"{name}.weight", layer.kernel, lambda w: layout(arrange(w, 0.0)))
+    # A class that the checkpoint does not have is never detected.
     yield Assignment(f"{name}.bias", layer.bias, lambda b: arrange(b, IMPOSSIBLE_LOGIT))
 
 

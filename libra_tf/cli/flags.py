@@ -7,6 +7,9 @@ from absl import flags
 from libra_tf.cli.errors import UsageError, suggestion
 
 METRICS = ("coco", "voc", "lvis")
+# What an inference can be asked to compute in. `libra_tf.precision` names them too, but it imports
+# TensorFlow.
+PRECISIONS = ("auto", "float32", "bfloat16")
 _FREQUENCY_LIMITS = (10, 100)
 
 # Each flag is listed in the help of the command that defines it, not in that of this module.
@@ -82,7 +85,7 @@ def define_precision(default: str | None, help_: str) -> flags.FlagHolder[str]:
     return flags.DEFINE_enum(
         "precision",
         default,
-        ["auto", "float32", "bfloat16"],
+        PRECISIONS,
         f"{help_} auto: bfloat16 if this machine computes it natively, else float32.",
     )
 

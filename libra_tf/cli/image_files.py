@@ -85,7 +85,7 @@ def name_pictures(images: Sequence[ImageFile], folder: str) -> list[pathlib.Path
         taken.add(target)
         if os.path.realpath(target) in sources:
             raise UsageError(
-                f"--pictures={folder} would replace the image {target}; name another folder"
+                f"{folder}: a picture there would replace the image {target}; name another folder"
             )
         targets.append(target)
     return targets

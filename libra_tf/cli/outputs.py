@@ -4,9 +4,12 @@ Each check names the flag, says what is wrong with the path and what to do about
 them before its long work.
 """
 
+import contextlib
 import io
 import os
 import pathlib
+import sys
+from collections.abc import Iterator
 
 from libra_tf import atomic
 from libra_tf.cli.errors import UsageError, first_line
@@ -104,6 +107,37 @@ def open_text(flag: str, path: str) -> io.TextIOBase:
         raise UsageError(
             f"{flag}={path} cannot be written ({error.strerror}); name another file"
         ) from error
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turns what keeps the block from writing, such as a full disk, into one clear error.
+
+    Args:
+      path: of the file or folder that the block writes, for the message.
+
+    Raises:
+      UsageError: if it cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_about_files(error):
+            raise
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UsageError(
+            f"{path} cannot be written ({reason}); make room or get permission there, or name "
+            "another place"
+        ) from error
+
+
+def _is_about_files(error: Exception) -> bool:
+    """Returns whether an error is of the system, or of TensorFlow, which has its own for files."""
+    # A program that has not imported TensorFlow need not wait for it here.
+    tensorflow = sys.modules.get("tensorflow")
+    of_tensorflow = tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
+    # A closed pipe is about the output; see `program.exit_status`.
+    return of_tensorflow or (isinstance(error, OSError) and not isinstance(error, BrokenPipeError))
 
 
 def _make_remote_folder(flag: str, folder: str) -> None:

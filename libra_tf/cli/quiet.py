@@ -44,8 +44,8 @@ def libraries_silenced() -> Iterator[None]:
 def libraries_write_to(path: str) -> Iterator[None]:
     """Sends what libraries print and log to a file while the block runs.
 
-    So it does with all that the process writes to its standard error: some of TensorFlow's warnings
-    heed no setting.
+    Whatever C++ code writes to standard error goes there too: some of TensorFlow's warnings heed no
+    setting.
 
     Args:
       path: log file to append to; its folder is created. A remote file (`gs://...`) is written when

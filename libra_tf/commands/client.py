@@ -77,7 +77,6 @@ def _detect(arguments: list[str]) -> int:
     pictures = image_files.name_pictures(images, _PICTURES.value) if _PICTURES.value else None
     if _PICTURES.value:
         outputs.require_local("--pictures", _PICTURES.value)
-        outputs.make_folder("--pictures", _PICTURES.value)
     if _VERSION.value is not None and _LABEL.value:
         raise UsageError("--model_version and --model_label exclude each other: give one")
     target = Target(
@@ -89,6 +88,9 @@ def _detect(arguments: list[str]) -> int:
         _RETRIES.value,
         _CONCURRENCY.value,
     )
+    # Only now, so that wrong flags leave no folder behind.
+    if _PICTURES.value:
+        outputs.make_folder("--pictures", _PICTURES.value)
     # Imported here so that --help and wrong flags are answered at once.
     from libra_tf.inference.client import run
 

@@ -87,7 +87,7 @@ def _predict(arguments: list[str]) -> int:
         return _predict_video(videos[0])
     images = image_files.find(arguments)
     if _FPS.value is not None:
-        _check_no_annotations()
+        _check_flags_of_videos()
         return _predict_video(images)
     program.before_tensorflow()
     # Imported here because it is slow: --help and wrong flags are answered at once.
@@ -152,7 +152,7 @@ def _check_video(arguments: list[str]) -> None:
         raise UsageError(f"{arguments[0]} does not exist: name a video file")
     if _FPS.value is not None:
         raise UsageError(f"--fps={_FPS.value} is for images; {arguments[0]} has its own: leave it")
-    _check_no_annotations()
+    _check_flags_of_videos()
 
 
 def _check_report() -> None:
@@ -167,7 +167,11 @@ def _check_report() -> None:
     checks.check_report(_REPORT.value, _REPORT_THRESHOLD.value, _COMPARE.value)
 
 
-def _check_no_annotations() -> None:
+def _check_flags_of_videos() -> None:
+    if not _PICTURES.value:
+        raise UsageError(
+            "--nopictures is for images: a video is made of its frames' pictures; leave it out"
+        )
     if _ANNOTATIONS.value:
         raise UsageError(
             f"--annotations={_ANNOTATIONS.value} is for images, not for the frames of a video; "

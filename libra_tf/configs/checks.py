@@ -11,9 +11,11 @@ from official.vision.configs import maskrcnn
 
 from libra_tf.configs import backbones, ranges
 from libra_tf.configs.components import ROISampler, RPNSampler
+from libra_tf.mixins.balanced_feature_pyramid import REFINE_TYPES
 from libra_tf.ops.balanced_l1 import validate_balanced_l1
 
-# What MMDetection's published recipes leave no choice of: in the parser, and in the losses.
+# What MMDetection's published recipes leave no choice of: in the parser, the losses, the backbone
+# and the decoder.
 _FIXED_PARSER = {
     "aug_rand_vflip": False,
     "aug_rand_jpeg": None,
@@ -30,8 +32,16 @@ _FIXED_LOSSES = {
     "frcnn_class_use_binary_cross_entropy": False,
     "frcnn_class_loss_top_k_percent": 1.0,
 }
+_FIXED_BACKBONE = {
+    "stem_type": "v0",
+    "se_ratio": 0.0,
+    "stochastic_depth_drop_rate": 0.0,
+    "scale_stem": True,
+    "resnetd_shortcut": False,
+    "replace_stem_max_pool": False,
+}
+_FIXED_DECODER = {"fusion_type": "sum", "use_separable_conv": False, "use_keras_layer": False}
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
-REFINE_TYPES = ("non_local", "conv", None)
 SAMPLERS = ("iou_balanced", "random")
 # `l1` is for `compatibility: mmdetection` alone.
 BOX_LOSSES = ("balanced_l1", "l1", "huber")
@@ -71,8 +81,6 @@ def check_task(task: hyperparams.Config) -> None:
     """
     ranges.check(task, "task")
     model, losses, modules = task.model, task.losses, task.init_checkpoint_modules
-    if task.analysis.interval < 1:
-        raise ValueError(f"task.analysis.interval is {task.analysis.interval}; it must be positive")
     for module in modules if isinstance(modules, (list, tuple)) else [modules]:
         check_choice("task.init_checkpoint_modules", module, INIT_CHECKPOINT_MODULES)
     # `num_classes` is 0 in the small experiments until their data set is known.
@@ -210,17 +218,19 @@ def _check_compatible(task: hyperparams.Config) -> None:
     with _naming(f"with task.model.compatibility={model.compatibility}"):
         check_choice("task.model.backbone.type", model.backbone.type, ("resnet", "resnext"))
         check_choice("task.model.decoder.type", model.decoder.type, ("libra_fpn", "fpn"))
-        backbone = model.backbone.get()
-        check_choice(
-            f"task.model.backbone.{model.backbone.type}.stem_type", backbone.stem_type, ("v0",)
-        )
+        backbone, decoder = model.backbone, model.decoder
         for name, config, fixed in (
             ("task.train_data.parser", task.train_data.parser, _FIXED_PARSER),
             ("task.losses", task.losses, _FIXED_LOSSES),
+            (f"task.model.backbone.{backbone.type}", backbone.get(), _FIXED_BACKBONE),
+            (f"task.model.decoder.{decoder.type}", decoder.get(), _FIXED_DECODER),
         ):
             # Each detector has some of these.
             for key in fixed.keys() & config.as_dict().keys():
                 check_choice(f"{name}.{key}", getattr(config, key), (fixed[key],))
+        if "head" in model:
+            heads = list(model.head.attribute_heads)
+            check_choice("task.model.head.attribute_heads", heads, ([],))
         # An epoch that is kept would end with a batch of both orientations.
         check_choice("task.train_data.cache", task.train_data.cache, (False,))
         # Evaluation images keep their shapes, so they cannot be batched.
@@ -282,7 +292,6 @@ def check_roi_sampler(
     """
     key = "task.model.roi_sampler"
     _check_sampler(key, sampler, sampler.background_iou_high_threshold)
-    _check_fraction(f"{key}.foreground_fraction", sampler.foreground_fraction)
     check_thresholds(
         {
             f"{key}.background_iou_low_threshold": sampler.background_iou_low_threshold,
@@ -321,20 +330,8 @@ def check_rpn_sampler(sampler: RPNSampler, parser: maskrcnn.Parser) -> None:
       ValueError: if a choice is unknown or a number is outside its range; the message names the
         key.
     """
-    key = "task.model.rpn_sampler"
-    _check_sampler(key, sampler, parser.rpn_unmatched_threshold)
-    if sampler.max_negatives_per_positive < 0:
-        raise ValueError(
-            f"{key}.max_negatives_per_positive is {sampler.max_negatives_per_positive}; it must "
-            "be positive, or 0 for no limit"
-        )
+    _check_sampler("task.model.rpn_sampler", sampler, parser.rpn_unmatched_threshold)
     parser_key = "task.train_data.parser"
-    if parser.rpn_batch_size_per_im < 1:
-        raise ValueError(
-            f"{parser_key}.rpn_batch_size_per_im is {parser.rpn_batch_size_per_im}; it must be at "
-            "least 1"
-        )
-    _check_fraction(f"{parser_key}.rpn_fg_fraction", parser.rpn_fg_fraction)
     check_thresholds(
         {
             f"{parser_key}.rpn_unmatched_threshold": parser.rpn_unmatched_threshold,
@@ -367,11 +364,6 @@ def _check_sampler(key: str, sampler: ROISampler | RPNSampler, negative_iou: flo
             f"{key}.floor_fraction is {sampler.floor_fraction} without a floor to draw from; also "
             f"set {key}.floor_threshold to 0 or above"
         )
-
-
-def _check_fraction(key: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{key} is {value}; it must be from 0 to 1")
 
 
 @contextlib.contextmanager

@@ -136,9 +136,15 @@ _ALLOWED = {
     "soft_nms_sigma": _NOT_NEGATIVE,
     "box_coder_weights": _each(_POSITIVE),
     "use_wod_metrics": _FALSE,
-    # Samplers: the IoU below which a box is negative, where the bins end.
+    # Samplers. The first two are the IoUs below which a box is negative, where the bins end.
     "background_iou_high_threshold": _POSITIVE_SHARE,
     "rpn_unmatched_threshold": _POSITIVE_SHARE,
+    "foreground_fraction": _SHARE,
+    "rpn_fg_fraction": _SHARE,
+    "rpn_batch_size_per_im": _COUNT,
+    "max_negatives_per_positive": dataclasses.replace(
+        _NOT_NEGATIVE, words="at least 1, or 0 for no limit"
+    ),
     # Losses
     "loss_weight": _POSITIVE,
     "focal_loss_alpha": _SHARE,
@@ -217,7 +223,8 @@ _ALLOWED = {
     "linear_decay_fraction": _SHARE,
     "exponential.decay_rate": _needed(_POSITIVE),
     "cosine.alpha": _SHARE,
-    # Trainer and runtime
+    # Analysis, trainer and runtime
+    "analysis.interval": _COUNT,
     "max_to_keep": _COUNT,
     "continuous_eval_timeout": _COUNT,
     "best_checkpoint_metric_comp": _one_of("higher", "lower"),

@@ -11,8 +11,10 @@ from official.vision.configs import maskrcnn
 from official.vision.ops import iou_similarity
 
 from libra_tf import ops
+from libra_tf.balance import quotas
 from libra_tf.configs import components
 from libra_tf.ops import pools, sampling
+from libra_tf.ops.boxes import is_object
 
 
 def is_model_gardens(config: components.RPNSampler) -> bool:
@@ -100,22 +102,18 @@ def sample_anchors(
       int32 `[N]`: `score_targets`, but -1 for anchors that are not sampled.
     """
     seed = tf.stack(seed)
+    quota = quotas.of_rpn_anchors(config, parser)
     if config.type == "random":
-        return _sample_at_random(score_targets, config, parser, seed)
-    return _sample_balanced(score_targets, gt_boxes, anchors, config, parser, seed)
+        return _sample_at_random(score_targets, quota, seed)
+    return _sample_balanced(score_targets, gt_boxes, anchors, config, quota, seed)
 
 
-def _sample_at_random(
-    score_targets: tf.Tensor,
-    config: components.RPNSampler,
-    parser: maskrcnn.Parser,
-    seed: tf.Tensor,
-) -> tf.Tensor:
+def _sample_at_random(score_targets: tf.Tensor, quota: quotas.Quota, seed: tf.Tensor) -> tf.Tensor:
     positives = _indices_of_positives(score_targets)
-    positives = positives[_draw_at_random(positives, parser, seed)]
+    positives = positives[_draw_at_random(positives, quota, seed)]
     negatives = ops.sample_random(
         tf.equal(score_targets, 0)[tf.newaxis],
-        _num_negatives(tf.size(positives), config, parser),
+        quota.num_negatives_beside(tf.size(positives)),
         seed,
     )
     return _keep(score_targets, positives, negatives[0])
@@ -126,24 +124,24 @@ def _sample_balanced(
     gt_boxes: tf.Tensor,
     anchors: tf.Tensor,
     config: components.RPNSampler,
-    parser: maskrcnn.Parser,
+    quota: quotas.Quota,
     seed: tf.Tensor,
 ) -> tf.Tensor:
     # One padding box stays where there is no object: its IoU with every anchor is 0.
-    num_objects = tf.math.count_nonzero(tf.reduce_max(gt_boxes, axis=1) >= 0, dtype=tf.int32)
+    num_objects = tf.math.count_nonzero(is_object(gt_boxes), dtype=tf.int32)
     gt_boxes = gt_boxes[: tf.maximum(num_objects, 1)]
     ious = iou_similarity.IouSimilarity()(anchors, gt_boxes)
     positives = _indices_of_positives(score_targets)
     if config.instance_balanced:
-        is_sampled = _draw_evenly(tf.gather_nd(ious, positives), parser, seed)
+        is_sampled = _draw_evenly(tf.gather_nd(ious, positives), quota, seed)
     else:
-        is_sampled = _draw_at_random(positives, parser, seed)
+        is_sampled = _draw_at_random(positives, quota, seed)
     positives = positives[is_sampled]
     negatives = sampling.draw_iou_balanced(
         tf.reduce_max(ious, axis=1)[tf.newaxis],
         tf.equal(score_targets, 0)[tf.newaxis],
-        _num_negatives(tf.size(positives), config, parser),
-        config.bins(parser.rpn_unmatched_threshold),
+        quota.num_negatives_beside(tf.size(positives)),
+        config.bins(quota.negative_iou),
         seed,
     )
     return _keep(score_targets, positives, negatives[0])
@@ -157,24 +155,24 @@ def _indices_of_positives(score_targets: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.equal(score_targets, 1))
 
 
-def _draw_at_random(positives: tf.Tensor, parser: maskrcnn.Parser, seed: tf.Tensor) -> tf.Tensor:
+def _draw_at_random(positives: tf.Tensor, quota: quotas.Quota, seed: tf.Tensor) -> tf.Tensor:
     """Returns which positives to sample, bool `[P]`, drawn at random."""
     candidates = tf.ones_like(positives[:, 0], tf.bool)[tf.newaxis]
-    return ops.sample_random(candidates, _max_positives(parser), seed)[0]
+    return ops.sample_random(candidates, quota.max_positives, seed)[0]
 
 
-def _draw_evenly(ious: tf.Tensor, parser: maskrcnn.Parser, seed: tf.Tensor) -> tf.Tensor:
+def _draw_evenly(ious: tf.Tensor, quota: quotas.Quota, seed: tf.Tensor) -> tf.Tensor:
     """Returns which positives to sample, bool `[P]`, drawn evenly over the objects.
 
     Args:
       ious: `[P, M]`, IoUs of the positives with the objects.
-      parser: as in `sample_dataset`.
+      quota: how many to sample.
       seed: as in `sample_anchors`.
     """
     instances = tf.argmax(ious, axis=1, output_type=tf.int32)[tf.newaxis]
     candidates = tf.ones_like(instances, tf.bool)
     return ops.sample_instance_balanced(
-        instances, candidates, _max_positives(parser), tf.shape(ious)[1], seed
+        instances, candidates, quota.max_positives, tf.shape(ious)[1], seed
     )[0]
 
 
@@ -188,20 +186,6 @@ def _keep(score_targets: tf.Tensor, positives: tf.Tensor, is_negative: tf.Tensor
     """
     sampled = tf.where(is_negative, score_targets, -1)
     return tf.tensor_scatter_nd_update(sampled, positives, tf.ones_like(positives[:, 0], tf.int32))
-
-
-def _max_positives(parser: maskrcnn.Parser) -> int:
-    return int(parser.rpn_batch_size_per_im * parser.rpn_fg_fraction)
-
-
-def _num_negatives(
-    num_positives: tf.Tensor, config: components.RPNSampler, parser: maskrcnn.Parser
-) -> tf.Tensor:
-    num_negatives = parser.rpn_batch_size_per_im - num_positives
-    limit = config.max_negatives_per_positive
-    if not limit:
-        return num_negatives
-    return tf.minimum(num_negatives, limit * tf.maximum(num_positives, 1))
 
 
 def _flatten(targets: tf.Tensor) -> tf.Tensor:

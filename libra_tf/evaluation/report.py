@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from libra_tf import atomic
+from libra_tf.cli import outputs
 from libra_tf.cli.progress import Progress
 from libra_tf.data.annotations import AnnotationFile
 from libra_tf.evaluation import (
@@ -75,8 +76,8 @@ def write(
       By kind (`bbox`, `segm`), pycocotools' twelve numbers; see `average_precision.measure`.
 
     Raises:
-      UsageError: if a detection belongs to another image, the threshold does not lie in [0, 1], or
-        the evaluation to compare with was of other objects.
+      UsageError: if a detection belongs to another image, the threshold does not lie in [0, 1], the
+        evaluation to compare with was of other objects, or a file cannot be written.
     """
     if evaluation.compared is not None:
         records.check_same_truth(evaluation.compared, evaluation.truth, evaluation.image_ids)
@@ -99,7 +100,9 @@ def write(
         records.PAGE: html,
     }
     for name, text in files.items():
-        atomic.write_file(os.path.join(output_dir, name), text)
+        path = os.path.join(output_dir, name)
+        with outputs.writing(path):
+            atomic.write_file(path, text)
     return {kind: of.numbers["average_precision"]["all"] for kind, of in measured.items()}
 
 

@@ -11,6 +11,7 @@ from pycocotools import coco, mask
 
 from libra_tf.cli.errors import UsageError, listed
 from libra_tf.data import annotations, problems
+from libra_tf.runs import differences
 
 # The kinds of overlap that pycocotools compares by: of boxes and of masks.
 BOXES, MASKS = "bbox", "segm"
@@ -151,7 +152,7 @@ def same_classes(class_names: Mapping[int, str], others: Mapping[int, str]) -> d
 
     A data set may number its classes otherwise than the detector that was trained on it: an id
     below 1 cannot be trained on. So classes are the same if their names are. One without a name is
-    called by its number, which stands for the id.
+    called by its number, which stands for the id. See `differences.is_same_class`.
 
     Args:
       class_names: names by category id.
@@ -160,13 +161,14 @@ def same_classes(class_names: Mapping[int, str], others: Mapping[int, str]) -> d
     Returns:
       For each id of `class_names` whose class the others have, their id.
     """
-    ids = {name: id_ for id_, name in class_names.items()}
+    ids = {differences.spelling(name): id_ for id_, name in class_names.items()}
     same = {}
     for other, name in others.items():
-        if class_names.get(other) in (name, str(other)):
+        spelling = differences.spelling(name)
+        if other in class_names and differences.is_same_class(other, class_names[other], name):
             same[other] = other
-        elif name in ids:
-            same[ids[name]] = other
+        elif spelling in ids:
+            same[ids[spelling]] = other
     return same
 
 

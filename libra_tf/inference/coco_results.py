@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from official.vision.ops import box_ops
 
 from libra_tf.data import annotations, layouts, problems
 from libra_tf.evaluation import average_precision, lvis_ap, matching, subject
@@ -31,8 +31,7 @@ def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, 
       For each detection `image_id`, `file_name`, `category_id`, `bbox` (`[x, y, width, height]` in
       pixels), `score`, and `segmentation` (run-length encoded) if there are masks.
     """
-    ymin, xmin, ymax, xmax = answer.boxes.astype(float).T
-    boxes = np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=-1)
+    boxes = box_ops.yxyx_to_xywh(answer.boxes.astype(float))
     results = [
         {
             "image_id": image_id,
@@ -50,6 +49,26 @@ def to_results(answer: Answer, image_id: int, file_name: str) -> list[dict[str, 
         for result, mask in zip(results, masks, strict=True):
             result["segmentation"] = mask
     return results
+
+
+def renumber(
+    results: Iterable[dict[str, Any]], category_ids: Mapping[int, int]
+) -> list[dict[str, Any]]:
+    """Gives detections the category ids of other annotations.
+
+    Args:
+      results: detections in COCO's results format; they are not modified.
+      category_ids: by the detector's id, that of the annotations; see `subject.same_classes`.
+
+    Returns:
+      The detections of these classes. Those of others are left out: their ids would be taken for
+      those of other classes, and the annotations have no objects of them.
+    """
+    return [
+        {**result, "category_id": category_ids[result["category_id"]]}
+        for result in results
+        if result["category_id"] in category_ids
+    ]
 
 
 def read_annotations(path: str) -> annotations.AnnotationFile:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from official.vision.ops import mask_ops
+from official.vision.ops import box_ops, mask_ops
 
 from libra_tf.data import segmentations
 
@@ -20,8 +20,7 @@ def encode(masks: np.ndarray, boxes: np.ndarray, height: int, width: int) -> lis
     Returns:
       Each mask in COCO's run-length encoding.
     """
-    ymin, xmin, ymax, xmax = boxes.astype(float).T
-    boxes = np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=-1)
+    boxes = box_ops.yxyx_to_xywh(boxes.astype(float))
     # One at a time: all masks of a large image would take gigabytes.
     return [
         segmentations.compress(

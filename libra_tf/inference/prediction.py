@@ -126,10 +126,9 @@ def predict(
                 answered.append(image_id)
                 name = result.file.name.as_posix()
                 found = coco_results.to_results(result.answer, image_id, name)
-                detections += _renumber(found, renumbered) if renumbered else found
+                detections += coco_results.renumber(found, renumbered) if renumbered else found
     finally:
-        records.discard(output_dir)
-        atomic.write_file(os.path.join(output_dir, RESULTS), json.dumps(detections))
+        _write_results(output_dir, detections)
     for line in summary.lines():
         report(line)
     if truth:
@@ -253,9 +252,15 @@ def _write_video(
                 progress.advance(number, images=1)
     finally:
         progress.stop()
-    records.discard(str(target.parent))
-    atomic.write_file(str(target.with_name(RESULTS)), json.dumps(detections))
+    _write_results(str(target.parent), detections)
     return summary
+
+
+def _write_results(output_dir: str, detections: list[dict[str, Any]]) -> None:
+    path = os.path.join(output_dir, RESULTS)
+    with outputs.writing(path):
+        records.discard(output_dir)
+        atomic.write_file(path, json.dumps(detections))
 
 
 def _listed_in(
@@ -293,15 +298,6 @@ def _renumbering(detector: _Detector, truth: AnnotationFile) -> dict[int, int]:
             f"{listed(list(detector.class_names.values()), _MOST_NAMES)}"
         )
     return {} if all(own == other for own, other in same.items()) else same
-
-
-def _renumber(results: list[dict[str, Any]], ids: Mapping[int, int]) -> list[dict[str, Any]]:
-    """Gives detections the annotations' category ids; those of other classes would collide."""
-    return [
-        {**result, "category_id": ids[result["category_id"]]}
-        for result in results
-        if result["category_id"] in ids
-    ]
 
 
 def _reader(image_ids: Mapping[ImageFile, int], truth: AnnotationFile) -> ReadImages:

@@ -24,7 +24,7 @@ def write_proposals(
       model_dir: folder of a run of Libra Faster, Mask or Cascade R-CNN: its `params.yaml` and its
         newest checkpoint are read.
       folder: where the folders `train` and `val` are created; see `libra_tf.data.proposals`.
-      num_proposals: the most proposals per image, and the most per pyramid level before NMS.
+      num_proposals: the most proposals per image.
       report: receives progress lines.
 
     Raises:
@@ -44,8 +44,7 @@ def write_proposals(
             f"--model_dir={model_dir} holds a detector without an RPN; train a "
             "libra_fasterrcnn experiment"
         )
-    generator = config.model.roi_generator
-    generator.test_num_proposals = generator.test_pre_nms_top_k = num_proposals
+    ask_for(config.model.roi_generator, num_proposals)
     task = run.build_task()
     model = run.load_model()
     report(f"writing the proposals of {run.checkpoint}")
@@ -54,6 +53,18 @@ def write_proposals(
     images = {name: _read_images(task, data, model_dir) for name, data in splits.items()}
     for name, path in folders.items():
         write_folder(path, propose(model, images[name]), report=report)
+
+
+def ask_for(generator: model_garden.ROIGenerator, num_proposals: int) -> None:
+    """Lets a detector give so many proposals outside of training.
+
+    Args:
+      generator: its config, which is changed in place.
+      num_proposals: the most proposals per image. As many are taken from each pyramid level before
+        NMS if the config takes fewer.
+    """
+    generator.test_num_proposals = num_proposals
+    generator.test_pre_nms_top_k = max(generator.test_pre_nms_top_k, num_proposals)
 
 
 def propose(model: keras.Model, images: tf.data.Dataset) -> Iterator[tuple[int, np.ndarray]]:

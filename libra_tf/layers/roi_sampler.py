@@ -7,6 +7,7 @@ from official.vision.modeling.layers import roi_sampler
 
 from libra_tf.compat import keras
 from libra_tf.ops import pools, sampling
+from libra_tf.ops.boxes import is_object
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
@@ -60,7 +61,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         take a variable for a weight of the layer.
 
     Raises:
-      ValueError: If an argument is outside its range.
+      ValueError: if an argument is outside its range.
 
     References:
       - Pang et al., Libra R-CNN: Towards Balanced Learning for Object Detection, CVPR 2019.
@@ -155,7 +156,7 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
           sampled_gt_indices: int32 `[B, K]`, the matched instances, -1 for background.
 
         Raises:
-          ValueError: If there are fewer boxes than RoIs to sample.
+          ValueError: if there are fewer boxes than RoIs to sample.
         """
         if self._config_dict["skip_subsampling"]:
             return super().call(boxes, gt_boxes, gt_classes, gt_outer_boxes)
@@ -267,15 +268,16 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
 
 
 def _is_padding(boxes: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_max(boxes, axis=-1, keepdims=True) < 0
+    """Returns which boxes are none, as Model Garden's matching wants it, bool `[B, N, 1]`."""
+    return ~is_object(boxes)[..., tf.newaxis]
 
 
 def _negative_without_instances(
     indicators: tf.Tensor, boxes: tf.Tensor, gt_boxes: tf.Tensor
 ) -> tf.Tensor:
     """Makes all boxes of an image without instances negatives; Model Garden's matcher has none."""
-    is_empty = tf.reduce_all(_is_padding(gt_boxes), axis=1)
-    return tf.where(is_empty & ~_is_padding(boxes)[..., 0], -1, indicators)
+    has_instances = tf.reduce_any(is_object(gt_boxes), axis=1, keepdims=True)
+    return tf.where(~has_instances & is_object(boxes), -1, indicators)
 
 
 def _gather_targets(

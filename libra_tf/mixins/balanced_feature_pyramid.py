@@ -48,7 +48,7 @@ class BalancedFeaturePyramidMixin:
       **kwargs: arguments of the Keras layer, such as `name` and `dtype`.
 
     Raises:
-      ValueError: If `refine_level` is not a level, `refine_type` is unknown, or an argument of the
+      ValueError: if `refine_level` is not a level, `refine_type` is unknown, or an argument of the
         non-local block is invalid.
 
     References:
@@ -117,7 +117,7 @@ class BalancedFeaturePyramidMixin:
             themselves; only C must be known.
 
         Raises:
-          ValueError: If the levels have different or unknown numbers of channels, or the level to
+          ValueError: if the levels have different or unknown numbers of channels, or the level to
             refine is not among them.
         """
         shapes = [tuple(shape) for shape in self._fine_to_coarse(input_shape)]

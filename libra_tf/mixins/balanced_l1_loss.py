@@ -27,7 +27,7 @@ class BalancedL1LossMixin:
       **kwargs: arguments of the Keras loss, such as `reduction`.
 
     Raises:
-      ValueError: If `alpha`, `gamma` or `beta` is not positive, or `form` is unknown.
+      ValueError: if `alpha`, `gamma` or `beta` is not positive, or `form` is unknown.
 
     References:
       - Pang et al., Libra R-CNN: Towards Balanced Learning for Object Detection, CVPR 2019.

@@ -52,7 +52,7 @@ class NonLocal2DMixin:
       **kwargs: arguments of the Keras layer, such as `name` and `dtype`.
 
     Raises:
-      ValueError: If `mode` is unknown, or `reduction` or `query_block` is not positive.
+      ValueError: if `mode` is unknown, or `reduction` or `query_block` is not positive.
 
     References:
       - Wang et al., Non-local Neural Networks, CVPR 2018. https://arxiv.org/abs/1711.07971
@@ -102,7 +102,7 @@ class NonLocal2DMixin:
           input_shape: the shape of the map, `[B, H, W, C]`; only C must be known.
 
         Raises:
-          ValueError: If the input is not `[B, H, W, C]` with known C, or too small to sub-sample.
+          ValueError: if the input is not `[B, H, W, C]` with known C, or too small to sub-sample.
         """
         input_shape = tuple(input_shape)
         if len(input_shape) != 4 or input_shape[-1] is None:
@@ -165,7 +165,7 @@ class NonLocal2DMixin:
           M = N unless `sub_sample` is set.
 
         Raises:
-          ValueError: If the weights of `mode` do not sum to 1.
+          ValueError: if the weights of `mode` do not sum to 1.
         """
         if self.mode not in ("embedded_gaussian", "gaussian"):
             raise ValueError(f"The weights of mode {self.mode!r} are not shares of attention.")

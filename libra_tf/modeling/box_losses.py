@@ -30,13 +30,13 @@ def retinanet_box_loss(
 
     Args:
       config: constants of the loss.
-      box_targets: by level, `[B, height, width, anchors * 4]`, encoded boxes.
-      box_outputs: by level, predicted boxes of the same shapes.
-      box_weights: `[B, total_anchors]`, 1 for positive anchors and 0 for all others.
+      box_targets: by level, float32 `[B, height, width, anchors * 4]`, encoded boxes.
+      box_outputs: by level, predicted boxes, likewise.
+      box_weights: float32 `[B, total_anchors]`, 1 for positive anchors and 0 for all others.
 
     Returns:
-      A scalar: the mean over the four coordinates, summed over the positive anchors and divided
-      by the number of positive anchors plus one.
+      A float32 scalar: the mean over the four coordinates, summed over the positive anchors and
+      divided by the number of positive anchors plus one.
     """
     return _summed_balanced_l1(config)(
         y_true=loss_utils.multi_level_flatten(box_targets, last_dim=4),
@@ -54,10 +54,10 @@ def positives_over_share(box_weights: tf.Tensor) -> tf.Tensor:
     use.
 
     Args:
-      box_weights: `[B, total_anchors]`, 1 for positive anchors and 0 for all others.
+      box_weights: float32 `[B, total_anchors]`, 1 for positive anchors and 0 for all others.
 
     Returns:
-      A scalar: (positives of this replica + 1) / ((positives of all + 1) / replicas).
+      A float32 scalar: (positives of this replica + 1) / ((positives of all + 1) / replicas).
     """
     replica_context = tf.distribute.get_replica_context()
     positives = tf.reduce_sum(box_weights)

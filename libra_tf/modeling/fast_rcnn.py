@@ -7,8 +7,10 @@ import tensorflow as tf
 from official.vision.modeling import maskrcnn_model
 from official.vision.modeling.layers import detection_generator
 
-# Low enough for a probability of zero, and finite in float16.
-_IMPOSSIBLE_LOGIT = -1e4
+from libra_tf.ops.boxes import is_empty
+
+# The logit of what cannot be: its probability is 0.
+IMPOSSIBLE_LOGIT = -1e4
 
 
 class FastRCNNModel(maskrcnn_model.MaskRCNNModel):
@@ -55,12 +57,14 @@ class FastRCNNModel(maskrcnn_model.MaskRCNNModel):
         """Detects objects, or in training returns what the losses need.
 
         Args:
-          images: `[B, height, width, 3]`, normalised.
-          image_shape: `[B, 2]`, height and width without padding, in pixels.
-          proposals: `[B, N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of `images`. Boxes of -1 are
-            padding: they are neither positives nor negatives, and nothing is detected in them.
-          gt_boxes: `[B, M, 4]`, boxes of the instances in the same format; training only.
-          gt_classes: `[B, M]`, classes of the instances, -1 for padding; training only.
+          images: float `[B, height, width, 3]`, normalised.
+          image_shape: float32 `[B, 2]`, height and width without padding, in pixels.
+          proposals: float32 `[B, N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of `images`. Boxes of
+            -1 are padding: they are neither positives nor negatives, and nothing is detected in
+            them.
+          gt_boxes: float32 `[B, M, 4]`, boxes of the instances in the same format, padded with
+            boxes of -1; training only.
+          gt_classes: int `[B, M]`, classes of the instances, -1 for padding; training only.
           training: True to sample RoIs and assign targets, False to detect.
           anchor_boxes: another name for `proposals`, the one Model Garden's task uses to pass the
             boxes.
@@ -109,19 +113,19 @@ class DetectionGenerator(detection_generator.DetectionGenerator):
         """Generates detections; see Model Garden's `DetectionGenerator`.
 
         Args:
-          raw_boxes: `[B, K, num_classes * 4]`, encoded.
-          raw_scores: `[B, K, num_classes]`, logits, background first.
-          anchor_boxes: `[B, K, 4]`, the RoIs, `[ymin, xmin, ymax, xmax]`.
+          raw_boxes: float32 `[B, K, num_classes * 4]`, encoded.
+          raw_scores: float32 `[B, K, num_classes]`, logits, background first.
+          anchor_boxes: float32 `[B, K, 4]`, the RoIs, `[ymin, xmin, ymax, xmax]` in pixels.
           *args: as in Model Garden.
           **kwargs: as in Model Garden.
 
         Returns:
           The detections by name.
         """
-        is_empty = tf.reduce_any(anchor_boxes[..., 2:] <= anchor_boxes[..., :2], -1, keepdims=True)
+        is_nothing = is_empty(anchor_boxes)[..., tf.newaxis]
         is_object = tf.range(raw_scores.shape[-1]) > 0
-        impossible = tf.cast(_IMPOSSIBLE_LOGIT, raw_scores.dtype)
-        raw_scores = tf.where(is_empty & is_object, impossible, raw_scores)
+        impossible = tf.cast(IMPOSSIBLE_LOGIT, raw_scores.dtype)
+        raw_scores = tf.where(is_nothing & is_object, impossible, raw_scores)
         return super().__call__(raw_boxes, raw_scores, anchor_boxes, *args, **kwargs)
 
 

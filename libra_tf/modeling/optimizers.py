@@ -1,20 +1,25 @@
-"""Registers TensorFlow Addons' optimizers with Model Garden's factory (addons lane only)."""
+"""Averages of the weights, and TensorFlow Addons' optimizers in Model Garden's factory."""
 
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from official.modeling import optimization
 from official.modeling.optimization import optimizer_factory
 
 from libra_tf import compat
+from libra_tf.compat import keras
 
 if compat.IS_ADDONS_LANE:
     from tensorflow_addons import optimizers as addons
 
 
-def has_averages(optimizer: tf.Module) -> bool:
-    """Returns whether an optimizer also keeps averages of the weights."""
+def has_addons_averages(optimizer: tf.Module) -> bool:
+    """Returns whether an optimizer of TensorFlow Addons keeps averages of the weights.
+
+    Model Garden's trainer swaps those of its own `ExponentialMovingAverage`, but not these.
+    """
     return compat.IS_ADDONS_LANE and isinstance(optimizer, (addons.MovingAverage, addons.SWA))
 
 
@@ -29,16 +34,36 @@ def create_weights(optimizer: tf.Module, variables: Sequence[tf.Variable]) -> No
     (optimizer._create_all_weights if is_old else optimizer.build)(variables)
 
 
+def create_averages(optimizer: tf.Module, model: keras.Model) -> Sequence[tf.Variable]:
+    """Creates the averages that an optimizer keeps of a model's weights, for a checkpoint to fill.
+
+    Args:
+      optimizer: any optimizer.
+      model: the model that it trains.
+
+    Returns:
+      The weights that have an average; none if the optimizer keeps no averages.
+    """
+    if isinstance(optimizer, optimization.ExponentialMovingAverage):
+        optimizer.shadow_copy(model)
+        return optimizer._model_weights
+    if has_addons_averages(optimizer):
+        create_weights(optimizer, model.trainable_variables)
+        return model.trainable_variables
+    return ()
+
+
 def swap_averages(optimizer: tf.Module, variables: Sequence[tf.Variable]) -> None:
     """Swaps the weights with their averages; a second call swaps them back.
 
-    Does nothing as long as there are no averages yet.
+    Does nothing as long as there are no averages yet. Unlike the `swap_weights` of Model Garden's
+    `ExponentialMovingAverage`, it needs no `tf.distribute.Strategy`.
 
     Args:
-      optimizer: an optimizer for which `has_averages` returns True.
-      variables: the trainable variables.
+      optimizer: an optimizer for which `create_averages` returns variables.
+      variables: what it returns.
     """
-    if isinstance(optimizer, addons.SWA):
+    if compat.IS_ADDONS_LANE and isinstance(optimizer, addons.SWA):
         start = optimizer._get_hyper("start_averaging", tf.int64)
         if optimizer.iterations <= start:
             return

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from libra_tf.ops.boxes import is_object
+
 # What `assign_max_iou` gives to a box that belongs to no object. Objects count from 1.
 IGNORED = -1
 NEGATIVE = 0
@@ -54,9 +56,8 @@ def assign_max_iou(
       assigned: int32 `[..., N]`, the object of each box, counted from 1; `NEGATIVE`; or `IGNORED`.
       max_ious: float32 `[..., N]`, the largest IoU of each box with an object, 0 without objects.
     """
-    is_object = tf.reduce_max(gt_boxes, axis=-1) >= 0
     # One column that is no object, so that there is something to take the maximum of.
-    ious = tf.where(is_object[..., tf.newaxis, :], pairwise_iou(boxes, gt_boxes), -1.0)
+    ious = tf.where(is_object(gt_boxes)[..., tf.newaxis, :], pairwise_iou(boxes, gt_boxes), -1.0)
     ious = tf.concat([ious, tf.fill(tf.shape(boxes[..., :1]), -1.0)], axis=-1)
     if is_valid is not None:
         ious = tf.where(is_valid[..., tf.newaxis], ious, -1.0)

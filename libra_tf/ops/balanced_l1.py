@@ -53,7 +53,7 @@ def balanced_l1(
       arguments, and can be differentiated again.
 
     Raises:
-      ValueError: If `alpha`, `gamma` or `beta` is not positive, or `form` is unknown.
+      ValueError: if `alpha`, `gamma` or `beta` is not positive, or `form` is unknown.
     """
     validate_balanced_l1(alpha, gamma, beta, form)
     y_pred = tf.convert_to_tensor(y_pred)
@@ -80,7 +80,7 @@ def validate_balanced_l1(alpha: float, gamma: float, beta: float, form: str) -> 
       form: as in `balanced_l1`.
 
     Raises:
-      ValueError: If `alpha`, `gamma` or `beta` is not positive, `gamma / alpha` is so large that
+      ValueError: if `alpha`, `gamma` or `beta` is not positive, `gamma / alpha` is so large that
         its exponential overflows, or `form` is unknown.
     """
     for name, constant in (("alpha", alpha), ("gamma", gamma), ("beta", beta)):

@@ -55,7 +55,7 @@ def non_local_gaussian(
       `[B, N, D]`, in the dtype of `g`.
 
     Raises:
-      ValueError: If `query_block` is not positive.
+      ValueError: if `query_block` is not positive.
     """
     theta = tf.cast(theta, tf.float32) * scale
     return _apply_by_blocks(_GAUSSIAN, theta, tf.cast(phi, tf.float32), g, query_block)
@@ -103,7 +103,7 @@ def non_local_concatenation(
       `[B, N, D]`, in the dtype of `g`.
 
     Raises:
-      ValueError: If `query_block` is not positive.
+      ValueError: if `query_block` is not positive.
     """
     query_weights, key_weights = tf.split(tf.cast(projection, tf.float32), 2)
     queries = tf.tensordot(tf.cast(theta, tf.float32), query_weights, 1)

@@ -1,6 +1,14 @@
 """Random draws from pools of candidates. Each draw is implemented as a sort.
 
 A pool says over which groups its candidates are drawn evenly, and how a shortfall is filled.
+
+An example: 4 of the candidates a, b, c, d in bin 0 and e in bin 1, so 2 of each bin.
+
+* The first sort puts each bin in random order, say `c a d b | e`. Bin 0 gives its first two, c and
+  a. Bin 1 gives e, which is all it has. One is missing.
+* The second sort puts what was drawn evenly before the rest of the bins, each in a new random
+  order, say `e c a | d b`. All of the first part is taken, and one of the second: e, c, a and d.
+  Candidates of the floor would be a third part.
 """
 
 import dataclasses
@@ -13,6 +21,10 @@ import tensorflow as tf
 # group.
 _NUM_RANDOM = 2**24
 MAX_CANDIDATES = 2**21
+# The parts of a pool in the second order: what is drawn evenly over the groups, what else is in
+# them, and the floor.
+_EVEN, _REST, _FLOOR = range(3)
+_NUM_PARTS = 3
 
 Seed: TypeAlias = int | Sequence[int] | tf.Tensor
 
@@ -134,8 +146,8 @@ def _draw(
     """Draws evenly within each pool, then moves what was drawn to the front of a second order.
 
     Returns:
-      The second order, with three groups per pool (drawn evenly, the rest of the groups, the floor)
-      followed by `num_others` more, and how many elements to take from the groups of the pools,
+      The second order, whose groups are the parts of each pool (`_EVEN`, `_REST`, `_FLOOR`)
+      followed by `num_others` more, and how many elements to take from the parts of the pools,
       int32 `[B, 3 * number of pools]`.
     """
     even_noise, fill_noise = _noise(others, 2, seed, row_keys)
@@ -149,14 +161,16 @@ def _draw(
     shares = [tf.minimum(pool.share(size), size) for pool, size in zip(pools, sizes, strict=True)]
     is_even = order.take(tf.concat(shares, axis=1))
 
-    groups, quotas = 3 * len(pools) + others, []
+    num_pooled = _NUM_PARTS * len(pools)
+    groups, quotas = num_pooled + others, []
     for index, (pool, share) in enumerate(zip(pools, shares, strict=True)):
-        grouped = tf.where(is_even, 3 * index, 3 * index + 1)
-        groups = tf.where(pool.floor, 3 * index + 2, groups)
+        own = _NUM_PARTS * index
+        grouped = tf.where(is_even, own + _EVEN, own + _REST)
+        groups = tf.where(pool.floor, own + _FLOOR, groups)
         groups = tf.where(pool.groups < pool.num_groups, grouped, groups)
         num_even = tf.minimum(tf.reduce_sum(share, axis=1), pool.num_grouped)
+        # In the order of the parts.
         quotas += [num_even, pool.num_grouped - num_even, pool.num_floor]
-    num_pooled = 3 * len(pools)
     fill_noise = tf.where(groups < num_pooled, fill_noise, 0)  # The others keep their order.
     return _RandomOrder(groups, num_pooled + num_others, fill_noise), tf.stack(quotas, axis=1)
 

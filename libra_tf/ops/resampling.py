@@ -24,7 +24,7 @@ def adaptive_max_pool2d(x: tf.Tensor, output_size: Sequence[Size]) -> tf.Tensor:
       `[B, h, w, C]`, in the dtype of `x`. Static sizes give a static shape.
 
     Raises:
-      ValueError: If `x` is not of rank 4 or a static size is not positive.
+      ValueError: if `x` is not of rank 4 or a static size is not positive.
     """
     x, (height, width), (out_height, out_width) = _validated(x, output_size)
     if _divides(out_height, height) and _divides(out_width, width):
@@ -49,7 +49,7 @@ def resize_nearest2d(x: tf.Tensor, output_size: Sequence[Size]) -> tf.Tensor:
       `[B, h, w, C]`, in the dtype of `x`. Static sizes give a static shape.
 
     Raises:
-      ValueError: If `x` is not of rank 4 or a static size is not positive.
+      ValueError: if `x` is not of rank 4 or a static size is not positive.
     """
     x, (height, width), (out_height, out_width) = _validated(x, output_size)
     if _divides(height, out_height) and _divides(width, out_width):
@@ -74,7 +74,7 @@ def add_nearest2d(x: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
       `[B, H, W, C]`, in the same dtype.
 
     Raises:
-      ValueError: If one of the maps is not of rank 4.
+      ValueError: if one of the maps is not of rank 4.
     """
     coarse, (coarse_height, coarse_width), (height, width) = _validated(coarse, spatial_size(x))
     if not (_divides(coarse_height, height) and _divides(coarse_width, width)):

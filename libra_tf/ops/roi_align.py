@@ -5,6 +5,15 @@ one sample for every pixel of the cell in each direction, rounded up, so their n
 box. The average over a grid is separable: a box needs two small matrices, with the weight of each
 row and each column of the map in each cell. Their sizes do not depend on the box, and the sums over
 the samples have a closed form, so nothing depends on the number of samples.
+
+In one direction, a bilinear sample at s takes max(0, 1 - |s - i|) of pixel i: a triangle. With the
+ramp r(t) = max(0, t), it is
+
+    max(0, 1 - |t|) = r(t + 1) - 2 r(t) + r(t - 1).
+
+The samples of a cell lie at equal steps, s = first + k step for k = 0, 1, ..., n - 1, so the sum of
+a ramp over them is that of an arithmetic series, from the first k at which it is above 0. The
+weight of pixel i in the cell is three such sums (`_triangle_sums`, `_ramp_sums`), divided by n.
 """
 
 from collections.abc import Callable
@@ -99,7 +108,16 @@ def _cell_weights(
 
 
 def _triangle_sums(offset: tf.Tensor, step: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Returns the sum over i < count of max(0, 1 - |i * step - offset|)."""
+    """Returns the sum over k < count of max(0, 1 - |k * step - offset|); see the module.
+
+    Args:
+      offset: float32 `[..., length]`, how far a pixel lies behind the first sample.
+      step: float32 `[..., 1]`, from sample to sample, positive.
+      count: float32 `[..., 1]`, the number of samples.
+
+    Returns:
+      float32 `[..., length]`.
+    """
     sums = (
         _ramp_sums(offset - 1.0, step, count)
         - 2.0 * _ramp_sums(offset, step, count)
@@ -111,7 +129,7 @@ def _triangle_sums(offset: tf.Tensor, step: tf.Tensor, count: tf.Tensor) -> tf.T
 
 
 def _ramp_sums(offset: tf.Tensor, step: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Returns the sum over i < count of max(0, i * step - offset)."""
+    """Returns the sum over k < count of r(k * step - offset), the ramp of `_triangle_sums`."""
     first = tf.clip_by_value(tf.math.floor(offset / step) + 1.0, 0.0, tf.maximum(count, 0.0))
     terms = count - first
     return terms * (first * step - offset) + step * terms * (terms - 1.0) / 2.0

@@ -30,7 +30,7 @@ class IoUBins:
       iou_limit: where the bins of "candidates" end; None for the largest IoU of a candidate.
 
     Raises:
-      ValueError: If an attribute is outside its range, or `iou_limit` is given with `bin_range`
+      ValueError: if an attribute is outside its range, or `iou_limit` is given with `bin_range`
         "all".
     """
 
@@ -87,7 +87,7 @@ def sample_random(
       all of them candidates.
 
     Raises:
-      ValueError: If `candidates` is not a bool tensor of rank 2.
+      ValueError: if `candidates` is not a bool tensor of rank 2.
     """
     candidates = _validated_candidates(candidates)
     return pools.draw_once(candidates, _per_row(candidates, num_samples), seed)
@@ -134,7 +134,7 @@ def sample_iou_balanced(
       all of them candidates.
 
     Raises:
-      ValueError: If an argument is outside its range, `candidates` is not a bool tensor of rank 2,
+      ValueError: if an argument is outside its range, `candidates` is not a bool tensor of rank 2,
         or `iou_limit` is given with `bin_range` "all".
     """
     bins = IoUBins(num_bins, floor_threshold, floor_fraction, bin_range, iou_limit)
@@ -161,7 +161,7 @@ def draw_iou_balanced(
       As `sample_iou_balanced`.
 
     Raises:
-      ValueError: If `candidates` is not a bool tensor of rank 2.
+      ValueError: if `candidates` is not a bool tensor of rank 2.
     """
     candidates = _validated_candidates(candidates)
     return pools.draw_mask(iou_pool(max_ious, candidates, num_samples, bins), seed)
@@ -193,7 +193,7 @@ def sample_instance_balanced(
       all of them candidates.
 
     Raises:
-      ValueError: If `candidates` is not a bool tensor of rank 2 or `max_instances` is not positive.
+      ValueError: if `candidates` is not a bool tensor of rank 2 or `max_instances` is not positive.
     """
     if not tf.is_tensor(max_instances) and max_instances < 1:
         raise ValueError(f"`max_instances` must be positive, got {max_instances}.")
@@ -231,7 +231,7 @@ def sample_class_balanced(
       all of them candidates.
 
     Raises:
-      ValueError: If `candidates` is not a bool tensor of rank 2.
+      ValueError: if `candidates` is not a bool tensor of rank 2.
     """
     candidates = _validated_candidates(candidates)
     instance_classes = tf.convert_to_tensor(instance_classes)

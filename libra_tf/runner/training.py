@@ -68,7 +68,7 @@ class ReportingTrainer(base_trainer.Trainer):
         self._training_seconds = 0.0
         self._trained_steps = 0
         self._histograms = getattr(self.task, "training_histograms", None)
-        if train or optimizers.has_averages(self.optimizer):
+        if train or optimizers.has_addons_averages(self.optimizer):
             # Create them now for three reasons. A step that creates variables is traced twice.
             # Distributed, it cannot contain branches, which counting for histograms needs. And an
             # evaluation without training needs the averages from the checkpoint.
@@ -192,7 +192,7 @@ class ReportingTrainer(base_trainer.Trainer):
         return logs
 
     def _swap_averages(self) -> None:
-        if optimizers.has_averages(self.optimizer):
+        if optimizers.has_addons_averages(self.optimizer):
             optimizers.swap_averages(self.optimizer, self.model.trainable_variables)
 
     def _speed(self) -> dict[str, float | None]:

@@ -70,11 +70,14 @@ def is_same_class(category: int, name: str, other: str) -> bool:
       name: the name in the run.
       other: the name in the data.
     """
-    return name == str(category) or _spelling(name) == _spelling(other)
+    return name == str(category) or spelling(name) == spelling(other)
 
 
-def _spelling(name: str) -> str:
-    """Normalises a class name: MMDetection has used both traffic_light and traffic light."""
+def spelling(name: str) -> str:
+    """Returns a class name by which equal classes are found, however they are written.
+
+    MMDetection has used both traffic_light and traffic light.
+    """
     return name.casefold().replace("_", " ").replace("-", " ")
 
 

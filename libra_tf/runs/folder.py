@@ -96,8 +96,9 @@ class RunFolder:
         try:
             return checkpoint_files.find(path)
         except CheckpointError as error:
-            flag = f"--checkpoint={name}" if name else f"--model_dir={self}"
-            raise UsageError(f"{flag}: {error}") from error
+            # Commands name the folder with different flags.
+            flag = f"--checkpoint={name}: " if name else ""
+            raise UsageError(f"{flag}{error}") from error
 
     def copy_newest_checkpoint(self, target: "RunFolder") -> None:
         """Copies the newest checkpoint, if there is one, to the folder of another process."""

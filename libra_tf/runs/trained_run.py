@@ -48,14 +48,14 @@ class TrainedRun:
         model = task.build_model()
         items = {"model": model}
         optimizer = task.create_optimizer(self.params.trainer.optimizer_config)
-        if optimizers.has_averages(optimizer):
-            optimizers.create_weights(optimizer, model.trainable_variables)
+        averaged = optimizers.create_averages(optimizer, model)
+        if averaged:
             items["optimizer"] = optimizer
         with explaining_weights(self.folder, self.checkpoint):
             status = tf.train.Checkpoint(**items).read(self.checkpoint)
             status.expect_partial().assert_existing_objects_matched()
-        if "optimizer" in items:
-            optimizers.swap_averages(optimizer, model.trainable_variables)
+        if averaged:
+            optimizers.swap_averages(optimizer, averaged)
         return model
 
     def read_class_names(self) -> dict[int, str]:
@@ -120,8 +120,7 @@ def read_params(folder: RunFolder) -> cfg.ExperimentConfig:
     saved = folder.read_params()
     if saved is None:
         raise UsageError(
-            f"--model_dir={folder} holds no {PARAMS}; name the folder of a run, the --model_dir of "
-            "its training"
+            f"{folder} holds no {PARAMS}; name the folder of a run, the --model_dir of its training"
         )
     task_class = _task_class(folder)
     with folder.explaining(PARAMS):

@@ -76,7 +76,11 @@ def export(
         run, normalized_boxes, max_pixels, chosen.policy, thresholds, trim_padding
     )
     report(f"exporting {run.checkpoint}; the network computes in {chosen}")
-    with tempfile.TemporaryDirectory() as assets, atomic.unfinished_folder(parent) as folder:
+    with (
+        outputs.writing(export_dir),
+        tempfile.TemporaryDirectory() as assets,
+        atomic.unfinished_folder(parent) as folder,
+    ):
         module.assets = _write_assets(assets, run, normalized_boxes, chosen.dtype, thresholds)
         export_base.export(
             module, {name: key for key, name in SIGNATURES.items()}, str(folder), timestamped=False
@@ -133,19 +137,19 @@ def check_servable(run: trained_run.TrainedRun) -> None:
     task = run.params.task
     if task.takes_proposals:
         raise UsageError(
-            f"--model_dir={run.folder} holds a detector that needs proposals for every image, so "
-            "it cannot be served; export a detector with an RPN, such as Faster R-CNN"
+            f"{run.folder} holds a detector that needs proposals for every image, so it cannot be "
+            "served; export a detector with an RPN, such as Faster R-CNN"
         )
     if not task.model.detection_generator.apply_nms:
         raise UsageError(
-            f"--model_dir={run.folder}: task.model.detection_generator.apply_nms is false, so "
-            "there are no detections to serve; set it to true in params.yaml"
+            f"{run.folder}: task.model.detection_generator.apply_nms is false, so there are no "
+            "detections to serve; set it to true in params.yaml"
         )
     if special_suppression(task.model.detection_generator) == "soft_nms_sigma":
         raise UsageError(
-            f"--model_dir={run.folder}: task.model.detection_generator.soft_nms_sigma is set, "
-            "and Model Garden's soft NMS works with one fixed batch size only, so it cannot be "
-            "served; set it to null in params.yaml to use ordinary NMS"
+            f"{run.folder}: task.model.detection_generator.soft_nms_sigma is set, and Model "
+            "Garden's soft NMS works with one fixed batch size only, so it cannot be served; set "
+            "it to null in params.yaml to use ordinary NMS"
         )
 
 

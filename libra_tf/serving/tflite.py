@@ -21,6 +21,7 @@ from libra_tf.cli import image_files, outputs, quiet
 from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras, tflite_interpreter
 from libra_tf.data import images as data_images
+from libra_tf.ops.boxes import is_empty
 from libra_tf.precision import FLOAT16, FLOAT32, computing_in
 from libra_tf.runs import trained_run
 from libra_tf.serving import images as serving_images
@@ -233,8 +234,7 @@ def _with_empty_boxes_apart(boxes: tf.Tensor) -> tf.Tensor:
     """
     places = tf.reduce_max(boxes) + 2.0 * tf.range(1.0, boxes.shape[0] + 1.0)
     squares = places[:, tf.newaxis] + [0.0, 0.0, 1.0, 1.0]
-    is_empty = tf.reduce_any(boxes[:, 2:] <= boxes[:, :2], axis=-1, keepdims=True)
-    return tf.where(is_empty, squares, boxes)
+    return tf.where(is_empty(boxes)[:, tf.newaxis], squares, boxes)
 
 
 def _convert(
@@ -309,7 +309,8 @@ def _write(path: str, content: bytes, description: Mapping[str, Any]) -> None:
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.writestr(LABELS, "\n".join(labels) + "\n")
         archive.writestr(DETECTOR, json.dumps(description, indent=2) + "\n")
-    atomic.write_file(path, buffer.getvalue())
+    with outputs.writing(path):
+        atomic.write_file(path, buffer.getvalue())
 
 
 def to_input(

@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from official.core import config_definitions
 from official.vision.evaluation import coco_evaluator
 from pycocotools import cocoeval
 
@@ -19,11 +18,11 @@ class Detections:
     """The detections in one image.
 
     Attributes:
-      boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of the original image.
-      classes: `[N]`, category ids.
-      scores: `[N]`, in [0, 1].
-      masks: `[N, h, w]`, the probability in each cell of a regular grid over the box; None if the
-        detector predicts no masks.
+      boxes: float32 `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels of the original image.
+      classes: int64 `[N]`, category ids.
+      scores: float32 `[N]`, in [0, 1].
+      masks: float32 `[N, h, w]`, the probability in each cell of a regular grid over the box; None
+        if the detector predicts no masks.
     """
 
     boxes: np.ndarray
@@ -88,23 +87,3 @@ def _xywh_to_yxyx(boxes: np.ndarray) -> np.ndarray:
 def _mean_of_defined(precision: np.ndarray) -> np.float32:
     defined = precision[precision > -1]
     return np.float32(defined.mean() if defined.size else -1)
-
-
-def build(
-    task_config: config_definitions.TaskConfig, max_num_eval_detections: int = 100
-) -> COCOEvaluator:
-    """Builds the evaluator for a box detection task.
-
-    Args:
-      task_config: config of the task.
-      max_num_eval_detections: maximum number of detections per image to evaluate.
-
-    Returns:
-      The evaluator.
-    """
-    return COCOEvaluator(
-        annotation_file=task_config.annotation_file,
-        include_mask=False,
-        per_category_metrics=task_config.per_category_metrics,
-        max_num_eval_detections=max_num_eval_detections,
-    )

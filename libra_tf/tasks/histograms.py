@@ -15,6 +15,7 @@ from tensorboard.plugins.histogram import metadata
 from libra_tf.balance import bins, boxes, quotas, samples
 from libra_tf.compat import keras
 from libra_tf.modeling import roi_sampler
+from libra_tf.ops.boxes import is_object
 
 NUM_BINS = samples.NUM_IOU_BINS
 _IOU_STEP = samples.HARD_IOU
@@ -123,7 +124,6 @@ def of_samples(
       What to count, by name.
     """
     picks = samples.pick_negatives(matches, quota, seed=tf.stack([0, step]))
-    is_object = tf.reduce_max(gt_boxes, axis=-1) >= 0
     of_object = samples.count_by_instance(
         tf.equal(matches.kinds, samples.POSITIVE), matches.instances, tf.shape(gt_boxes)[0]
     )
@@ -132,7 +132,7 @@ def of_samples(
         "iou/negatives_random": (matches.ious, picks["random"]),
         "iou/negatives_iou_balanced": (matches.ious, picks["iou_balanced"]),
         "iou/negatives_mmdet_bins": (matches.ious, picks["mmdet"]),
-        "positives_of_an_object": (of_object, is_object),
+        "positives_of_an_object": (of_object, is_object(gt_boxes)),
     }
 
 

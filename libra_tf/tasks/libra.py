@@ -55,7 +55,7 @@ class LibraTaskMixin:
     ) -> Iterator[None]:
         """Lets the block build training data that repeat images and begin at `first_step`.
 
-        Both only as far as they are set.
+        Does only what the config and `first_step` ask for.
 
         Args:
           data: config of the data.

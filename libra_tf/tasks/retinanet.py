@@ -7,6 +7,7 @@ import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import task_factory
 from official.vision.dataloaders import retinanet_input as model_garden_input
+from official.vision.evaluation import coco_evaluator
 from official.vision.tasks import retinanet
 
 from libra_tf import compat
@@ -149,10 +150,5 @@ class LibraRetinaNetTask(libra.LibraTaskMixin, retinanet.RetinaNetTask):
 
     def build_metrics(self, training: bool = True) -> list[keras.metrics.Metric]:
         """Builds the metrics, including those per category if the config enables them."""
-        metrics = super().build_metrics(training)
-        if not training and self.task_config.use_coco_metrics:
-            self.coco_metric = coco_metric.build(
-                self.task_config,
-                max_num_eval_detections=self.task_config.max_num_eval_detections,
-            )
-        return metrics
+        with compat.substituted(coco_evaluator, "COCOEvaluator", coco_metric.COCOEvaluator):
+            return super().build_metrics(training)

@@ -14,6 +14,7 @@ from official.core import task_factory
 from libra_tf.checkpoints import (
     categories,
     experiment,
+    importing,
     mmdet,
     mmdet_config,
     structure,
@@ -131,7 +132,7 @@ def without_balance(arrays):
 
 def test_plain_pyramid(tmp_path, retinanet):
     path = save(tmp_path / "plain.pth", as_tensors(without_balance(retinanet.weights)))
-    imported = mmdet.import_detector(path)
+    imported = importing.import_detector(path)
     assert str(imported.detector) == "RetinaNet ResNet-50-FPN, 5 classes"
     assert imported.params.task.model.decoder.type == "fpn"
     outputs = imported.model(tf.zeros([1, 64, 96, 3]), training=False)
@@ -320,6 +321,7 @@ def test_categories():
     ids = categories.assign_ids(names, 80)
     assert (ids[0], ids[11], ids[12], ids[-1], len(ids)) == (1, 13, 14, 90, 80)
     assert categories.assign_ids(["a", "b"], 2) == [1, 2]
+    assert categories.assign_ids([], 80) == list(range(1, 81))
     assert categories.read_names({"CLASSES": ("a", "b")}) == ["a", "b"]
 
 
@@ -385,7 +387,7 @@ def test_mmdetection_1_is_refused(golden_models, tmp_path, retinanet, version):
     meta = {"mmdet_version": version, "config": "model = dict(backbone=dict(), bbox_head=dict())"}
     path = save(tmp_path / "a.pth", {"state_dict": as_tensors(retinanet.weights), "meta": meta})
     with pytest.raises(UsageError, match=f"a.pth was saved by MMDetection {version[:3]}"):
-        mmdet.import_detector(path)
+        importing.import_detector(path)
     # The first ones that were published for MMDetection 2.
     detector = structure.infer_detector(path, retinanet.weights)
     config_file = str(golden_models / "libra_retinanet_r50_config.txt")
@@ -547,6 +549,8 @@ def test_backbone_of_torchvision(tmp_path, capsys):
                     tensor.normal_()
     path = save(tmp_path / "resnet18.pth", network.state_dict())
     folder = str(tmp_path / "backbone")
+    assert mmdet.main([path, f"--model_dir={folder}", "--config=mine.py"]) == 2
+    assert "only a backbone, but --config is for a detector" in capsys.readouterr().err
     assert mmdet.main([path, f"--model_dir={folder}"]) == 0
     assert "ResNet-18" in capsys.readouterr().out
 

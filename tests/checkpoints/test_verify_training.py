@@ -111,6 +111,13 @@ def test_refuses_incomplete_files(imported, files, name, changes, message):
         verify_training.check("file.npz", numbers, imported[FILES[name]])
 
 
+@pytest.mark.parametrize("kind", ["grad:", "final:"])
+def test_refuses_files_without_gradients_or_final_weights(imported, files, kind):
+    numbers = {key: x for key, x in files[RETINANET].items() if not key.startswith(kind)}
+    with pytest.raises(UsageError, match=rf"lacks {kind}\*"):
+        verify_training.check("file.npz", numbers, imported[RETINANET])
+
+
 def test_refuses_the_file_of_another_detector(imported, files):
     with pytest.raises(UsageError, match="lacks loss:loss_rpn_bbox"):
         verify_training.check("file.npz", files[RETINANET], imported[FILES[SAMPLED]])

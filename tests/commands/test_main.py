@@ -115,6 +115,18 @@ def test_every_door_in_export_opens_to_a_command():
         (("eval",), 2, "--model_dir=runs/libra_fasterrcnn_demo: there is no such folder; name"),
         (("export",), 1, "--export_dir must have a value"),
         (("predict", "--model=a", "--output_dir=b", "none.jpg"), 2, "none.jpg does not exist"),
+        (
+            (
+                "predict",
+                "--model=a",
+                "--output_dir=b",
+                "--nopictures",
+                "--fps=5",
+                str(ROOT / "docs"),
+            ),
+            2,
+            "--nopictures is for images",
+        ),
         (("import", "none.pth", "--model_dir=a"), 2, "none.pth: there is no such file"),
         (("proposals",), 2, "libra-tf proposals: error: the following arguments are required"),
     ],

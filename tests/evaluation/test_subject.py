@@ -95,6 +95,8 @@ def test_classes_with_the_same_name_are_told_apart():
         ({1: "1", 2: "2"}, {1: "cat", 2: "dog"}, {1: 1, 2: 2}),
         ({1: "dog", 2: "dog"}, {1: "dog", 2: "dog"}, {1: 1, 2: 2}),
         ({1: "cat"}, {1: "dog"}, {}),
+        # As MMDetection has written one class.
+        ({1: "traffic_light", 2: "dog"}, {2: "Dog", 10: "traffic light"}, {1: 10, 2: 2}),
     ],
 )
 def test_classes_are_the_same_if_their_names_are(class_names, others, same):

@@ -162,7 +162,7 @@ def test_bad_files_are_named_and_the_others_answered(
         "",
         "cannot be read (No such file or directory)",
     ]
-    lines = [json.loads(result.line) for result in results]
+    lines = [json.loads(result.to_line()) for result in results]
     assert [line["file"] for line in lines] == [str(image.path) for image in images]
     assert lines[1]["error"] == "is truncated or damaged"
     for name in ("a.jpg", "d.JPEG"):
@@ -393,7 +393,7 @@ def test_requests_run_at_once(exported, server, protocol, tmp_path):
     with connected(server, protocol, concurrency=4) as transport:
         results = list(run.detect(transport, images, concurrency=4))
     # In their order, whichever was answered first.
-    assert [json.loads(result.line)["height"] for result in results] == list(range(30, 38))
+    assert [json.loads(result.to_line())["height"] for result in results] == list(range(30, 38))
 
 
 @only_retinanet
@@ -534,7 +534,9 @@ def test_finding_files(tmp_path):
         find("empty")
     with pytest.raises(UsageError, match="neither a file nor a folder"):
         image_files.find([os.devnull])
-    with pytest.raises(UsageError, match="would replace the image"):
+    with pytest.raises(
+        UsageError, match=f"^{re.escape(str(tmp_path))}: .* would replace the image"
+    ):
         image_files.name_pictures(image_files.find([str(tmp_path)]), str(tmp_path))
 
 
@@ -622,6 +624,14 @@ def test_bad_arguments_get_one_line(arguments, message):
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_wrong_flags_leave_no_folder_behind(tmp_path):
+    result = call(
+        CLIENT, "--model=shapes", "--server=localhost:8500", f"--pictures={tmp_path}/drawn"
+    )
+    assert result.returncode == 2
+    assert not list(tmp_path.iterdir())
 
 
 @only_retinanet

@@ -89,6 +89,14 @@ def test_fast_rcnn_is_given_what_the_rpn_proposes(run, tiny_shapes, tmp_path):
         np.testing.assert_allclose(parsed["proposals"][: len(rois)], rois, atol=1e-3)
 
 
+@pytest.mark.parametrize(("number", "before_nms"), [(300, 1000), (2000, 2000)])
+def test_fewer_proposals_are_the_best_of_as_many_as_before(number, before_nms):
+    generator = exp_factory.get_exp_config("libra_fasterrcnn_demo").task.model.roi_generator
+    generator.test_pre_nms_top_k = 1000
+    rpn_proposals.ask_for(generator, number)
+    assert (generator.test_num_proposals, generator.test_pre_nms_top_k) == (number, before_nms)
+
+
 def test_no_work_is_begun_that_cannot_be_finished(run, tmp_path, capsys):
     model_dir, _, _ = run
     (tmp_path / "val").mkdir()

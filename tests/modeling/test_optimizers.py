@@ -64,7 +64,7 @@ def test_model_gardens_factory_builds_it(kind):
 @pytest.mark.parametrize("kind", ["swa", "moving_average"])
 def test_averages_are_those_of_the_weights(kind):
     optimizer = OptimizerFactory(make_config(kind)).build_optimizer(0.05)
-    assert optimizers.has_averages(optimizer)
+    assert optimizers.has_addons_averages(optimizer)
     _, variables, weights = train(optimizer)
     last = [v.numpy() for v in variables]
     if kind == "swa":
@@ -111,4 +111,33 @@ def test_model_gardens_own_stay_as_they_are():
     optimization.check_optimizer(config.optimizer, "optimizer")
     optimizer = OptimizerFactory(config).build_optimizer(0.05)
     assert isinstance(optimizer, compat.keras.optimizers.legacy.SGD)
-    assert not optimizers.has_averages(optimizer)
+    assert not optimizers.has_addons_averages(optimizer)
+
+
+def make_model():
+    return compat.keras.Sequential([compat.keras.layers.Dense(1, input_shape=[2])])
+
+
+def test_averages_of_model_garden_come_back_from_a_checkpoint(tmp_path):
+    config = make_config("sgd", momentum=0.9)
+    config.override({"ema": {"average_decay": 0.5, "dynamic_decay": False}})
+    trained, optimizer = make_model(), OptimizerFactory(config).build_optimizer(0.05)
+    variables = optimizers.create_averages(optimizer, trained)
+    expected = np.zeros([2, 1])
+    for _ in range(3):
+        gradients = [tf.ones_like(variable) for variable in variables]
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        expected = 0.5 * expected + 0.5 * variables[0].numpy()
+    path = tf.train.Checkpoint(model=trained, optimizer=optimizer).write(str(tmp_path / "ckpt"))
+
+    loaded, optimizer = make_model(), OptimizerFactory(config).build_optimizer(0.05)
+    averaged = optimizers.create_averages(optimizer, loaded)
+    status = tf.train.Checkpoint(model=loaded, optimizer=optimizer).read(path)
+    status.expect_partial().assert_existing_objects_matched()
+    optimizers.swap_averages(optimizer, averaged)
+    np.testing.assert_allclose(loaded.trainable_variables[0], expected, rtol=1e-6)
+
+
+def test_most_optimizers_keep_no_averages():
+    optimizer = OptimizerFactory(make_config("sgd")).build_optimizer(0.05)
+    assert not optimizers.create_averages(optimizer, make_model())

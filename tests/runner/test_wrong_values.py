@@ -99,7 +99,7 @@ ANY_DETECTOR = {
     f"{PARSER}.aug_type.type=autoaug,{PARSER}.aug_type.autoaug.augmentation_name=x": (
         r"augmentation_name is 'x'; it must be the name of one of Model Garden's policies"
     ),
-    "task.analysis.interval=0": r"task\.analysis\.interval is 0",
+    "task.analysis.interval=0": r"task\.analysis\.interval is 0; it must be at least 1",
     f"{RATE}.cosine.initial_learning_rate=-1": r"initial_learning_rate is -1\.0; .*above 0",
     f"{RATE}.cosine.initial_learning_rate=0": r"initial_learning_rate is 0\.0; .*above 0",
     f"{RATE}.cosine.initial_learning_rate=.inf": r"initial_learning_rate is inf; .*above 0",

@@ -1,4 +1,5 @@
 import pathlib
+import re
 
 import pytest
 import tensorflow as tf
@@ -174,6 +175,12 @@ def test_the_best_checkpoint(used):
     tf.train.CheckpointManager(checkpoint, best, 1, checkpoint_name="best_ckpt").save()
     assert used.find_checkpoint("best") == str(best / "best_ckpt-1")
     assert used.find_checkpoint() == used.find_checkpoint("ckpt-1") == used.file("ckpt-1")
+
+
+def test_a_folder_without_a_checkpoint_is_named_as_every_command_can(used):
+    pathlib.Path(used.path, "checkpoint").unlink()
+    with pytest.raises(UsageError, match=f"^{re.escape(used.path)} is a folder that lists no"):
+        used.find_checkpoint()
 
 
 def test_what_a_run_was_trained_on(used):

@@ -278,7 +278,7 @@ def test_exports_at_once_take_different_numbers(tmp_path, monkeypatch):
     ("change", "message"),
     [
         ({"checkpoint": "ckpt-9"}, r"--checkpoint=ckpt-9: .*ckpt-9 does not exist"),
-        ({"model_dir": "nowhere"}, r"--model_dir=nowhere holds no params\.yaml"),
+        ({"model_dir": "nowhere"}, r"^nowhere holds no params\.yaml"),
         ({"export_dir": "/proc/served"}, r"--export_dir=/proc/served cannot be created"),
         ({"export_dir": "gs://served"}, r"--export_dir=gs://served is not on this machine"),
     ],

@@ -4,9 +4,11 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from official.core import exp_factory, task_factory
 from pycocotools import cocoeval
 from pycocotools.coco import COCO
 
+import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.tasks import coco_metric
 
 NUM_IMAGES = 4
@@ -145,3 +147,16 @@ def test_without_an_annotation_file_categories_are_named_by_id():
         },
     )
     assert evaluator.result()["Precision mAP ByCategory/2"] == pytest.approx(1)
+
+
+def test_retinanet_measures_as_its_config_says(annotation_file):
+    config = exp_factory.get_exp_config("libra_retinanet_demo").task
+    config.annotation_file, config.per_category_metrics = annotation_file, True
+    config.max_num_eval_detections = 30
+    task = task_factory.get_task(config)
+    task.build_metrics(training=False)
+    assert isinstance(task.coco_metric, coco_metric.COCOEvaluator)
+    assert task.coco_metric.max_num_eval_detections == 30
+    predictions, _ = noisy_predictions(annotation_file, scale=2.0)
+    task.coco_metric.update_state(None, predictions)
+    assert "Precision mAP ByCategory/cell" in task.coco_metric.result()

@@ -116,6 +116,21 @@ def test_trains_all_but_stem_first_stage_and_statistics(dataset):
         ("fasterrcnn", {"train_data": {"parser": {"aug_rand_vflip": True}}}, "aug_rand_vflip"),
         ("fasterrcnn", {"model": {"include_mask": True}}, "task.model.include_mask"),
         (
+            "retinanet",
+            {"model": {"backbone": {"resnet": {"se_ratio": 0.25}}}},
+            r"task\.model\.backbone\.resnet\.se_ratio is 0\.25",
+        ),
+        (
+            "retinanet",
+            {"model": {"decoder": {"libra_fpn": {"fusion_type": "concat"}}}},
+            r"task\.model\.decoder\.libra_fpn\.fusion_type is 'concat'",
+        ),
+        (
+            "retinanet",
+            {"model": {"head": {"attribute_heads": [{"name": "depth"}]}}},
+            r"task\.model\.head\.attribute_heads is",
+        ),
+        (
             "fasterrcnn",
             {"losses": {"box_loss_normalizer": "positives"}},
             "box_loss_normalizer is 'positives'; it must be one of sampled_rois",

@@ -139,7 +139,7 @@ def test_a_training_step(make):
         ({"model": {"rpn_sampler": {"bin_range": "x"}}}, r"task\.model\.rpn_sampler: `bin_range`"),
         (
             {"model": {"rpn_sampler": {"max_negatives_per_positive": -1}}},
-            r"rpn_sampler\.max_negatives_per_positive is -1; it must be positive, or 0",
+            r"rpn_sampler\.max_negatives_per_positive is -1; it must be at least 1, or 0",
         ),
         (
             {"train_data": {"parser": {"rpn_batch_size_per_im": 0}}},

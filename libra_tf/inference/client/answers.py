@@ -28,12 +28,12 @@ class Answer:
     Attributes:
       height: height of the image in pixels.
       width: width of the image in pixels.
-      boxes: `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
-      scores: `[N]`.
-      category_ids: `[N]`.
-      names: `[N]`, the category names.
-      masks: `[N, h, w]`, the probability in each cell of a regular grid over the box; None if the
-        detector predicts no masks.
+      boxes: float32 `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
+      scores: float32 `[N]`, in [0, 1].
+      category_ids: int `[N]`.
+      names: str `[N]`, the category names.
+      masks: float `[N, h, w]`, the probability in each cell of a regular grid over the box; None if
+        the detector predicts no masks.
     """
 
     height: int

@@ -63,11 +63,6 @@ class Result:
     answer: answers.Answer | None = None
     problem: str = ""
 
-    @property
-    def line(self) -> str:
-        """A line of JSON with the detections or the error."""
-        return self.to_line()
-
     def to_line(self, pastes_masks: bool = False) -> str:
         """Returns a line of JSON with the detections or the error.
 

@@ -117,19 +117,12 @@ def build_backbone(
     Returns:
       The backbone.
     """
-    config, norm = model_config.backbone.get(), model_config.norm_activation
+    config = model_config.backbone.get()
     cardinality = {
         name: getattr(config, name) for name in ("groups", "base_width") if hasattr(config, name)
     }
     return _BACKBONES[model_config.backbone.type](
-        config.model_id,
         input_specs=keras.layers.InputSpec(shape=[None, None, None, 3]),
-        depth_multiplier=config.depth_multiplier,
-        activation=norm.activation,
-        use_sync_bn=norm.use_sync_bn,
-        norm_momentum=norm.norm_momentum,
-        norm_epsilon=norm.norm_epsilon,
-        kernel_regularizer=l2_regularizer,
-        bn_trainable=config.bn_trainable,
+        **resnext.resnet_arguments(config, model_config.norm_activation, l2_regularizer),
         **cardinality,
     )

@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 from official.vision.ops import box_ops, nms
 
+from libra_tf.ops.boxes import is_empty
+
 # The sides of a box are at most this many times longer or shorter than those of its anchor.
 MAX_RATIO = 1000 / 16
 # Score of a box that is not a candidate: below every probability and threshold.
@@ -40,30 +42,18 @@ def decode(
     how much smaller.
 
     Args:
-      deltas: `[..., 4]`, `[dy, dx, dh, dw]`.
-      anchors: `[..., 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
-      image_shape: `[..., 2]`, height and width without padding, in pixels.
+      deltas: float `[..., 4]`, `[dy, dx, dh, dw]`.
+      anchors: float `[..., 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
+      image_shape: float `[..., 2]`, height and width without padding, in pixels.
       weights: the four factors that deltas were multiplied by in training; None for ones.
 
     Returns:
-      `[..., 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
+      float `[..., 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
     """
     smallest = -np.log(MAX_RATIO) * np.asarray(weights or [1.0] * 4)
     smallest[:2] = -np.inf
     deltas = tf.maximum(deltas, tf.cast(smallest, deltas.dtype))
     return box_ops.clip_boxes(box_ops.decode_boxes(deltas, anchors, weights), image_shape)
-
-
-def is_empty(boxes: tf.Tensor) -> tf.Tensor:
-    """Returns whether each box has no area, as padding does.
-
-    Args:
-      boxes: `[..., 4]`, `[ymin, xmin, ymax, xmax]`.
-
-    Returns:
-      Bool `[...]`.
-    """
-    return tf.reduce_any(boxes[..., 2:] <= boxes[..., :2], axis=-1)
 
 
 def suppress(
@@ -76,15 +66,16 @@ def suppress(
     """Suppresses boxes within each group, and keeps the best ones across groups.
 
     Args:
-      boxes: `[B, N, groups, 4]`, or `[B, N, 1, 4]` if all groups share the boxes.
-      scores: `[B, N, groups]`.
+      boxes: float `[B, N, groups, 4]`, `[ymin, xmin, ymax, xmax]` in pixels; or `[B, N, 1, 4]` if
+        all groups share the boxes.
+      scores: float `[B, N, groups]`.
       max_boxes: maximum number of boxes to keep per image.
       iou_threshold: a box is dropped if its IoU with a better box of its group is higher.
       score_threshold: boxes with lower or equal scores are dropped.
 
     Returns:
-      boxes: `[B, max_boxes, 4]`, best first, padded with zeros.
-      scores: `[B, max_boxes]`.
+      boxes: float32 `[B, max_boxes, 4]`, best first, padded with zeros.
+      scores: float32 `[B, max_boxes]`, 0 for padding.
       groups: int32 `[B, max_boxes]`.
       counts: int32 `[B]`, number of boxes without padding.
     """
@@ -106,8 +97,9 @@ def suppress_compilable(
     """Does what `suppress` does with operations that XLA compiles; it takes longer on a CPU.
 
     Args:
-      boxes: `[B, N, groups, 4]`, the best ones of a group first; boxes without area are padding.
-      scores: `[B, N, groups]`, positive.
+      boxes: float `[B, N, groups, 4]`, `[ymin, xmin, ymax, xmax]` in pixels, the best ones of a
+        group first; boxes without area are padding.
+      scores: float `[B, N, groups]`, positive.
       max_boxes: as in `suppress`.
       iou_threshold: as in `suppress`.
 

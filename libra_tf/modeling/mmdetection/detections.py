@@ -7,6 +7,7 @@ import tensorflow as tf
 from official.vision.modeling.layers import detection_generator
 
 from libra_tf.modeling.mmdetection import boxes as box_coder
+from libra_tf.ops.boxes import is_empty
 
 
 class DetectionGenerator(detection_generator.DetectionGenerator):
@@ -39,9 +40,7 @@ class DetectionGenerator(detection_generator.DetectionGenerator):
             image_shape[:, tf.newaxis, tf.newaxis],
             regression_weights,
         )
-        scores = tf.where(
-            box_coder.is_empty(anchor_boxes)[..., tf.newaxis], box_coder.NO_SCORE, scores
-        )
+        scores = tf.where(is_empty(anchor_boxes)[..., tf.newaxis], box_coder.NO_SCORE, scores)
         return _finish(self._config_dict, boxes, scores)
 
 
@@ -108,7 +107,7 @@ class MultilevelDetectionGenerator(detection_generator.MultilevelDetectionGenera
             deltas, anchors, image_shape[:, tf.newaxis], self._config_dict.get("box_coder_weights")
         )
         is_class = tf.one_hot(indices % num_classes, num_classes, on_value=True, off_value=False)
-        is_candidate = is_class & ~box_coder.is_empty(boxes)[..., tf.newaxis]
+        is_candidate = is_class & ~is_empty(boxes)[..., tf.newaxis]
         return boxes, tf.where(is_candidate, scores[..., tf.newaxis], box_coder.NO_SCORE)
 
 

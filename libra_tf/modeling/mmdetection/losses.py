@@ -26,13 +26,14 @@ def retinanet_losses(
     """Returns the losses of RetinaNet: focal loss and box loss, both over the positive anchors.
 
     Args:
-      outputs: `cls_outputs` and `box_outputs` by level, `[B, height, width, anchors * size]`.
-      labels: `cls_targets` and `box_targets` by level, `cls_weights` and `box_weights`
-        `[B, anchors in all]`; see `libra_tf.dataloaders.mmdetection_labels`.
+      outputs: `cls_outputs` (logits) and `box_outputs` (encoded) by level, float32
+        `[B, height, width, anchors * size]`.
+      labels: `cls_targets` and `box_targets` by level, likewise; `cls_weights` and `box_weights`,
+        float32 `[B, anchors in all]`; see `libra_tf.dataloaders.mmdetection_labels`.
       losses: config of the losses.
 
     Returns:
-      The class loss, and the box loss as a mean over the four coordinates.
+      The class loss, and the box loss as a mean over the four coordinates, float32 scalars.
     """
     is_positive = labels["box_weights"]
     num_positives = _over_replicas(_at_least_one(tf.reduce_sum(is_positive, axis=1)))
@@ -64,12 +65,13 @@ def rpn_losses(
     """Returns the losses of the RPN over the sampled anchors: cross-entropy, and L1 of the boxes.
 
     Args:
-      outputs: `rpn_scores` and `rpn_boxes` by level, `[B, height, width, anchors * size]`.
-      labels: `rpn_score_targets` (1, 0, or -1 for anchors that are not sampled) and
-        `rpn_box_targets` by level.
+      outputs: `rpn_scores` (logits) and `rpn_boxes` (encoded) by level, float32
+        `[B, height, width, anchors * size]`.
+      labels: `rpn_score_targets`, int32 (1, 0, or -1 for anchors that are not sampled), and
+        `rpn_box_targets`, float32, by level, likewise.
 
     Returns:
-      The score loss and the box loss.
+      The score loss and the box loss, float32 scalars.
     """
     targets = _flatten(labels["rpn_score_targets"], 1)[..., 0]
     is_positive, is_negative = (tf.cast(tf.equal(targets, value), tf.float32) for value in (1, 0))
@@ -90,14 +92,15 @@ def roi_losses(
     """Returns the losses of the second stage over the sampled RoIs: cross-entropy and box loss.
 
     Args:
-      outputs: `class_outputs` `[B, K, classes]`, `box_outputs` `[B, K, classes * 4]` or
-        `[B, K, 4]`, `class_targets` `[B, K]` (0 for the background, -1 for a RoI that only fills
-        the shape), and `box_targets` `[B, K, 4]`.
+      outputs: `class_outputs`, float32 `[B, K, classes]`, logits; `box_outputs`, float32
+        `[B, K, classes * 4]` or `[B, K, 4]`, encoded; `class_targets`, int `[B, K]` (0 for the
+        background, -1 for a RoI that only fills the shape); and `box_targets`, float32 `[B, K, 4]`,
+        encoded.
       losses: config of the losses.
       class_agnostic: whether all classes share one box.
 
     Returns:
-      The class loss and the box loss.
+      The class loss and the box loss, float32 scalars.
     """
     targets = tf.cast(outputs["class_targets"], tf.int32)
     is_sampled = tf.cast(targets >= 0, tf.float32)
@@ -132,9 +135,12 @@ def sum_box_loss(
     Args:
       losses: config of the losses, with `box_loss`.
       huber_delta: where Huber's loss becomes linear.
-      targets: `[..., 4]`, encoded boxes.
-      outputs: `[..., 4]`, predicted boxes.
-      weights: `[...]`, the weight of every box.
+      targets: float32 `[..., 4]`, encoded boxes.
+      outputs: float32 `[..., 4]`, predicted boxes, likewise.
+      weights: float32 `[...]`, the weight of every box.
+
+    Returns:
+      A float32 scalar.
     """
     loss_fn = {
         "l1": lambda: keras.losses.MeanAbsoluteError(reduction=_SUM),

@@ -7,6 +7,7 @@ import tensorflow as tf
 from libra_tf.compat import keras
 from libra_tf.modeling import mixed_precision
 from libra_tf.modeling.mmdetection import boxes as box_coder
+from libra_tf.ops.boxes import is_empty
 
 
 @keras.utils.register_keras_serializable(package="libra_tf")
@@ -30,9 +31,9 @@ class ROIGenerator(mixed_precision.MultilevelROIGenerator):
         """Proposes RoIs; see Model Garden's `MultilevelROIGenerator`.
 
         Returns:
-          boxes: `[B, num_proposals, 4]`, `[ymin, xmin, ymax, xmax]` in pixels, best first, padded
-            with -1.
-          scores: `[B, num_proposals]`.
+          boxes: float32 `[B, num_proposals, 4]`, `[ymin, xmin, ymax, xmax]` in pixels, best first,
+            padded with -1.
+          scores: float32 `[B, num_proposals]`, probabilities, 0 for padding.
         """
         prefix = "" if training else "test_"
         top_k = self._config_dict[f"{prefix}pre_nms_top_k"]
@@ -67,15 +68,17 @@ def _best_of_level(
     """Decodes the best boxes of one level.
 
     Args:
-      raw_boxes: `[B, height, width, anchors * 4]`, encoded.
-      raw_scores: `[B, height, width, anchors]`, logits.
-      anchors: `[B, height, width, anchors * 4]`, `[ymin, xmin, ymax, xmax]`.
-      image_shape: `[B, 2]`, height and width without padding, in pixels.
+      raw_boxes: float `[B, height, width, anchors * 4]`, encoded.
+      raw_scores: float `[B, height, width, anchors]`, logits.
+      anchors: float32 `[B, height, width, anchors * 4]`, `[ymin, xmin, ymax, xmax]` in pixels.
+      image_shape: float32 `[B, 2]`, height and width without padding, in pixels.
       top_k: number of boxes to return.
 
     Returns:
-      boxes: `[B, top_k, 4]`, best first, padded with zeros.
-      scores: `[B, top_k]`; `NO_SCORE` for padding and for boxes without area.
+      boxes: float32 `[B, top_k, 4]`, `[ymin, xmin, ymax, xmax]` in pixels, best first, padded with
+        zeros.
+      scores: float32 `[B, top_k]`, probabilities; `NO_SCORE` for padding and for boxes without
+        area.
     """
     batch_size = tf.shape(raw_scores)[0]
     scores = tf.sigmoid(tf.cast(tf.reshape(raw_scores, [batch_size, -1]), tf.float32))
@@ -86,7 +89,7 @@ def _best_of_level(
         for x in (raw_boxes, anchors)
     )
     boxes = box_coder.decode(deltas, anchors, image_shape[:, tf.newaxis])
-    scores = tf.where(box_coder.is_empty(boxes), box_coder.NO_SCORE, scores)
+    scores = tf.where(is_empty(boxes), box_coder.NO_SCORE, scores)
     padding = [[0, 0], [0, top_k - count]]
     boxes = tf.pad(boxes, [*padding, [0, 0]])
     scores = tf.pad(scores, padding, constant_values=box_coder.NO_SCORE)

@@ -1,0 +1,33 @@
+"""What cannot be written is said in one line."""
+
+import errno
+import os
+
+import pytest
+import tensorflow as tf
+
+from libra_tf.cli import outputs
+from libra_tf.cli.errors import UsageError
+
+pytestmark = pytest.mark.one_lane
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FULL, "No space left on device"),
+        (tf.errors.ResourceExhaustedError(None, None, "the bucket\nis full"), "the bucket"),
+    ],
+)
+def test_what_cannot_be_written_is_named(error, reason):
+    message = rf"^found/a\.json cannot be written \({reason}\); .* another place$"
+    with pytest.raises(UsageError, match=message), outputs.writing("found/a.json"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("a mistake"), KeyboardInterrupt()])
+def test_everything_else_goes_on_to_whom_it_concerns(error):
+    with pytest.raises(type(error)), outputs.writing("found"):
+        raise error
