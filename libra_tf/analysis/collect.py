@@ -14,7 +14,7 @@ from libra_tf.analysis.batches import Batch
 from libra_tf.analysis.detector import Detector
 from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
-from libra_tf.evaluation import subject
+from libra_tf.data import annotations
 from libra_tf.runs import results, trained_run
 
 _PICTURED_IMAGES = 3
@@ -94,7 +94,7 @@ def analyse(
     report(f"{run.folder}: loading {os.path.basename(run.checkpoint)}")
     detector = detectors.load(run)
     _check_finite(detector, run)
-    measures = _Measures(detector, subject.distinct(run.read_class_names()), point)
+    measures = _Measures(detector, annotations.distinct(run.read_class_names()), point)
     for index, batch in enumerate(detector.read(input_path, max_num_instances)):
         if index == num_batches:
             break

@@ -3,6 +3,7 @@
 The format: https://cocodataset.org/#format-data, "Object Detection".
 """
 
+import collections
 import dataclasses
 import hashlib
 import os
@@ -191,6 +192,16 @@ def category_entries(
         }
         for id_, name in class_names.items()
     ]
+
+
+def distinct(names: Mapping[int, str]) -> dict[int, str]:
+    """Returns names of classes that are all different: of equal ones, each has its id.
+
+    Args:
+      names: by category id.
+    """
+    number = collections.Counter(names.values())
+    return {id_: name if number[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
 
 
 def clip_annotations(annotation_file: AnnotationFile, issues: FindingLog) -> list[Annotation]:

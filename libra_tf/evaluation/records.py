@@ -11,7 +11,6 @@ from typing import Any
 from libra_tf import atomic
 from libra_tf.cli.errors import UsageError
 from libra_tf.data import annotations, boxes, json_files, problems
-from libra_tf.evaluation import subject
 
 PAGE, NUMBERS, RESULTS = "evaluation.html", "evaluation.json", "detections.json"
 FORMAT = 1
@@ -28,7 +27,7 @@ class Record:
       model: where its detector is from, such as a checkpoint.
       truth_digest: see `digest_of_truth`.
       image_ids: the images that it evaluated on.
-      class_names: name of each category id; see `subject.distinct`.
+      class_names: name of each category id; see `annotations.distinct`.
       results: its detections, in COCO's results format.
     """
 
@@ -103,7 +102,7 @@ def read_training_objects(folder: str, class_names: Mapping[int, str]) -> dict[i
     except (AttributeError, KeyError, TypeError, ValueError):
         # The page can do without.
         return None
-    if counts is None or names != subject.distinct(class_names):
+    if counts is None or names != annotations.distinct(class_names):
         return None
     return {int(id_): count for id_, count in counts.items()}
 

@@ -1,6 +1,5 @@
 """What is evaluated: the objects and the detections of some images."""
 
-import collections
 import contextlib
 import dataclasses
 import io
@@ -53,8 +52,10 @@ class Subject:
 
     @property
     def class_names(self) -> dict[int, str]:
-        """Name of each category id, in ascending order of the ids; see `distinct`."""
-        return distinct({id_: self.truth.cats[id_]["name"] for id_ in sorted(self.truth.cats)})
+        """Name of each category id, in ascending order of the ids, all different."""
+        return annotations.distinct(
+            {id_: self.truth.cats[id_]["name"] for id_ in sorted(self.truth.cats)}
+        )
 
     @property
     def supercategories(self) -> dict[int, str]:
@@ -123,16 +124,6 @@ def detected_area(entry: Mapping[str, Any], kind: str) -> float:
       kind: `BOXES` or `MASKS`.
     """
     return float(mask.area(entry["segmentation"]) if kind == MASKS else entry["area"])
-
-
-def distinct(names: Mapping[int, str]) -> dict[int, str]:
-    """Returns names of classes that are all different: of equal ones, each has its id.
-
-    Args:
-      names: by category id.
-    """
-    number = collections.Counter(names.values())
-    return {id_: name if number[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
 
 
 def of_listed_classes(

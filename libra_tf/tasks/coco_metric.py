@@ -10,6 +10,8 @@ import numpy as np
 from official.vision.evaluation import coco_evaluator
 from pycocotools import cocoeval
 
+from libra_tf.data import annotations
+
 _AREAS = {"": 0, " (small)": 1, " (medium)": 2, " (large)": 3}
 
 
@@ -36,7 +38,8 @@ class COCOEvaluator(coco_evaluator.COCOEvaluator):
 
     The per-category keys are Model Garden's: `Precision mAP ByCategory/NAME`, optionally with
     `@50IoU`, `@75IoU`, ` (small)`, ` (medium)` or ` (large)` before the slash, and with the prefix
-    `mask ` for masks. A category without objects has -1.
+    `mask ` for masks. Categories that share a name have their ids after it. A category without
+    objects has -1.
 
     Attributes:
       detections: detections of the last evaluation, by image id.
@@ -67,16 +70,19 @@ class COCOEvaluator(coco_evaluator.COCOEvaluator):
             "Precision mAP ByCategory@75IoU": precision[np.isclose(thresholds, 0.75), ..., 0],
         }
         start = f"{prefix} " if prefix else ""
+        names = self._category_names()
         return {
-            f"{start}{key}/{self._category_name(category)}": _mean_of_defined(values[:, :, index])
+            f"{start}{key}/{names.get(category, category)}": _mean_of_defined(values[:, :, index])
             for key, values in selections.items()
             for index, category in enumerate(coco_eval.params.catIds)
         }
 
-    def _category_name(self, category_id: int) -> str:
+    def _category_names(self) -> dict[int, str]:
+        """Returns a different name for each category id; none without an annotation file."""
         if not self._annotation_file:
-            return str(category_id)
-        return self._coco_gt.cats[category_id].get("name", str(category_id))
+            return {}
+        categories = self._coco_gt.cats.items()
+        return annotations.distinct({id_: c.get("name", str(id_)) for id_, c in categories})
 
 
 def _xywh_to_yxyx(boxes: np.ndarray) -> np.ndarray:

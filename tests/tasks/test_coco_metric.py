@@ -101,6 +101,21 @@ def test_metrics_per_category_are_those_of_pycocotools(annotation_file):
     assert 0.2 < metrics["AP"] < 0.99
 
 
+def test_classes_of_one_name_are_told_apart(annotation_file):
+    document = json.loads(pathlib.Path(annotation_file).read_text())
+    for category in document["categories"]:
+        category["name"] = "cell"
+    pathlib.Path(annotation_file).write_text(json.dumps(document))
+    evaluator = coco_metric.COCOEvaluator(
+        annotation_file, include_mask=False, per_category_metrics=True
+    )
+    evaluator.update_state(None, noisy_predictions(annotation_file, scale=2.0)[0])
+    metrics = evaluator.result()
+    of_classes = [metrics[f"Precision mAP ByCategory/cell ({id_})"] for id_ in NAMES]
+    assert of_classes[2] == -1
+    assert np.mean(of_classes[:2]) == pytest.approx(metrics["AP"], abs=1e-6)
+
+
 def test_masks_are_measured_and_kept(annotation_file):
     """Full masks on rectangular truth are as good as the boxes."""
     document = json.loads(pathlib.Path(annotation_file).read_text())
