@@ -12,7 +12,7 @@ from libra_tf.analysis import classes
 from libra_tf.analysis.detector import ClassHead
 from libra_tf.analysis.samples import Candidates
 from libra_tf.balance.samples import IGNORED, NEGATIVE, POSITIVE
-from libra_tf.evaluation import subject
+from libra_tf.data import annotations
 
 pytestmark = pytest.mark.one_lane
 
@@ -141,7 +141,7 @@ def test_ids_without_a_class_are_left_out():
 
 
 def test_classes_that_share_a_name_are_told_apart():
-    names = subject.distinct({1: "mouse", 2: "cat", 3: "mouse"})
+    names = annotations.distinct({1: "mouse", 2: "cat", 3: "mouse"})
     assert names == {1: "mouse (1)", 2: "cat", 3: "mouse (3)"}
     tally = classes.ClassTally(names)
     tally.add_image(np.array([1, 3, 3, 2]), {"anchors": _candidates([], [])})
