@@ -21,7 +21,7 @@ RETINANET_ROWS = {
     "balanced L1": (FPN,),
     "both": (),
 }
-# What `search.py` has found best on voc07, for the baseline and for Libra alike: this rate, and half
+# What `search.py` has found best on voc07, for the baseline and for Libra: this rate, and half
 # the usual weights. For Faster R-CNN there was no search.
 LITE0_RATE = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate=0.001"
 RETINANET_LITE0_HUBER = "task.losses.box_loss=huber,task.losses.box_loss_weight=25"
