@@ -194,10 +194,7 @@ def _settings(run: trained_run.TrainedRun) -> dict[str, Any]:
         "task.model.decoder.type": task.model.decoder.type,
         "task.losses.box_loss": task.losses.box_loss,
         "task.losses.balanced_l1": task.losses.balanced_l1.as_dict(),
-        "task.losses.class_weights": task.losses.class_weights,
-        "task.losses.class_weighting": task.losses.class_weighting,
         "task.train_data.repeat_threshold": task.train_data.get("repeat_threshold", 0.0),
-        "task.model.compatibility": task.model.compatibility,
     }
     if "roi_sampler" in task.model:
         for sampler in ("roi_sampler", "rpn_sampler"):
