@@ -46,6 +46,7 @@ _PRECISIONS = flags.DEFINE_multi_enum(
     "What to compute in; auto is bfloat16 where the device has it, else float32.",
 )
 _MMDET_PYTHON = mmdet_python.define()
+flags.declare_key_flag("mmdet_python")
 
 
 def comparisons(detector: str) -> Iterator[Comparison]:

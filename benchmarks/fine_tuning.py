@@ -53,6 +53,7 @@ WINDOWS = ((1, 5), (21, 25), (56, 60))
 
 _DATASET = flags.DEFINE_string("dataset", None, "Folder in COCO format.", required=True)
 _MMDET_PYTHON = mmdet_python.define(required=True)
+flags.declare_key_flag("mmdet_python")
 
 # By framework, the loss of every step.
 Losses = Mapping[str, Sequence[float]]

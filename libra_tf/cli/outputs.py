@@ -132,12 +132,27 @@ def writing(path: str) -> Iterator[None]:
 
 
 def _is_about_files(error: Exception) -> bool:
-    """Returns whether an error is of the system, or of TensorFlow, which has its own for files."""
+    """Returns whether an error is of the system, or one of TensorFlow's for files."""
+    if isinstance(error, OSError):
+        # A closed pipe is about the output; see `program.exit_status`.
+        return not isinstance(error, BrokenPipeError)
     # A program that has not imported TensorFlow need not wait for it here.
     tensorflow = sys.modules.get("tensorflow")
-    of_tensorflow = tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
-    # A closed pipe is about the output; see `program.exit_status`.
-    return of_tensorflow or (isinstance(error, OSError) and not isinstance(error, BrokenPipeError))
+    if tensorflow is None:
+        return False
+    errors = tensorflow.errors
+    return isinstance(
+        error,
+        (
+            errors.FailedPreconditionError,
+            errors.NotFoundError,
+            errors.PermissionDeniedError,
+            errors.ResourceExhaustedError,
+            errors.UnavailableError,
+            # What the system calls EIO.
+            errors.UnknownError,
+        ),
+    )
 
 
 def _make_remote_folder(flag: str, folder: str) -> None:

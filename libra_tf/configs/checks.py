@@ -229,7 +229,7 @@ def _check_compatible(task: hyperparams.Config) -> None:
             for key in fixed.keys() & config.as_dict().keys():
                 check_choice(f"{name}.{key}", getattr(config, key), (fixed[key],))
         if "head" in model:
-            heads = list(model.head.attribute_heads)
+            heads = list(model.head.attribute_heads or ())
             check_choice("task.model.head.attribute_heads", heads, ([],))
         # An epoch that is kept would end with a batch of both orientations.
         check_choice("task.train_data.cache", task.train_data.cache, (False,))

@@ -411,13 +411,13 @@ def _note_missing_masks(
         return False
     # A set: an annotation may be in both splits.
     without_mask = {
-        (splits[name].annotation_file.path.name, entry["id"])
+        (splits[name].annotation_file.path, entry["id"])
         for name, entries in cleaned.items()
         for entry in entries
         if "segmentation" not in entry
     }
-    for file_name, id_ in sorted(without_mask):
-        issues.add(_PARTLY_MASKED, f"{file_name}: annotation {id_}")
+    for path, id_ in sorted(without_mask):
+        issues.add(_PARTLY_MASKED, f"{path.name}: annotation {id_}")
     return not without_mask
 
 

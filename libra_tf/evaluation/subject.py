@@ -1,5 +1,6 @@
 """What is evaluated: the objects and the detections of some images."""
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -143,7 +144,8 @@ def same_classes(class_names: Mapping[int, str], others: Mapping[int, str]) -> d
 
     A data set may number its classes otherwise than the detector that was trained on it: an id
     below 1 cannot be trained on. So classes are the same if their names are. One without a name is
-    called by its number, which stands for the id. See `differences.is_same_class`.
+    called by its number, which stands for the id. Names may be spelled differently; see
+    `differences.spelling`.
 
     Args:
       class_names: names by category id.
@@ -152,15 +154,35 @@ def same_classes(class_names: Mapping[int, str], others: Mapping[int, str]) -> d
     Returns:
       For each id of `class_names` whose class the others have, their id.
     """
-    ids = {differences.spelling(name): id_ for id_, name in class_names.items()}
-    same = {}
-    for other, name in others.items():
-        spelling = differences.spelling(name)
-        if other in class_names and differences.is_same_class(other, class_names[other], name):
-            same[other] = other
-        elif spelling in ids:
-            same[ids[spelling]] = other
+    same: dict[int, int] = {}
+    # The surest first: "a" and "A" may be two classes.
+    for find in (_with_same_id, _with_same_name, _with_same_spelling):
+        own = {id_: name for id_, name in class_names.items() if id_ not in same}
+        theirs = {id_: name for id_, name in others.items() if id_ not in same.values()}
+        same |= find(own, theirs)
     return same
+
+
+def _with_same_id(own: Mapping[int, str], theirs: Mapping[int, str]) -> dict[int, int]:
+    shared = own.keys() & theirs.keys()
+    return {id_: id_ for id_ in shared if own[id_] in (theirs[id_], str(id_))}
+
+
+def _with_same_name(own: Mapping[int, str], theirs: Mapping[int, str]) -> dict[int, int]:
+    ids = {name: id_ for id_, name in theirs.items()}
+    return {id_: ids[name] for id_, name in own.items() if name in ids}
+
+
+def _with_same_spelling(own: Mapping[int, str], theirs: Mapping[int, str]) -> dict[int, int]:
+    ids, their_ids = map(_by_spelling, (own, theirs))
+    return {id_: their_ids[spelling] for spelling, id_ in ids.items() if spelling in their_ids}
+
+
+def _by_spelling(names: Mapping[int, str]) -> dict[str, int]:
+    """Returns the ids of the classes whose spelling no other class has."""
+    number = collections.Counter(map(differences.spelling, names.values()))
+    ids = {differences.spelling(name): id_ for id_, name in names.items()}
+    return {spelling: id_ for spelling, id_ in ids.items() if number[spelling] == 1}
 
 
 def _num_without_masks(entries: Sequence[dict[str, Any]]) -> int:

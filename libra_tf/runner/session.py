@@ -119,7 +119,7 @@ def run(
         step = int(trainer.global_step.numpy())
         evaluated = of_run.checkpoint or of_run.folder.checkpoint_of_step(step)
         made = {
-            "checkpoint": evaluated,
+            "checkpoint": evaluated if tf.io.gfile.exists(f"{evaluated}.index") else None,
             "TensorBoard logs": of_run.folder.path,
             "results": record.path if record.evaluations else None,
             "pictures": _draw_contact_sheet(of_run, _detections(trainer), progress),
@@ -174,6 +174,7 @@ def _prepare(
     _check_continues(folder, mode, params, dataset, class_names)
     chosen = config.choose_precision(draft, cluster.device_type(strategy))
     images = _dataset_name(dataset, params)
+    record = results.Results(folder, draft.experiment, images, chosen.dtype)
     _configure_computation(chosen, flag_values.seed)
     if "train" in mode and cluster.is_chief(strategy):
         # The run may be evaluated from another working directory.
@@ -191,7 +192,7 @@ def _prepare(
         dataset=dataset,
         class_names=class_names,
         precision=chosen,
-        record=results.Results(folder, draft.experiment, images, chosen.dtype),
+        record=record,
         checkpoint=checkpoint,
         measure_more=measure_more,
     )
@@ -341,7 +342,7 @@ def _draw_contact_sheet(
 def _write_page(
     of_run: _Run,
     detections: dict[int, Detections] | None,
-    checkpoint: str | None,
+    checkpoint: str,
     progress: Progress,
 ) -> str | None:
     """Writes the evaluation page, if it is wanted. Returns the file; None without one."""
@@ -352,7 +353,7 @@ def _write_page(
         of_run.params,
         detections,
         of_run.dataset,
-        checkpoint or of_run.folder.latest_checkpoint(),
+        checkpoint,
         of_run.flags.report_threshold,
         of_run.flags.compare,
         progress,

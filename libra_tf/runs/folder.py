@@ -63,10 +63,9 @@ class RunFolder:
         """Returns the path prefix of the newest checkpoint; None without a checkpoint."""
         return tf.train.latest_checkpoint(self.path)
 
-    def checkpoint_of_step(self, step: int) -> str | None:
-        """Returns the path prefix of the checkpoint of a training step; None without one."""
-        path = self.file(f"ckpt-{step}")
-        return path if tf.io.gfile.exists(f"{path}.index") else None
+    def checkpoint_of_step(self, step: int) -> str:
+        """Returns the path prefix that the checkpoint of a training step has or had."""
+        return self.file(f"ckpt-{step}")
 
     def latest_step(self) -> int:
         """Returns the training step of the newest checkpoint; 0 without one."""

@@ -19,6 +19,9 @@ from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.modeling import optimizers
 from libra_tf.runs.folder import EXPERIMENT, PARAMS, RunFolder
 
+# In the name of the average of a weight in a checkpoint.
+_AVERAGE = "/.OPTIMIZER_SLOT/optimizer/average/"
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
@@ -47,11 +50,13 @@ class TrainedRun:
         task = self.build_task()
         model = task.build_model()
         items = {"model": model}
-        optimizer = task.create_optimizer(self.params.trainer.optimizer_config)
-        averaged = optimizers.create_averages(optimizer, model)
-        if averaged:
-            items["optimizer"] = optimizer
+        averaged = ()
         with explaining_weights(self.folder, self.checkpoint):
+            if _has_averages(self.checkpoint):
+                optimizer = task.create_optimizer(self.params.trainer.optimizer_config)
+                averaged = optimizers.create_averages(optimizer, model)
+            if averaged:
+                items["optimizer"] = optimizer
             status = tf.train.Checkpoint(**items).read(self.checkpoint)
             status.expect_partial().assert_existing_objects_matched()
         if averaged:
@@ -69,6 +74,11 @@ class TrainedRun:
             names = read_category_names(self.params.task.annotation_file)
         ids = range(1, self.params.task.model.num_classes)
         return {category: names.get(category, str(category)) for category in ids}
+
+
+def _has_averages(checkpoint: str) -> bool:
+    """Returns whether averages of the weights are saved; a training may get them as it goes on."""
+    return any(_AVERAGE in name for name, _ in tf.train.list_variables(checkpoint))
 
 
 @contextlib.contextmanager

@@ -95,6 +95,11 @@ def test_classes_with_the_same_name_are_told_apart():
         ({1: "1", 2: "2"}, {1: "cat", 2: "dog"}, {1: 1, 2: 2}),
         ({1: "dog", 2: "dog"}, {1: "dog", 2: "dog"}, {1: 1, 2: 2}),
         ({1: "cat"}, {1: "dog"}, {}),
+        # What only differs in case is the same where nothing fits better.
+        ({1: "A", 2: "a"}, {0: "A", 1: "a"}, {1: 0, 2: 1}),
+        ({1: "A"}, {1: "b", 2: "a"}, {1: 2}),
+        ({1: "A"}, {2: "a", 3: "a_", 4: "a "}, {1: 2}),
+        ({1: "a b"}, {2: "a-b", 3: "A B"}, {}),
         # As MMDetection has written one class.
         ({1: "traffic_light", 2: "dog"}, {2: "Dog", 10: "traffic light"}, {1: 10, 2: 2}),
     ],

@@ -80,19 +80,9 @@ class Result:
 
 
 def connect(target: Target) -> Transport:
-    """Returns the transport for the server's protocol.
-
-    Raises:
-      UsageError: if the server's address names no supported protocol.
-    """
-    scheme, separator, address = target.server.partition("://")
-    if not separator or not address or scheme not in ("grpc", "http", "https"):
-        raise UsageError(
-            f"--server={target.server}: write grpc://HOST:PORT, http://HOST:PORT or "
-            "https://HOST:PORT"
-        )
+    """Returns the transport for the server's protocol."""
     # Imported here because importing TensorFlow takes seconds, and REST does not need it.
-    if scheme == "grpc":
+    if target.server.startswith("grpc://"):
         from libra_tf.inference.client import grpc_api
 
         return grpc_api.GrpcTransport(target)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from libra_tf.cli.errors import UsageError
+
 SIGNATURE = "serving_default"
 INPUT = "image_bytes"
 
@@ -18,6 +20,9 @@ class Target:
       timeout: seconds that one request may take.
       retries: how often a request is sent again if the server cannot be reached or is overloaded.
       concurrency: how many requests are sent at once.
+
+    Raises:
+      UsageError: if `server` names no supported protocol.
     """
 
     server: str
@@ -27,6 +32,14 @@ class Target:
     timeout: float = 30.0
     retries: int = 3
     concurrency: int = 4
+
+    def __post_init__(self) -> None:
+        scheme, separator, address = self.server.partition("://")
+        if not separator or not address or scheme not in ("grpc", "http", "https"):
+            raise UsageError(
+                f"--server={self.server}: write grpc://HOST:PORT, http://HOST:PORT or "
+                "https://HOST:PORT"
+            )
 
     def __str__(self) -> str:
         which = "" if self.version is None else f" version {self.version}"
