@@ -435,7 +435,7 @@ def test_the_port_of_the_other_protocol(exported, server, protocol):
 @both_protocols
 def test_waiting_until_the_model_is_loaded(exported, server, protocol):
     server.models["shapes"].states[1] = LOADING
-    target = Target("", "shapes")
+    target = Target("http://localhost", "shapes")
     with connected(server, protocol) as transport:
         message = r"not available yet \(version 1 LOADING\); use --wait"
         with pytest.raises(UsageError, match=message):
