@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from official.core import config_definitions as cfg
+from official.vision.configs import maskrcnn
 from PIL import Image
 
 from libra_tf.runner import contact_sheet
@@ -18,7 +18,7 @@ EMPTY = Detections(np.zeros([0, 4]), np.zeros([0], int), np.zeros([0]))
 def draw(path, dataset, detections, input_path=None, class_names=None):
     assert contact_sheet.draw(
         str(path),
-        cfg.DataConfig(input_path=input_path or dataset.val.input_path),
+        maskrcnn.DataConfig(input_path=input_path or dataset.val.input_path),
         detections,
         class_names or dataset.class_names,
     )
@@ -69,7 +69,7 @@ def test_without_an_image_there_is_no_picture(tiny_shapes, tmp_path):
     path = tmp_path / "none.png"
     names = tiny_shapes.class_names
     for input_path, image_id in ((tiny_shapes.val.input_path, 99), (str(tmp_path / "gone*"), 1)):
-        data = cfg.DataConfig(input_path=input_path)
+        data = maskrcnn.DataConfig(input_path=input_path)
         assert not contact_sheet.draw(str(path), data, {image_id: EMPTY}, names)
     assert not path.exists()
 
@@ -80,7 +80,7 @@ def test_compressed_records(tiny_shapes, tmp_path):
     with tf.io.TFRecordWriter(compressed, "GZIP") as writer:
         for record in tf.data.TFRecordDataset(tf.io.gfile.glob(tiny_shapes.val.input_path)):
             writer.write(record.numpy())
-    data = cfg.DataConfig(input_path=compressed, file_type="tfrecord_compressed")
+    data = maskrcnn.DataConfig(input_path=compressed, file_type="tfrecord_compressed")
     path = tmp_path / "compressed.png"
     assert contact_sheet.draw(str(path), data, {1: EMPTY}, tiny_shapes.class_names)
     with Image.open(path) as image:
