@@ -88,10 +88,7 @@ def write(
         measured[kind] = measures.measure(subject, kind, evaluation.score_threshold, progress)
     compared = _compare(evaluation, subject, progress) if evaluation.compared else None
     encoded = records.encode_results(evaluation.results)
-    content = {
-        **_content(evaluation, subject, measured, compared),
-        "detections_digest": records.digest_of_results(encoded),
-    }
+    content = _content(evaluation, subject, measured, compared, encoded)
     html = page.render(content, _drawings(measured, evaluation.read_images))
     files = {
         records.RESULTS: encoded,
@@ -117,8 +114,9 @@ def _content(
     subject: Subject,
     measured: Mapping[str, Measured],
     compared: dict[str, Any] | None,
+    encoded: str,
 ) -> dict[str, Any]:
-    """Returns what `evaluation.json` holds, but the digest of the detections."""
+    """Returns what `evaluation.json` holds; `encoded` is the text of the file of detections."""
     image_ids = subject.image_ids
     return {
         "format": records.FORMAT,
@@ -132,6 +130,7 @@ def _content(
         "why_no_masks": subject.why_no_masks,
         "image_ids": image_ids,
         "truth_digest": records.digest_of_truth(evaluation.truth, image_ids),
+        "detections_digest": records.digest_of_results(encoded),
         "classes": subject.class_names,
         "training_objects": evaluation.training_objects,
         "kinds": {kind: of.numbers for kind, of in measured.items()},

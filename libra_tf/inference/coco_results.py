@@ -127,7 +127,15 @@ def evaluate(
     Raises:
       UsageError: if a detection belongs to an image or a category that is not listed.
     """
-    evaluated = subject.make(annotation_file, results, image_ids)
+    return measure(subject.make(annotation_file, results, image_ids))
+
+
+def measure(evaluated: subject.Subject) -> dict[str, float]:
+    """Measures the average precision of objects and detections; see `evaluate`.
+
+    Args:
+      evaluated: the objects and detections.
+    """
     return to_metrics(
         {
             kind: average_precision.measure(matching.match(evaluated, kind))["all"]
