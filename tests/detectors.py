@@ -18,7 +18,7 @@ from libra_tf.runs.folder import RunFolder
 SMALL = {
     "model": {
         "input_size": [64, 64, 3],
-        "backbone": {"resnet": {"depth_multiplier": 0.25}},
+        "backbone": {"resnet": {"model_id": 10, "depth_multiplier": 0.25}},
         "decoder": {"libra_fpn": {"num_filters": 16}},
         "detection_generator": {"max_num_detections": 50},
     },

@@ -10,7 +10,7 @@ from tests.detectors import write_run
 SMALL = {
     "model": {
         "input_size": [64, 64, 3],
-        "backbone": {"resnet": {"depth_multiplier": 0.25}},
+        "backbone": {"resnet": {"model_id": 10, "depth_multiplier": 0.25}},
         "decoder": {"libra_fpn": {"num_filters": 16}, "fpn": {"num_filters": 16}},
     },
     "train_data": {"global_batch_size": 4},

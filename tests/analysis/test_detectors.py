@@ -157,6 +157,7 @@ def read_seeded(detector):
 @pytest.mark.parametrize(
     "sampler", [{"type": "random"}, {"type": "iou_balanced", "max_negatives_per_positive": 2}]
 )
+@pytest.mark.slow
 def test_anchors_are_sampled_as_in_training(report_of_both, sampler):
     run = read_run(report_of_both.model_dirs[1])
     run.params.task.model.override({"rpn_sampler": sampler})
@@ -193,6 +194,7 @@ def test_losses_of_mask_rcnn_are_those_of_its_training_step(run_with_masks):
     assert detector.modules["mask_head"]
 
 
+@pytest.mark.slow
 def test_masks_that_the_images_lack(run_with_masks, report_of_both, tiny_shapes, tmp_path):
     boxes, output = report_of_both.model_dirs[1], tmp_path / "report"
     message = f"{run_with_masks} predicts masks, but the training images of {boxes} have none; "

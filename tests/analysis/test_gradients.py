@@ -108,6 +108,7 @@ def fasterrcnn_losses(detector, batch, kind):
     ],
     ids=["retinanet", "fasterrcnn"],
 )
+@pytest.mark.slow
 def test_inliers_and_outliers_are_the_whole_box_gradient(
     report_of_both, index, changes, compute_losses
 ):

@@ -469,6 +469,7 @@ def run_folder(golden_models, tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_folder_of_a_run(run_folder, imported):
     run = trained_run.read(run_folder)
     assert run.read_class_names() == dict(zip(range(1, 6), "abcde", strict=True))

@@ -21,6 +21,7 @@ def test_every_stage_is_within_tolerance(imported, golden_models, name, size):
     assert all(c.is_within for c in comparisons), verify.table(name, comparisons)
 
 
+@pytest.mark.slow
 def test_called_as_any_detector(imported, golden_models):
     with np.load(golden_models / "libra_retinanet_r50_96x160.npz") as file:
         numbers = dict(file)

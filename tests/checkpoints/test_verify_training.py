@@ -61,6 +61,7 @@ def wrong_stages(imported, numbers, name):
         (SAMPLED, "loss:loss_rpn_cls", lambda x: x * 1.001),
     ],
 )
+@pytest.mark.slow
 def test_sees_what_is_wrong(imported, files, name, key, change):
     numbers = without_training(files[name])
     wrong = wrong_stages(imported, {**numbers, key: change(numbers[key])}, name)
@@ -86,6 +87,7 @@ def test_sees_keras_momentum(imported, files, monkeypatch):
     assert any(stage.startswith("final") for stage in wrong)
 
 
+@pytest.mark.slow
 def test_weights_are_the_same_afterwards(imported, files):
     model = imported[RETINANET].model
     before = model.get_weights()

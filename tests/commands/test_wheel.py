@@ -14,7 +14,8 @@ pytestmark = pytest.mark.one_lane
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = (
-    "task.model.input_size=[64,64,3],task.model.backbone.resnet.depth_multiplier=0.25,"
+    "task.model.input_size=[64,64,3],"
+    "task.model.backbone.resnet.model_id=10,task.model.backbone.resnet.depth_multiplier=0.25,"
     "task.model.decoder.libra_fpn.num_filters=16,task.train_data.global_batch_size=2"
 )
 TWO_STEPS = f"{TINY},trainer.train_steps=2,trainer.validation_interval=2,trainer.steps_per_loop=1"
@@ -69,7 +70,7 @@ def draw(layout, folder):
     return LAYOUTS[layout](pathlib.Path(shapes), folder / layout)
 
 
-@pytest.mark.parametrize("layout", ["yolo", "coco_2017"])
+@pytest.mark.parametrize("layout", ["yolo", pytest.param("coco_2017", marks=pytest.mark.slow)])
 def test_from_a_folder_to_a_checkpoint(layout, libra_tf, tmp_path):
     printed = libra_tf(
         "train",

@@ -70,6 +70,7 @@ def test_proposals_go_where_the_instances_go(parse, flip):
     assert flipped == {False, True}
 
 
+@pytest.mark.slow
 def test_the_rest_is_as_without_proposals(parse):
     rng = np.random.default_rng(0)
     crowd = np.arange(20) % 5 == 0

@@ -226,6 +226,7 @@ STEPS = 6
 
 @settings(max_examples=20, deadline=None)
 @given(data=st.data(), images=IMAGES)
+@pytest.mark.slow
 def test_the_rest_of_the_stream(tmp_path_factory, data, images):
     folder = tmp_path_factory.mktemp("records")
     num_files = data.draw(st.integers(1, 3), label="files")

@@ -228,6 +228,7 @@ def test_every_level_gets_its_own_sample():
         tf.nest.map_structure(np.testing.assert_array_equal, after[name], before[name])
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_nothing():
     """Replicas take turns, each with its share of a batch."""
 

@@ -654,6 +654,7 @@ def test_rest_needs_no_tensorflow(exported, server, tmp_path):
 
 
 @only_retinanet
+@pytest.mark.slow
 def test_a_server_that_is_killed(exported, config_file, tmp_path):
     """What was answered is written; the rest is given up with one line, not one per image."""
     process = subprocess.Popen(

@@ -76,6 +76,9 @@ def found_objects(exported, tiny_shapes, val_images, tmp_path):
     return str(path)
 
 
+@pytest.mark.parametrize(
+    "exported", ["retinanet", pytest.param("fasterrcnn", marks=pytest.mark.slow)], indirect=True
+)
 def test_precision_is_that_of_the_evaluation(
     exported, found_objects, images_folder, tmp_path, monkeypatch
 ):
@@ -119,6 +122,7 @@ def test_results_are_read_by_pycocotools(exported, found_objects, images_folder,
 
 
 @one_detector
+@pytest.mark.slow
 def test_the_page_of_the_evaluation(exported, found_objects, images_folder, tmp_path):
     """With the pictures of the files, and beside another evaluation."""
     options = {"annotations": found_objects}
@@ -157,6 +161,7 @@ def test_another_evaluation_of_other_data_is_refused_before_detection(
 
 
 @one_detector
+@pytest.mark.slow
 def test_ground_truth_of_a_voc_folder(exported, tiny_shapes, tmp_path):
     """The classes are in another order there, and are found by their names."""
     by_id = tiny_shapes.val.annotation_file

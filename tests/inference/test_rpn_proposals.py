@@ -21,7 +21,7 @@ SMALL = {
         "annotation_file": None,
         "model": {
             "input_size": [128, 128, 3],
-            "backbone": {"resnet": {"depth_multiplier": 0.25}},
+            "backbone": {"resnet": {"model_id": 10, "depth_multiplier": 0.25}},
             "decoder": {"libra_fpn": {"num_filters": 16}},
         },
         "validation_data": {"global_batch_size": 4},
@@ -48,6 +48,7 @@ def run(tiny_shapes, tmp_path_factory):
     return folder, task, model
 
 
+@pytest.mark.slow
 def test_fast_rcnn_is_given_what_the_rpn_proposes(run, tiny_shapes, tmp_path):
     model_dir, task, model = run
     lines = []

@@ -96,6 +96,7 @@ def test_a_turned_video_is_drawn_upright(exported, clip, tmp_path):
 
 
 @one_detector
+@pytest.mark.slow
 def test_detections_are_those_of_the_frames(exported, clip, tmp_path):
     lines = []
     prediction.predict_video(

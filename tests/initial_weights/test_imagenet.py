@@ -193,7 +193,12 @@ def test_lite0_takes_another_epsilon():
 
 
 @pytest.mark.parametrize(
-    ("version", "width"), [("MobileNetV1", 0.25), ("MobileNetV2", 1.0), ("MobileNetV2", 0.35)]
+    ("version", "width"),
+    [
+        ("MobileNetV1", 0.25),
+        pytest.param("MobileNetV2", 1.0, marks=pytest.mark.slow),
+        ("MobileNetV2", 0.35),
+    ],
 )
 def test_mobilenets_give_keras_features(version, width, tmp_path):
     build = keras_applications._MOBILENETS[version]
@@ -356,7 +361,10 @@ def test_a_missing_package_is_named(monkeypatch):
 # In a detector.
 
 
-@pytest.mark.parametrize("experiment", ["libra_retinanet_lite0", "libra_fasterrcnn_lite0"])
+@pytest.mark.parametrize(
+    "experiment",
+    ["libra_retinanet_lite0", pytest.param("libra_fasterrcnn_lite0", marks=pytest.mark.slow)],
+)
 def test_a_detector_starts_with_the_weights(experiment):
     config = exp_factory.get_exp_config(experiment)
     config.task.model.input_size = [64, 64, 3]

@@ -17,7 +17,7 @@ SMALL = {
     "num_classes": 5,
     "include_mask": False,
     "max_level": 4,
-    "backbone": {"resnet": {"model_id": 18, "depth_multiplier": 0.25}},
+    "backbone": {"resnet": {"model_id": 10, "depth_multiplier": 0.25}},
     "decoder": {"fpn": {"num_filters": 16}},
     "detection_head": {"num_convs": 0, "fc_dims": 16},
     "roi_generator": {

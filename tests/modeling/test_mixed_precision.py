@@ -22,10 +22,10 @@ CASCADE = {
 MMDETECTION = {"compatibility": "mmdetection"}
 VARIANTS = [
     (EXPERIMENTS[0], {}),
-    (EXPERIMENTS[1], {"roi_sampler": {"type": "random"}}),
-    pytest.param(EXPERIMENTS[1], {}, marks=pytest.mark.one_lane),
-    pytest.param(EXPERIMENTS[1], CASCADE, marks=pytest.mark.one_lane),
-    pytest.param(EXPERIMENTS[0], MMDETECTION, marks=pytest.mark.one_lane),
+    pytest.param(EXPERIMENTS[1], {"roi_sampler": {"type": "random"}}, marks=pytest.mark.one_lane),
+    pytest.param(EXPERIMENTS[1], {}, marks=pytest.mark.slow),
+    pytest.param(EXPERIMENTS[1], CASCADE, marks=pytest.mark.slow),
+    pytest.param(EXPERIMENTS[0], MMDETECTION, marks=pytest.mark.slow),
     pytest.param(EXPERIMENTS[1], MMDETECTION, marks=pytest.mark.slow),
 ]
 

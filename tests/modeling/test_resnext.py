@@ -83,6 +83,7 @@ def test_grouped_convolution_and_gradients(strides, native, jit_compile, monkeyp
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_onednn():
     """The groups one after the other, where TensorFlow has no gradient for them."""
     code = """

@@ -55,6 +55,7 @@ def test_adding_is_resizing_and_adding(coarse_size, size, divides):
     np.testing.assert_allclose(tape.gradient(added, coarse, x), of_coarse, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize("axis", [1, 2])
 def test_every_pair_of_sizes_up_to_40(axis):
     """Along one axis at a time: the maximum over a rectangle is that over rows, then columns."""

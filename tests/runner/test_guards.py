@@ -137,7 +137,7 @@ def test_a_signal_in_an_evaluation_saves_the_weights_of_the_training(tiny_shapes
         {
             "model": {
                 "input_size": [64, 64, 3],
-                "backbone": {"resnet": {"depth_multiplier": 0.25}},
+                "backbone": {"resnet": {"model_id": 10, "depth_multiplier": 0.25}},
                 "decoder": {"libra_fpn": {"num_filters": 16}},
             },
             "train_data": {"global_batch_size": 2, "shuffle_buffer_size": 1},

@@ -26,7 +26,7 @@ runtime:
 task:
   model:
     input_size: [64, 64, 3]
-    backbone: {{resnet: {{depth_multiplier: 0.25}}}}
+    backbone: {{resnet: {{model_id: 10, depth_multiplier: 0.25}}}}
     decoder: {{libra_fpn: {{num_filters: 16}}}}
   train_data: {{global_batch_size: 4}}
 trainer: {{train_steps: {steps}, checkpoint_interval: 10, steps_per_loop: 5}}

@@ -37,7 +37,8 @@ def command(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("resume")
     folder = make_shapes(root / "shapes", num_train=6, num_val=2, image_size=64, report=str)
     override = (
-        "task.model.input_size=[64,64,3],task.model.backbone.resnet.depth_multiplier=0.25,"
+        "task.model.input_size=[64,64,3],"
+        "task.model.backbone.resnet.model_id=10,task.model.backbone.resnet.depth_multiplier=0.25,"
         "task.model.decoder.libra_fpn.num_filters=16,task.train_data.global_batch_size=2,"
         f"trainer.train_steps={STEPS},trainer.checkpoint_interval=10,trainer.steps_per_loop=1,"
         f"runtime.mixed_precision_dtype={dtype}"

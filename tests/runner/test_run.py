@@ -19,7 +19,8 @@ from libra_tf.data import make_shapes
 USERS_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = (
-    "task.model.input_size=[64,64,3],task.model.backbone.resnet.depth_multiplier=0.25,"
+    "task.model.input_size=[64,64,3],"
+    "task.model.backbone.resnet.model_id=10,task.model.backbone.resnet.depth_multiplier=0.25,"
     "task.model.decoder.libra_fpn.num_filters=16,task.train_data.global_batch_size=2,"
     "task.validation_data.global_batch_size=4,trainer.train_steps={steps},"
     "trainer.validation_interval=2,trainer.checkpoint_interval=2,trainer.steps_per_loop=1"
@@ -184,6 +185,7 @@ def test_a_finished_run_is_evaluated_again(trained):
 
 
 @pytest.mark.one_lane
+@pytest.mark.slow
 def test_a_run_is_evaluated_as_its_folder_says(trained, tmp_path):
     """Experiment, config and data set are those of the run, wherever the command is given."""
     model_dir, _, arguments = trained
@@ -220,6 +222,7 @@ def test_a_run_is_evaluated_as_its_folder_says(trained, tmp_path):
 
 
 @pytest.mark.one_lane
+@pytest.mark.slow
 def test_another_experiments_folder_is_refused(trained):
     _, _, arguments = trained
     arguments = ["--experiment=libra_fasterrcnn_demo" if "--exp" in a else a for a in arguments]
@@ -230,6 +233,7 @@ def test_another_experiments_folder_is_refused(trained):
 
 
 @pytest.mark.one_lane
+@pytest.mark.slow
 def test_fast_rcnn_without_proposals(folder, tmp_path):
     result = run(
         "--mode=train",
@@ -296,6 +300,7 @@ def test_a_checkpoint_of_which_nothing_fits(trained, tmp_path):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_tensorflow_addons(folder, tmp_path):
     """It trains and evaluates in the addons lane; the current one refuses it at once."""
     override = tmp_path / "optimizer.yaml"

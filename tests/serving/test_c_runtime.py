@@ -48,13 +48,8 @@ def row(name, answered, refused, wrong):
     return rf"(?m)^{name} +{answered} +{refused} +{wrong}$"
 
 
-@pytest.mark.parametrize(
-    "exported", ["retinanet", pytest.param("fasterrcnn", marks=pytest.mark.slow)], indirect=True
-)
-@pytest.mark.parametrize(
-    ("requests", "num_damaged"),
-    [(100, 60), pytest.param(10_000, 1_000, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("requests", "num_damaged"), [(100, 60), (10_000, 1_000)])
 def test_a_shared_session_answers_right_before_and_after_damage(
     detector, run, requests, num_damaged
 ):

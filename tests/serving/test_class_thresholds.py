@@ -121,6 +121,7 @@ def assert_filtered(found, everything, thresholds):
 
 
 @only_retinanet
+@pytest.mark.slow
 def test_in_a_saved_model_whose_answers_are_trimmed(exported, tmp_path):
     everything = local.open_detector(exported.folder).predict(FILES)
     thresholds = choose(everything, GENERAL)

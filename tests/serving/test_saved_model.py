@@ -226,6 +226,7 @@ def test_an_export_in_bfloat16(exported, tmp_path):
 
 @pytest.mark.one_lane
 @only_retinanet
+@pytest.mark.slow
 def test_class_agnostic_suppression_is_that_of_the_evaluation(exported, tmp_path):
     suppression = {"nms_version": "v2", "use_class_agnostic_nms": True}
     model_dir = copy_run(exported.model_dir, tmp_path / "run", **suppression)

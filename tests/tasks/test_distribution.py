@@ -30,6 +30,7 @@ def configure(experiment, dataset):
     use_dataset(params, dataset)
     model = params.task.model
     model.input_size = [64, 64, 3]
+    model.backbone.resnet.model_id = 10
     model.backbone.resnet.depth_multiplier = 0.25
     model.decoder.libra_fpn.num_filters = 16
     # Statistics of a replica's own images would be others.

@@ -22,7 +22,7 @@ SMALL = {
             "input_size": [64, 64, 3],
             "num_classes": 5,
             "max_level": 4,
-            "backbone": {"resnet": {"model_id": 18, "depth_multiplier": 0.25}},
+            "backbone": {"resnet": {"model_id": 10, "depth_multiplier": 0.25}},
             "decoder": {"libra_fpn": {"num_filters": 16}, "fpn": {"num_filters": 16}},
             "detection_head": {"fc_dims": 16},
             "roi_sampler": {"num_sampled_rois": 16},

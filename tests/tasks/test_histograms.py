@@ -27,7 +27,7 @@ pytestmark = pytest.mark.one_lane
 SMALL = {
     "model": {
         "input_size": [64, 64, 3],
-        "backbone": {"resnet": {"depth_multiplier": 0.25}},
+        "backbone": {"resnet": {"model_id": 10, "depth_multiplier": 0.25}},
         "decoder": {"libra_fpn": {"num_filters": 16}},
     },
     "train_data": {"global_batch_size": 4, "shuffle_buffer_size": 1},
@@ -139,6 +139,7 @@ def fold(shares):
         pytest.param("libra_fasterrcnn_demo", "proposals", "frcnn_box", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_step_counts_what_the_report_counts(experiment, kind, loss, tiny_shapes):
     """Of the same image, with the same draws: seeds and steps are 0."""
     params = make_params(experiment, tiny_shapes, {"losses": {"balanced_l1": {"beta": 0.3}}})

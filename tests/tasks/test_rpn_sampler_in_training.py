@@ -24,6 +24,7 @@ def make(tiny_shapes):
         config = exp_factory.get_exp_config("libra_fasterrcnn_demo")
         task = config.task
         task.model.input_size = [64, 64, 3]
+        task.model.backbone.resnet.model_id = 10
         task.model.backbone.resnet.depth_multiplier = 0.25
         task.model.decoder.libra_fpn.num_filters = 16
         task.model.override({"rpn_sampler": sampler})
@@ -116,6 +117,7 @@ def test_published_experiments_limit_the_negatives():
         assert sampler.type == "random" and sampler.max_negatives_per_positive == 5
 
 
+@pytest.mark.slow
 def test_a_training_step(make):
     config = make(ON)
     task = task_factory.get_task(config.task)

@@ -20,7 +20,7 @@ SMALL = {
         "model": {
             "input_size": [128, 128, 3],
             "num_classes": 5,
-            "backbone": {"resnet": {"model_id": 18, "depth_multiplier": 0.25}},
+            "backbone": {"resnet": {"model_id": 10, "depth_multiplier": 0.25}},
             "decoder": {"fpn": {"num_filters": 16}},
         },
         "train_data": {"global_batch_size": 2, "dtype": "float32", "shuffle_buffer_size": 1},
@@ -132,7 +132,12 @@ def test_all_off_is_model_garden(detector, tiny_shapes, model_garden):
 
 @pytest.mark.one_lane
 @pytest.mark.parametrize(
-    ("detector", "switch"), [(d, s) for d, switches in SWITCHES.items() for s in switches]
+    ("detector", "switch"),
+    [
+        pytest.param(detector, switch, marks=pytest.mark.slow if detector == "fasterrcnn" else ())
+        for detector, switches in SWITCHES.items()
+        for switch in switches
+    ],
 )
 def test_each_switch_alone_changes_the_loss(detector, switch, tiny_shapes, model_garden):
     their_losses, their_graph, batch = model_garden[detector]

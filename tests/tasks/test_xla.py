@@ -27,7 +27,7 @@ def configure(experiment, dtype, dataset):
     model = params.task.model
     model.input_size = [64, 64, 3]
     model.max_level = 4
-    model.backbone.resnet.model_id = 18
+    model.backbone.resnet.model_id = 10
     model.backbone.resnet.depth_multiplier = 0.25
     model.decoder.libra_fpn.num_filters = 16
     model.norm_activation.use_sync_bn = False
