@@ -39,7 +39,7 @@ _SETTINGS = flags.DEFINE_multi_float(
     "settings", [0, 0.25, 0.5, 1], "Settings of each dial.", lower_bound=0, upper_bound=1
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings per row and setting.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 450, "Steps of 8 images per training.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 250, "Steps of 8 images per training.", lower_bound=1)
 _RECORDS = flags.DEFINE_string(
     "records",
     str(ROOT / "benchmarks/records/dials.jsonl"),

@@ -76,12 +76,12 @@ def train_once(
     """
     if any(key.items() <= record.items() for record in read(records)):
         return
-    model_dir = _folder(runs, key)
+    model_dir = folder(runs, key)
     print(f"training {model_dir.name}: {model_dir}", flush=True)
     command = [sys.executable, str(ROOT / "run.py"), "--mode=train_and_eval", *arguments]
-    is_compared = baseline is not None and (_folder(runs, baseline) / _EVALUATION).exists()
+    is_compared = baseline is not None and (folder(runs, baseline) / _EVALUATION).exists()
     if is_compared:
-        command.append(f"--compare={_folder(runs, baseline)}")
+        command.append(f"--compare={folder(runs, baseline)}")
     subprocess.run([*command, f"--model_dir={model_dir}"], check=True)
     results = json.loads((model_dir / "results.json").read_text())
     per_class = {k: v for k, v in results.items() if k.startswith("Precision mAP ByCategory/")}
@@ -90,9 +90,7 @@ def train_once(
     if is_compared:
         evaluation = json.loads((model_dir / _EVALUATION).read_text())
         record["gained"] = evaluation["compared"]["kinds"]["bbox"]["differences"]["AP"]
-    os.makedirs(os.path.dirname(records), exist_ok=True)
-    with open(records, "a") as file:
-        file.write(json.dumps(record) + "\n")
+    append(records, record)
 
 
 def train_on_shapes(
@@ -118,15 +116,21 @@ def train_on_shapes(
       steps: number of steps.
     """
     name = shapes.folder_name(**DEMO_SHAPES, dials=dials)
-    folder = make_shapes(os.path.join(runs, "images", name), **DEMO_SHAPES, dials=dials)
+    images = make_shapes(os.path.join(runs, "images", name), **DEMO_SHAPES, dials=dials)
     flags_of_row = arguments(
-        experiment, folder, seed, overrides, schedule(DEMO_SHAPES["image_size"], steps)
+        experiment, images, seed, overrides, schedule(DEMO_SHAPES["image_size"], steps)
     )
     key = {"dataset": name, **row, "seed": seed, "steps": steps}
     train_once(records, runs, key, flags_of_row)
 
 
-def _folder(runs: str, key: Mapping[str, Any]) -> pathlib.Path:
+def folder(runs: str, key: Mapping[str, Any]) -> pathlib.Path:
+    """Returns the folder of a training.
+
+    Args:
+      runs: see `train_once`.
+      key: see `train_once`.
+    """
     return pathlib.Path(runs) / "-".join(map(str, key.values())).replace(" ", "_")
 
 
@@ -140,6 +144,18 @@ def read(records: str) -> list[dict[str, Any]]:
         return []
     with open(records) as file:
         return [json.loads(line) for line in file]
+
+
+def append(records: str, record: Mapping[str, Any]) -> None:
+    """Records something as a further line.
+
+    Args:
+      records: the file; it is made, with its folder, if there is none.
+      record: what JSON can hold.
+    """
+    os.makedirs(os.path.dirname(records), exist_ok=True)
+    with open(records, "a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def mean_and_spread(values: Sequence[float], sign: str = ".3f") -> str:

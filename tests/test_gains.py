@@ -75,10 +75,10 @@ def test_the_report_finds_the_records_of_each_setting(tmp_path):
     records = [
         {"dataset": dataset, "row": row, "seed": 0, "steps": steps, "AP": ap}
         for dataset, row, steps, ap in (
-            (plain, "baseline", 450, 0.5),
-            (plain, "balanced L1", 450, 0.6),
-            (turned, "baseline", 450, 0.3),
-            (turned, "balanced pyramid", 450, 0.35),
+            (plain, "baseline", 250, 0.5),
+            (plain, "balanced L1", 250, 0.6),
+            (turned, "baseline", 250, 0.3),
+            (turned, "balanced pyramid", 250, 0.35),
             (turned, "balanced L1", 9, 0.9),
         )
     ]
