@@ -7,12 +7,15 @@
 The built-in shapes are drawn with one dial turned at a time (`libra_tf/data/dials.py`). At each of
 its settings, Faster R-CNN is trained without Libra's components and with each of them alone. The
 rows and seeds are those of every setting, so a gain is a mean of differences between trainings with
-the same seed, given with its standard error.
+the same seed, given with its standard error. At 0, there is one more row, with IoU-balanced
+sampling of the RPN's anchors, which is no part of Libra R-CNN.
 
 Finished trainings are recorded and not repeated; a training that was stopped resumes. All dials
-share the trainings at 0. One seed comes after the other, so the tables are fair at any time.
+share the trainings at 0. The ends of the dials come first, one seed after the other, so the tables
+are fair at any time.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +23,7 @@ from absl import app, flags
 
 import gains
 from libra_tf.data import shapes
-from libra_tf.data.dials import Dials
+from libra_tf.data.dials import AT_ZERO, Dials
 from libra_tf.data.shapes import DEMO_SHAPES
 from rows import FASTERRCNN_ROWS
 from trainings import ROOT, read, train_on_shapes
@@ -33,6 +36,7 @@ MATCHING = {
 }
 BASELINE = "baseline"
 COMPONENTS = tuple(MATCHING.values())
+RPN = "IoU-balanced RPN"
 
 _DIALS = flags.DEFINE_multi_enum("dials", list(MATCHING), list(MATCHING), "What to turn.")
 _SETTINGS = flags.DEFINE_multi_float(
@@ -55,29 +59,34 @@ _PLOT = flags.DEFINE_string("plot", None, "SVG file to draw the gains in.")
 def main(_: list[str]) -> None:
     """Runs the missing trainings and prints a table per dial."""
     if not _REPORT.value:
-        for seed in range(_SEEDS.value):
-            for dial in _DIALS.value:
-                for setting in _SETTINGS.value:
-                    _train(Dials(**{dial: setting}), seed)
+        ends = {min(_SETTINGS.value), max(_SETTINGS.value)}
+        for settings in (sorted(ends), [s for s in _SETTINGS.value if s not in ends]):
+            for seed, dial, setting in itertools.product(
+                range(_SEEDS.value), _DIALS.value, settings
+            ):
+                _train(Dials(**{dial: setting}), seed)
     records = [record for record in read(_RECORDS.value) if record["steps"] == _STEPS.value]
     results = {dial: results_of(dial, _SETTINGS.value, records) for dial in _DIALS.value}
     for dial, of_dial in results.items():
         title = f"{dial} (for {MATCHING[dial]})"
-        print("\n".join(gains.table(title, of_dial, BASELINE, COMPONENTS)), end="\n\n")
+        print("\n".join(gains.table(title, of_dial, BASELINE, (*COMPONENTS, RPN))), end="\n\n")
     if _PLOT.value:
         gains.picture(results, BASELINE, COMPONENTS).savefig(_PLOT.value)
 
 
 def _train(dials: Dials, seed: int) -> None:
     """Trains all rows with a seed on the shapes with these dials, unless recorded."""
-    for row in (BASELINE, *COMPONENTS):
+    rows = {row: FASTERRCNN_ROWS[row] for row in (BASELINE, *COMPONENTS)}
+    if dials == AT_ZERO:
+        rows[RPN] = (*rows[BASELINE], "task.model.rpn_sampler.type=iou_balanced")
+    for row, overrides in rows.items():
         train_on_shapes(
             _RECORDS.value,
             _RUNS.value,
             dials,
             "libra_fasterrcnn_demo",
             {"row": row},
-            FASTERRCNN_ROWS[row],
+            overrides,
             seed,
             _STEPS.value,
         )

@@ -91,9 +91,9 @@ def test_the_report_finds_the_records_of_each_setting(tmp_path):
         [*command, *flags, f"--plot={plot}"], capture_output=True, text=True, check=True
     )
     assert [line for line in report.stdout.splitlines() if line.startswith("| 0")] == [
-        "| 0 | 0.500 | - | - | +0.100 |",
-        "| 0.5 | - | - | - | - |",
-        "| 0 | 0.500 | - | - | +0.100 |",
-        "| 0.5 | 0.300 | - | +0.050 | - |",
+        "| 0 | 0.500 | - | - | +0.100 | - |",
+        "| 0.5 | - | - | - | - | - |",
+        "| 0 | 0.500 | - | - | +0.100 | - |",
+        "| 0.5 | 0.300 | - | +0.050 | - | - |",
     ]
     assert "</svg>" in plot.read_text()

@@ -26,7 +26,13 @@ def configure(experiment, dataset, **task):
     return params.task
 
 
-@pytest.fixture(scope="module", params=["libra_retinanet_demo", "libra_fasterrcnn_demo"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "libra_retinanet_demo",
+        pytest.param("libra_fasterrcnn_demo", marks=pytest.mark.one_lane),
+    ],
+)
 def scene(request, tiny_shapes):
     """An experiment, a batch of it and the outputs of a detector for it."""
     config = configure(request.param, tiny_shapes)

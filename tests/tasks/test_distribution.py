@@ -11,7 +11,7 @@ import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.compat import keras
 from libra_tf.runner.config import use_dataset
 
-pytestmark = pytest.mark.one_lane
+pytestmark = pytest.mark.slow
 
 STEPS = 3
 RTOL = 1e-5
@@ -60,10 +60,7 @@ def train(params, strategy):
     return losses, [(variable.name, variable.numpy()) for variable in model.trainable_variables]
 
 
-@pytest.mark.parametrize(
-    "experiment",
-    ["libra_retinanet_demo", pytest.param("libra_fasterrcnn_demo", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
 def test_two_devices_are_as_good_as_one(experiment, determinism, two_devices, tiny_shapes):
     params = configure(experiment, tiny_shapes)
     losses, weights = train(params, tf.distribute.OneDeviceStrategy("/cpu:0"))
