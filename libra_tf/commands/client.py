@@ -19,8 +19,8 @@ from libra_tf.cli import flags as run_flags
 from libra_tf.cli import image_files, outputs, program, quiet
 from libra_tf.cli.errors import UsageError
 from libra_tf.inference.client import retrying
-from libra_tf.inference.client.errors import ServerError
 from libra_tf.inference.client.target import Target
+from libra_tf.inference.errors import DetectorError
 
 if TYPE_CHECKING:
     from libra_tf.inference.client.run import Result
@@ -129,7 +129,7 @@ def _write(results: Iterable["Result"], total: int) -> int:
                 if result.problem:
                     failures.append(result)
                 progress.advance(done, images=1)
-        except ServerError as error:
+        except DetectorError as error:
             lost = error
         finally:
             progress.stop()

@@ -28,9 +28,10 @@ from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
 from libra_tf.inference import local
 from libra_tf.inference.client import answers, retrying, run
-from libra_tf.inference.client.errors import RefusedError, RequestError, ServerError
+from libra_tf.inference.client.errors import ServerError
 from libra_tf.inference.client.target import Target
 from libra_tf.inference.drawing import draw_detections
+from libra_tf.inference.errors import DetectorError, RefusedError, RequestError
 from tests.detectors import assert_same, encode
 from tests.inference.server import Server
 
@@ -488,7 +489,7 @@ def test_answers_with_masks_in_pixels():
     picture = answer.draw(encode(100, 50), threshold=0.7)
     plain = answer.draw(encode(100, 50), threshold=0.8)
     assert (np.asarray(picture) != np.asarray(plain)).any()
-    with pytest.raises(ServerError, match="no image_size"):
+    with pytest.raises(DetectorError, match="no image_size"):
         del outputs["image_size"]
         answers.from_outputs(outputs, is_normalized=True)
 

@@ -16,7 +16,8 @@ from tensorflow_serving.apis import (
 )
 
 from libra_tf.inference.client import answers, errors, retrying
-from libra_tf.inference.client.target import INPUT, SIGNATURE, Target
+from libra_tf.inference.client.target import Target
+from libra_tf.inference.signature import INPUT, SIGNATURE
 
 
 class GrpcTransport:

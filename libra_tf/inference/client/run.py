@@ -17,8 +17,9 @@ from libra_tf.cli.errors import UsageError
 from libra_tf.cli.image_files import ImageFile
 from libra_tf.data import images as data_images
 from libra_tf.inference.client import answers
-from libra_tf.inference.client.errors import RefusedError, RequestError, ServerError
+from libra_tf.inference.client.errors import ServerError
 from libra_tf.inference.client.target import Target
+from libra_tf.inference.errors import RefusedError, RequestError
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 # It is unlikely that other clients' bad images fail the same request more often than this.
@@ -158,7 +159,7 @@ def detect(
       A result for each image.
 
     Raises:
-      ServerError: if the server is gone or does not serve the model.
+      DetectorError: if no request will be answered.
     """
     targets = pictures or [None] * len(files)
     jobs = list(zip(files, targets, strict=True))
