@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from libra_tf import precision
 from libra_tf.cli.errors import UsageError, first_line
-from libra_tf.inference import errors, tflite_detector
-from libra_tf.inference.client import answers
+from libra_tf.inference import answers, errors, tflite_detector
 from libra_tf.inference.signature import INPUT, SIGNATURE
 from libra_tf.runs import trained_run
 from libra_tf.runs.folder import CLASS_NAMES, PARAMS

@@ -21,8 +21,8 @@ from libra_tf.evaluation import lvis_ap, metrics, records, subject
 from libra_tf.evaluation import report as evaluation_report
 from libra_tf.evaluation.report import ReadImages
 from libra_tf.inference import coco_results, local, tflite_detector, tiling, video
+from libra_tf.inference.answers import Answer
 from libra_tf.inference.client import run
-from libra_tf.inference.client.answers import Answer
 from libra_tf.serving import images as serving_images
 
 RESULTS = records.RESULTS

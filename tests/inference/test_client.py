@@ -26,8 +26,8 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference import local
-from libra_tf.inference.client import answers, retrying, run
+from libra_tf.inference import answers, local
+from libra_tf.inference.client import retrying, run
 from libra_tf.inference.client.errors import ServerError
 from libra_tf.inference.client.target import Target
 from libra_tf.inference.drawing import draw_detections

@@ -1,5 +1,5 @@
 """A TensorFlow Serving client for the models that `export/saved_model.py` writes.
 
-`target` says which model to ask, `rest` and `grpc_api` send the requests, `answers` holds the
-detections, and `run` sends all images. Only `grpc_api` imports TensorFlow.
+`target` says which model to ask, `rest` and `grpc_api` send the requests, and `run` sends all
+images. Only `grpc_api` imports TensorFlow.
 """

@@ -16,7 +16,7 @@ import numpy as np
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.image_files import ImageFile
 from libra_tf.data import images as data_images
-from libra_tf.inference.client import answers
+from libra_tf.inference import answers
 from libra_tf.inference.client.errors import ServerError
 from libra_tf.inference.client.target import Target
 from libra_tf.inference.errors import RefusedError, RequestError
