@@ -20,9 +20,8 @@ from libra_tf.data.annotations import AnnotationFile
 from libra_tf.evaluation import lvis_ap, metrics, records, subject
 from libra_tf.evaluation import report as evaluation_report
 from libra_tf.evaluation.report import ReadImages
-from libra_tf.inference import coco_results, local, tflite_detector, tiling, video
+from libra_tf.inference import coco_results, detecting, local, tflite_detector, tiling, video
 from libra_tf.inference.answers import Answer
-from libra_tf.inference.client import run
 from libra_tf.serving import images as serving_images
 
 RESULTS = records.RESULTS
@@ -322,11 +321,11 @@ def _detect(
     batch_size: int,
     draw_threshold: float,
     turn_upright: bool,
-) -> Iterator[run.Result]:
+) -> Iterator[detecting.Result]:
     """Yields the results as they come, and shows the progress."""
     progress = Progress(rich.console.Console())
     progress.start("detecting", len(images), unit="image")
-    results = run.detect(
+    results = detecting.detect(
         detector,
         images,
         pictures,
@@ -361,7 +360,7 @@ class _Summary:
         self._num_images = 0
         self._detections, self._images = collections.Counter(), collections.Counter()
 
-    def add(self, result: run.Result) -> None:
+    def add(self, result: detecting.Result) -> None:
         """Counts the detections of an image."""
         if result.problem:
             self.problems.append(f"{result.file.path}: {result.problem}")

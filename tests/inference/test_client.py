@@ -26,8 +26,8 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference import answers, local
-from libra_tf.inference.client import retrying, run
+from libra_tf.inference import answers, detecting, local
+from libra_tf.inference.client import connection, retrying
 from libra_tf.inference.client.errors import ServerError
 from libra_tf.inference.client.target import Target
 from libra_tf.inference.drawing import draw_detections
@@ -98,7 +98,7 @@ def server(running, monkeypatch):
 def connected(server, protocol, **kwargs):
     address = server.grpc_address if protocol == "grpc" else server.rest_address
     target = Target(f"{protocol}://{address}", **{"model": "shapes", **kwargs})
-    with contextlib.closing(run.connect(target)) as transport:
+    with contextlib.closing(connection.connect(target)) as transport:
         yield transport
 
 
@@ -153,7 +153,7 @@ def test_bad_files_are_named_and_the_others_answered(
     images = image_files.find([str(tmp_path)])
     assert len(images) == 6
     with connected(server, protocol) as transport:
-        results = list(run.detect(transport, images, batch_size=batch_size))
+        results = list(detecting.detect(transport, images, batch_size=batch_size))
     assert [result.file.path.name for result in results] == [*contents, "f.jpg"]
     assert [result.problem for result in results] == [
         "",
@@ -214,7 +214,8 @@ def test_bad_files_do_not_spoil_others_in_a_batch_of_the_server(exported, batch_
     contents = {f"{i}.jpg": encode(30 + i, 20, seed=i) for i in range(8)}
     contents |= {"0.jpg": b"text", "5.jpg": contents["5.jpg"][:300]}
     detector = Batching(local.open_detector(exported.folder))
-    results = list(run.detect(detector, write_files(tmp_path, contents), batch_size=batch_size))
+    images = write_files(tmp_path, contents)
+    results = list(detecting.detect(detector, images, batch_size=batch_size))
     assert [result.problem for result in results] == [
         "is not a JPEG or PNG file" if i == 0 else "is truncated or damaged" if i == 5 else ""
         for i in range(8)
@@ -238,7 +239,7 @@ class BesideOthers:
 @pytest.mark.parametrize(("times", "problem"), [(3, ""), (99, "not answered: .*other clients.*")])
 def test_bad_images_of_other_clients(exported, times, problem, tmp_path):
     detector = BesideOthers(local.open_detector(exported.folder), times)
-    (result,) = run.detect(detector, write_files(tmp_path, {"a.jpg": encode(20, 20)}))
+    (result,) = detecting.detect(detector, write_files(tmp_path, {"a.jpg": encode(20, 20)}))
     assert re.fullmatch(problem, result.problem)
 
 
@@ -293,7 +294,7 @@ def test_a_full_queue_fails_one_image_only(exported, server, protocol, tmp_path)
     server.before_predict = Failing(tf.errors.UnavailableError, 2, message)
     images = write_files(tmp_path, {"a.jpg": encode(20, 20), "b.jpg": encode(20, 20)})
     with connected(server, protocol, retries=1) as transport:
-        first, second = run.detect(transport, images, concurrency=1)
+        first, second = detecting.detect(transport, images, concurrency=1)
     assert first.problem == f"the server is overloaded ({message}); lower --concurrency"
     assert second.problem == ""
 
@@ -325,7 +326,7 @@ def raw_server(answers, hangs=False):
         address = f"http://localhost:{server.server_address[1]}"
         target = Target(address, "shapes", timeout=0.5 if hangs else 30, retries=4)
         try:
-            with contextlib.closing(run.connect(target)) as transport:
+            with contextlib.closing(connection.connect(target)) as transport:
                 yield transport, times
         finally:
             over.set()
@@ -379,7 +380,7 @@ def test_a_slow_answer_is_given_up_once(exported, server, protocol, tmp_path):
     server.before_predict = lambda: time.sleep(0.6)
     images = write_files(tmp_path, {"a.jpg": encode(20, 20)})
     with connected(server, protocol, timeout=0.2) as transport:
-        (result,) = run.detect(transport, images)
+        (result,) = detecting.detect(transport, images)
     assert result.problem == "no answer within --timeout=0.2 seconds"
     time.sleep(0.7)  # A request that is sent again would be counted by now.
     assert server.num_predictions == 1
@@ -392,7 +393,7 @@ def test_requests_run_at_once(exported, server, protocol, tmp_path):
     server.before_predict = lambda: barrier.wait(timeout=20)
     images = write_files(tmp_path, {f"{i}.jpg": encode(30 + i, 20) for i in range(8)})
     with connected(server, protocol, concurrency=4) as transport:
-        results = list(run.detect(transport, images, concurrency=4))
+        results = list(detecting.detect(transport, images, concurrency=4))
     # In their order, whichever was answered first.
     assert [json.loads(result.to_line())["height"] for result in results] == list(range(30, 38))
 
@@ -425,7 +426,7 @@ def test_the_port_of_the_other_protocol(exported, server, protocol):
     address = server.rest_address if protocol == "grpc" else server.grpc_address
     target = Target(f"{protocol}://{address}", "shapes")
     with (
-        contextlib.closing(run.connect(target)) as transport,
+        contextlib.closing(connection.connect(target)) as transport,
         pytest.raises(ServerError, match="8500 is usual for grpc://, 8501 for http://") as info,
     ):
         transport.states()
@@ -440,13 +441,13 @@ def test_waiting_until_the_model_is_loaded(exported, server, protocol):
     with connected(server, protocol) as transport:
         message = r"not available yet \(version 1 LOADING\); use --wait"
         with pytest.raises(UsageError, match=message):
-            run.wait_until_available(transport, target, 0, report=str)
+            connection.wait_until_available(transport, target, 0, report=str)
         said = []
         timer = threading.Timer(0.3, lambda: server.models["shapes"].states.update({1: AVAILABLE}))
         timer.start()
-        run.wait_until_available(transport, target, 20, report=said.append)
+        connection.wait_until_available(transport, target, 20, report=said.append)
         assert len(said) == 1
-        run.wait_until_available(transport, target, 0, report=said.append)
+        connection.wait_until_available(transport, target, 0, report=said.append)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -454,10 +455,10 @@ def test_nobody_is_there(protocol):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         target = Target(f"{protocol}://localhost:{free.getsockname()[1]}", "shapes", timeout=5)
-    with contextlib.closing(run.connect(target)) as transport:
+    with contextlib.closing(connection.connect(target)) as transport:
         start = time.monotonic()
         with pytest.raises(UsageError, match=r"cannot be reached \(.*refused\)"):
-            run.wait_until_available(transport, target, 0.5, report=str)
+            connection.wait_until_available(transport, target, 0.5, report=str)
         assert 0.5 <= time.monotonic() - start < 5
 
 
