@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from libra_tf.inference.client.errors import RefusedError
-from libra_tf.inference.client.target import INPUT, SIGNATURE
+from libra_tf.inference.errors import RefusedError
+from libra_tf.inference.signature import INPUT, SIGNATURE
 
 _SOURCE = pathlib.Path(__file__).with_name("soak.c")
 _OUTPUTS = (

@@ -107,6 +107,17 @@ def test_no_modules_import_each_other_in_a_circle():
     assert not graph, f"circles among {sorted(graph)}"
 
 
+def test_the_client_of_a_server_is_for_its_command_only():
+    client = "libra_tf.inference.client"
+    users = {
+        module
+        for module, path in MODULES.items()
+        for other in imported_by(path)
+        if other.startswith(client) and not module.startswith(client)
+    }
+    assert users == {"libra_tf.commands.client"}
+
+
 def test_only_the_doors_and_the_tests_are_above_the_package():
     doors = [ROOT / "run.py", *sorted((ROOT / "export").glob("*.py"))]
     names = [path.stem for path in doors]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from libra_tf.api.photographs import Photograph
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference.client.answers import Answer
+from libra_tf.inference.answers import Answer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -223,8 +223,8 @@ class Detector:
 
     def _detect(self, images: Iterator[Photograph], batch_size: int) -> "Iterator[Detections]":
         from libra_tf.api.detections import of_answer
-        from libra_tf.inference.client import answers
-        from libra_tf.inference.client.errors import RefusedError
+        from libra_tf.inference import answers
+        from libra_tf.inference.errors import RefusedError
 
         while batch := list(itertools.islice(images, batch_size)):
             encoded = [image.encoded() for image in batch]

@@ -10,8 +10,7 @@ from libra_tf.cli.errors import UsageError, listed
 from libra_tf.cli.progress import Progress
 from libra_tf.data import DetectionDataset, prepare_coco_folder
 from libra_tf.evaluation import subject
-from libra_tf.inference import coco_results
-from libra_tf.inference.client import answers
+from libra_tf.inference import answers, coco_results
 from libra_tf.inference.local import LocalDetector
 from libra_tf.inference.tflite_detector import TFLiteDetector
 

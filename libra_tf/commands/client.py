@@ -19,11 +19,11 @@ from libra_tf.cli import flags as run_flags
 from libra_tf.cli import image_files, outputs, program, quiet
 from libra_tf.cli.errors import UsageError
 from libra_tf.inference.client import retrying
-from libra_tf.inference.client.errors import ServerError
 from libra_tf.inference.client.target import Target
+from libra_tf.inference.errors import DetectorError
 
 if TYPE_CHECKING:
-    from libra_tf.inference.client.run import Result
+    from libra_tf.inference.detecting import Result
 
 _SERVER = flags.DEFINE_string(
     "server", "grpc://localhost:8500", "grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT."
@@ -92,13 +92,14 @@ def _detect(arguments: list[str]) -> int:
     if _PICTURES.value:
         outputs.make_folder("--pictures", _PICTURES.value)
     # Imported here so that --help and wrong flags are answered at once.
-    from libra_tf.inference.client import run
+    from libra_tf.inference import detecting
+    from libra_tf.inference.client import connection
 
     if target.server.startswith("grpc://"):
         _say("importing TensorFlow for gRPC (about 5 s; http:// needs none) ...")
-    with contextlib.closing(run.connect(target)) as transport:
-        run.wait_until_available(transport, target, _WAIT.value, _say)
-        results = run.detect(
+    with contextlib.closing(connection.connect(target)) as transport:
+        connection.wait_until_available(transport, target, _WAIT.value, _say)
+        results = detecting.detect(
             transport,
             images,
             pictures,
@@ -129,7 +130,7 @@ def _write(results: Iterable["Result"], total: int) -> int:
                 if result.problem:
                     failures.append(result)
                 progress.advance(done, images=1)
-        except ServerError as error:
+        except DetectorError as error:
             lost = error
         finally:
             progress.stop()

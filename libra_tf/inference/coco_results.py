@@ -12,7 +12,7 @@ from official.vision.ops import box_ops
 from libra_tf.data import annotations, layouts, problems
 from libra_tf.evaluation import average_precision, lvis_ap, matching, subject
 from libra_tf.inference import pasting
-from libra_tf.inference.client.answers import Answer
+from libra_tf.inference.answers import Answer
 
 # The first of pycocotools' numbers.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -10,9 +10,8 @@ import tensorflow as tf
 
 from libra_tf import precision
 from libra_tf.cli.errors import UsageError, first_line
-from libra_tf.inference import tflite_detector
-from libra_tf.inference.client import answers, errors
-from libra_tf.inference.client.target import INPUT, SIGNATURE
+from libra_tf.inference import answers, errors, tflite_detector
+from libra_tf.inference.signature import INPUT, SIGNATURE
 from libra_tf.runs import trained_run
 from libra_tf.runs.folder import CLASS_NAMES, PARAMS
 from libra_tf.serving import images as serving_images

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,9 +21,8 @@ from libra_tf.data.annotations import AnnotationFile
 from libra_tf.evaluation import lvis_ap, metrics, records, subject
 from libra_tf.evaluation import report as evaluation_report
 from libra_tf.evaluation.report import ReadImages
-from libra_tf.inference import coco_results, local, tflite_detector, tiling, video
-from libra_tf.inference.client import run
-from libra_tf.inference.client.answers import Answer
+from libra_tf.inference import coco_results, detecting, local, tflite_detector, tiling, video
+from libra_tf.inference.answers import Answer
 from libra_tf.serving import images as serving_images
 
 RESULTS = records.RESULTS
@@ -92,69 +92,23 @@ def predict(
         written, the annotations list none of the images, or `compare` was evaluated on others.
       DatasetError: if the annotations contain mistakes.
     """
-    outputs.require_local("--output_dir", output_dir)
-    truth = coco_results.read_annotations(annotations) if annotations else None
-    compared = records.read(compare) if compare else None
-    if truth:
-        image_ids = _listed_in(truth, images, report)
-    else:
-        image_ids = {image: number for number, image in enumerate(images, start=1)}
-    images = list(image_ids)
-    if compared:
-        records.check_same_truth(compared, truth, image_ids.values())
-    pictures = (
-        image_files.name_pictures(images, os.path.join(output_dir, PICTURES)) if draw else None
-    )
+    asked = _prepare(images, output_dir, annotations, compare, draw, report)
     detector = _open_detector(model, checkpoint, max_pixels, asked_precision, tiles)
-    renumbered = _renumbering(detector, truth) if truth else {}
+    renumbered = _renumbering(detector, asked.truth) if asked.truth else {}
     # Only now, so that a model that cannot be loaded leaves no folder behind.
     outputs.make_folder("--output_dir", output_dir)
     report(f"detecting with {detector.source}")
-    summary, detections, answered = _Summary(draw_threshold), [], []
-    try:
-        for result in _detect(
-            detector,
-            images,
-            pictures,
-            batch_size,
-            draw_threshold,
-            turn_upright=truth is None or truth.is_upright,
-        ):
-            summary.add(result)
-            if result.answer:
-                image_id = image_ids[result.file]
-                answered.append(image_id)
-                name = result.file.name.as_posix()
-                found = coco_results.to_results(result.answer, image_id, name)
-                detections += coco_results.renumber(found, renumbered) if renumbered else found
-    finally:
-        _write_results(output_dir, detections)
-    for line in summary.lines():
+    found = _detect_and_write(detector, asked, renumbered, output_dir, batch_size, draw_threshold)
+    for line in found.summary.lines():
         report(line)
-    if truth:
-        evaluation = evaluation_report.Evaluation(
-            name=os.path.basename(os.path.abspath(model)),
-            model=detector.source,
-            annotations=annotations,
-            truth=truth,
-            results=detections,
-            image_ids=answered,
-            read_images=_reader(image_ids, truth),
-            training_objects=records.read_training_objects(model, truth.class_names),
-            score_threshold=report_threshold,
-            compared=compared,
-        )
+    if asked.truth:
+        evaluation = _evaluation(asked, found, model, detector.source, report_threshold)
         page_dir = output_dir if writes_page else None
         for line in _evaluate(evaluation, page_dir, more_metrics, frequency_limits):
             report(line)
-    report(f"results: {os.path.join(output_dir, RESULTS)}")
-    if pictures:
-        report(f"pictures: {os.path.join(output_dir, PICTURES)}")
-    if summary.problems:
-        report(f"{len(summary.problems)} of {len(images)} images had problems:")
-    for problem in summary.problems:
-        report(f"  {problem}")
-    return len(summary.problems)
+    for line in _closing_lines(asked, found.summary.problems, output_dir):
+        report(line)
+    return len(found.summary.problems)
 
 
 def predict_video(
@@ -214,6 +168,66 @@ def predict_video(
         report(line)
     report(f"results: {os.path.join(output_dir, RESULTS)}")
     report(f"video: {target}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What to detect in, and what to compare the detections with; all of it checked.
+
+    Attributes:
+      image_ids: the images, with their ids.
+      pictures: where to draw the detections in each; None for no pictures.
+      annotations: where the ground truth is from, as the user calls it; None without any.
+      truth: the ground truth; None without any.
+      compared: another evaluation of the same images; None for none.
+    """
+
+    image_ids: Mapping[ImageFile, int]
+    pictures: Sequence[pathlib.Path] | None
+    annotations: str | None
+    truth: AnnotationFile | None
+    compared: records.Record | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What was detected.
+
+    Attributes:
+      summary: the detections, counted, and the problems.
+      results: the detections, in COCO's results format.
+      image_ids: the images that were detected in.
+    """
+
+    summary: "_Summary"
+    results: Sequence[dict[str, Any]]
+    image_ids: Sequence[int]
+
+
+def _prepare(
+    images: Sequence[ImageFile],
+    output_dir: str,
+    annotations: str | None,
+    compare: str | None,
+    draw: bool,
+    report: Callable[[str], None],
+) -> _Asked:
+    """Reads and checks all that needs no detector; writes nothing."""
+    outputs.require_local("--output_dir", output_dir)
+    truth = coco_results.read_annotations(annotations) if annotations else None
+    compared = records.read(compare) if compare else None
+    if truth:
+        image_ids = _listed_in(truth, images, report)
+    else:
+        image_ids = {image: number for number, image in enumerate(images, start=1)}
+    if compared:
+        records.check_same_truth(compared, truth, image_ids.values())
+    pictures = (
+        image_files.name_pictures(list(image_ids), os.path.join(output_dir, PICTURES))
+        if draw
+        else None
+    )
+    return _Asked(image_ids, pictures, annotations, truth, compared)
 
 
 def _open_detector(
@@ -300,42 +314,46 @@ def _renumbering(detector: _Detector, truth: AnnotationFile) -> dict[int, int]:
     return {} if all(own == other for own, other in same.items()) else same
 
 
-def _reader(image_ids: Mapping[ImageFile, int], truth: AnnotationFile) -> ReadImages:
-    files = {image_id: image.path for image, image_id in image_ids.items()}
-
-    def read(wanted: Collection[int]) -> dict[int, bytes]:
-        found = {}
-        for image_id in wanted:
-            # It could be read a moment ago; the page can do without.
-            with contextlib.suppress(OSError, data_images.ImageError):
-                encoded = files[image_id].read_bytes()
-                found[image_id] = data_images.as_jpeg_or_png(encoded, truth.is_upright)
-        return found
-
-    return read
+def _detect_and_write(
+    detector: _Detector,
+    asked: _Asked,
+    renumbered: Mapping[int, int],
+    output_dir: str,
+    batch_size: int,
+    draw_threshold: float,
+) -> _Found:
+    """Detects in all images, and writes what was found, even if it is interrupted."""
+    summary, detections, answered = _Summary(draw_threshold), [], []
+    try:
+        for result in _detect(detector, asked, batch_size, draw_threshold):
+            summary.add(result)
+            if result.answer:
+                image_id = asked.image_ids[result.file]
+                answered.append(image_id)
+                name = result.file.name.as_posix()
+                found = coco_results.to_results(result.answer, image_id, name)
+                detections += coco_results.renumber(found, renumbered) if renumbered else found
+    finally:
+        _write_results(output_dir, detections)
+    return _Found(summary, detections, answered)
 
 
 def _detect(
-    detector: _Detector,
-    images: Sequence[ImageFile],
-    pictures: Sequence[pathlib.Path] | None,
-    batch_size: int,
-    draw_threshold: float,
-    turn_upright: bool,
-) -> Iterator[run.Result]:
+    detector: _Detector, asked: _Asked, batch_size: int, draw_threshold: float
+) -> Iterator[detecting.Result]:
     """Yields the results as they come, and shows the progress."""
     progress = Progress(rich.console.Console())
-    progress.start("detecting", len(images), unit="image")
-    results = run.detect(
+    progress.start("detecting", len(asked.image_ids), unit="image")
+    results = detecting.detect(
         detector,
-        images,
-        pictures,
+        list(asked.image_ids),
+        asked.pictures,
         batch_size,
         # One thread draws while the other detects.
         concurrency=2,
         is_normalized=detector.normalized_boxes,
         draw_threshold=draw_threshold,
-        turn_upright=turn_upright,
+        turn_upright=asked.truth is None or asked.truth.is_upright,
     )
     try:
         for done, result in enumerate(results, start=1):
@@ -361,7 +379,7 @@ class _Summary:
         self._num_images = 0
         self._detections, self._images = collections.Counter(), collections.Counter()
 
-    def add(self, result: run.Result) -> None:
+    def add(self, result: detecting.Result) -> None:
         """Counts the detections of an image."""
         if result.problem:
             self.problems.append(f"{result.file.path}: {result.problem}")
@@ -386,6 +404,38 @@ class _Summary:
         width = max(map(len, self._detections), default=0)
         for name, number in self._detections.most_common():
             yield f"  {name:<{width}}  {number} in {self._images[name]} images"
+
+
+def _evaluation(
+    asked: _Asked, found: _Found, model: str, source: str, score_threshold: float | None
+) -> evaluation_report.Evaluation:
+    return evaluation_report.Evaluation(
+        name=os.path.basename(os.path.abspath(model)),
+        model=source,
+        annotations=asked.annotations,
+        truth=asked.truth,
+        results=found.results,
+        image_ids=found.image_ids,
+        read_images=_reader(asked.image_ids, asked.truth),
+        training_objects=records.read_training_objects(model, asked.truth.class_names),
+        score_threshold=score_threshold,
+        compared=asked.compared,
+    )
+
+
+def _reader(image_ids: Mapping[ImageFile, int], truth: AnnotationFile) -> ReadImages:
+    files = {image_id: image.path for image, image_id in image_ids.items()}
+
+    def read(wanted: Collection[int]) -> dict[int, bytes]:
+        found = {}
+        for image_id in wanted:
+            # It could be read a moment ago; the page can do without.
+            with contextlib.suppress(OSError, data_images.ImageError):
+                encoded = files[image_id].read_bytes()
+                found[image_id] = data_images.as_jpeg_or_png(encoded, truth.is_upright)
+        return found
+
+    return read
 
 
 def _evaluate(
@@ -424,3 +474,14 @@ def _precision(
     shown = [name for name in metrics if name.removeprefix("mask_") in _SHOWN_METRICS]
     values = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
     return f"{values} on {len(image_ids)} of the {len(truth.images)} images of {truth.path}"
+
+
+def _closing_lines(asked: _Asked, problems: Sequence[str], output_dir: str) -> Iterator[str]:
+    """Yields where everything is, and which images had problems."""
+    yield f"results: {os.path.join(output_dir, RESULTS)}"
+    if asked.pictures:
+        yield f"pictures: {os.path.join(output_dir, PICTURES)}"
+    if problems:
+        yield f"{len(problems)} of {len(asked.image_ids)} images had problems:"
+    for problem in problems:
+        yield f"  {problem}"

@@ -12,7 +12,7 @@ import numpy as np
 from libra_tf.cli import quiet
 from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.compat import tflite_interpreter
-from libra_tf.inference.client import errors
+from libra_tf.inference import errors
 from libra_tf.serving import tflite
 from libra_tf.serving.detection import list_class_names
 from libra_tf.serving.images import MAX_PIXELS

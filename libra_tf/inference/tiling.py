@@ -18,10 +18,10 @@ from PIL import Image
 
 from libra_tf.cli.errors import UsageError
 from libra_tf.data.images import png_of
-from libra_tf.inference.client import answers
-from libra_tf.inference.client.answers import Answer
-from libra_tf.inference.client.errors import RefusedError
+from libra_tf.inference import answers
+from libra_tf.inference.answers import Answer
 from libra_tf.inference.drawing import to_8_bits
+from libra_tf.inference.errors import RefusedError
 from libra_tf.inference.local import LocalDetector
 from libra_tf.inference.tflite_detector import TFLiteDetector
 from libra_tf.serving.images import MAX_PIXELS

@@ -15,11 +15,11 @@ from PIL import Image, ImageOps
 from libra_tf import atomic
 from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.data.images import png_of
-from libra_tf.inference.client import answers
-from libra_tf.inference.client.answers import Answer
-from libra_tf.inference.client.errors import RefusedError
-from libra_tf.inference.client.run import Detector
+from libra_tf.inference import answers
+from libra_tf.inference.answers import Answer
+from libra_tf.inference.detecting import Detector
 from libra_tf.inference.drawing import to_8_bits
+from libra_tf.inference.errors import RefusedError
 
 if TYPE_CHECKING:
     import av

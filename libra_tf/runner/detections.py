@@ -11,7 +11,7 @@ from libra_tf.data import annotations
 from libra_tf.data.annotations import AnnotationFile
 from libra_tf.data.problems import FindingLog
 from libra_tf.inference import coco_results
-from libra_tf.inference.client.answers import Answer
+from libra_tf.inference.answers import Answer
 from libra_tf.tasks.coco_metric import Detections
 
 

@@ -1,13 +1,15 @@
 """Trains and evaluates an experiment with Model Garden's runner, and shows progress."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orbit
 import tensorflow as tf
 from absl import logging
-from official.core import base_trainer, task_factory, train_lib, train_utils
+from official.core import base_task, base_trainer, task_factory, train_lib, train_utils
 from official.core import config_definitions as cfg
 from official.modeling import optimization
 from official.vision.utils import summary_manager
@@ -276,66 +278,135 @@ def run(
     """
     stages = stages or Stages()
     with cluster.own_folder(strategy, folder) as own, strategy.scope():
+        of_run = _Run(params, strategy, mode, own, progress)
         stop = guards.StopWhenTold(strategy, progress.note)
         stages.current = Stage.MODEL
-        task = task_factory.get_task(params.task, logging_dir=own.path)
-        if is_repeatable and "train" in mode:
-            task.first_step = own.latest_step()
-            _announce_skipping(task.first_step, params, progress)
-        trainer = train_utils.create_trainer(
-            params,
-            task,
-            train="train" in mode,
-            evaluate="eval" in mode,
-            # An evaluation may be of other images, whose AP says nothing about this training.
-            checkpoint_exporter=best.exporter(params, own.path) if "train" in mode else None,
-            trainer_cls=functools.partial(
-                ReportingTrainer,
-                progress,
-                results,
-                stop,
-                startup or StartUp(),
-                stages,
-                measure_more=measure_more,
-            ),
+        task = _create_task(of_run, is_repeatable)
+        trainer_cls = functools.partial(
+            ReportingTrainer,
+            progress,
+            results,
+            stop,
+            startup or StartUp(),
+            stages,
+            measure_more=measure_more,
         )
-        actions, eval_actions = [stop], [stop]
+        trainer = _create_trainer(of_run, task, trainer_cls)
         is_finished = own.latest_step() >= params.trainer.train_steps
-        has_ended = False
+        has_ended, eval_actions = False, [stop]
         if patience is not None and not is_finished:
             without_gain = best.StopWithoutGain(patience, results)
             has_ended = _has_ended(without_gain, progress)
             # What has ended is evaluated once more, and need not be stopped.
             eval_actions += [] if has_ended else [without_gain]
-        if trainer.checkpoint:
-            actions.append(
-                guards.StopOnBadLoss(own, trainer.checkpoint, trainer.global_step, params.trainer)
-            )
-        runner = _Runner(
-            strategy,
+        runner = _create_runner(
+            of_run,
             task,
-            mode,
-            params,
-            own.path,
-            trainer=trainer,
-            save_summary=cluster.is_chief(strategy),
-            train_actions=actions,
+            trainer,
+            train_actions=_train_actions(of_run, trainer, stop),
             eval_actions=eval_actions,
-            eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, own.path),
             enable_async_checkpointing=enable_async_checkpointing,
         )
         if checkpoint:
             _restore(trainer, checkpoint, folder)
-        if "train" in mode and not has_ended:
+        if of_run.trains and not has_ended:
             _announce_continuing(trainer, progress)
-        if mode == "train_and_eval" and (is_finished or has_ended):
-            runner.controller.evaluate(steps=params.trainer.validation_steps)
-        elif "train" in mode:
-            with stop.saving_first():
-                _run_until_told(runner, strategy, progress)
-        else:
-            runner.run()
+        _run_mode(of_run, runner, stop, is_over=is_finished or has_ended)
     return trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the parts of a run share.
+
+    Attributes:
+      params: its config.
+      strategy: distribution strategy.
+      mode: one of `libra_tf.runner.flags.MODES`.
+      folder: the folder that this process writes to; see `cluster.own_folder`.
+      progress: where to show progress.
+    """
+
+    params: cfg.ExperimentConfig
+    strategy: tf.distribute.Strategy
+    mode: str
+    folder: RunFolder
+    progress: Progress
+
+    @property
+    def trains(self) -> bool:
+        """Whether the mode trains."""
+        return "train" in self.mode
+
+
+def _create_task(of_run: _Run, is_repeatable: bool) -> base_task.Task:
+    task = task_factory.get_task(of_run.params.task, logging_dir=of_run.folder.path)
+    if is_repeatable and of_run.trains:
+        task.first_step = of_run.folder.latest_step()
+        _announce_skipping(task.first_step, of_run.params, of_run.progress)
+    return task
+
+
+def _create_trainer(
+    of_run: _Run, task: base_task.Task, trainer_cls: Callable[..., ReportingTrainer]
+) -> ReportingTrainer:
+    params = of_run.params
+    # An evaluation may be of other images, whose AP says nothing about this training.
+    exporter = best.exporter(params, of_run.folder.path) if of_run.trains else None
+    return train_utils.create_trainer(
+        params,
+        task,
+        train=of_run.trains,
+        evaluate="eval" in of_run.mode,
+        checkpoint_exporter=exporter,
+        trainer_cls=trainer_cls,
+    )
+
+
+def _train_actions(
+    of_run: _Run, trainer: ReportingTrainer, stop: guards.StopWhenTold
+) -> list[orbit.Action]:
+    if not trainer.checkpoint:
+        return [stop]
+    on_bad_loss = guards.StopOnBadLoss(
+        of_run.folder, trainer.checkpoint, trainer.global_step, of_run.params.trainer
+    )
+    return [stop, on_bad_loss]
+
+
+def _create_runner(
+    of_run: _Run,
+    task: base_task.Task,
+    trainer: ReportingTrainer,
+    train_actions: list[orbit.Action],
+    eval_actions: list[orbit.Action],
+    enable_async_checkpointing: bool,
+) -> _Runner:
+    params, path = of_run.params, of_run.folder.path
+    return _Runner(
+        of_run.strategy,
+        task,
+        of_run.mode,
+        params,
+        path,
+        trainer=trainer,
+        save_summary=cluster.is_chief(of_run.strategy),
+        train_actions=train_actions,
+        eval_actions=eval_actions,
+        eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, path),
+        enable_async_checkpointing=enable_async_checkpointing,
+    )
+
+
+def _run_mode(of_run: _Run, runner: _Runner, stop: guards.StopWhenTold, is_over: bool) -> None:
+    """Does what the mode says; of a training that is over, it evaluates once more."""
+    if of_run.mode == "train_and_eval" and is_over:
+        runner.controller.evaluate(steps=of_run.params.trainer.validation_steps)
+    elif of_run.trains:
+        with stop.saving_first():
+            _run_until_told(runner, of_run.strategy, of_run.progress)
+    else:
+        runner.run()
 
 
 def _restore(trainer: ReportingTrainer, checkpoint: str, folder: RunFolder) -> None:

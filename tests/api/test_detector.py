@@ -12,8 +12,7 @@ from PIL import Image
 
 import libra_tf
 from libra_tf.cli import image_files
-from libra_tf.inference import coco_results, prediction
-from libra_tf.inference.client import answers
+from libra_tf.inference import answers, coco_results, prediction
 from tests.detectors import encode
 
 pytestmark = [

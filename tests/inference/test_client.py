@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import http.server
 import json
 import os
@@ -21,16 +20,16 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
-from pycocotools import mask as coco_mask
 from tensorflow_serving.config import model_server_config_pb2
 
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference import local
-from libra_tf.inference.client import answers, retrying, run
-from libra_tf.inference.client.errors import RefusedError, RequestError, ServerError
+from libra_tf.inference import detecting, local
+from libra_tf.inference.client import connection, retrying
+from libra_tf.inference.client.errors import ServerError
 from libra_tf.inference.client.target import Target
 from libra_tf.inference.drawing import draw_detections
+from libra_tf.inference.errors import RefusedError, RequestError
 from tests.detectors import assert_same, encode
 from tests.inference.server import Server
 
@@ -97,7 +96,7 @@ def server(running, monkeypatch):
 def connected(server, protocol, **kwargs):
     address = server.grpc_address if protocol == "grpc" else server.rest_address
     target = Target(f"{protocol}://{address}", **{"model": "shapes", **kwargs})
-    with contextlib.closing(run.connect(target)) as transport:
+    with contextlib.closing(connection.connect(target)) as transport:
         yield transport
 
 
@@ -116,21 +115,6 @@ def test_same_as_the_saved_model(exported, server, protocol, which):
     expected["detection_class_names"] = expected["detection_class_names"].astype(str)
     with connected(server, protocol, **which) as transport:
         assert assert_same(transport.predict(images), expected) > 10
-
-
-def test_an_answer_without_rows():
-    """REST gives the shape of what a model without padding has not found as [[]]."""
-    names = ("boxes", "scores", "classes", "class_names", "masks")
-    document = {f"detection_{name}": [[]] for name in names}
-    document |= {"num_detections": [0], "image_size": [[30, 40]]}
-    outputs = {name: np.array(value) for name, value in document.items()}
-    for is_normalized in (False, True):
-        (answer,) = answers.from_outputs(outputs, is_normalized)
-        for pastes_masks in (False, True):
-            line = json.loads(answer.to_json("a.jpg", pastes_masks))
-            assert line == {"file": "a.jpg", "height": 30, "width": 40, "detections": []}
-        image = Image.new("RGB", (40, 30), (9, 9, 9))
-        assert answer.draw_on(image, threshold=0.4).getcolors() == image.getcolors()
 
 
 @only_retinanet
@@ -152,7 +136,7 @@ def test_bad_files_are_named_and_the_others_answered(
     images = image_files.find([str(tmp_path)])
     assert len(images) == 6
     with connected(server, protocol) as transport:
-        results = list(run.detect(transport, images, batch_size=batch_size))
+        results = list(detecting.detect(transport, images, batch_size=batch_size))
     assert [result.file.path.name for result in results] == [*contents, "f.jpg"]
     assert [result.problem for result in results] == [
         "",
@@ -213,7 +197,8 @@ def test_bad_files_do_not_spoil_others_in_a_batch_of_the_server(exported, batch_
     contents = {f"{i}.jpg": encode(30 + i, 20, seed=i) for i in range(8)}
     contents |= {"0.jpg": b"text", "5.jpg": contents["5.jpg"][:300]}
     detector = Batching(local.open_detector(exported.folder))
-    results = list(run.detect(detector, write_files(tmp_path, contents), batch_size=batch_size))
+    images = write_files(tmp_path, contents)
+    results = list(detecting.detect(detector, images, batch_size=batch_size))
     assert [result.problem for result in results] == [
         "is not a JPEG or PNG file" if i == 0 else "is truncated or damaged" if i == 5 else ""
         for i in range(8)
@@ -237,7 +222,7 @@ class BesideOthers:
 @pytest.mark.parametrize(("times", "problem"), [(3, ""), (99, "not answered: .*other clients.*")])
 def test_bad_images_of_other_clients(exported, times, problem, tmp_path):
     detector = BesideOthers(local.open_detector(exported.folder), times)
-    (result,) = run.detect(detector, write_files(tmp_path, {"a.jpg": encode(20, 20)}))
+    (result,) = detecting.detect(detector, write_files(tmp_path, {"a.jpg": encode(20, 20)}))
     assert re.fullmatch(problem, result.problem)
 
 
@@ -292,7 +277,7 @@ def test_a_full_queue_fails_one_image_only(exported, server, protocol, tmp_path)
     server.before_predict = Failing(tf.errors.UnavailableError, 2, message)
     images = write_files(tmp_path, {"a.jpg": encode(20, 20), "b.jpg": encode(20, 20)})
     with connected(server, protocol, retries=1) as transport:
-        first, second = run.detect(transport, images, concurrency=1)
+        first, second = detecting.detect(transport, images, concurrency=1)
     assert first.problem == f"the server is overloaded ({message}); lower --concurrency"
     assert second.problem == ""
 
@@ -324,7 +309,7 @@ def raw_server(answers, hangs=False):
         address = f"http://localhost:{server.server_address[1]}"
         target = Target(address, "shapes", timeout=0.5 if hangs else 30, retries=4)
         try:
-            with contextlib.closing(run.connect(target)) as transport:
+            with contextlib.closing(connection.connect(target)) as transport:
                 yield transport, times
         finally:
             over.set()
@@ -378,7 +363,7 @@ def test_a_slow_answer_is_given_up_once(exported, server, protocol, tmp_path):
     server.before_predict = lambda: time.sleep(0.6)
     images = write_files(tmp_path, {"a.jpg": encode(20, 20)})
     with connected(server, protocol, timeout=0.2) as transport:
-        (result,) = run.detect(transport, images)
+        (result,) = detecting.detect(transport, images)
     assert result.problem == "no answer within --timeout=0.2 seconds"
     time.sleep(0.7)  # A request that is sent again would be counted by now.
     assert server.num_predictions == 1
@@ -391,7 +376,7 @@ def test_requests_run_at_once(exported, server, protocol, tmp_path):
     server.before_predict = lambda: barrier.wait(timeout=20)
     images = write_files(tmp_path, {f"{i}.jpg": encode(30 + i, 20) for i in range(8)})
     with connected(server, protocol, concurrency=4) as transport:
-        results = list(run.detect(transport, images, concurrency=4))
+        results = list(detecting.detect(transport, images, concurrency=4))
     # In their order, whichever was answered first.
     assert [json.loads(result.to_line())["height"] for result in results] == list(range(30, 38))
 
@@ -424,7 +409,7 @@ def test_the_port_of_the_other_protocol(exported, server, protocol):
     address = server.rest_address if protocol == "grpc" else server.grpc_address
     target = Target(f"{protocol}://{address}", "shapes")
     with (
-        contextlib.closing(run.connect(target)) as transport,
+        contextlib.closing(connection.connect(target)) as transport,
         pytest.raises(ServerError, match="8500 is usual for grpc://, 8501 for http://") as info,
     ):
         transport.states()
@@ -439,13 +424,13 @@ def test_waiting_until_the_model_is_loaded(exported, server, protocol):
     with connected(server, protocol) as transport:
         message = r"not available yet \(version 1 LOADING\); use --wait"
         with pytest.raises(UsageError, match=message):
-            run.wait_until_available(transport, target, 0, report=str)
+            connection.wait_until_available(transport, target, 0, report=str)
         said = []
         timer = threading.Timer(0.3, lambda: server.models["shapes"].states.update({1: AVAILABLE}))
         timer.start()
-        run.wait_until_available(transport, target, 20, report=said.append)
+        connection.wait_until_available(transport, target, 20, report=said.append)
         assert len(said) == 1
-        run.wait_until_available(transport, target, 0, report=said.append)
+        connection.wait_until_available(transport, target, 0, report=said.append)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -453,63 +438,11 @@ def test_nobody_is_there(protocol):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         target = Target(f"{protocol}://localhost:{free.getsockname()[1]}", "shapes", timeout=5)
-    with contextlib.closing(run.connect(target)) as transport:
+    with contextlib.closing(connection.connect(target)) as transport:
         start = time.monotonic()
         with pytest.raises(UsageError, match=r"cannot be reached \(.*refused\)"):
-            run.wait_until_available(transport, target, 0.5, report=str)
+            connection.wait_until_available(transport, target, 0.5, report=str)
         assert 0.5 <= time.monotonic() - start < 5
-
-
-def test_answers_with_masks_in_pixels():
-    outputs = {
-        "detection_boxes": np.array([[[0.1, 0.2, 0.3, 0.4], [0, 0, 0, 0]]], np.float32),
-        "detection_scores": np.array([[0.75, 0]], np.float32),
-        "detection_classes": np.array([[3, 0]]),
-        "detection_class_names": np.array([["cat", ""]], object),
-        "num_detections": np.array([1]),
-        "image_size": np.array([[100, 50]]),
-        "detection_masks": np.full([1, 2, 2, 3], 0.25, np.float32),
-    }
-    (answer,) = answers.from_outputs(outputs, is_normalized=True)
-    assert json.loads(answer.to_json("a.jpg")) == {
-        "file": "a.jpg",
-        "height": 100,
-        "width": 50,
-        "detections": [
-            {
-                "box": [10, 10, 30, 20],
-                "score": 0.75,
-                "category_id": 3,
-                "name": "cat",
-                "mask": [[0.25] * 3] * 2,
-            }
-        ],
-    }
-    picture = answer.draw(encode(100, 50), threshold=0.7)
-    plain = answer.draw(encode(100, 50), threshold=0.8)
-    assert (np.asarray(picture) != np.asarray(plain)).any()
-    with pytest.raises(ServerError, match="no image_size"):
-        del outputs["image_size"]
-        answers.from_outputs(outputs, is_normalized=True)
-
-
-def test_masks_pasted_into_the_image():
-    """The left half of each box, as run-length encoded in COCO's results."""
-    masks = np.zeros([2, 10, 10], np.float32)
-    masks[:, :, :5] = 1
-    boxes = np.array([[20, 10, 60, 40], [-10, 30, 20, 70]], np.float32)
-    answer = answers.Answer(
-        80, 50, boxes, np.array([0.75, 0.5]), np.array([3, 3]), np.array(["cat", "cat"]), masks
-    )
-    detections = json.loads(answer.to_json("a.jpg", pastes_masks=True))["detections"]
-    for detection, (ymin, xmin, ymax, xmax) in zip(detections, boxes.astype(int), strict=True):
-        assert "mask" not in detection
-        expected = np.zeros([80, 50], bool)
-        expected[max(0, ymin) : ymax, xmin : (xmin + xmax) // 2] = True
-        mask = coco_mask.decode(detection["segmentation"]).astype(bool)
-        assert np.count_nonzero(mask & expected) > 0.9 * np.count_nonzero(mask | expected)
-    plain = dataclasses.replace(answer, masks=None)
-    assert plain.to_json("a.jpg", pastes_masks=True) == plain.to_json("a.jpg")
 
 
 def test_finding_files(tmp_path):

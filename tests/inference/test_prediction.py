@@ -376,9 +376,9 @@ def test_interruption_keeps_what_was_found(exported, tmp_path, monkeypatch):
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         (tmp_path / name).write_bytes(encode(64, 80))
 
-    detect = prediction.run.detect
+    detect = prediction.detecting.detect
     monkeypatch.setattr(
-        prediction.run,
+        prediction.detecting,
         "detect",
         lambda *args, **kwargs: _interrupted_after_one(detect(*args, **kwargs)),
     )

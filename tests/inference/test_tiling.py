@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference import local, tiling
-from libra_tf.inference.client import answers
-from libra_tf.inference.client.errors import RefusedError
+from libra_tf.inference import answers, local, tiling
+from libra_tf.inference.errors import RefusedError
 
 pytestmark = pytest.mark.one_lane
 

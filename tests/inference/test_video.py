@@ -12,8 +12,7 @@ from PIL import Image
 
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference import local, prediction, video
-from libra_tf.inference.client import answers
+from libra_tf.inference import answers, local, prediction, video
 
 pytestmark = pytest.mark.one_lane
 

@@ -10,8 +10,7 @@ import libra_tf
 from libra_tf import compat
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference import local
-from libra_tf.inference.client import errors
+from libra_tf.inference import errors, local
 from libra_tf.serving import tflite
 from tests.detectors import assert_same, copy_run, encode
 

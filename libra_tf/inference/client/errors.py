@@ -2,33 +2,16 @@
 
 import re
 
-from libra_tf.inference.client.target import INPUT, SIGNATURE, Target
+from libra_tf.inference.client.target import Target
+from libra_tf.inference.errors import DetectorError, RequestError, find_refusal
+from libra_tf.inference.signature import INPUT, SIGNATURE
 
-# The served graph's message for an image that it cannot decode; see `libra_tf.serving.images`.
-_BAD_IMAGES = re.compile(r"\[(image \d+ of the batch .*)\]")
-_BAD_IMAGE = re.compile(r"image (\d+) of the batch (.*)")
 # A server with batching reports a full queue as UNAVAILABLE, although it can be reached.
 _FULL_QUEUE = re.compile(r"batch scheduling queue .*full", re.DOTALL)
 
 
-class ServerError(Exception):
+class ServerError(DetectorError):
     """No request will be answered: the server is gone, or does not serve the model."""
-
-
-class RequestError(Exception):
-    """This request was not answered, but others may be."""
-
-
-class RefusedError(RequestError):
-    """The detector refuses images of the request.
-
-    Attributes:
-      problems: position in the request -> what is wrong with that image.
-    """
-
-    def __init__(self, problems: dict[int, str]) -> None:
-        super().__init__("; ".join(problems.values()))
-        self.problems = problems
 
 
 def from_status(code: str, message: str, target: Target) -> ServerError | RequestError:
@@ -68,16 +51,6 @@ def from_status(code: str, message: str, target: Target) -> ServerError | Reques
     if code == "RESOURCE_EXHAUSTED":
         return RequestError(f"the server is overloaded ({said}); lower --concurrency")
     return RequestError(f"the server answered {code}: {said}")
-
-
-def find_refusal(message: str) -> RefusedError | None:
-    """Returns the refused images that a served graph's error names, None for any other error."""
-    refused = _BAD_IMAGES.search(message)
-    if not refused:
-        return None
-    parts = re.split(r"; (?=image \d+ of the batch )", refused.group(1))
-    matches = (_BAD_IMAGE.match(part) for part in parts)
-    return RefusedError({int(match.group(1)): match.group(2) for match in matches})
 
 
 def _first_line(message: str) -> str:

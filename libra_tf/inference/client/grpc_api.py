@@ -15,8 +15,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from libra_tf.inference.client import answers, errors, retrying
-from libra_tf.inference.client.target import INPUT, SIGNATURE, Target
+from libra_tf.inference import answers
+from libra_tf.inference.client import errors, retrying
+from libra_tf.inference.client.target import Target
+from libra_tf.inference.signature import INPUT, SIGNATURE
 
 
 class GrpcTransport:

@@ -12,7 +12,8 @@ import requests.adapters
 import urllib3
 
 from libra_tf.inference.client import errors, retrying
-from libra_tf.inference.client.target import INPUT, SIGNATURE, Target
+from libra_tf.inference.client.target import Target
+from libra_tf.inference.signature import INPUT, SIGNATURE
 
 _CODES = {
     400: "INVALID_ARGUMENT",

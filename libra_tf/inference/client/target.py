@@ -4,9 +4,6 @@ import dataclasses
 
 from libra_tf.cli.errors import UsageError
 
-SIGNATURE = "serving_default"
-INPUT = "image_bytes"
-
 
 @dataclasses.dataclass(frozen=True)
 class Target:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from libra_tf.inference.client.errors import ServerError
 from libra_tf.inference.drawing import draw_detections
+from libra_tf.inference.errors import DetectorError
 
 _NEEDED = (
     "detection_boxes",
@@ -119,11 +119,11 @@ def from_outputs(outputs: Mapping[str, np.ndarray], is_normalized: bool) -> list
       An answer for each image.
 
     Raises:
-      ServerError: if they are not the outputs of an exported detector.
+      DetectorError: if they are not the outputs of an exported detector.
     """
     missing = [name for name in _NEEDED if name not in outputs]
     if missing:
-        raise ServerError(
+        raise DetectorError(
             f"the model returns no {missing[0]}; serve a folder that libra-tf export wrote"
         )
     answers = []

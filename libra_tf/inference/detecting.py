@@ -1,4 +1,4 @@
-"""Sends images to a detector, several requests at once, and yields the results."""
+"""Asks a detector about image files, several requests at once, and yields the results."""
 
 import concurrent.futures
 import contextlib
@@ -7,26 +7,22 @@ import functools
 import json
 import pathlib
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from libra_tf.cli.errors import UsageError
 from libra_tf.cli.image_files import ImageFile
 from libra_tf.data import images as data_images
-from libra_tf.inference.client import answers
-from libra_tf.inference.client.errors import RefusedError, RequestError, ServerError
-from libra_tf.inference.client.target import Target
+from libra_tf.inference import answers
+from libra_tf.inference.errors import RefusedError, RequestError
 
-_SECONDS_BETWEEN_LOOKS = 1.0
 # It is unlikely that other clients' bad images fail the same request more often than this.
 _MOST_TRIES_ALONE = 5
 
 
 class Detector(Protocol):
-    """A detector: on a server, or in this process (`libra_tf.inference.local`)."""
+    """A detector: in this process (`local`), or on a server (`client`)."""
 
     def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Returns the outputs of the model for image files.
@@ -37,16 +33,6 @@ class Detector(Protocol):
         Raises:
           RefusedError: if the model does not take one of the images.
         """
-
-
-class Transport(Detector, Protocol):
-    """A detector on a server; see `rest` and `grpc_api`."""
-
-    def states(self) -> dict[int, str]:
-        """Returns the state of each version that the target selects."""
-
-    def close(self) -> None:
-        """Closes the connections."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,55 +65,6 @@ class Result:
         return len(self.answer.scores) if self.answer else 0
 
 
-def connect(target: Target) -> Transport:
-    """Returns the transport for the server's protocol."""
-    # Imported here because importing TensorFlow takes seconds, and REST does not need it.
-    if target.server.startswith("grpc://"):
-        from libra_tf.inference.client import grpc_api
-
-        return grpc_api.GrpcTransport(target)
-    from libra_tf.inference.client import rest
-
-    return rest.RestTransport(dataclasses.replace(target, server=target.server.rstrip("/")))
-
-
-def wait_until_available(
-    transport: Transport, target: Target, seconds: float, report: Callable[[str], None]
-) -> None:
-    """Waits until the server reports that it serves the model.
-
-    Args:
-      transport: connection to the server.
-      target: the model to ask.
-      seconds: how long to wait; 0 to ask only once.
-      report: receives a line if it is necessary to wait.
-
-    Raises:
-      UsageError: if the model does not become available in that time; the message says why.
-    """
-    end = time.monotonic() + seconds
-    problem = _why_not_available(transport, target)
-    if problem and seconds:
-        report(f"waiting up to {seconds:g} seconds: {problem}")
-    while problem and time.monotonic() < end:
-        time.sleep(min(_SECONDS_BETWEEN_LOOKS, max(0.0, end - time.monotonic())))
-        problem = _why_not_available(transport, target)
-    if problem:
-        raise UsageError(problem)
-
-
-def _why_not_available(transport: Transport, target: Target) -> str:
-    """Returns why the model is not available, empty if it is."""
-    try:
-        states = transport.states()
-    except (ServerError, RequestError) as error:
-        return str(error)
-    if "AVAILABLE" in states.values():
-        return ""
-    listed = ", ".join(f"version {number} {state}" for number, state in states.items())
-    return f"{target} on {target.server} is not available yet ({listed}); use --wait to wait for it"
-
-
 def detect(
     detector: Detector,
     files: Sequence[ImageFile],
@@ -158,7 +95,7 @@ def detect(
       A result for each image.
 
     Raises:
-      ServerError: if the server is gone or does not serve the model.
+      DetectorError: if no request will be answered.
     """
     targets = pictures or [None] * len(files)
     jobs = list(zip(files, targets, strict=True))
