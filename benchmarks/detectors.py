@@ -16,7 +16,6 @@ install such an environment.
 
 import functools
 import pathlib
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -28,6 +27,7 @@ import tensorflow as tf
 from absl import flags
 
 import mmdet_python
+import other_process
 import side_by_side
 from building import NUM_CLASSES, RANDOM_SAMPLING, SWITCHES_OFF, prepare
 from comparison import Comparison
@@ -135,32 +135,10 @@ def _mmdetection(
     command.append(f"--dtype={computed_in.dtype}")
     if is_training:
         command.append("--train")
-    log = tempfile.TemporaryFile("w+")  # noqa: SIM115, open as long as the program runs
     with tempfile.TemporaryDirectory() as folder:
         batch = f"{folder}/batch.npz"
         np.savez(batch, **_mmdetection_batch(is_training))
-        process = subprocess.Popen(
-            [*command, f"--batch={batch}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-
-        def answer() -> str:
-            line = process.stdout.readline()
-            if not line:
-                log.seek(0)
-                raise RuntimeError(f"{program} has ended:\n{log.read()}")
-            return line
-
-        answer()
-
-    def call() -> str:
-        print(file=process.stdin, flush=True)
-        return answer()
-
-    return call
+        return other_process.start([*command, f"--batch={batch}"])
 
 
 def _mmdetection_batch(is_training: bool) -> dict[str, np.ndarray]:
