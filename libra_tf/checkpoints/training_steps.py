@@ -83,7 +83,8 @@ class Batch:
     def __init__(self, imported: Imported, numbers: Numbers, images: np.ndarray, prefix: str):
         self.images = tf.constant(images.transpose(0, 2, 3, 1))
         self._is_retinanet = imported.detector.kind == "retinanet"
-        self._parser = imported.params.task.train_data.parser
+        self._task = imported.params.task
+        self._parser = self._task.train_data.parser
         self.anchors = imported.model.make_anchors(self.images)
         indices = range(len(images))
         self._padded_sizes = [
@@ -167,8 +168,12 @@ class Batch:
         Returns:
           The objects and the largest IoUs, see `libra_tf.ops.assignment`.
         """
+        sampler = self._task.model.roi_sampler
         assigned, max_ious = assignment.assign_max_iou(
-            tf.constant(rois), self.boxes[index], 0.5, 0.5
+            tf.constant(rois),
+            self.boxes[index],
+            sampler.foreground_iou_threshold,
+            sampler.background_iou_high_threshold,
         )
         return assigned.numpy(), max_ious.numpy()
 
