@@ -30,12 +30,10 @@ class BoxHead:
     Attributes:
       loss: the name of the loss that learns from them.
       boxes: the predictions and their errors.
-      beta: the size of an error from which it is an outlier.
     """
 
     loss: str
     boxes: boxes.BoxErrors
-    beta: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +80,13 @@ class Detector(abc.ABC):
       levels: its pyramid levels.
       quotas: by kind of candidates, how many are sampled.
       losses: by name, the factor of each loss in the total loss.
+      betas: by name of a box loss, the size of an error from which it is an outlier.
       modules: by name, the trainable weights of its parts; the first two are shared by the losses.
     """
 
     quotas: dict[str, quotas.Quota]
     losses: dict[str, float]
+    betas: dict[str, float]
     modules: dict[str, list[tf.Variable]]
 
     def __init__(self, run: TrainedRun):

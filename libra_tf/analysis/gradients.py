@@ -35,7 +35,6 @@ class GradientTally:
         self._losses = collections.defaultdict(list)
         self._errors = collections.defaultdict(list)
         self._slopes = collections.defaultdict(list)
-        self._betas = {}
         self._of_classes = []
         self._step = tf.function(self._differentiate)
 
@@ -76,7 +75,7 @@ class GradientTally:
 
     def _box_errors(self, loss: str) -> dict[str, Any]:
         errors, slopes = (np.concatenate(x[loss]) for x in (self._errors, self._slopes))
-        beta = self._betas[loss]
+        beta = self._detector.betas[loss]
         result = {
             "beta": beta,
             "median_error": float(np.median(np.abs(errors))) if errors.size else None,
@@ -107,8 +106,8 @@ class GradientTally:
         gradients, errors = {}, {}
         for name, loss in step.losses.items():
             if name in by_loss:
-                self._betas[name] = by_loss[name][0].beta
-                of_kinds, errors[name] = _box_gradients(tape, loss, by_loss[name], modules)
+                beta = self._detector.betas[name]
+                of_kinds, errors[name] = _box_gradients(tape, loss, by_loss[name], beta, modules)
             else:
                 of_kinds = {"all": _gradients(tape, loss, modules)}
             gradients.update({f"{name}/{kind}": parts for kind, parts in of_kinds.items()})
@@ -130,12 +129,13 @@ def _box_gradients(
     tape: tf.GradientTape,
     loss: tf.Tensor,
     heads: list[BoxHead],
+    beta: float,
     modules: dict[str, list[tf.Variable]],
 ) -> tuple[dict[str, _ByPart], tuple[tf.Tensor, tf.Tensor]]:
     """Gradients of a box loss by kind of error; and the positives' errors and slopes."""
     outputs = [output for head in heads for output in head.boxes.outputs]
     slopes = tape.gradient(loss, outputs, unconnected_gradients="zero")
-    is_inlier = [tf.abs(error) < head.beta for head in heads for error in head.boxes.errors]
+    is_inlier = [tf.abs(error) < beta for head in heads for error in head.boxes.errors]
     masks = {"inliers": is_inlier, "outliers": [~inlier for inlier in is_inlier]}
     gradients = {}
     for kind, of_kind in masks.items():

@@ -27,6 +27,7 @@ class OneStage(Detector):
             "cls": losses.loss_weight,
             "box": losses.loss_weight * losses.box_loss_weight,
         }
+        self.betas = {"box": boxes.box_loss(losses, losses.huber_loss_delta).beta}
         self.modules = {
             "backbone": self.model.backbone.trainable_variables,
             "decoder": self.model.decoder.trainable_variables,
@@ -66,13 +67,11 @@ class OneStage(Detector):
         outputs = self.model(images, training=True)
         _, cls_loss, box_loss, _ = self.task.build_losses(outputs, labels)
         weighted = {"cls": self.losses["cls"] * cls_loss, "box": self.losses["box"] * box_loss}
-        losses = self.config.losses
         errors = boxes.of_anchors(
             outputs["box_outputs"], labels["box_targets"], labels["box_weights"]
         )
-        beta = boxes.box_loss(losses, losses.huber_loss_delta).beta
         targets = labels["cls_targets"]
         classes = ClassHead(
             "cls", [outputs["cls_outputs"][level] for level in targets], list(targets.values())
         )
-        return TrainingStep(weighted, [BoxHead("box", errors, beta)], [classes])
+        return TrainingStep(weighted, [BoxHead("box", errors)], [classes])

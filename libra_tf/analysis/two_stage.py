@@ -34,6 +34,10 @@ class TwoStage(Detector):
             **({"mask": losses.mask_weight} if model.include_mask else {}),
         }
         self.losses = {name: losses.loss_weight * weight for name, weight in weights.items()}
+        self.betas = {
+            "rpn_box": losses.rpn_huber_loss_delta,
+            "frcnn_box": boxes.box_loss(losses, losses.frcnn_huber_loss_delta).beta,
+        }
         self.modules = {
             "backbone": self.model.backbone.trainable_variables,
             "decoder": self.model.decoder.trainable_variables,
@@ -113,7 +117,7 @@ class TwoStage(Detector):
         losses = self.task.build_losses(outputs, labels)
         weighted = {name: self.losses[name] * losses[f"{name}_loss"] for name in self.losses}
         errors = boxes.of_rpn(outputs["rpn_boxes"], labels["rpn_box_targets"])
-        heads = [BoxHead("rpn_box", errors, self.config.losses.rpn_huber_loss_delta)]
+        heads = [BoxHead("rpn_box", errors)]
         stages = range(len(self.model.detection_head))
         return TrainingStep(
             weighted,
@@ -122,15 +126,14 @@ class TwoStage(Detector):
         )
 
     def _box_head(self, outputs: dict[str, Any], stage: int) -> BoxHead:
-        losses, suffix = self.config.losses, _suffix(stage)
+        suffix = _suffix(stage)
         errors = boxes.of_rois(
             outputs[f"box_outputs{suffix}"],
             outputs[f"box_targets{suffix}"],
             outputs[f"class_targets{suffix}"],
             self.config.model.detection_head.class_agnostic_bbox_pred,
         )
-        beta = boxes.box_loss(losses, losses.frcnn_huber_loss_delta).beta
-        return BoxHead("frcnn_box", errors, beta)
+        return BoxHead("frcnn_box", errors)
 
 
 def _class_head(outputs: dict[str, Any], stage: int) -> ClassHead:

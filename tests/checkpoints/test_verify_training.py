@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from libra_tf.checkpoints import mmdet, verify, verify_training
+from libra_tf.checkpoints import mmdet, training_steps, verify, verify_training
 from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 
@@ -82,7 +82,7 @@ def test_sees_keras_momentum(imported, files, monkeypatch):
         def __init__(self, weight_decay, **kwargs):
             super().__init__(**kwargs)
 
-    monkeypatch.setattr(verify_training, "TorchSGD", KerasSGD)
+    monkeypatch.setattr(training_steps, "TorchSGD", KerasSGD)
     wrong = wrong_stages(imported, files[RETINANET], RETINANET)
     assert any(stage.startswith("final") for stage in wrong)
 
