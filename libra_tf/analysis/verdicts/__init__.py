@@ -1,7 +1,7 @@
 """What the numbers mean, in words: the finding with its number, what to change, the config line.
 
 A verdict says what is unbalanced. Whether less imbalance makes a better detector is for training to
-show; nothing is claimed here.
+show; where trainings have shown it, a verdict quotes in how many.
 """
 
 from libra_tf.analysis.verdicts.finding import ACT, FINE, LOOK, Gauge, Verdict
