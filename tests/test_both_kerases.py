@@ -240,6 +240,7 @@ def run_python(code, **environment):
     )
 
 
+@pytest.mark.one_lane
 def test_importing_the_layers_imports_no_other_keras():
     # TensorFlow itself imports Keras 3, unless told that the old Keras is in use.
     code = "import sys, libra_tf.layers, libra_tf.losses; print(*sys.modules)"

@@ -66,10 +66,10 @@ def anchors_of(document):
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
-def tables_of(benchmark):
+def tables_of(benchmark, *arguments):
     """The tables that a benchmark prints from its records."""
     report = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / benchmark, "--report"],
+        [sys.executable, ROOT / "benchmarks" / benchmark, "--report", *arguments],
         capture_output=True,
         text=True,
         check=True,
@@ -77,6 +77,7 @@ def tables_of(benchmark):
     return report.stdout.strip().split("\n\n")
 
 
+@pytest.mark.one_lane
 def test_the_tables_are_those_of_the_records():
     tables = tables_of("ablation.py")
     assert len(tables) == 3
@@ -84,3 +85,7 @@ def test_the_tables_are_those_of_the_records():
     assert all(table in text for table in tables)
     (table,) = tables_of("precision.py")
     assert table in text
+    tables = tables_of("dials.py", "--settings=0", "--settings=1") + tables_of("verdicts.py")
+    assert len(tables) == 5
+    text = (ROOT / "docs" / "when.md").read_text()
+    assert all(table in text for table in tables)

@@ -77,6 +77,7 @@ def test_the_report_finds_the_records_of_each_setting(tmp_path):
         for dataset, row, steps, ap in (
             (plain, "baseline", 250, 0.5),
             (plain, "balanced L1", 250, 0.6),
+            (plain, "IoU-balanced RPN", 250, 0.3),
             (turned, "baseline", 250, 0.3),
             (turned, "balanced pyramid", 250, 0.35),
             (turned, "balanced L1", 9, 0.9),
@@ -91,9 +92,10 @@ def test_the_report_finds_the_records_of_each_setting(tmp_path):
         [*command, *flags, f"--plot={plot}"], capture_output=True, text=True, check=True
     )
     assert [line for line in report.stdout.splitlines() if line.startswith("| 0")] == [
-        "| 0 | 0.500 | - | - | +0.100 | - |",
-        "| 0.5 | - | - | - | - | - |",
-        "| 0 | 0.500 | - | - | +0.100 | - |",
-        "| 0.5 | 0.300 | - | +0.050 | - | - |",
+        "| 0 | 0.500 | - | - | +0.100 |",
+        "| 0.5 | - | - | - | - |",
+        "| 0 | 0.500 | - | - | +0.100 |",
+        "| 0.5 | 0.300 | - | +0.050 | - |",
+        "| 0 | 0.500 | -0.200 | - | - |",
     ]
     assert "</svg>" in plot.read_text()

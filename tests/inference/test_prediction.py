@@ -1,5 +1,6 @@
 """Detection in files: what is written, and what is said."""
 
+import functools
 import io
 import json
 import pathlib
@@ -32,6 +33,14 @@ def predict(model, arguments, output_dir, **kwargs):
         str(model), images, str(output_dir), report=lines.append, **kwargs
     )
     return failures, "\n".join(lines)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def opened_once():
+    """The same detector is asked again and again: loading it takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "open_detector", functools.cache(local.open_detector))
+        yield
 
 
 @pytest.fixture(scope="module")
