@@ -2,12 +2,13 @@
 
     python benchmarks/dials.py                            hours on two cores
     python benchmarks/dials.py --dials=look_alikes        one of the dials
-    python benchmarks/dials.py --report --plot=dials.svg  tables and picture of the records
+    python benchmarks/dials.py --report --settings=0 --settings=1 --plot=dials.svg
+                                                          tables and picture of the records
 
 The built-in shapes are drawn with one dial turned at a time (`libra_tf/data/dials.py`). At each of
-its settings, Faster R-CNN is trained without Libra's components and with each of them alone. The
-rows and seeds are those of every setting, so a gain is a mean of differences between trainings with
-the same seed, given with its standard error. At 0, there are more rows: IoU-balanced sampling of
+its settings, Faster R-CNN is trained without Libra's components and with each of them alone. Every
+setting has the same rows and seeds, so a gain is a mean of differences between trainings with the
+same seed, given with its standard error. At 0, there are more rows: IoU-balanced sampling of
 the RPN's anchors, which is no part of Libra R-CNN, and half the weight of the box loss.
 
 Finished trainings are recorded and not repeated; a training that was stopped resumes. All dials

@@ -6,8 +6,8 @@
 Every baseline that `dials.py` has trained gets a report. For each component, the number that
 decides the verdict on its imbalance is paired with what the component gained on the same images
 with the same seed. If the report is of use, the gain grows with the number: the table has
-Spearman's rank correlation, and how often the component gained above the verdict's threshold and
-below it.
+Spearman's rank correlation, and how often the component gained above the threshold that the verdict
+had at the time, and below it.
 
 Reports that were made are recorded and not repeated.
 """
@@ -28,11 +28,12 @@ from rows import FASTERRCNN_ROWS
 from trainings import ROOT, append, folder, read
 
 BASELINE = next(iter(FASTERRCNN_ROWS))
-# Of each component, the title of the verdict on its imbalance.
+# Of each component, the title of the verdict on its imbalance, and how the label of its number
+# begins: a verdict may turn on other numbers, which cannot be ranked with it.
 VERDICTS = {
-    "IoU-balanced sampling": "Hard negatives among the proposals",
-    "balanced pyramid": "Levels of the pyramid",
-    "balanced L1": "Inliers and outliers of the box errors",
+    "IoU-balanced sampling": ("Hard negatives among the proposals", "more hard picks if balanced"),
+    "balanced pyramid": ("Levels of the pyramid", "share of"),
+    "balanced L1": ("Inliers and outliers of the box errors", "gradient that comes from outliers"),
 }
 
 _STEPS = flags.DEFINE_integer("steps", 250, "Steps of the trainings.", lower_bound=1)
@@ -72,8 +73,8 @@ def main(_: list[str]) -> None:
                 _report_once(training)
     reports = [record for record in read(_RECORDS.value) if record["steps"] == _STEPS.value]
     pairs = {
-        component: pair(component, title, reports, trainings)
-        for component, title in VERDICTS.items()
+        component: pair(component, title, label, reports, trainings)
+        for component, (title, label) in VERDICTS.items()
     }
     print("\n".join(table(pairs)))
     if _PLOT.value:
@@ -98,6 +99,7 @@ def _report_once(training: Mapping[str, Any]) -> None:
 def pair(
     component: str,
     title: str,
+    label: str,
     reports: Sequence[Mapping[str, Any]],
     trainings: Sequence[Mapping[str, Any]],
 ) -> list[Pair]:
@@ -106,11 +108,12 @@ def pair(
     Args:
       component: a key of `VERDICTS`.
       title: of the verdict.
+      label: how that of its number begins.
       reports: what was recorded of them.
       trainings: what was recorded of those, all with the same number of steps.
 
     Returns:
-      A pair for every report that has such a verdict and both trainings.
+      A pair for every report that has such a number and both trainings.
     """
     precisions = {(t["dataset"], t["seed"], t["row"]): t["AP"] for t in trainings}
     pairs = []
@@ -118,7 +121,8 @@ def pair(
         of_run = report["dataset"], report["seed"]
         without, with_it = (precisions.get((*of_run, row)) for row in (BASELINE, component))
         gauge = report["gauges"].get(title)
-        if gauge and without is not None and with_it is not None:
+        is_same = gauge and gauge["label"].startswith(label)
+        if is_same and without is not None and with_it is not None:
             pairs.append(Pair(gauge["value"], gauge["threshold"], with_it - without))
     return pairs
 
@@ -136,7 +140,7 @@ def table(pairs: Mapping[str, Sequence[Pair]]) -> list[str]:
     for component, of_component in pairs.items():
         above = [p.gain for p in of_component if p.value > p.threshold]
         below = [p.gain for p in of_component if p.value <= p.threshold]
-        cells = [component, VERDICTS[component], _correlation(of_component)]
+        cells = [component, VERDICTS[component][0], _correlation(of_component)]
         cells += [
             f"{sum(gain > 0 for gain in of_side)} of {len(of_side)}" for of_side in (above, below)
         ]
@@ -167,7 +171,7 @@ def picture(pairs: Mapping[str, Sequence[Pair]]) -> matplotlib.figure.Figure:
         axes.scatter([p.value for p in of_component], [p.gain for p in of_component])
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set_title(component)
-        axes.set_xlabel(VERDICTS[component])
+        axes.set_xlabel(VERDICTS[component][1].removesuffix(" of"))
     panels[0].set_ylabel("AP gained on the baseline")
     return figure
 

@@ -396,6 +396,19 @@ def test_balancing_the_rpn_is_not_advised_whatever_it_picks(type_, state, lines,
     assert "lowered average precision in" in verdict.suggestion
 
 
+def test_no_other_verdict_advises_to_balance_the_rpn():
+    uneven = {
+        "settings/task.model.roi_sampler.type": "random",
+        "samples/proposals/positives/random": {"variation": 0.9},
+    }
+    (verdict,) = (
+        v for v in verdicts.judge(write_other_kind("rpn_anchors", **uneven)) if "Pos" in v.title
+    )
+    assert (verdict.state, verdict.config) == (verdicts.LOOK, ())
+    found = verdicts.judge(write_other_kind("rpn_anchors", **STARVED))
+    assert found and not any("Starved" in verdict.title for verdict in found)
+
+
 @pytest.mark.parametrize(
     ("kind", "lines"),
     [("rpn_anchors", ("task.model.anchor.num_scales=2",)), ("proposals", ())],

@@ -20,11 +20,11 @@ _STARVED = 0.5
 # Of the positives that a sampler wants.
 _FEW_POSITIVES = 0.1
 
-# The fewest more hard picks with which `benchmarks/dials.py` has seen a gain. The numbers of it are
-# in docs/when.md.
+# In a random sample, about the fewest more hard picks with which `benchmarks/dials.py` saw a gain.
 _WORTHWHILE = 0.01
-_RISE = "With 1 to 13 more hard picks in 100, it gained in 9 of 12 small trainings of Faster R-CNN."
-_RPN_LOSS = "IoU-balanced sampling in the RPN lowered average precision in 6 of 6 small trainings."
+# The numbers are in docs/when.md and docs/results.md.
+_RISE = "It gained in 10 of 15 small trainings of Faster R-CNN."
+_RPN_LOSS = "IoU-balanced sampling in the RPN lowered average precision in 3 of 3 small trainings."
 
 NOUNS = {"proposals": "proposals", "rpn_anchors": "RPN anchors", "anchors": "anchors"}
 _SAMPLER_KEYS = {"proposals": "task.model.roi_sampler", "rpn_anchors": "task.model.rpn_sampler"}
@@ -168,7 +168,7 @@ def _sampling_advice(kind: str, current: str, shares: Mapping[str, float]) -> Ad
             "part of the sample from those.",
             (f"{key}.floor_threshold=0.05", f"{key}.floor_fraction={easy:.2f}"),
         )
-    if gain < LITTLE:
+    if gain < _WORTHWHILE:
         return Advice(
             FINE,
             "Balancing hardly changes how many hard negatives are picked.",
@@ -178,7 +178,12 @@ def _sampling_advice(kind: str, current: str, shares: Mapping[str, float]) -> Ad
 
 
 def _rpn_advice(key: str, current: str) -> Advice:
-    """Advises on the RPN's sampler; for the arguments see `_sampling_advice`."""
+    """Advises on the RPN's sampler.
+
+    Args:
+      key: the config key of the sampler.
+      current: how it samples, see `current_sampling`.
+    """
     if current == "random":
         return Advice(
             FINE, "The RPN samples at random, as that of the published models.", _RPN_LOSS
@@ -188,7 +193,12 @@ def _rpn_advice(key: str, current: str) -> Advice:
 
 
 def _balancing_advice(key: str, shares: Mapping[str, float]) -> Advice:
-    """Advises on a sampler that draws at random; for the arguments see `_sampling_advice`."""
+    """Advises on a sampler of RoIs that draws at random.
+
+    Args:
+      key: the config key of the sampler.
+      shares: share of hard negatives by way of sampling.
+    """
     gain = shares["iou_balanced"] - shares["random"]
     would_make = f"IoU-balanced sampling would make {_more(gain)} hard"
     if gain < _WORTHWHILE or shares["hardest"] - shares["random"] < LITTLE:
@@ -210,8 +220,8 @@ def _starved_bins(
     kind: str, measured: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Verdict | None:
     current = current_sampling(kind, settings)
-    # Only IoU-balanced sampling draws from bins.
-    if current not in ("iou_balanced", "mmdet"):
+    # Only IoU-balanced sampling draws from bins. In the RPN, it is not advised at all.
+    if current not in ("iou_balanced", "mmdet") or kind == "rpn_anchors":
         return None
     bin_range = "all" if current == "mmdet" else "candidates"
     bins = measured["bins"][bin_range]
@@ -276,7 +286,7 @@ def _positives(
             "positives found of those wanted", positives["per_image"] / wanted, _FEW_POSITIVES
         )
     else:
-        more, gauge, advice = _surplus(_SAMPLER_KEYS[kind], positives, settings)
+        more, gauge, advice = _surplus(kind, positives, settings)
         text += more
     return make_verdict(
         "samples", f"Positives per object among the {NOUNS[kind]}", gauge, text, advice
@@ -325,18 +335,19 @@ def _more_anchors(settings: Mapping[str, Any]) -> str:
 
 
 def _surplus(
-    key: str, positives: Mapping[str, Any], settings: Mapping[str, Any]
+    kind: str, positives: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple[str, Gauge | None, Advice]:
     """Judges how a sampler draws from more positives than it wants.
 
     Args:
-      key: the config key of the sampler.
+      kind: the kind of candidates, a key of `_SAMPLER_KEYS`.
       positives: the numbers of its positives.
       settings: of the run, by config key.
 
     Returns:
       The end of the verdict's text, its gauge and what follows.
     """
+    key = _SAMPLER_KEYS[kind]
     before, after = (
         positives[name]["variation"] or 0.0 for name in ("random", "instance_balanced")
     )
@@ -354,14 +365,15 @@ def _surplus(
     gauge = Gauge("less variation if drawn evenly", before - after, MUCH)
     if gauge.value <= MUCH:
         return text, gauge, Advice(FINE, "Drawing the positives evenly would change little.")
-    advice = Advice(
-        ACT,
-        "Some objects get far more positives than others.",
-        "Draw them evenly over the objects.",
-        (f"{key}.type=iou_balanced", f"{key}.instance_balanced=true"),
-    )
-    return text, gauge, advice
+    headline = "Some objects get far more positives than others."
+    if kind == "rpn_anchors":
+        suggestion = f"Drawing them evenly takes the IoU-balanced sampler. {_RPN_LOSS}"
+        return text, gauge, Advice(LOOK, headline, suggestion)
+    lines = (f"{key}.type=iou_balanced", f"{key}.instance_balanced=true")
+    return text, gauge, Advice(ACT, headline, "Draw them evenly over the objects.", lines)
 
 
 def _more(gain: float) -> str:
-    return f"{100 * abs(gain):.0f} {'fewer' if gain < 0 else 'more'} picks in 100"
+    number = f"{100 * abs(gain):.0f}"
+    picks = "pick" if number == "1" else "picks"
+    return f"{number} {'fewer' if gain < 0 else 'more'} {picks} in 100"
