@@ -69,7 +69,7 @@ def tiny_shapes(tmp_path_factory):
 
 @pytest.fixture(
     scope="session",
-    params=["retinanet", pytest.param("fasterrcnn", marks=pytest.mark.one_lane)],
+    params=["retinanet", pytest.param("fasterrcnn", marks=pytest.mark.slow)],
 )
 def exported(request, tiny_shapes, tmp_path_factory):
     """A detector of either kind, as a run and as a SavedModel."""

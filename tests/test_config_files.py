@@ -13,8 +13,6 @@ from official.vision.data import create_coco_tf_record, tfrecord_lib
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.yaml"))
-# The others take longer. The rest of the tests trains small ones of their kinds.
-IN_CI = "libra_retinanet_r50"
 
 
 def read(path):
@@ -112,13 +110,9 @@ def proposals(tmp_path_factory):
 
 
 @pytest.mark.one_lane
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=() if path.stem == IN_CI else pytest.mark.slow)
-        for path in FILES
-    ],
-)
+# The rest of the tests trains small ones of their kinds.
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_training_step(path, records, proposals):
     params, _ = read(path)
     task_config = params.task

@@ -12,7 +12,7 @@ import libra_tf
 from libra_tf.compat import keras
 from tests import test_docs
 
-pytestmark = pytest.mark.one_lane
+pytestmark = pytest.mark.slow
 
 PAGE = "python.md"
 

@@ -70,7 +70,8 @@ def draw(layout, folder):
     return LAYOUTS[layout](pathlib.Path(shapes), folder / layout)
 
 
-@pytest.mark.parametrize("layout", ["yolo", pytest.param("coco_2017", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["yolo", "coco_2017"])
 def test_from_a_folder_to_a_checkpoint(layout, libra_tf, tmp_path):
     printed = libra_tf(
         "train",

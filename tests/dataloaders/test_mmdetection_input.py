@@ -107,6 +107,7 @@ def test_rpn_samples_at_most_five_negatives_for_each_positive(dataset):
             assert negatives == min(256 - positives, 5 * max(positives, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_later_start_delivers_the_rest(dataset, kind):
     tf.config.experimental.enable_op_determinism()

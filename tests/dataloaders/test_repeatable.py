@@ -133,11 +133,12 @@ def batches_of(params, step, num_batches, seed=7):
     return [tf.nest.flatten(batch) for batch in dataset.as_numpy_iterator()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment",
     [
         "libra_retinanet_demo",
-        pytest.param("libra_fasterrcnn_demo", marks=pytest.mark.slow),
+        "libra_fasterrcnn_demo",
     ],
 )
 def test_detectors_skip_used_images_undecoded(experiment, tiny_shapes, tmp_path):

@@ -214,7 +214,8 @@ def test_mobilenets_give_keras_features(version, width, tmp_path):
     assert_same(features[max(features)], network(images(), training=False))
 
 
-@pytest.mark.parametrize("depth", [50, pytest.param(101, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [50, 101])
 def test_resnets_give_keras_features(depth, tmp_path):
     build = keras_applications._RESNETS[depth]
     network = randomize(build(input_shape=(64, 64, 3), include_top=False, weights=None))

@@ -22,7 +22,7 @@ CASCADE = {
 MMDETECTION = {"compatibility": "mmdetection"}
 VARIANTS = [
     (EXPERIMENTS[0], {}),
-    pytest.param(EXPERIMENTS[1], {"roi_sampler": {"type": "random"}}, marks=pytest.mark.one_lane),
+    pytest.param(EXPERIMENTS[1], {"roi_sampler": {"type": "random"}}, marks=pytest.mark.slow),
     pytest.param(EXPERIMENTS[1], {}, marks=pytest.mark.slow),
     pytest.param(EXPERIMENTS[1], CASCADE, marks=pytest.mark.slow),
     pytest.param(EXPERIMENTS[0], MMDETECTION, marks=pytest.mark.slow),

@@ -83,6 +83,7 @@ def _with(request, name, number):
     return dataclasses.replace(request, kind=name, outputs={**request.outputs, name: value})
 
 
+@pytest.mark.slow
 @only_retinanet
 def test_wrong_answers_fail(detector, run):
     good = c_runtime.ask(detector, "good", [encode(64, 64)])
@@ -102,6 +103,7 @@ def test_wrong_answers_fail(detector, run):
         assert re.search(row(request.kind, 0, 0, 2), result.stdout)
 
 
+@pytest.mark.slow
 @only_retinanet
 def test_errors_that_do_not_name_the_bad_image_fail(detector, run):
     images = [encode(64, 64)[:200], encode(20, 30)]
@@ -126,6 +128,7 @@ def test_errors_that_do_not_name_the_bad_image_fail(detector, run):
         assert re.search(row(kind, 0, 0, 1), result.stdout)
 
 
+@pytest.mark.slow
 @only_retinanet
 def test_memory_beyond_the_bound_fails(detector, run):
     good = c_runtime.ask(detector, "good", [encode(64, 64)])

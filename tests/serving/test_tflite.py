@@ -19,7 +19,7 @@ LIMITS = {"num_detections": 20, "score_threshold": 0.3, "iou_threshold": 0.5}
 
 one_stage = pytest.mark.parametrize("exported", ["retinanet"], indirect=True)
 two_stage = pytest.mark.parametrize(
-    "exported", [pytest.param("fasterrcnn", marks=pytest.mark.one_lane)], indirect=True
+    "exported", [pytest.param("fasterrcnn", marks=pytest.mark.slow)], indirect=True
 )
 
 

@@ -30,9 +30,8 @@ def experiment(dataset, backbone, **task):
     return config
 
 
-@pytest.mark.parametrize(
-    "backbone", ["mobilenet", pytest.param("spinenet", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["mobilenet", "spinenet"])
 def test_a_training_step(backbone, tiny_shapes):
     config = experiment(tiny_shapes, backbone)
     task = task_factory.get_task(config.task)
