@@ -1,14 +1,16 @@
-"""Prepares a detector, ours or Model Garden's own, with a batch of drawn images."""
+"""Prepares a detector, ours or Model Garden's own, with a batch of drawn images, and its calls."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from official.core import base_task, exp_factory, task_factory
 from official.core import config_definitions as cfg
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
+from libra_tf import precision
 from libra_tf.compat import keras
 from libra_tf.data import make_shapes, prepare_coco_folder
 from libra_tf.runner.config import use_dataset
@@ -64,3 +66,59 @@ def prepare(
         keras.utils.set_random_seed(0)
         task = task_factory.get_task(task_config)
         return task, params, next(iter(task.build_inputs(data)))
+
+
+def training_step(
+    experiment: str,
+    switches: Mapping[str, Any],
+    batch_size: int,
+    input_size: int,
+    computed_in: precision.Precision,
+) -> Callable[[], float]:
+    """Returns a function that takes a training step and returns the loss; it is traced already.
+
+    Args:
+      experiment: see `prepare`.
+      switches: see `prepare`.
+      batch_size: see `prepare`.
+      input_size: see `prepare`.
+      computed_in: what the network computes in.
+    """
+    task, params, batch = prepare(
+        experiment, switches, True, batch_size, input_size, computed_in.dtype
+    )
+    with precision.computing_in(computed_in.policy):
+        model = task.build_model()
+        optimizer = task.create_optimizer(params.trainer.optimizer_config)
+        step = tf.function(lambda inputs: task.train_step(inputs, model, optimizer))
+        step.get_concrete_function(batch)
+    return lambda: float(step(batch)[task.loss])
+
+
+def inference(
+    experiment: str,
+    switches: Mapping[str, Any],
+    input_size: int,
+    computed_in: precision.Precision,
+) -> Callable[[], np.ndarray]:
+    """Returns a function that detects in one image and returns the boxes; it is traced already.
+
+    Args:
+      experiment: see `prepare`.
+      switches: see `prepare`.
+      input_size: see `prepare`.
+      computed_in: what the network computes in.
+    """
+    task, _, (images, labels) = prepare(
+        experiment, switches, False, 1, input_size, computed_in.dtype
+    )
+    shape = labels["image_info"][:, 1, :]
+    with precision.computing_in(computed_in.policy):
+        model = task.build_model()
+        infer = tf.function(
+            lambda images: model(
+                images, image_shape=shape, anchor_boxes=labels["anchor_boxes"], training=False
+            )["detection_boxes"]
+        )
+        infer.get_concrete_function(images)
+    return lambda: infer(images).numpy()

@@ -32,9 +32,9 @@ from libra_tf.data import shapes
 from libra_tf.data.dials import Dials
 from libra_tf.data.shape_images import CLASS_NAMES
 from libra_tf.data.shapes import DEMO_SHAPES
+from rows import BASELINE
 from trainings import ROOT, read, train_on_shapes
 
-BASELINE = "baseline"
 # With all classes as frequent as each other, each is in more than half of the images: then nothing
 # is repeated.
 _ROWS = {

@@ -23,13 +23,19 @@ from typing import Any
 import measuring  # isort: skip, sets what TensorFlow reads at import
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
 import mmdet_python
 import other_process
 import side_by_side
-from building import NUM_CLASSES, RANDOM_SAMPLING, SWITCHES_OFF, prepare
+from building import (
+    NUM_CLASSES,
+    RANDOM_SAMPLING,
+    SWITCHES_OFF,
+    inference,
+    prepare,
+    training_step,
+)
 from comparison import Comparison
 from libra_tf import precision
 
@@ -58,14 +64,14 @@ def comparisons(detector: str) -> Iterator[Comparison]:
         name: functools.partial(_training_step, detector, s) for name, s in switches.items()
     }
     models = {"ours": {}, "Model Garden": SWITCHES_OFF[detector]["model"]}
-    inference = {
+    detection = {
         name: functools.partial(_inference, detector, model) for name, model in models.items()
     }
     if _MMDET_PYTHON.value and detector != "cascadercnn":
         training["MMDetection"] = functools.partial(_mmdetection, detector, True)
-        inference["MMDetection"] = functools.partial(_mmdetection, detector, False)
+        detection["MMDetection"] = functools.partial(_mmdetection, detector, False)
     yield _in_every_precision(f"training step, batch {TRAINING_BATCH}", training)
-    yield _in_every_precision("inference, batch 1", inference)
+    yield _in_every_precision("inference, batch 1", detection)
 
 
 def _in_every_precision(
@@ -89,20 +95,8 @@ def _in_every_precision(
 def _training_step(
     detector: str, switches: Mapping[str, Any], computed_in: precision.Precision
 ) -> Callable[[], float]:
-    task, params, batch = prepare(
-        f"libra_{detector}_resnetfpn_coco",
-        switches,
-        True,
-        TRAINING_BATCH,
-        INPUT_SIZE,
-        computed_in.dtype,
-    )
-    with precision.computing_in(computed_in.policy):
-        model = task.build_model()
-        optimizer = task.create_optimizer(params.trainer.optimizer_config)
-        step = tf.function(lambda inputs: task.train_step(inputs, model, optimizer))
-        step.get_concrete_function(batch)
-    return lambda: float(step(batch)[task.loss])
+    experiment = f"libra_{detector}_resnetfpn_coco"
+    return training_step(experiment, switches, TRAINING_BATCH, INPUT_SIZE, computed_in)
 
 
 def _inference(
@@ -110,19 +104,7 @@ def _inference(
 ) -> Callable[[], np.ndarray]:
     suppression = {"detection_generator": {"nms_version": _NMS_VERSION.value}}
     switches = {"model": {**model_switches, **suppression}}
-    task, _, (images, labels) = prepare(
-        f"libra_{detector}_resnetfpn_coco", switches, False, 1, INPUT_SIZE, computed_in.dtype
-    )
-    shape = labels["image_info"][:, 1, :]
-    with precision.computing_in(computed_in.policy):
-        model = task.build_model()
-        infer = tf.function(
-            lambda images: model(
-                images, image_shape=shape, anchor_boxes=labels["anchor_boxes"], training=False
-            )["detection_boxes"]
-        )
-        infer.get_concrete_function(images)
-    return lambda: infer(images).numpy()
+    return inference(f"libra_{detector}_resnetfpn_coco", switches, INPUT_SIZE, computed_in)
 
 
 def _mmdetection(

@@ -26,7 +26,7 @@ import gains
 from libra_tf.data import shapes
 from libra_tf.data.dials import AT_ZERO, Dials
 from libra_tf.data.shapes import DEMO_SHAPES
-from rows import FASTERRCNN_ROWS
+from rows import BASELINE, FASTERRCNN_ROWS
 from trainings import ROOT, read, train_on_shapes
 
 # Of each dial, the component for the same imbalance.
@@ -35,7 +35,6 @@ MATCHING = {
     "size_spread": "balanced pyramid",
     "unclear_borders": "balanced L1",
 }
-BASELINE = "baseline"
 COMPONENTS = tuple(MATCHING.values())
 # Trained at 0 alone.
 OTHERS = {

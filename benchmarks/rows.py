@@ -5,9 +5,10 @@ import dataclasses
 FPN = "task.model.decoder.type=fpn"
 RANDOM_SAMPLING = "task.model.roi_sampler.type=random"
 ROI_HUBER = "task.losses.box_loss=huber"
+BASELINE = "baseline"
 # The rows of a table of Faster R-CNN: overrides that switch components off.
 FASTERRCNN_ROWS = {
-    "baseline": (RANDOM_SAMPLING, FPN, ROI_HUBER),
+    BASELINE: (RANDOM_SAMPLING, FPN, ROI_HUBER),
     "IoU-balanced sampling": (FPN, ROI_HUBER),
     "balanced pyramid": (RANDOM_SAMPLING, ROI_HUBER),
     "balanced L1": (RANDOM_SAMPLING, FPN),
@@ -16,7 +17,7 @@ FASTERRCNN_ROWS = {
 # With the weight that Model Garden uses for this loss.
 RETINANET_HUBER = "task.losses.box_loss=huber,task.losses.box_loss_weight=50"
 RETINANET_ROWS = {
-    "baseline": (FPN, RETINANET_HUBER),
+    BASELINE: (FPN, RETINANET_HUBER),
     "balanced pyramid": (RETINANET_HUBER,),
     "balanced L1": (FPN,),
     "both": (),
@@ -61,7 +62,7 @@ DETECTORS = {
     "retinanet_lite0": Detector(
         "libra_retinanet_lite0",
         {
-            "baseline": (FPN, RETINANET_LITE0_HUBER),
+            BASELINE: (FPN, RETINANET_LITE0_HUBER),
             "balanced pyramid": (RETINANET_LITE0_HUBER,),
             "balanced L1": (FPN, RETINANET_LITE0_BALANCED_L1),
             "both": (RETINANET_LITE0_BALANCED_L1,),

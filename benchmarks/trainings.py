@@ -74,7 +74,7 @@ def train_once(
         difference of AP as `gained` (see `libra_tf.evaluation.comparison.compare`), unless the
         folder of the baseline is gone.
     """
-    if any(key.items() <= record.items() for record in read(records)):
+    if is_recorded(records, key):
         return
     model_dir = folder(runs, key)
     print(f"training {model_dir.name}: {model_dir}", flush=True)
@@ -144,6 +144,16 @@ def read(records: str) -> list[dict[str, Any]]:
         return []
     with open(records) as file:
         return [json.loads(line) for line in file]
+
+
+def is_recorded(records: str, key: Mapping[str, Any]) -> bool:
+    """Returns whether there is a record with all that a key holds.
+
+    Args:
+      records: the file.
+      key: names and values.
+    """
+    return any(key.items() <= record.items() for record in read(records))
 
 
 def append(records: str, record: Mapping[str, Any]) -> None:

@@ -24,10 +24,9 @@ import matplotlib.figure
 from absl import app, flags
 from scipy import stats
 
-from rows import FASTERRCNN_ROWS
-from trainings import ROOT, append, folder, read
+from rows import BASELINE
+from trainings import ROOT, append, folder, is_recorded, read
 
-BASELINE = next(iter(FASTERRCNN_ROWS))
 # Of each component, the title of the verdict on its imbalance, and how the label of its number
 # begins: a verdict may turn on other numbers, which cannot be ranked with it.
 VERDICTS = {
@@ -84,7 +83,7 @@ def main(_: list[str]) -> None:
 def _report_once(training: Mapping[str, Any]) -> None:
     """Reports on a baseline and records what decides its verdicts, unless that is recorded."""
     key = {name: training[name] for name in ("dataset", "seed", "steps")}
-    if any(key.items() <= record.items() for record in read(_RECORDS.value)):
+    if is_recorded(_RECORDS.value, key):
         return
     names = ("dataset", "row", "seed", "steps")
     model_dir = folder(_RUNS.value, {name: training[name] for name in names})

@@ -12,7 +12,7 @@ import libra_tf
 from libra_tf.compat import keras
 from tests import test_docs
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.one_lane
 
 PAGE = "python.md"
 
@@ -45,6 +45,7 @@ def test_the_other_documents_repeat_lines_of_the_page():
         assert set(code.splitlines()) <= lines
 
 
+@pytest.mark.slow
 def test_the_run_is_that_of_the_command(page):
     root, names = page
     results = json.loads((root / "runs/cells/results.json").read_text())
@@ -55,12 +56,14 @@ def test_the_run_is_that_of_the_command(page):
         assert (root / "runs/cells" / name).exists(), name
 
 
+@pytest.mark.slow
 def test_the_process_is_as_it_was(page):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert keras.mixed_precision.global_policy().name == "float32"
     assert logging.get_verbosity() != logging.ERROR
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trained_is_an_error_of_the_call(page):
     """It is said for arguments, not flags, and the process goes on."""
     with pytest.raises(libra_tf.UsageError, match=r"^params_override: there is no config key t"):
@@ -69,6 +72,7 @@ def test_what_cannot_be_trained_is_an_error_of_the_call(page):
         libra_tf.train("cells", "libra_fasterrcnn_demo", model_dir="runs/cells")
 
 
+@pytest.mark.slow
 def test_what_the_blocks_wrote(page):
     root, names = page
     with Image.open(root / "found.jpg") as picture:
