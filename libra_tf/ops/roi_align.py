@@ -14,18 +14,52 @@ ramp r(t) = max(0, t), it is
 The samples of a cell lie at equal steps, s = first + k step for k = 0, 1, ..., n - 1, so the sum of
 a ramp over them is that of an arithmetic series, from the first k at which it is above 0. The
 weight of pixel i in the cell is three such sums (`_triangle_sums`, `_ramp_sums`), divided by n.
+
+Most boxes are far smaller than the map. So boxes are cropped a few at a time, from windows of the
+smallest size (`_WINDOWS`) in which they fit.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple
 
 import tensorflow as tf
 
-# Boxes to handle at a time; bounds the memory, [block, output_size, width, channels].
-_BLOCK = 32
+# Boxes to handle at a time; bounds the memory, [block, window, window, channels].
+_BLOCK = 16
+# Sides of the windows, in pixels of the map. What fits into none is cropped from the whole map.
+_WINDOWS = (16, 32, 64)
+# A window must be this many times smaller than the map, or copying it costs more than it saves.
+_WORTHWHILE = 4
 
-# The index of an image and a block of boxes: the weights of its rows and of its columns.
-_Block: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+class _Sampling(NamedTuple):
+    """How every box is sampled: `output_size` and `sampling_ratio` of `roi_align`."""
+
+    num_cells: int
+    ratio: int
+
+
+class _Block(NamedTuple):
+    """Some boxes of one image, to be cropped from windows of one size.
+
+    Attributes:
+      window: int32 scalar: 0 if there is nothing to crop, `i` for `_WINDOWS[i - 1]`, and
+        `len(_WINDOWS) + 1` for the whole map.
+      start: float32 `[_BLOCK, 2]`, y and x where boxes start, in pixels of the map; the centre of
+        pixel `i` is at `i`.
+      size: float32 `[_BLOCK, 2]`, height and width in pixels of the map.
+      corner: int32 `[_BLOCK, 2]`, y and x of the first pixel of each window.
+      rows: `[_BLOCK, cells, _WINDOWS[-1]]`, the weights of the window's rows in each cell. Those
+        beyond the side of the window have no meaning.
+      columns: the same for columns.
+    """
+
+    window: tf.Tensor
+    start: tf.Tensor
+    size: tf.Tensor
+    corner: tf.Tensor
+    rows: tf.Tensor
+    columns: tf.Tensor
 
 
 def roi_align(
@@ -39,6 +73,7 @@ def roi_align(
 ) -> tf.Tensor:
     """Crops boxes from a feature map and resizes them to one size.
 
+    Boxes that follow one another are cropped together, so it is fastest if they are sorted by size.
     Gradients flow to the features, not to the boxes.
 
     Args:
@@ -50,61 +85,135 @@ def roi_align(
         up.
       aligned: whether the centre of the first pixel is at 0.5. Otherwise it is at 0, and boxes
         count as at least one pixel high and wide.
-      where: bool `[B, N]`, which boxes to crop; None for all. The others, and empty boxes, give
-        zeros.
+      where: bool `[B, N]`, which boxes to crop; None for all. The others give zeros. So do empty
+        boxes, if `aligned` and `sampling_ratio` is 0.
 
     Returns:
       `[B, N, output_size, output_size, C]`, in the dtype of `features`.
     """
     boxes = tf.stop_gradient(tf.cast(boxes, tf.float32))
-    height, width = tf.unstack(tf.shape(features)[1:3])
     start, end = tf.split(boxes * spatial_scale - (0.5 if aligned else 0.0), 2, axis=-1)
     size = end - start if aligned else tf.maximum(end - start, 1.0)
-    rows = _cell_weights(start[..., 0], size[..., 0], height, output_size, sampling_ratio)
-    columns = _cell_weights(start[..., 1], size[..., 1], width, output_size, sampling_ratio)
+    map_size = tf.shape(features)[1:3]
+    window = _smallest_window(start, size, map_size)
     if where is not None:
-        rows = tf.where(where[..., tf.newaxis, tf.newaxis], rows, 0.0)
-    return _apply(features, tf.cast(rows, features.dtype), tf.cast(columns, features.dtype))
+        window = tf.where(where, window, 0)
+        # Boxes beside the map give zeros.
+        start = tf.where(where[..., tf.newaxis], start, -size - 2.0)
+    sampling = _Sampling(output_size, sampling_ratio)
+    blocks = _in_blocks(window, start, size, map_size, sampling, features.dtype)
+    crops = tf.map_fn(
+        lambda image: _crop(*image, sampling),
+        (features, blocks),
+        fn_output_signature=features.dtype,
+    )
+    crops = tf.reshape(crops, [tf.shape(boxes)[0], -1, *crops.shape[3:]])
+    return tf.ensure_shape(
+        crops[:, : tf.shape(boxes)[1]], [features.shape[0], boxes.shape[1], *crops.shape[2:]]
+    )
+
+
+def _smallest_window(start: tf.Tensor, size: tf.Tensor, map_size: tf.Tensor) -> tf.Tensor:
+    """Returns the index of the smallest window that holds each box, int32 `[B, N]`.
+
+    Args:
+      start: float32 `[B, N, 2]`; see `_Block`.
+      size: float32 `[B, N, 2]`.
+      map_size: int32 `[2]`.
+    """
+    last = tf.cast(map_size - 1, tf.float32)
+    first_pixel = tf.clip_by_value(tf.math.floor(start), 0.0, last)
+    last_pixel = tf.clip_by_value(tf.math.floor(start + size) + 1.0, 0.0, last)
+    side = tf.reduce_max(last_pixel - first_pixel, axis=-1, keepdims=True) + 1.0
+    windows = tf.constant(_WINDOWS)
+    is_worthwhile = (windows**2 * _WORTHWHILE <= tf.reduce_prod(map_size)) & (
+        windows <= tf.reduce_min(map_size)
+    )
+    fits = is_worthwhile & (side <= tf.cast(windows, tf.float32))
+    always = tf.ones_like(fits[..., :1])
+    return 1 + tf.argmax(tf.concat([fits, always], axis=-1), axis=-1, output_type=tf.int32)
+
+
+def _in_blocks(
+    window: tf.Tensor,
+    start: tf.Tensor,
+    size: tf.Tensor,
+    map_size: tf.Tensor,
+    sampling: _Sampling,
+    dtype: tf.DType,
+) -> _Block:
+    """Returns the blocks of all images, stacked to `[B, blocks, ...]`, with padding at the end.
+
+    Args:
+      window: int32 `[B, N]`, what each box needs.
+      start: float32 `[B, N, 2]`; see `_Block`.
+      size: float32 `[B, N, 2]`.
+      map_size: int32 `[2]`.
+      sampling: how a box is sampled.
+      dtype: of the weights.
+    """
+    num_boxes = tf.shape(window)[1]
+    num_blocks = (num_boxes + _BLOCK - 1) // _BLOCK
+    padding = [[0, 0], [0, num_blocks * _BLOCK - num_boxes]]
+    start, size = (
+        tf.reshape(tf.pad(x, [*padding, [0, 0]]), [-1, num_blocks, _BLOCK, 2])
+        for x in (start, size)
+    )
+    window = tf.reshape(tf.pad(window, padding), [-1, num_blocks, _BLOCK])
+    window = tf.reduce_max(window, axis=2)
+    side = tf.gather(tf.constant([0, *_WINDOWS, 0]), window)[..., tf.newaxis, tf.newaxis]
+    corner = tf.clip_by_value(tf.cast(tf.math.floor(start), tf.int32), 0, map_size - side)
+    pixels = corner[..., tf.newaxis] + tf.range(_WINDOWS[-1])
+    rows, columns = (
+        tf.cast(
+            _cell_weights(start[..., i], size[..., i], pixels[..., i, :], map_size[i], sampling),
+            dtype,
+        )
+        for i in range(2)
+    )
+    return _Block(window, start, size, corner, rows, columns)
 
 
 def _cell_weights(
-    start: tf.Tensor, size: tf.Tensor, length: tf.Tensor, num_cells: int, sampling_ratio: int
+    start: tf.Tensor, size: tf.Tensor, pixels: tf.Tensor, length: tf.Tensor, sampling: _Sampling
 ) -> tf.Tensor:
-    """Returns the weight of each pixel of an axis in each cell.
+    """Returns the weight of pixels of an axis in each cell.
 
     Args:
-      start: float32 `[...]`, where boxes start, in pixels; the centre of pixel `i` is at `i`.
+      start: float32 `[...]`, where boxes start; see `_Block`.
       size: float32 `[...]`, their sizes in pixels.
-      length: int scalar, the number of pixels.
-      num_cells: the number of cells of a box.
-      sampling_ratio: as in `roi_align`.
+      pixels: int32 `[..., K]` or `[K]`, indices of pixels of the axis.
+      length: int scalar, the number of pixels of the axis.
+      sampling: how a box is sampled.
 
     Returns:
-      float32 `[..., num_cells, length]`. A row sums to one, or to less if samples lie outside the
-      map.
+      float32 `[..., num_cells, K]`. The weights of all pixels sum to one, or to less if samples lie
+      outside the map.
     """
-    cell = size / num_cells
+    cell = size / sampling.num_cells
     count = tf.maximum(tf.math.ceil(cell), 0.0)
-    if sampling_ratio:
-        count = tf.fill(tf.shape(cell), float(sampling_ratio))
+    if sampling.ratio:
+        count = tf.fill(tf.shape(cell), float(sampling.ratio))
     step = tf.maximum(cell / tf.maximum(count, 1.0), 1e-6)[..., tf.newaxis]
     count = count[..., tf.newaxis]
     first = start[..., tf.newaxis] + step / 2
-    first += cell[..., tf.newaxis] * tf.range(num_cells, dtype=tf.float32)
+    first += cell[..., tf.newaxis] * tf.range(sampling.num_cells, dtype=tf.float32)
     # Samples more than a pixel beyond the outermost centres count as zero.
     limit = tf.cast(length, tf.float32)
     skipped = tf.maximum(tf.math.ceil((-1.0 - first) / step), 0.0)
     inside = tf.minimum(count, tf.math.floor((limit - first) / step) + 1.0) - skipped
     first += skipped * step
 
+    def weights(pixels: tf.Tensor) -> tf.Tensor:
+        offset = tf.cast(pixels, tf.float32)[..., tf.newaxis, :] - first[..., tf.newaxis]
+        return _triangle_sums(offset, step[..., tf.newaxis], inside[..., tf.newaxis])
+
     # One more pixel on either side: samples there take the value of the outermost pixel.
-    pixels = tf.range(-1, length + 1)
-    offset = tf.cast(pixels, tf.float32) - first[..., tf.newaxis]
-    weights = _triangle_sums(offset, step[..., tf.newaxis], inside[..., tf.newaxis])
-    before, inner, after = tf.split(weights, [1, length, 1], axis=-1)
-    pixel = tf.range(length)
-    inner += tf.where(pixel == 0, before, 0.0) + tf.where(pixel == length - 1, after, 0.0)
-    return inner / tf.maximum(count, 1.0)[..., tf.newaxis]
+    before, after = tf.split(weights(tf.stack([-1, length])), 2, axis=-1)
+    sums = weights(pixels)
+    pixels = pixels[..., tf.newaxis, :]
+    sums += tf.where(pixels == 0, before, 0.0) + tf.where(pixels == length - 1, after, 0.0)
+    return sums / tf.maximum(count, 1.0)[..., tf.newaxis]
 
 
 def _triangle_sums(offset: tf.Tensor, step: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -135,59 +244,97 @@ def _ramp_sums(offset: tf.Tensor, step: tf.Tensor, count: tf.Tensor) -> tf.Tenso
     return terms * (first * step - offset) + step * terms * (terms - 1.0) / 2.0
 
 
-def _apply(features: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-    """Multiplies the map by the weights `[B, N, P, H]` and `[B, N, P, W]`, a block at a time."""
-    num_boxes = tf.shape(rows)[1]
-    num_blocks = (num_boxes + _BLOCK - 1) // _BLOCK
-    row_blocks, column_blocks = (
-        _in_blocks(weights, num_blocks * _BLOCK - num_boxes) for weights in (rows, columns)
-    )
-    num_images = tf.shape(features)[0]
-    images = tf.repeat(tf.range(num_images), num_blocks)
-    cells, channels = rows.shape[2], features.shape[3]
+def _crop(features: tf.Tensor, blocks: _Block, sampling: _Sampling) -> tf.Tensor:
+    """Crops the boxes of one image from `[H, W, C]`: `[blocks, _BLOCK, cells, cells, C]`."""
+    cells = sampling.num_cells
+    shape = [_BLOCK, cells, cells, features.shape[2]]
 
-    def crop(features: tf.Tensor, block: _Block) -> tf.Tensor:
-        image, row, column = block
-
-        def crops() -> tf.Tensor:
-            partial = tf.einsum("nph,hwc->npwc", row, features[image])
-            return tf.matmul(column[:, tf.newaxis], partial)
-
-        zeros = tf.zeros([_BLOCK, cells, cells, channels], features.dtype)
-        return tf.cond(tf.reduce_any(row != 0), crops, lambda: zeros)
-
-    def add_gradient(total: tf.Tensor, block: tuple[tf.Tensor, ...]) -> tf.Tensor:
-        image, row, column, upstream = block
-
-        def added() -> tf.Tensor:
-            partial = tf.matmul(column[:, tf.newaxis], upstream, transpose_a=True)
-            gradient = tf.einsum("nph,npwc->hwc", row, partial)
-            return tf.tensor_scatter_nd_add(total, [[image]], gradient[tf.newaxis])
-
-        return tf.cond(tf.reduce_any(row != 0), added, lambda: total)
-
-    # TensorFlow's own gradient would keep the partial products of all blocks.
+    # TensorFlow's own gradient would keep the windows of all blocks.
     @tf.custom_gradient
     def crop_all(features: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        crops = tf.map_fn(
-            lambda block: crop(features, block),
-            (images, row_blocks, column_blocks),
-            fn_output_signature=tf.TensorSpec([_BLOCK, cells, cells, channels], features.dtype),
-            parallel_iterations=1,
-        )
+        def crop(block: _Block) -> tf.Tensor:
+            crops = [
+                lambda: tf.zeros(shape, features.dtype),
+                *(lambda side=side: _crop_windows(features, block, side) for side in _WINDOWS),
+                lambda: _crop_map(features, block, sampling),
+            ]
+            return tf.switch_case(block.window, crops)
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            blocks = (images, row_blocks, column_blocks, upstream)
-            zeros = tf.zeros_like(features)
-            return tf.foldl(add_gradient, blocks, zeros, parallel_iterations=1)
+            return tf.foldl(add, (blocks, upstream), tf.zeros_like(features), 1)
 
-        return crops, gradient
+        def add(total: tf.Tensor, block_and_upstream: tuple[_Block, tf.Tensor]) -> tf.Tensor:
+            block, upstream = block_and_upstream
+            sums = [
+                lambda: total,
+                *(
+                    lambda side=side: _add_windows(total, block, upstream, side)
+                    for side in _WINDOWS
+                ),
+                lambda: _add_map(total, block, upstream, sampling),
+            ]
+            return tf.switch_case(block.window, sums)
 
-    crops = tf.reshape(crop_all(features), [num_images, -1, cells, cells, channels])[:, :num_boxes]
-    return tf.ensure_shape(crops, [features.shape[0], rows.shape[1], cells, cells, channels])
+        spec = tf.TensorSpec(shape, features.dtype)
+        return tf.map_fn(crop, blocks, 1, fn_output_signature=spec), gradient
+
+    return crop_all(features)
 
 
-def _in_blocks(weights: tf.Tensor, padding: tf.Tensor) -> tf.Tensor:
-    """`[B, N, P, length]` -> `[B * blocks, _BLOCK, P, length]`, padded with boxes of no weight."""
-    weights = tf.pad(weights, [[0, 0], [0, padding], [0, 0], [0, 0]])
-    return tf.reshape(weights, tf.concat([[-1, _BLOCK], tf.shape(weights)[2:]], axis=0))
+def _crop_windows(features: tf.Tensor, block: _Block, side: int) -> tf.Tensor:
+    """Crops each box of a block from its own window."""
+    pixels = tf.reshape(features, [-1, features.shape[-1]])
+    windows = tf.gather(pixels, _pixels_of_windows(block, side, tf.shape(features)[1]))
+    partial = tf.matmul(block.rows[..., :side], tf.reshape(windows, [_BLOCK, side, -1]))
+    partial = tf.reshape(partial, [_BLOCK, -1, side, features.shape[-1]])
+    return tf.matmul(block.columns[:, tf.newaxis, :, :side], partial)
+
+
+def _add_windows(total: tf.Tensor, block: _Block, upstream: tf.Tensor, side: int) -> tf.Tensor:
+    """Adds the gradient of `_crop_windows` to that of the features."""
+    columns = block.columns[:, tf.newaxis, :, :side]
+    partial = tf.matmul(columns, upstream, transpose_a=True)
+    partial = tf.reshape(partial, [_BLOCK, upstream.shape[1], -1])
+    windows = tf.matmul(block.rows[..., :side], partial, transpose_a=True)
+    windows = tf.reshape(windows, [_BLOCK, side, side, total.shape[-1]])
+    pixels = tf.reshape(total, [-1, total.shape[-1]])
+    indices = _pixels_of_windows(block, side, tf.shape(total)[1])[..., tf.newaxis]
+    return tf.reshape(tf.tensor_scatter_nd_add(pixels, indices, windows), tf.shape(total))
+
+
+def _pixels_of_windows(block: _Block, side: int, width: tf.Tensor) -> tf.Tensor:
+    """Returns where the pixels of windows lie among all of the map, `[_BLOCK, side, side]`."""
+    offset = tf.range(side)
+    y = block.corner[:, 0, tf.newaxis, tf.newaxis] + offset[:, tf.newaxis]
+    x = block.corner[:, 1, tf.newaxis, tf.newaxis] + offset
+    return y * width + x
+
+
+def _crop_map(features: tf.Tensor, block: _Block, sampling: _Sampling) -> tf.Tensor:
+    """Crops the boxes of a block from the whole map."""
+    rows, columns = _map_weights(features, block, sampling)
+    partial = tf.einsum("nph,hwc->npwc", rows, features)
+    return tf.matmul(columns, partial)
+
+
+def _add_map(
+    total: tf.Tensor, block: _Block, upstream: tf.Tensor, sampling: _Sampling
+) -> tf.Tensor:
+    """Adds the gradient of `_crop_map` to that of the features."""
+    rows, columns = _map_weights(total, block, sampling)
+    partial = tf.matmul(columns, upstream, transpose_a=True)
+    return total + tf.einsum("nph,npwc->hwc", rows, partial)
+
+
+def _map_weights(
+    features: tf.Tensor, block: _Block, sampling: _Sampling
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the weights of the map's rows and columns, `[_BLOCK, P, H]`, `[_BLOCK, 1, P, W]`."""
+    rows, columns = (
+        tf.cast(
+            _cell_weights(block.start[:, i], block.size[:, i], tf.range(length), length, sampling),
+            features.dtype,
+        )
+        for i, length in enumerate(tf.unstack(tf.shape(features)[:2]))
+    )
+    return rows, columns[:, tf.newaxis]

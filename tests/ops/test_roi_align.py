@@ -1,5 +1,6 @@
 """RoIAlign against MMDetection's numbers and against a loop over samples."""
 
+import importlib
 import math
 
 import hypothesis
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 from libra_tf import ops
 
 pytestmark = pytest.mark.one_lane
+
+# The name of the module in `ops` is that of its function.
+roi_align = importlib.import_module("libra_tf.ops.roi_align")
 
 YX_FROM_XY = [1, 0, 3, 2]
 
@@ -120,6 +124,38 @@ def test_many_boxes_of_several_images_keep_their_places():
             features[image : image + 1], boxes[image : image + 1, box : box + 1], 1.0, output_size=2
         )
         np.testing.assert_allclose(together[image, box], alone[0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_windows_give_what_the_whole_map_gives(monkeypatch, jit_compile):
+    """Values and gradients, of boxes that need every size of window, in any order."""
+    rng = np.random.default_rng(0)
+    features = tf.constant(rng.normal(size=(2, 130, 140, 2)).astype(np.float32))
+    size = np.exp(rng.uniform(np.log(2), np.log(150), size=(2, 60, 2)))
+    corner = rng.uniform(-10, 140, size=(2, 60, 2)) - size / 2
+    boxes = np.concatenate([corner, corner + size], axis=-1).astype(np.float32)
+    where = rng.uniform(size=(2, 60)) < 0.9
+    upstream = rng.normal(size=(2, 60, 3, 3, 2)).astype(np.float32)
+    windows = roi_align._smallest_window(
+        corner.astype(np.float32), size.astype(np.float32), tf.constant([130, 140])
+    )
+    assert set(windows.numpy().ravel()) == {1, 2, 3, 4}
+
+    def crop():
+        @tf.function(jit_compile=jit_compile)
+        def compute():
+            with tf.GradientTape() as tape:
+                tape.watch(features)
+                crops = ops.roi_align(features, boxes, 1.0, output_size=3, where=where)
+            return crops, tape.gradient(crops, features, upstream)
+
+        return compute()
+
+    crops, gradient = crop()
+    monkeypatch.setattr(roi_align, "_WORTHWHILE", 1000)
+    expected, expected_gradient = crop()
+    np.testing.assert_allclose(crops, expected, atol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-4)
 
 
 def test_empty_boxes_give_zeros():

@@ -11,6 +11,8 @@ from libra_tf.compat import keras
 # In pixels. The finest level crops RoIs with a square root of the area below twice this.
 _FINEST_SCALE = 56
 MIN_LEVEL, MAX_LEVEL = 2, 5
+# Longer than a side of any box, in pixels.
+_LARGE = 1e5
 
 
 def assign_levels(boxes: tf.Tensor) -> tf.Tensor:
@@ -41,8 +43,9 @@ class ROIAligner(roi_aligner.MultilevelROIAligner):
         """Crops RoIs; see Model Garden's `MultilevelROIAligner`."""
         del training
         levels = assign_levels(boxes)
-        # Sorted by level, RoIs of other levels are neighbours and can be skipped in whole blocks.
-        order = tf.argsort(levels, axis=1, stable=True)
+        # By level and then by size: neighbours are cropped together, or skipped together.
+        side = tf.reduce_max(boxes[..., 2:] - boxes[..., :2], axis=-1)
+        order = tf.argsort(tf.cast(levels, tf.float32) * _LARGE + side, axis=1, stable=True)
         boxes, levels = (tf.gather(x, order, batch_dims=1) for x in (boxes, levels))
         crops = tf.add_n(
             [
