@@ -101,7 +101,8 @@ def match_proposals(
 ) -> Matches:
     """Matches proposals as the RoI sampler of a detector does.
 
-    In an image without objects no proposal is a candidate: the sampler counts none as negative.
+    In an image without objects no proposal is a candidate: the sampler counts none as negative,
+    unless it is that of `compatibility: mmdetection`.
 
     Args:
       proposals: float `[N, 4]`, `[ymin, xmin, ymax, xmax]` in pixels; boxes of -1 are padding.

@@ -229,6 +229,11 @@ def _check_compatible(task: hyperparams.Config) -> None:
             for key in fixed.keys() & config.as_dict().keys():
                 check_choice(f"{name}.{key}", getattr(config, key), (fixed[key],))
         if "head" in model:
+            # RetinaNet learns boxes without weights, and suppresses within each class.
+            detections = model.detection_generator
+            for key, fixed in (("box_coder_weights", None), ("use_class_agnostic_nms", False)):
+                name = f"task.model.detection_generator.{key}"
+                check_choice(name, detections.get(key, fixed), (fixed,))
             heads = list(model.head.attribute_heads or ())
             check_choice("task.model.head.attribute_heads", heads, ([],))
         # An epoch that is kept would end with a batch of both orientations.

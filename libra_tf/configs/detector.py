@@ -33,8 +33,9 @@ class LibraTask(hyperparams.Config):
     rather than for a certain task.
 
     Attributes:
-      frozen_stages: number of stages of a ResNet or ResNeXt to freeze together with the stem: 0
-        for the stem alone, 1 in the published recipe, None to freeze nothing.
+      frozen_stages: number of stages of the backbone to freeze together with the stem: 0 for the
+        stem alone (of a ResNet or ResNeXt; others start at 1), 1 in the published recipe, None to
+        freeze nothing.
       analysis: histograms that training writes to TensorBoard.
       converts_to_tflite: whether it is a detector of one stage with RetinaNet's heads and anchors.
       has_rpn: whether the detector has a region proposal network.

@@ -33,7 +33,7 @@ class Losses(components.ClassWeights, maskrcnn.Losses):
     """Mask R-CNN's losses with a choice of box loss for the RoI head.
 
     Attributes:
-      box_loss: `balanced_l1`, or `huber` for Model Garden's own.
+      box_loss: `balanced_l1`, or `huber` for Model Garden's own; with `compatibility`, also `l1`.
       box_loss_normalizer: what to divide the balanced L1 loss by, after summing it over the
         positive RoIs and their coordinates: `positives` for four times the number of positive RoIs
         (as in Model Garden), or `sampled_rois` for the number of sampled RoIs (as in MMDetection
@@ -88,6 +88,14 @@ class LibraMaskRCNNTask(LibraTask, maskrcnn.MaskRCNNTask):
                 f"task.model.include_mask is true, but task.model.{missing[0]} is null; use an "
                 "experiment with masks, or set task.model.include_mask=false"
             )
+        if self.model.include_mask:
+            masks = self.model.mask_sampler.num_sampled_masks
+            rois = self.model.roi_sampler.num_sampled_rois
+            if masks > rois:
+                raise ValueError(
+                    f"task.model.mask_sampler.num_sampled_masks is {masks}, but only the {rois} of "
+                    "task.model.roi_sampler.num_sampled_rois can get a mask; set it to at most that"
+                )
 
     def check_samplers(self) -> None:
         """Checks the samplers.

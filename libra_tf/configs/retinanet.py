@@ -34,8 +34,9 @@ class Losses(components.ClassWeights, retinanet.Losses):
     loss, the weight of its class multiplies all terms of an anchor.
 
     Attributes:
-      box_loss: `balanced_l1`, or `huber` for Model Garden's own. Huber needs a different
-        `box_loss_weight`: Model Garden uses 50, with `huber_loss_delta` 0.1.
+      box_loss: `balanced_l1`, or `huber` for Model Garden's own; with `compatibility`, also `l1`.
+        Huber needs a different `box_loss_weight`: Model Garden uses 50, with `huber_loss_delta`
+        0.1.
       balanced_l1: constants of the balanced L1 loss.
     """
 

@@ -56,7 +56,7 @@ def create_averages(optimizer: tf.Module, model: keras.Model) -> Sequence[tf.Var
 def swap_averages(optimizer: tf.Module, variables: Sequence[tf.Variable]) -> None:
     """Swaps the weights with their averages; a second call swaps them back.
 
-    Does nothing as long as there are no averages yet. Unlike the `swap_weights` of Model Garden's
+    With SWA, does nothing before the averages start. Unlike the `swap_weights` of Model Garden's
     `ExponentialMovingAverage`, it needs no `tf.distribute.Strategy`.
 
     Args:

@@ -74,7 +74,7 @@ def add_nearest2d(x: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
       `[B, H, W, C]`, in the same dtype.
 
     Raises:
-      ValueError: if one of the maps is not of rank 4.
+      ValueError: if `coarse` is not of rank 4.
     """
     coarse, (coarse_height, coarse_width), (height, width) = _validated(coarse, spatial_size(x))
     if not (_divides(coarse_height, height) and _divides(coarse_width, width)):

@@ -40,6 +40,9 @@ class BestCheckpointExporter(train_utils.BestCheckpointExporter):
                 f"trainer.best_checkpoint_eval_metric is {name}, which is not measured; choose one "
                 f"of {', '.join(sorted(eval_logs))}"
             )
+        if self._best_ckpt_logs is not None and name not in self._best_ckpt_logs:
+            # The run was resumed with another metric, so none of its evaluations is the best.
+            self._best_ckpt_logs = None
         return super().maybe_export_checkpoint(checkpoint, eval_logs, global_step, write_logs)
 
     def _get_checkpoint_manager(

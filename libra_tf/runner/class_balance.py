@@ -34,8 +34,10 @@ def fill_in(
     """
     data, losses = params.task.train_data, params.task.losses
     weighs = losses.class_weighting != "none"
+    # Detectors with RoIs are evaluated without losses.
+    has_losses = "train" in mode or "roi_sampler" not in params.task.model
     repeats = "train" in mode and data.get("repeat_threshold", 0.0) > 0
-    needs_weights = weighs and losses.class_weights is None
+    needs_weights = weighs and has_losses and losses.class_weights is None
     needs_frequencies = repeats and data.class_frequencies is None
     if "train" in mode:
         # They may be those of a run on other images.

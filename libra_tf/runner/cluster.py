@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import tempfile
 from collections.abc import Iterator
 
@@ -23,32 +24,44 @@ def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Str
     them.
 
     Args:
-      params: config of the run. If `runtime.num_gpus` is 0, `mirrored` uses all visible GPUs.
+      params: config of the run. If `runtime.num_gpus` is 0, `mirrored` uses all visible GPUs (one
+        to evaluate MMDetection's detectors), and their number is set.
       mode: one of `libra_tf.runner.flags.MODES`.
 
     Returns:
       The strategy.
 
     Raises:
-      UsageError: if there is no such strategy, if it does not go with the other keys of `runtime`,
-        or if several processes are not listed or would evaluate.
+      UsageError: if there is no such strategy, if it does not go with other keys, or if several
+        processes are not listed or would evaluate.
     """
     runtime = params.runtime
+    if runtime.distribution_strategy is False:
+        # How YAML reads an unquoted `off`.
+        runtime.distribution_strategy = "off"
     if runtime.distribution_strategy not in STRATEGIES:
         raise UsageError(
             f"runtime.distribution_strategy is {runtime.distribution_strategy!r}; it must be one "
             f"of {', '.join(STRATEGIES)}"
         )
-    num_gpus = runtime.num_gpus
+    if runtime.distribution_strategy == "off" and params.trainer.optimizer_config.ema is not None:
+        raise UsageError(
+            "runtime.distribution_strategy is off, but averages of the weights "
+            "(trainer.optimizer_config.ema) need a strategy; leave it out, or set it to one_device"
+        )
     if runtime.distribution_strategy == "multi_worker_mirrored":
         _configure_workers(runtime, mode)
-    elif runtime.distribution_strategy == "mirrored" and not num_gpus:
-        num_gpus = len(tf.config.list_physical_devices("GPU"))
+    elif runtime.distribution_strategy == "mirrored" and not runtime.num_gpus:
+        # Model Garden compiles (`runtime.enable_xla`) only if this says that there are GPUs.
+        runtime.num_gpus = len(tf.config.list_physical_devices("GPU"))
+        if params.task.model.compatibility and "train" not in mode:
+            # It evaluates images one at a time.
+            runtime.num_gpus = min(runtime.num_gpus, 1)
     try:
         return distribute_utils.get_distribution_strategy(
             distribution_strategy=runtime.distribution_strategy,
             all_reduce_alg=runtime.all_reduce_alg,
-            num_gpus=num_gpus,
+            num_gpus=runtime.num_gpus,
             tpu_address=runtime.tpu,
         )
     except ValueError as error:
@@ -129,16 +142,38 @@ def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
       strategy: strategy of the training.
       flag: the flag of this process.
     """
+    return _sum_over_replicas(strategy, float(flag)) > 0
+
+
+def _sum_over_replicas(strategy: tf.distribute.Strategy, value: float) -> float:
+    """Returns the sum of the values of all processes, each taken once for every device."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return flag
+        return value
 
     @tf.function
-    def count() -> tf.Tensor:
+    def add() -> tf.Tensor:
         context = tf.distribute.get_replica_context()
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(float(flag)))
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(float(value)))
 
-    counts = strategy.experimental_local_results(strategy.run(count))
-    return float(counts[0]) > 0
+    return float(strategy.experimental_local_results(strategy.run(add))[0])
+
+
+def share_order_of_files(data: cfg.DataConfig, strategy: tf.distribute.Strategy) -> None:
+    """Has all processes shuffle the files of the training images alike.
+
+    Each process reads its share of the shuffled files. Without a common seed, Model Garden shuffles
+    them differently in every process, so that some are read twice and others not at all. All
+    processes must call this.
+
+    Args:
+      data: config of the training images, changed in place unless it has a seed.
+      strategy: strategy of the training.
+    """
+    if data.seed is None and isinstance(
+        strategy, (tf.distribute.MultiWorkerMirroredStrategy, tf.distribute.TPUStrategy)
+    ):
+        of_chief = random.randrange(2**16) if is_chief(strategy) else 0
+        data.seed = int(_sum_over_replicas(strategy, of_chief))
 
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:

@@ -24,6 +24,8 @@ from libra_tf.runs.folder import RunFolder
 # What the network computes in; weights are always float32. None is float32, too.
 DTYPE = "runtime.mixed_precision_dtype"
 DTYPES = (None, precision.AUTO, precision.FLOAT32, precision.FLOAT16, precision.BFLOAT16)
+# Optimizers of TensorFlow Addons that keep averages of the weights.
+_AVERAGES = ("moving_average", "swa")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,8 @@ def build_from_run(folder: RunFolder, flag_values: flags.FlagValues) -> Draft:
       flag_values: see `build`.
 
     Returns:
-      The draft of the config. Its training stays that of the run on any data set.
+      The draft of the config. Its training and its number of classes stay those of the run on any
+      data set.
 
     Raises:
       UsageError: if the folder is not that of a run, or as in `build`.
@@ -82,9 +85,16 @@ def build_from_run(folder: RunFolder, flag_values: flags.FlagValues) -> Draft:
     own.runtime = runtime
     draft = _changed(experiment, own, flag_values)
     values = own.as_dict()
-    training = {"task": {"train_data": values["task"]["train_data"]}, "trainer": values["trainer"]}
-    del training["trainer"]["validation_steps"]
-    return dataclasses.replace(draft, named=draft.named | overrides.names([("", training)]))
+    fixed = {
+        "task": {
+            "train_data": values["task"]["train_data"],
+            # The data set may lack some of the classes.
+            "model": {"num_classes": values["task"]["model"]["num_classes"]},
+        },
+        "trainer": values["trainer"],
+    }
+    del fixed["trainer"]["validation_steps"]
+    return dataclasses.replace(draft, named=draft.named | overrides.names([("", fixed)]))
 
 
 def _changed(experiment: str, own: cfg.ExperimentConfig, flag_values: flags.FlagValues) -> Draft:
@@ -223,6 +233,7 @@ def _check(draft: Draft, settles_schedule: bool) -> None:
         if settles_schedule:
             schedule.settle(params.trainer, draft.named)
         checks.check_choice(DTYPE, params.runtime.mixed_precision_dtype, DTYPES)
+        _check_averages(params)
         ranges.check(params.trainer, "trainer")
         ranges.check(params.runtime, "runtime")
         params.task.validate()
@@ -231,6 +242,18 @@ def _check(draft: Draft, settles_schedule: bool) -> None:
         optimization.check(params.trainer.optimizer_config, "trainer.optimizer_config")
     except (KeyError, ValueError) as error:
         raise UsageError(f"the config of {draft.experiment} is invalid: {error}") from error
+
+
+def _check_averages(params: cfg.ExperimentConfig) -> None:
+    """Refuses averages of the weights in float16: the optimizer that scales its loss hides them."""
+    optimization = params.trainer.optimizer_config
+    dtype = params.runtime.mixed_precision_dtype
+    has_averages = optimization.ema is not None or optimization.optimizer.type in _AVERAGES
+    if dtype == "float16" and has_averages:
+        raise ValueError(
+            f"{DTYPE} is {dtype}, which does not work with averages of the weights "
+            f"({', '.join(('ema', *_AVERAGES))}); use bfloat16 or float32, or leave them out"
+        )
 
 
 def _check_fits(task: cfg.TaskConfig, own: cfg.TaskConfig, dataset: DetectionDataset) -> None:

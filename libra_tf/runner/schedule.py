@@ -49,6 +49,11 @@ def settle(trainer: cfg.TrainerConfig, named: Collection[str]) -> None:
             "trainer.train_tf_function is false, but trainer.train_tf_while_loop needs it; set "
             "both to false to train step by step"
         )
+    if trainer.eval_tf_while_loop:
+        raise ValueError(
+            "trainer.eval_tf_while_loop is true, but an evaluation collects the detections of one "
+            "batch after the other; set it to false"
+        )
     if trainer.summary_interval % trainer.steps_per_loop:
         if _SUMMARY_INTERVAL in named:
             raise ValueError(

@@ -159,7 +159,7 @@ def _prepare(
     params = config.settle(draft, dataset)
     input_data.check_files(params, mode)
     proposals.check_files(params, mode, dataset)
-    _check_divides(params, strategy)
+    _check_divides(params, mode, strategy)
     if flag_values.patience is not None:
         best.check_patience(flag_values.patience, params, mode)
     measure_more = more_metrics.build(flag_values, params, dataset)
@@ -167,11 +167,11 @@ def _prepare(
         evaluation_page.check_compared(flag_values.compare, params)
     class_names = _class_names(params, dataset)
     class_balance.fill_in(params, mode, class_names, report)
+    _check_continues(folder, mode, params, dataset, class_names)
     # Nothing is written to the folder before this line.
-    if cluster.is_chief(strategy):
+    if "train" in mode and cluster.is_chief(strategy):
         folder.set_damaged_checkpoints_aside(report)
     cluster.wait_for_all(strategy)
-    _check_continues(folder, mode, params, dataset, class_names)
     chosen = config.choose_precision(draft, cluster.device_type(strategy))
     images = _dataset_name(dataset, params)
     record = results.Results(folder, draft.experiment, images, chosen.dtype)
@@ -182,6 +182,8 @@ def _prepare(
         folder.write_config(
             draft.experiment, params, class_names, trained_on, flag_values.val_share
         )
+    if flag_values.seed is None:
+        cluster.share_order_of_files(params.task.train_data, strategy)
     params.lock()
     return _Run(
         experiment=draft.experiment,
@@ -254,9 +256,18 @@ def _check_trains_from_scratch(task: cfg.TaskConfig) -> None:
         )
 
 
-def _check_divides(params: cfg.ExperimentConfig, strategy: tf.distribute.Strategy) -> None:
-    replicas = strategy.num_replicas_in_sync
-    for name in ("train_data", "validation_data"):
+def _check_divides(
+    params: cfg.ExperimentConfig, mode: str, strategy: tf.distribute.Strategy
+) -> None:
+    replicas, compatibility = strategy.num_replicas_in_sync, params.task.model.compatibility
+    if compatibility and "eval" in mode and replicas > 1:
+        raise UsageError(
+            f"--mode={mode} with task.model.compatibility={compatibility} takes images one at a "
+            f"time, but there are {replicas} replicas: train with --mode=train, and evaluate with "
+            "--mode=eval and runtime.num_gpus=1"
+        )
+    used = {"train_data": "train" in mode, "validation_data": "eval" in mode}
+    for name in (name for name, is_used in used.items() if is_used):
         batch_size = getattr(params.task, name).global_batch_size
         if batch_size % replicas:
             raise UsageError(

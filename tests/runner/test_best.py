@@ -57,6 +57,11 @@ def test_the_best_checkpoint_bears_its_step_and_needs_a_metric_that_is_measured(
         checkpoint.global_step.assign(step)
         exporter.maybe_export_checkpoint(checkpoint, {"AP": ap}, step)
     assert [path.name for path in (tmp_path / "best").glob("*.index")] == ["ckpt-30.index"]
+    # Resumed with another metric, which none of its evaluations has.
+    params.trainer.best_checkpoint_eval_metric = "VOC"
+    checkpoint.global_step.assign(40)
+    best.exporter(params, str(tmp_path)).maybe_export_checkpoint(checkpoint, {"VOC": 0.1}, 40)
+    assert [path.name for path in (tmp_path / "best").glob("*.index")] == ["ckpt-40.index"]
     params.trainer.best_checkpoint_eval_metric = "foo"
     exporter = best.exporter(params, str(tmp_path))
     with pytest.raises(

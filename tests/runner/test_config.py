@@ -52,7 +52,8 @@ def run_folder(tmp_path):
     )
     params.task.train_data.input_path = "run/train*"
     params.task.validation_data.input_path = "run/val*"
-    params.task.model.num_classes = 8
+    # One more than in the other images.
+    params.task.model.num_classes = 9
     folder = RunFolder(str(tmp_path / "run"))
     folder.write_config("libra_retinanet_demo", params, {})
     return folder

@@ -1,14 +1,19 @@
 import pathlib
+import re
 
 import pytest
+import tensorflow as tf
+import yaml
 from absl import flags
 from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.cli.errors import UsageError
 from libra_tf.data import DatasetError, DetectionDataset, Split, shapes
-from libra_tf.runner import input_data, session
+from libra_tf.runner import cluster, input_data, session
 from libra_tf.runs.folder import RunFolder
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.one_lane
 
@@ -17,10 +22,39 @@ pytestmark = pytest.mark.one_lane
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_batch_that_does_not_divide_over_the_replicas(name, batch_size, two_devices):
     params = exp_factory.get_exp_config("libra_retinanet_demo")
-    session._check_divides(params, two_devices)
+    session._check_divides(params, "train_and_eval", two_devices)
     getattr(params.task, name).global_batch_size = batch_size
-    with pytest.raises(UsageError, match=rf"task\.{name}\.global_batch_size is {batch_size}.*of 2"):
-        session._check_divides(params, two_devices)
+    uses, ignores = ("train", "eval") if name == "train_data" else ("eval", "train")
+    session._check_divides(params, ignores, two_devices)
+    for mode in (uses, "train_and_eval"):
+        message = rf"task\.{name}\.global_batch_size is {batch_size}.*of 2"
+        with pytest.raises(UsageError, match=message):
+            session._check_divides(params, mode, two_devices)
+
+
+def test_averages_of_the_weights_need_a_strategy():
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    # As YAML reads an unquoted `off`.
+    params.override({"runtime": {"distribution_strategy": False}})
+    cluster.build_strategy(params, "train")
+    params.override({"trainer": {"optimizer_config": {"ema": {"average_decay": 0.9}}}})
+    with pytest.raises(UsageError, match=r"distribution_strategy is off, but averages.*one_device"):
+        cluster.build_strategy(params, "train")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/mmdetection").glob("*.yaml")), ids=str)
+def test_mmdetections_recipes_run_on_several_devices(path, two_devices):
+    """The commands in the headers, with two devices instead of eight."""
+    text = path.read_text()
+    experiment = re.search(r"--experiment=(\w+)", text)[1]
+    params = exp_factory.get_exp_config(experiment)
+    params.override(yaml.safe_load(text))
+    session._check_divides(params, "train", two_devices)
+    one_device = tf.distribute.OneDeviceStrategy("/cpu:0")
+    session._check_divides(params, "train_and_eval", one_device)
+    for mode in ("eval", "train_and_eval"):
+        with pytest.raises(UsageError, match="one at a time, but there are 2 replicas"):
+            session._check_divides(params, mode, two_devices)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,10 @@ ANY_DETECTOR = {
     f"{OPTIMIZER}.type=torch_sgd,{OPTIMIZER}.torch_sgd.weight_decay=-1": r"weight_decay is -1\.0",
     "trainer.optimizer_config.ema.average_decay=1.5": r"ema\.average_decay is 1\.5; .*from 0 to 1",
     "trainer.optimizer_config.ema.average_decay=x": r"ema\.average_decay is 'x'; it must be a num",
+    "runtime.mixed_precision_dtype=float16,trainer.optimizer_config.ema.average_decay=0.9": (
+        r"mixed_precision_dtype is float16, which does not work with averages"
+    ),
+    "trainer.eval_tf_while_loop=true": r"eval_tf_while_loop is true.*set it to false",
     "trainer.train_steps=-1": r"trainer\.train_steps is -1; it must be at least 0",
     "trainer.checkpoint_interval=0": r"trainer\.checkpoint_interval is 0; .*at least 1",
     "trainer.max_to_keep=0": r"trainer\.max_to_keep is 0; it must be at least 1",
@@ -189,6 +193,7 @@ MASKS = {
     f"{MODEL}.mask_head.num_convs=-1": r"mask_head\.num_convs is -1; it must be at least 0",
     f"{MODEL}.mask_head.upsample_factor=0": r"upsample_factor is 0; it must be at least 1",
     f"{MODEL}.mask_sampler.num_sampled_masks=0": r"num_sampled_masks is 0; it must be at least 1",
+    f"{MODEL}.roi_sampler.num_sampled_rois=8": r"num_sampled_masks is 128, but only the 8 of",
     f"{MODEL}.mask_roi_aligner.crop_size=0": r"mask_roi_aligner\.crop_size is 0",
     "task.losses.mask_weight=-1": r"mask_weight is -1\.0; it must be at least 0",
     f"{PARSER}.mask_crop_size=0": r"mask_crop_size is 0; it must be at least 1",

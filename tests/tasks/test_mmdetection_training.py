@@ -131,6 +131,11 @@ def test_trains_all_but_stem_first_stage_and_statistics(dataset):
             r"task\.model\.head\.attribute_heads is",
         ),
         (
+            "retinanet",
+            {"model": {"detection_generator": {"box_coder_weights": [10.0, 10.0, 5.0, 5.0]}}},
+            r"task\.model\.detection_generator\.box_coder_weights is",
+        ),
+        (
             "fasterrcnn",
             {"losses": {"box_loss_normalizer": "positives"}},
             "box_loss_normalizer is 'positives'; it must be one of sampled_rois",

@@ -38,9 +38,9 @@ def retinanet_losses(
     is_positive = labels["box_weights"]
     num_positives = _over_replicas(_at_least_one(tf.reduce_sum(is_positive, axis=1)))
     targets = _flatten(labels["cls_targets"], 1)[..., 0]
-    num_classes = outputs["cls_outputs"][min(outputs["cls_outputs"])].shape[-1]
+    num_channels = outputs["cls_outputs"][min(outputs["cls_outputs"])].shape[-1]
     num_anchors = labels["cls_targets"][min(labels["cls_targets"])].shape[-1]
-    logits = _flatten(outputs["cls_outputs"], num_classes // num_anchors)
+    logits = _flatten(outputs["cls_outputs"], num_channels // num_anchors)
     # The first class is the background, which has no probability of its own.
     one_hot = tf.one_hot(tf.cast(targets, tf.int32), logits.shape[-1])[..., 1:]
     loss_fn = focal_loss.FocalLoss(
