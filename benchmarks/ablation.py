@@ -27,7 +27,9 @@ import gains
 from rows import DETECTORS
 from trainings import METRICS, ROOT, arguments, mean_and_spread, read, schedule, train_once
 
-_DATASET = flags.DEFINE_string("dataset", None, "Folder in COCO format to train on.")
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "Folder to train on, in any layout of docs/data.md."
+)
 _DETECTORS = flags.DEFINE_multi_enum(
     "detectors", ["retinanet", "fasterrcnn"], list(DETECTORS), "What to train."
 )
@@ -47,7 +49,7 @@ def main(_: list[str]) -> None:
     """Runs the missing trainings and prints a table per detector."""
     if not _REPORT.value:
         if _DATASET.value is None:
-            sys.exit("error: --dataset=FOLDER is missing: the folder in COCO format to train on")
+            sys.exit("error: --dataset=FOLDER is missing: the data set to train on (docs/data.md)")
         for name in _DETECTORS.value:
             baseline, *single, everything = DETECTORS[name].rows
             for rows in ((baseline, everything), single):

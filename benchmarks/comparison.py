@@ -21,7 +21,6 @@ class Comparison:
     Attributes:
       title: what is done, and the size of the input.
       contestants: by name, a function that prepares the call to be timed and returns it.
-      elsewhere: by name, milliseconds measured on another machine.
       other_processes: contestants that run in another process; their memory is not measured.
       note: returns a note on a contestant, given its name and median seconds.
       summary: returns what to print below the table, given the median seconds by name.
@@ -30,7 +29,6 @@ class Comparison:
 
     title: str
     contestants: Mapping[str, Callable[[], Callable[[], object]]]
-    elsewhere: Mapping[str, float] = dataclasses.field(default_factory=dict)
     other_processes: Set[str] = frozenset()
     note: Callable[[str, float], str] = _no_note
     summary: Callable[[Mapping[str, float]], str] = _no_summary

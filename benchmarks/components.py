@@ -4,8 +4,7 @@
     python benchmarks/components.py --groups=sampling     one of them
     python benchmarks/components.py --groups=huge_map     takes minutes; not a default group
 
-MMDetection's own figures (PyTorch 2.13, 2 threads) are from another machine. With
-`pip install torch`, its formulas are also measured in the same run.
+With `pip install torch`, MMDetection's formulas are measured in the same run.
 """
 
 import measuring  # isort: skip, sets what TensorFlow reads at import

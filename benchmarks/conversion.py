@@ -12,6 +12,7 @@ start; the last column is what each further image adds to it.
 import json
 import os
 import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -30,6 +31,16 @@ _DISTINCT = 64
 
 _IMAGES = flags.DEFINE_list("images", ["1000", "4000"], "Numbers of training images.")
 _SIZE = flags.DEFINE_string("size", "640x480", "Width and height of the images.")
+flags.register_validator(
+    "images",
+    lambda numbers: all(re.fullmatch("[1-9][0-9]*", number) for number in numbers),
+    message="must be numbers of images with commas between them, such as 1000,4000",
+)
+flags.register_validator(
+    "size",
+    lambda size: re.fullmatch("[1-9][0-9]*x[1-9][0-9]*", size) is not None,
+    message="must be WIDTHxHEIGHT in pixels, such as 640x480",
+)
 _FOLDER = flags.DEFINE_string("folder", None, "For internal use: convert it and print the cost.")
 
 

@@ -27,7 +27,7 @@ from libra_tf.data import shapes
 from libra_tf.data.dials import AT_ZERO, Dials
 from libra_tf.data.shapes import DEMO_SHAPES
 from rows import BASELINE, FASTERRCNN_ROWS
-from trainings import ROOT, read, train_on_shapes
+from trainings import ROOT, make_folder_of, read, train_on_shapes
 
 # Of each dial, the component for the same imbalance.
 MATCHING = {
@@ -72,6 +72,8 @@ _PLOT = flags.DEFINE_string("plot", None, "SVG file to draw the gains in.")
 
 def main(_: list[str]) -> None:
     """Runs the missing trainings and prints a table per dial."""
+    if _PLOT.value:
+        make_folder_of(_PLOT.value)
     if not _REPORT.value:
         ends = {min(_SETTINGS.value), max(_SETTINGS.value)}
         for settings in (sorted(ends), [s for s in _SETTINGS.value if s not in ends]):

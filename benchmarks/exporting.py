@@ -25,7 +25,8 @@ def export_run(
     """Writes the folder of a run with one checkpoint of random weights, and exports it.
 
     Args:
-      folder: where to write `run` and `served`; an existing export is used again.
+      folder: where to write `run` and `served`. An existing export is used again, whatever version
+        of the code wrote it: delete the folder after any change of the code.
       experiment: name of the experiment.
       overrides: overrides for `task` in its config.
       with_detections: whether to make the weights of the heads large enough for scores of all

@@ -2,11 +2,11 @@
 
     python benchmarks/fine_tuning.py --dataset=bccd --mmdet_python=mmdet/bin/python
 
-`mmdetection.py` explains how to install the environment with MMDetection. --dataset is a folder in
-COCO format with at most five classes. Both start from the weights of tests/golden/models (a
-sixteenth of the width, random) and get the same batches, which the input pipeline of
-`task.model.compatibility=mmdetection` draws: 60 times 4 images of at most 256x320. Both train with
-SGD of the same rate, momentum and weight decay.
+`mmdetection.py` explains how to install the environment with MMDetection. --dataset is a folder
+in any layout of docs/data.md, with at most five classes. Both start from the weights of
+tests/golden/models (a sixteenth of the width, random) and get the same batches, which the input
+pipeline of `task.model.compatibility=mmdetection` draws: 60 times 4 images of at most 256x320. Both
+train with SGD of the same rate, momentum and weight decay.
 
 The losses of every step go to benchmarks/records/fine_tuning.json, and their curves to
 docs/images/fine_tuning.svg. RetinaNet's first step agrees to rounding, which then grows from step
@@ -18,7 +18,6 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
@@ -32,7 +31,8 @@ from official.core import task_factory
 
 import mmdet_python
 from libra_tf.checkpoints import importing
-from libra_tf.cli import quiet
+from libra_tf.cli import program, quiet
+from libra_tf.cli.errors import UsageError
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset, prepare_coco_folder
 from libra_tf.modeling.mmdetection.anchors import own_padded_size
@@ -51,7 +51,9 @@ LEARNING_RATE, WARMUP_STEPS = 0.001, 5
 # First and last steps of which means are printed.
 WINDOWS = ((1, 5), (21, 25), (56, 60))
 
-_DATASET = flags.DEFINE_string("dataset", None, "Folder in COCO format.", required=True)
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "Folder in any layout of docs/data.md.", required=True
+)
 _MMDET_PYTHON = mmdet_python.define(required=True)
 flags.declare_key_flag("mmdet_python")
 
@@ -59,9 +61,13 @@ flags.declare_key_flag("mmdet_python")
 Losses = Mapping[str, Sequence[float]]
 
 
-def main(_: list[str]) -> None:
+def main(_: list[str]) -> int:
     """Trains, records, prints and draws."""
     quiet.silence_libraries()
+    return program.exit_status(_compare)
+
+
+def _compare() -> None:
     dataset = prepare_coco_folder(_DATASET.value)
     losses = {}
     for detector in DETECTORS:
@@ -87,12 +93,15 @@ def _train(checkpoint: str, dataset: DetectionDataset, folder: str) -> list[floa
 
     Returns:
       The loss of every step.
+
+    Raises:
+      UsageError: if the data set has more classes than the detector.
     """
     imported = importing.import_detector(checkpoint)
     unknown = set(dataset.class_names) - set(imported.category_ids)
     if unknown:
-        sys.exit(
-            f"error: --dataset={_DATASET.value} has the category ids {sorted(unknown)}, but the "
+        raise UsageError(
+            f"--dataset={_DATASET.value} has the category ids {sorted(unknown)}, but the "
             f"detector only has {list(imported.category_ids)}"
         )
     config = imported.params.task

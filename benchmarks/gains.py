@@ -1,4 +1,4 @@
-"""The gain of each component at each setting of a dial: arithmetic, table and picture."""
+"""Means over seeds, gains over pairs of trainings, and the table and picture of a dial's gains."""
 
 import dataclasses
 import math

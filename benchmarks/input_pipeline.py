@@ -44,7 +44,9 @@ SIZES = {
 # Has as many pixels as 640x480, a common size in COCO.
 COCO_SIZE = 554
 
-_INPUT_SIZES = flags.DEFINE_list("input_sizes", [str(size) for size in SIZES], "Of SIZES.")
+_INPUT_SIZES = flags.DEFINE_multi_enum(
+    "input_sizes", list(map(str, SIZES)), list(map(str, SIZES)), "Heights and widths of the input."
+)
 _STEP = flags.DEFINE_bool("step", True, "Whether to measure the training step as well.")
 
 

@@ -33,7 +33,6 @@ def comparisons() -> Iterator[Comparison]:
         yield Comparison(
             f"loss and gradient, {SHAPE[0]:,} x {SHAPE[1]}{', XLA' if jit_compile else ''}",
             contestants,
-            {"MMDetection BalancedL1Loss": 6.7},
         )
 
 

@@ -89,9 +89,6 @@ def _rows(
         note = comparison.note(name, median)
         p99 = f"{1e3 * np.percentile(times, 99):.2f}"
         yield name, f"{1e3 * median:.2f}", p99, f"{median / ours:.2f}", memory, note
-    for name, milliseconds in comparison.elsewhere.items():
-        ratio = f"{milliseconds / (1e3 * ours):.2f}"
-        yield name, f"{milliseconds:.2f}", "", ratio, "", "another machine"
 
 
 def _time_in_turn(comparison: Comparison) -> dict[str, list[float]]:

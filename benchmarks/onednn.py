@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import measuring  # isort: skip, sets what TensorFlow reads at import
 
-from absl import flags
+from absl import app, flags
 from official.core import exp_factory
 
 import other_process
@@ -50,8 +50,9 @@ def comparisons(experiment: str) -> Iterator[Comparison]:
         yield Comparison(title, contestants, other_processes=frozenset(contestants))
 
 
-def _make_calls(experiment: str, kind: str) -> None:
+def _make_calls(_: list[str]) -> None:
     """Makes a call for every line on standard input."""
+    experiment, kind = _MAKE_CALLS.value.split(",")
     size = exp_factory.get_exp_config(experiment).task.model.input_size[0]
     computed_in = precision.choose(precision.FLOAT32, "this benchmark")
     with contextlib.redirect_stdout(sys.stderr):
@@ -68,8 +69,8 @@ def _make_calls(experiment: str, kind: str) -> None:
 GROUPS = {name: functools.partial(comparisons, name) for name in EXPERIMENTS}
 
 if __name__ == "__main__":
-    flags.FLAGS(sys.argv, known_only=True)
-    if _MAKE_CALLS.value:
-        _make_calls(*_MAKE_CALLS.value.split(","))
+    # Flags are not parsed before app.run, which says in a line what is wrong with one.
+    if any(argument.startswith("--make_calls=") for argument in sys.argv):
+        app.run(_make_calls)
     else:
         measuring.run(GROUPS, default=list(GROUPS))

@@ -9,10 +9,12 @@ which takes many times longer.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from absl import app, flags
 
+import gains
 from trainings import METRICS, ROOT, mean_and_spread, read, schedule, train_once
 
 SHAPES = "shapes"
@@ -69,34 +71,46 @@ def _train(experiment: str, dataset: str, precision: str, seed: int) -> None:
 def table() -> list[str]:
     """Returns the lines of a Markdown table with a row for each experiment, data and precision.
 
-    A spread is the sample standard deviation over the seeds. The last column is the mean difference
-    from float32 with the same seed.
+    A spread is the sample standard deviation over the seeds. The difference is the mean of those
+    from float32 with the same seed, with its standard error.
     """
     records = read(_RECORDS.value)
-    rows = sorted({(record["experiment"], record["dataset"]) for record in records}, reverse=True)
+    settings = sorted({_setting(record) for record in records}, reverse=True)
     lines = [
         f"| experiment, data | precision | {' | '.join(METRICS)} | AP minus float32's | seeds |",
         f"| --- |{' --- |' * (len(METRICS) + 3)}",
     ]
-    for row in rows:
+    for setting in settings:
         runs = {
             precision: {
                 record["seed"]: record
                 for record in records
-                if (record["experiment"], record["dataset"], record["precision"])
-                == (*row, precision)
+                if (_setting(record), record["precision"]) == (setting, precision)
             }
             for precision in PRECISIONS
         }
         for precision, by_seed in runs.items():
             cells = [mean_and_spread([r[metric] for r in by_seed.values()]) for metric in METRICS]
             wide = runs["float32"]
-            gains = [r["AP"] - wide[seed]["AP"] for seed, r in by_seed.items() if seed in wide]
-            cells.append("" if by_seed is wide else mean_and_spread(gains, "+.3f"))
-            lines.append(
-                f"| {', '.join(row)} | {precision} | {' | '.join(cells)} | {len(by_seed)} |"
-            )
+            gain = gains.gain(_precisions(by_seed), _precisions(wide))
+            cells += ["" if by_seed is wide else gain.cell("+.3f"), str(len(by_seed))]
+            lines.append(f"| {_title(*setting)} | {precision} | {' | '.join(cells)} |")
     return lines
+
+
+def _setting(record: Mapping[str, Any]) -> tuple[str, str, int, int]:
+    """Returns what both trainings of a pair share; the shapes have the experiment's schedule."""
+    schedule_of_folder = record.get("input_size", 0), record.get("steps", 0)
+    return record["experiment"], record["dataset"], *schedule_of_folder
+
+
+def _title(experiment: str, dataset: str, input_size: int, steps: int) -> str:
+    title = f"{experiment}, {dataset}"
+    return f"{title}, {input_size}x{input_size}, {steps} steps" if steps else title
+
+
+def _precisions(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
+    return {seed: run["AP"] for seed, run in by_seed.items()}
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ NUM_SAMPLES = 512
 MAX_INSTANCES = 100
 LAYERS = {"ours": IoUBalancedROISampler, "Model Garden": roi_sampler.ROISampler}
 SIZES = ((2, 1000), (8, 1000), (8, 2000))
-# Milliseconds per image of MMDetection's CombinedSampler, 2000 proposals and 20 instances.
-MMDETECTION_PER_IMAGE = 1.05
 
 
 def comparisons() -> Iterator[Comparison]:
@@ -25,11 +23,6 @@ def comparisons() -> Iterator[Comparison]:
         for jit_compile in (False, True):
             size = f"batch {batch}, {num_proposals}+{MAX_INSTANCES} boxes"
             size += ", XLA" if jit_compile else ""
-            elsewhere = {}
-            if (num_proposals, jit_compile) == (2000, False):
-                elsewhere["MMDetection CombinedSampler (choice only)"] = (
-                    batch * MMDETECTION_PER_IMAGE
-                )
             yield Comparison(
                 f"layer, {size}",
                 {
@@ -44,7 +37,6 @@ def comparisons() -> Iterator[Comparison]:
                     name: functools.partial(_choice, choice, batch, num_proposals, jit_compile)
                     for name, choice in choices.items()
                 },
-                elsewhere,
             )
     for num_proposals in (500, 4000, 16000, 64000):
         yield Comparison(

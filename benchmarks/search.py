@@ -4,21 +4,22 @@
     python benchmarks/search.py --report
 
 What `benchmarks/ablation.py` compares should be equally well tuned. So its first and its last row
-get the same search here: every learning rate with the weight that the row has, then half and twice
-that weight with the best rate. A fifth of the folder's `train` is held out, drawn once at random,
-and AP is that on it; `val` is not looked at. Finished trainings are recorded and not repeated; a
-training that was stopped resumes.
+get the same search here: every learning rate with the usual weight, then half and twice that weight
+with the best rate. A fifth of the folder's `train` is held out, drawn once at random, and AP is
+that on it; `val` is not looked at. Finished trainings are recorded and not repeated; a training
+that was stopped resumes.
 """
 
 import json
 import os
 import pathlib
 import random
-import sys
 from typing import Any
 
 from absl import app, flags
 
+from libra_tf.cli import program
+from libra_tf.cli.errors import UsageError
 from rows import DETECTORS
 from trainings import METRICS, ROOT, arguments, read, schedule, train_once
 
@@ -31,7 +32,9 @@ _BOX_LOSS_WEIGHT = {
     "fasterrcnn_lite0": ("task.losses.frcnn_box_weight", 1.0, 1.0),
 }
 
-_DATASET = flags.DEFINE_string("dataset", None, "Folder in COCO format; only `train` is used.")
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "Folder with `images` and `annotations/instances_train.json`, in COCO format."
+)
 _DETECTOR = flags.DEFINE_enum(
     "detector", "retinanet_lite0", list(_BOX_LOSS_WEIGHT), "What to train."
 )
@@ -44,20 +47,32 @@ _RUNS = flags.DEFINE_string("runs", str(ROOT / "runs/search"), "Folder of the tr
 _REPORT = flags.DEFINE_bool("report", False, "Only print the table of the recorded trainings.")
 
 
-def main(_: list[str]) -> None:
+def main(_: list[str]) -> int:
     """Runs the missing trainings and prints the table."""
+    return program.exit_status(_search_and_report)
+
+
+def _search_and_report() -> None:
     if not _REPORT.value:
-        if _DATASET.value is None:
-            sys.exit("error: --dataset=FOLDER is missing: the folder in COCO format to train on")
-        rows = DETECTORS[_DETECTOR.value].rows
-        held_out = hold_out(_DATASET.value, os.path.join(_RUNS.value, "held_out"))
-        _, *weights = _BOX_LOSS_WEIGHT[_DETECTOR.value]
-        for row, weight in zip((next(iter(rows)), list(rows)[-1]), weights, strict=True):
-            by_rate = {rate: _train(held_out, row, rate, weight) for rate in LEARNING_RATES}
-            best = max(by_rate, key=lambda rate: by_rate[rate]["AP"])
-            for factor in WEIGHT_FACTORS:
-                _train(held_out, row, best, weight * factor)
+        _search()
     print("\n".join(table()))
+
+
+def _search() -> None:
+    if _DATASET.value is None:
+        raise UsageError("--dataset=FOLDER is missing: the folder in COCO format to train on")
+    rows = DETECTORS[_DETECTOR.value].rows
+    held_out = hold_out(_DATASET.value, os.path.join(_RUNS.value, "held_out", _dataset_name()))
+    _, *weights = _BOX_LOSS_WEIGHT[_DETECTOR.value]
+    for row, weight in zip((next(iter(rows)), list(rows)[-1]), weights, strict=True):
+        by_rate = {rate: _train(held_out, row, rate, weight) for rate in LEARNING_RATES}
+        best = max(by_rate, key=lambda rate: by_rate[rate]["AP"])
+        for factor in WEIGHT_FACTORS:
+            _train(held_out, row, best, weight * factor)
+
+
+def _dataset_name() -> str:
+    return os.path.basename(os.path.abspath(_DATASET.value))
 
 
 def hold_out(dataset: str, folder: str) -> str:
@@ -69,12 +84,20 @@ def hold_out(dataset: str, folder: str) -> str:
 
     Returns:
       `folder`.
+
+    Raises:
+      UsageError: if there is no `train`, or if the folder was made from another data set.
     """
     source, target = pathlib.Path(dataset).resolve(), pathlib.Path(folder)
+    all_of_train = source / "annotations/instances_train.json"
+    if not all_of_train.exists():
+        raise UsageError(
+            f"--dataset={dataset} has no annotations/instances_train.json: the search takes only "
+            "the first layout of docs/data.md"
+        )
     (target / "annotations").mkdir(parents=True, exist_ok=True)
-    if not (target / "images").exists():
-        (target / "images").symlink_to(source / "images")
-    annotations = json.loads((source / "annotations/instances_train.json").read_text())
+    _link(target / "images", source / "images")
+    annotations = json.loads(all_of_train.read_text())
     images = sorted(annotations["images"], key=lambda image: image["id"])
     random.Random(0).shuffle(images)
     number = len(images) // 5
@@ -86,6 +109,17 @@ def hold_out(dataset: str, folder: str) -> str:
     return folder
 
 
+def _link(link: pathlib.Path, images: pathlib.Path) -> None:
+    if not link.is_symlink():
+        link.symlink_to(images)
+    elif link.resolve() != images.resolve():
+        # Both data sets have the same name, so their records could not be told apart either.
+        raise UsageError(
+            f"{link} leads to {link.resolve()}, not to {images}: delete {link.parent}, or give "
+            "other --runs and --records"
+        )
+
+
 def _train(dataset: str, row: str, rate: float, weight: float) -> dict[str, Any]:
     """Trains once, and returns the record."""
     name = _DETECTOR.value
@@ -94,7 +128,7 @@ def _train(dataset: str, row: str, rate: float, weight: float) -> dict[str, Any]
         "row": row,
         "learning_rate": rate,
         "box_loss_weight": weight,
-        "dataset": os.path.basename(os.path.abspath(_DATASET.value)),
+        "dataset": _dataset_name(),
         "steps": _STEPS.value,
         "input_size": _INPUT_SIZE.value,
     }

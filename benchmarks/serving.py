@@ -9,7 +9,8 @@ suppression. R-50, 640x640, 91 classes, random weights, float32 (ours in bfloat1
 CPU without it emulates). All images are 640x480, because Model Garden's export takes only images of
 the same size in a batch. Model Garden exports the same detector, with `nms_version: batched`, which
 our export chooses by itself. The last command leaves its export as Model Garden makes it, with the
-suppression for TPUs from the config. The exports are kept in --folder for the next call.
+suppression for TPUs from the config. The exports are kept in --folder for the next call:
+delete it after any change of the code.
 """
 
 import functools
@@ -33,7 +34,11 @@ from detectors import INPUT_SIZE
 from exporting import export_run
 from libra_tf import precision
 
-_FOLDER = flags.DEFINE_string("folder", "runs/benchmark_serving", "Folder that keeps the exports.")
+_FOLDER = flags.DEFINE_string(
+    "folder",
+    "runs/benchmark_serving",
+    "Folder that keeps the exports; delete it after any change of the code.",
+)
 _BATCH_SIZES = flags.DEFINE_multi_integer("batch_sizes", [1, 8], "Images per request.")
 
 # The head of the experiments here, as in the paper. Model Garden's own has four convolutions.

@@ -50,9 +50,11 @@ def _start(clone: str, experiment: str, cache: str | None) -> tuple[float, float
             env={**os.environ, "PYTHONPATH": os.path.abspath(clone)},
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
         seconds = time.monotonic() - started, _children_seconds() - computed
+    if result.returncode:
+        sys.exit(f"error: run.py of {clone} ended with {result.returncode}:\n{result.stderr}")
     lines = [line for line in result.stdout.splitlines() if line.startswith("time to the first")]
     return *seconds, "".join(lines)
 

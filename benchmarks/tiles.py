@@ -14,7 +14,7 @@ import tempfile
 from absl import app, flags
 from PIL import Image
 
-from libra_tf.cli import image_files
+from libra_tf.cli import image_files, program
 from libra_tf.data import make_shapes
 from libra_tf.data.shapes import DEMO_SHAPES
 from libra_tf.inference import prediction
@@ -25,8 +25,12 @@ _ACROSS = 4
 _SIZE = DEMO_SHAPES["image_size"]
 
 
-def main(_: list[str]) -> None:
+def main(_: list[str]) -> int:
     """Prints the average precision for each way of looking."""
+    return program.exit_status(_measure)
+
+
+def _measure() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         shapes = pathlib.Path(make_shapes(root / "shapes", **DEMO_SHAPES, report=str))

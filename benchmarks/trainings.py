@@ -76,6 +76,8 @@ def train_once(
     """
     if is_recorded(records, key):
         return
+    # Now, because a folder that cannot be made would cost the training.
+    make_folder_of(records)
     model_dir = folder(runs, key)
     print(f"training {model_dir.name}: {model_dir}", flush=True)
     command = [sys.executable, str(ROOT / "run.py"), "--mode=train_and_eval", *arguments]
@@ -116,11 +118,14 @@ def train_on_shapes(
       steps: number of steps.
     """
     name = shapes.folder_name(**DEMO_SHAPES, dials=dials)
+    key = {"dataset": name, **row, "seed": seed, "steps": steps}
+    # Drawing takes a while, and a recorded training needs no images.
+    if is_recorded(records, key):
+        return
     images = make_shapes(os.path.join(runs, "images", name), **DEMO_SHAPES, dials=dials)
     flags_of_row = arguments(
         experiment, images, seed, overrides, schedule(DEMO_SHAPES["image_size"], steps)
     )
-    key = {"dataset": name, **row, "seed": seed, "steps": steps}
     train_once(records, runs, key, flags_of_row)
 
 
@@ -163,9 +168,18 @@ def append(records: str, record: Mapping[str, Any]) -> None:
       records: the file; it is made, with its folder, if there is none.
       record: what JSON can hold.
     """
-    os.makedirs(os.path.dirname(records), exist_ok=True)
+    make_folder_of(records)
     with open(records, "a") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def make_folder_of(path: str) -> None:
+    """Makes the folder of a file, unless it is there.
+
+    Args:
+      path: of the file.
+    """
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
 def mean_and_spread(values: Sequence[float], sign: str = ".3f") -> str:

@@ -25,7 +25,7 @@ from absl import app, flags
 from scipy import stats
 
 from rows import BASELINE
-from trainings import ROOT, append, folder, is_recorded, read
+from trainings import ROOT, append, folder, is_recorded, make_folder_of, read
 
 # Of each component, the title of the verdict on its imbalance, and how the label of its number
 # begins: a verdict may turn on other numbers, which cannot be ranked with it.
@@ -65,12 +65,15 @@ class Pair:
 
 def main(_: list[str]) -> None:
     """Makes the missing reports and prints the table."""
+    if _PLOT.value:
+        make_folder_of(_PLOT.value)
     trainings = [record for record in read(_TRAININGS.value) if record["steps"] == _STEPS.value]
     if not _REPORT.value:
         for training in trainings:
             if training["row"] == BASELINE:
                 _report_once(training)
-    reports = [record for record in read(_RECORDS.value) if record["steps"] == _STEPS.value]
+    measured = _STEPS.value, _BATCHES.value
+    reports = [r for r in read(_RECORDS.value) if (r["steps"], r["batches"]) == measured]
     pairs = {
         component: pair(component, title, label, reports, trainings)
         for component, (title, label) in VERDICTS.items()
@@ -82,7 +85,8 @@ def main(_: list[str]) -> None:
 
 def _report_once(training: Mapping[str, Any]) -> None:
     """Reports on a baseline and records what decides its verdicts, unless that is recorded."""
-    key = {name: training[name] for name in ("dataset", "seed", "steps")}
+    of_training = {name: training[name] for name in ("dataset", "seed", "steps")}
+    key = {**of_training, "batches": _BATCHES.value}
     if is_recorded(_RECORDS.value, key):
         return
     names = ("dataset", "row", "seed", "steps")
@@ -92,7 +96,7 @@ def _report_once(training: Mapping[str, Any]) -> None:
     with open(os.path.join(model_dir, "analysis", "report.json")) as file:
         (run,) = json.load(file)["runs"]
     gauges = {v["title"]: v["gauge"] for v in run["verdicts"] if v["gauge"]}
-    append(_RECORDS.value, {**key, "batches": _BATCHES.value, "gauges": gauges})
+    append(_RECORDS.value, {**key, "gauges": gauges})
 
 
 def pair(

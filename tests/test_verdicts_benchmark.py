@@ -17,12 +17,12 @@ def _training(dataset, row, seed, ap, steps=250):
     return {"dataset": dataset, "row": row, "seed": seed, "steps": steps, "AP": ap}
 
 
-def _report(dataset, seed, hard, levels):
+def _report(dataset, seed, hard, levels, batches=4):
     # Without a value, the verdict turns on another number.
     of_hard = ("more hard picks if balanced", hard) if hard else ("more hard ones among", 0.9)
     gauges = {HARD: (*of_hard, 0.1), LEVELS: ("share of P2, as a multiple", levels, 3.0)}
     return {
-        **{"dataset": dataset, "seed": seed, "steps": 250},
+        **{"dataset": dataset, "seed": seed, "steps": 250, "batches": batches},
         "gauges": {
             title: {"label": label, "value": value, "threshold": threshold}
             for title, (label, value, threshold) in gauges.items()
@@ -37,6 +37,8 @@ def report(tmp_path):
     hard_and_gains = ((0.02, -0.03), (0.05, 0.01), (0.2, 0.05), (0.3, 0.02), (0.4, 0.08))
     for seed, (hard, gain) in enumerate(hard_and_gains):
         reports.append(_report("shapes", seed, hard, levels=2.0 + seed))
+        # Nor are reports on other numbers of batches.
+        reports.append(_report("shapes", seed, 0.9, levels=9.0, batches=2))
         trainings.append(_training("shapes", "baseline", seed, 0.4))
         trainings.append(_training("shapes", "IoU-balanced sampling", seed, 0.4 + gain))
         # Neither other images nor other numbers of steps are a pair.
