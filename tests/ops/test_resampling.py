@@ -57,12 +57,12 @@ def test_adding_is_resizing_and_adding(coarse_size, size, divides):
 
 @pytest.mark.one_lane
 @pytest.mark.parametrize("axis", [1, 2])
-def test_every_pair_of_sizes_up_to_40(axis):
+def test_every_pair_of_sizes_up_to_24(axis):
     """Along one axis at a time: the maximum over a rectangle is that over rows, then columns."""
     rng = np.random.default_rng(axis)
-    for size in range(1, 41):
+    for size in range(1, 25):
         x = np.moveaxis(rng.normal(size=(size, 1, 2, 3)).astype(np.float32), 0, axis)
-        for output in range(1, 41):
+        for output in range(1, 25):
             output_size = (output, 2) if axis == 1 else (2, output)
             pooled = ops.adaptive_max_pool2d(x, output_size)
             np.testing.assert_array_equal(pooled, max_pool_by_hand(x, output_size))

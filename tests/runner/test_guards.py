@@ -129,6 +129,7 @@ class _EndingIn:
 
 
 @pytest.mark.one_lane
+@pytest.mark.slow
 def test_a_signal_in_an_evaluation_saves_the_weights_of_the_training(tiny_shapes, tmp_path):
     """The evaluation is one of their averages, which stay zero here."""
     params = exp_factory.get_exp_config("libra_retinanet_demo")
