@@ -32,6 +32,15 @@ def test_a_batch_that_does_not_divide_over_the_replicas(name, batch_size, two_de
             session._check_divides(params, mode, two_devices)
 
 
+def test_a_damaged_checkpoint_is_not_evaluated(tmp_path):
+    checkpoint = tf.train.Checkpoint(x=tf.Variable(tf.zeros([100]))).write(str(tmp_path / "ckpt-1"))
+    session._check_readable(checkpoint)
+    data = next(tmp_path.glob("*.data*"))
+    data.write_bytes(data.read_bytes()[:50])
+    with pytest.raises(UsageError, match=r"ckpt-1 is damaged .*name another one with --checkpoint"):
+        session._check_readable(checkpoint)
+
+
 def test_averages_of_the_weights_need_a_strategy():
     params = exp_factory.get_exp_config("libra_retinanet_demo")
     # As YAML reads an unquoted `off`.
