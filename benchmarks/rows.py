@@ -23,7 +23,7 @@ RETINANET_ROWS = {
     "both": (),
 }
 # What `search.py` has found best on voc07, for the baseline and for Libra: this rate, and half
-# the usual weights. For Faster R-CNN there was no search; it takes over both.
+# the usual weights. The search for Faster R-CNN is unfinished; until then it takes over both.
 LITE0_RATE = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate=0.001"
 RETINANET_LITE0_HUBER = "task.losses.box_loss=huber,task.losses.box_loss_weight=25"
 RETINANET_LITE0_BALANCED_L1 = "task.losses.box_loss_weight=2"

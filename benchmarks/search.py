@@ -110,7 +110,7 @@ def hold_out(dataset: str, folder: str) -> str:
 
 
 def _link(link: pathlib.Path, images: pathlib.Path) -> None:
-    if not link.is_symlink():
+    if not os.path.lexists(link):
         link.symlink_to(images)
     elif link.resolve() != images.resolve():
         # Both data sets have the same name, so their records could not be told apart either.

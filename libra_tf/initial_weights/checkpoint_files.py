@@ -5,9 +5,19 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from libra_tf.cli.errors import first_line
+from libra_tf.cli.errors import UsageError, first_line
 
 _STEP = "global_step/.ATTRIBUTES/VARIABLE_VALUE"
+# Of storage, which may work again later.
+_TEMPORARY_ERRORS = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.UnauthenticatedError,
+    tf.errors.UnavailableError,
+)
 _READING_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, LookupError)
 
 
@@ -68,9 +78,17 @@ def damage(checkpoint: str) -> str:
 
     Args:
       checkpoint: its path prefix.
+
+    Raises:
+      UsageError: if it cannot be read, but may well be whole.
     """
     try:
         _read_all(checkpoint)
+    except _TEMPORARY_ERRORS as error:
+        raise UsageError(
+            f"checkpoint {checkpoint} cannot be read ({first_line(error)}); see that this process "
+            "may read it, and try again"
+        ) from error
     except _READING_ERRORS as error:
         return first_line(error)
     return ""

@@ -99,18 +99,20 @@ def roi_align(
     if where is not None:
         window = tf.where(where, window, 0)
         # Boxes beside the map give zeros.
-        start = tf.where(where[..., tf.newaxis], start, -size - 2.0)
+        start = tf.where(where[..., tf.newaxis], start, -tf.abs(size) - 2.0)
     sampling = _Sampling(output_size, sampling_ratio)
     blocks = _in_blocks(window, start, size, map_size, sampling, features.dtype)
+    num_blocks = None if boxes.shape[1] is None else -(-boxes.shape[1] // _BLOCK)
+    crop_shape = [output_size, output_size, features.shape[3]]
     crops = tf.map_fn(
         lambda image: _crop(*image, sampling),
         (features, blocks),
-        fn_output_signature=features.dtype,
+        parallel_iterations=1,
+        fn_output_signature=tf.TensorSpec([num_blocks, _BLOCK, *crop_shape], features.dtype),
     )
-    crops = tf.reshape(crops, [tf.shape(boxes)[0], -1, *crops.shape[3:]])
-    return tf.ensure_shape(
-        crops[:, : tf.shape(boxes)[1]], [features.shape[0], boxes.shape[1], *crops.shape[2:]]
-    )
+    num_images, num_boxes = tf.unstack(tf.shape(boxes)[:2])
+    crops = tf.reshape(crops, [num_images, tf.shape(crops)[1] * _BLOCK, *crop_shape])
+    return tf.ensure_shape(crops[:, :num_boxes], [features.shape[0], boxes.shape[1], *crop_shape])
 
 
 def _smallest_window(start: tf.Tensor, size: tf.Tensor, map_size: tf.Tensor) -> tf.Tensor:
@@ -122,8 +124,9 @@ def _smallest_window(start: tf.Tensor, size: tf.Tensor, map_size: tf.Tensor) -> 
       map_size: int32 `[2]`.
     """
     last = tf.cast(map_size - 1, tf.float32)
-    first_pixel = tf.clip_by_value(tf.math.floor(start), 0.0, last)
-    last_pixel = tf.clip_by_value(tf.math.floor(start + size) + 1.0, 0.0, last)
+    end = start + size
+    first_pixel = tf.clip_by_value(tf.math.floor(tf.minimum(start, end)), 0.0, last)
+    last_pixel = tf.clip_by_value(tf.math.floor(tf.maximum(start, end)) + 1.0, 0.0, last)
     side = tf.reduce_max(last_pixel - first_pixel, axis=-1, keepdims=True) + 1.0
     windows = tf.constant(_WINDOWS)
     is_worthwhile = (windows**2 * _WORTHWHILE <= tf.reduce_prod(map_size)) & (
@@ -152,17 +155,18 @@ def _in_blocks(
       sampling: how a box is sampled.
       dtype: of the weights.
     """
-    num_boxes = tf.shape(window)[1]
+    num_images, num_boxes = tf.unstack(tf.shape(window))
     num_blocks = (num_boxes + _BLOCK - 1) // _BLOCK
     padding = [[0, 0], [0, num_blocks * _BLOCK - num_boxes]]
     start, size = (
-        tf.reshape(tf.pad(x, [*padding, [0, 0]]), [-1, num_blocks, _BLOCK, 2])
+        tf.reshape(tf.pad(x, [*padding, [0, 0]]), [num_images, num_blocks, _BLOCK, 2])
         for x in (start, size)
     )
-    window = tf.reshape(tf.pad(window, padding), [-1, num_blocks, _BLOCK])
+    window = tf.reshape(tf.pad(window, padding), [num_images, num_blocks, _BLOCK])
     window = tf.reduce_max(window, axis=2)
     side = tf.gather(tf.constant([0, *_WINDOWS, 0]), window)[..., tf.newaxis, tf.newaxis]
-    corner = tf.clip_by_value(tf.cast(tf.math.floor(start), tf.int32), 0, map_size - side)
+    first = tf.math.floor(tf.minimum(start, start + size))
+    corner = tf.clip_by_value(tf.cast(first, tf.int32), 0, map_size - side)
     pixels = corner[..., tf.newaxis] + tf.range(_WINDOWS[-1])
     rows, columns = (
         tf.cast(
@@ -261,7 +265,10 @@ def _crop(features: tf.Tensor, blocks: _Block, sampling: _Sampling) -> tf.Tensor
             return tf.switch_case(block.window, crops)
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return tf.foldl(add, (blocks, upstream), tf.zeros_like(features), 1)
+            # In float32, because a sum over many boxes would lose the small terms in bfloat16.
+            total = tf.zeros_like(features, tf.float32)
+            total = tf.foldl(add, (blocks, upstream), total, parallel_iterations=1)
+            return tf.cast(total, features.dtype)
 
         def add(total: tf.Tensor, block_and_upstream: tuple[_Block, tf.Tensor]) -> tf.Tensor:
             block, upstream = block_and_upstream
@@ -276,7 +283,8 @@ def _crop(features: tf.Tensor, blocks: _Block, sampling: _Sampling) -> tf.Tensor
             return tf.switch_case(block.window, sums)
 
         spec = tf.TensorSpec(shape, features.dtype)
-        return tf.map_fn(crop, blocks, 1, fn_output_signature=spec), gradient
+        crops = tf.map_fn(crop, blocks, parallel_iterations=1, fn_output_signature=spec)
+        return crops, gradient
 
     return crop_all(features)
 
@@ -299,7 +307,8 @@ def _add_windows(total: tf.Tensor, block: _Block, upstream: tf.Tensor, side: int
     windows = tf.reshape(windows, [_BLOCK, side, side, total.shape[-1]])
     pixels = tf.reshape(total, [-1, total.shape[-1]])
     indices = _pixels_of_windows(block, side, tf.shape(total)[1])[..., tf.newaxis]
-    return tf.reshape(tf.tensor_scatter_nd_add(pixels, indices, windows), tf.shape(total))
+    sums = tf.tensor_scatter_nd_add(pixels, indices, tf.cast(windows, total.dtype))
+    return tf.reshape(sums, tf.shape(total))
 
 
 def _pixels_of_windows(block: _Block, side: int, width: tf.Tensor) -> tf.Tensor:
@@ -312,7 +321,7 @@ def _pixels_of_windows(block: _Block, side: int, width: tf.Tensor) -> tf.Tensor:
 
 def _crop_map(features: tf.Tensor, block: _Block, sampling: _Sampling) -> tf.Tensor:
     """Crops the boxes of a block from the whole map."""
-    rows, columns = _map_weights(features, block, sampling)
+    rows, columns = _map_weights(tf.shape(features), block, sampling, features.dtype)
     partial = tf.einsum("nph,hwc->npwc", rows, features)
     return tf.matmul(columns, partial)
 
@@ -321,20 +330,20 @@ def _add_map(
     total: tf.Tensor, block: _Block, upstream: tf.Tensor, sampling: _Sampling
 ) -> tf.Tensor:
     """Adds the gradient of `_crop_map` to that of the features."""
-    rows, columns = _map_weights(total, block, sampling)
+    rows, columns = _map_weights(tf.shape(total), block, sampling, upstream.dtype)
     partial = tf.matmul(columns, upstream, transpose_a=True)
-    return total + tf.einsum("nph,npwc->hwc", rows, partial)
+    return total + tf.cast(tf.einsum("nph,npwc->hwc", rows, partial), total.dtype)
 
 
 def _map_weights(
-    features: tf.Tensor, block: _Block, sampling: _Sampling
+    map_shape: tf.Tensor, block: _Block, sampling: _Sampling, dtype: tf.DType
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the weights of the map's rows and columns, `[_BLOCK, P, H]`, `[_BLOCK, 1, P, W]`."""
     rows, columns = (
         tf.cast(
             _cell_weights(block.start[:, i], block.size[:, i], tf.range(length), length, sampling),
-            features.dtype,
+            dtype,
         )
-        for i, length in enumerate(tf.unstack(tf.shape(features)[:2]))
+        for i, length in enumerate(tf.unstack(map_shape[:2]))
     )
     return rows, columns[:, tf.newaxis]

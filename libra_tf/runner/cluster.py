@@ -24,8 +24,8 @@ def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Str
     them.
 
     Args:
-      params: config of the run. If `runtime.num_gpus` is 0, `mirrored` uses all visible GPUs (one
-        to evaluate MMDetection's detectors), and their number is set.
+      params: config of the run. If `runtime.num_gpus` is 0, `mirrored` uses all visible GPUs, or
+        one to evaluate MMDetection's detectors.
       mode: one of `libra_tf.runner.flags.MODES`.
 
     Returns:
@@ -49,19 +49,19 @@ def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Str
             "runtime.distribution_strategy is off, but averages of the weights "
             "(trainer.optimizer_config.ema) need a strategy; leave it out, or set it to one_device"
         )
+    num_gpus = runtime.num_gpus
     if runtime.distribution_strategy == "multi_worker_mirrored":
         _configure_workers(runtime, mode)
-    elif runtime.distribution_strategy == "mirrored" and not runtime.num_gpus:
-        # Model Garden compiles (`runtime.enable_xla`) only if this says that there are GPUs.
-        runtime.num_gpus = len(tf.config.list_physical_devices("GPU"))
+    elif runtime.distribution_strategy == "mirrored" and not num_gpus:
+        num_gpus = len(tf.config.list_physical_devices("GPU"))
         if params.task.model.compatibility and "train" not in mode:
             # It evaluates images one at a time.
-            runtime.num_gpus = min(runtime.num_gpus, 1)
+            num_gpus = min(num_gpus, 1)
     try:
         return distribute_utils.get_distribution_strategy(
             distribution_strategy=runtime.distribution_strategy,
             all_reduce_alg=runtime.all_reduce_alg,
-            num_gpus=runtime.num_gpus,
+            num_gpus=num_gpus,
             tpu_address=runtime.tpu,
         )
     except ValueError as error:

@@ -263,7 +263,8 @@ def _check_fits(task: cfg.TaskConfig, own: cfg.TaskConfig, dataset: DetectionDat
         raise UsageError(
             f"task.model.num_classes is {task.model.num_classes}, but the classes of "
             f"{dataset.folder} need {dataset.num_classes}: the largest category id and the "
-            "background; leave it out, or set it to that"
+            "background. A trained detector keeps its number, so evaluate it on images with its "
+            "classes; to train a new one, leave out the key or set it to that"
         )
     batch_size = task.train_data.global_batch_size
     # An experiment's own batch may hold an image of a small folder twice.

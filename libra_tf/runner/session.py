@@ -17,7 +17,7 @@ from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
 from libra_tf.data import DetectionDataset
 from libra_tf.evaluation import metrics, records
-from libra_tf.initial_weights import checkpoint_files, fine_tuning
+from libra_tf.initial_weights import fine_tuning
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.precision import Precision
 from libra_tf.runner import (
@@ -168,10 +168,8 @@ def _prepare(
     class_names = _class_names(params, dataset)
     class_balance.fill_in(params, mode, class_names, report)
     _check_continues(folder, mode, params, dataset, class_names)
-    if mode == "eval":
-        _check_readable(checkpoint or folder.latest_checkpoint())
     # Nothing is written to the folder before this line.
-    if "train" in mode and cluster.is_chief(strategy):
+    if cluster.is_chief(strategy):
         folder.set_damaged_checkpoints_aside(report)
     cluster.wait_for_all(strategy)
     chosen = config.choose_precision(draft, cluster.device_type(strategy))
@@ -288,17 +286,6 @@ def _check_continues(
     folder.check_continues(mode, params, _dataset_name(dataset, params))
     source = dataset.folder if dataset else params.task.annotation_file
     folder.check_classes(class_names, source)
-
-
-def _check_readable(checkpoint: str) -> None:
-    """Refuses to evaluate a damaged checkpoint; only a training moves it aside."""
-    damage = checkpoint_files.damage(checkpoint)
-    if damage:
-        raise UsageError(
-            f"checkpoint {checkpoint} is damaged ({damage}); name another one with --checkpoint, "
-            "or train on (--mode=train_and_eval), which moves it aside and continues from the one "
-            "before"
-        )
 
 
 def _configure_computation(chosen: Precision, seed: int | None) -> None:

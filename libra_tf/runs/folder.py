@@ -113,6 +113,9 @@ class RunFolder:
 
         Args:
           report: receives a line for each checkpoint that is moved.
+
+        Raises:
+          UsageError: if the storage does not let a checkpoint be read.
         """
         state = tf.train.get_checkpoint_state(self.path)
         paths = list(state.all_model_checkpoint_paths) if state else []

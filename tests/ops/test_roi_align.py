@@ -126,20 +126,20 @@ def test_many_boxes_of_several_images_keep_their_places():
         np.testing.assert_allclose(together[image, box], alone[0, 0], atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_windows_give_what_the_whole_map_gives(monkeypatch, jit_compile):
-    """Values and gradients, of boxes that need every size of window, in any order."""
+def test_windows_give_what_the_whole_map_gives(monkeypatch, jit_compile, dtype):
+    """Values and gradients, of blocks that need every size of window."""
     rng = np.random.default_rng(0)
-    features = tf.constant(rng.normal(size=(2, 130, 140, 2)).astype(np.float32))
-    size = np.exp(rng.uniform(np.log(2), np.log(150), size=(2, 60, 2)))
-    corner = rng.uniform(-10, 140, size=(2, 60, 2)) - size / 2
+    shape = (2, 130, 140, 2)
+    features = tf.cast(rng.normal(size=shape), dtype)
+    # By size, as in a detector, and a block of all sizes at the end.
+    size = np.sort(np.exp(rng.uniform(np.log(2), np.log(150), size=(2, 150))), axis=1)
+    size = np.concatenate([size, size[:, ::20]], axis=1)[..., np.newaxis] * [1.0, 0.9]
+    corner = rng.uniform(-10, 140, size=size.shape) - size / 2
     boxes = np.concatenate([corner, corner + size], axis=-1).astype(np.float32)
-    where = rng.uniform(size=(2, 60)) < 0.9
-    upstream = rng.normal(size=(2, 60, 3, 3, 2)).astype(np.float32)
-    windows = roi_align._smallest_window(
-        corner.astype(np.float32), size.astype(np.float32), tf.constant([130, 140])
-    )
-    assert set(windows.numpy().ravel()) == {1, 2, 3, 4}
+    where = rng.uniform(size=boxes.shape[:2]) < 0.9
+    upstream = tf.cast(rng.normal(size=(*boxes.shape[:2], 3, 3, 2)), dtype)
 
     def crop():
         @tf.function(jit_compile=jit_compile)
@@ -149,13 +149,28 @@ def test_windows_give_what_the_whole_map_gives(monkeypatch, jit_compile):
                 crops = ops.roi_align(features, boxes, 1.0, output_size=3, where=where)
             return crops, tape.gradient(crops, features, upstream)
 
-        return compute()
+        return [x.numpy().astype(np.float32) for x in compute()]
+
+    start, size = (tf.constant(x, tf.float32) for x in (corner - 0.5, size))
+    map_size = tf.constant(shape[1:3])
+    window = roi_align._smallest_window(start, size, map_size)
+    sampling = roi_align._Sampling(3, 0)
+    blocks = roi_align._in_blocks(window, start, size, map_size, sampling, tf.float32)
+    assert set(blocks.window.numpy().ravel()) == {1, 2, 3, 4}
 
     crops, gradient = crop()
     monkeypatch.setattr(roi_align, "_WORTHWHILE", 1000)
     expected, expected_gradient = crop()
-    np.testing.assert_allclose(crops, expected, atol=1e-5)
-    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-4)
+    tolerance = 1e-5 if dtype == "float32" else 0.03
+    np.testing.assert_allclose(crops, expected, atol=tolerance)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("number", [0, 1, 16, 17])
+def test_any_number_of_boxes(number):
+    boxes = tf.tile([[[1.0, 1.0, 4.0, 6.0]]], [2, number, 1])
+    crops = ops.roi_align(tf.ones([2, 40, 40, 3]), boxes, 1.0, output_size=2)
+    np.testing.assert_allclose(crops, np.ones([2, number, 2, 2, 3]), rtol=1e-6)
 
 
 def test_empty_boxes_give_zeros():

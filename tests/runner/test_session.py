@@ -32,13 +32,23 @@ def test_a_batch_that_does_not_divide_over_the_replicas(name, batch_size, two_de
             session._check_divides(params, mode, two_devices)
 
 
-def test_a_damaged_checkpoint_is_not_evaluated(tmp_path):
-    checkpoint = tf.train.Checkpoint(x=tf.Variable(tf.zeros([100]))).write(str(tmp_path / "ckpt-1"))
-    session._check_readable(checkpoint)
-    data = next(tmp_path.glob("*.data*"))
-    data.write_bytes(data.read_bytes()[:50])
-    with pytest.raises(UsageError, match=r"ckpt-1 is damaged .*name another one with --checkpoint"):
-        session._check_readable(checkpoint)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_set_aside(tmp_path, monkeypatch):
+    folder = RunFolder(str(tmp_path))
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(), str(tmp_path), max_to_keep=2)
+    path = manager.save()
+
+    def fail(_):
+        raise tf.errors.PermissionDeniedError(None, None, "not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.train, "load_checkpoint", fail)
+        with pytest.raises(UsageError, match=r"ckpt-1 cannot be read \(.*not now\)"):
+            folder.set_damaged_checkpoints_aside(report=str)
+    assert folder.latest_checkpoint() == path
+    for data in tmp_path.glob("*.data*"):
+        data.unlink()
+    folder.set_damaged_checkpoints_aside(report=str)
+    assert folder.latest_checkpoint() is None
 
 
 def test_averages_of_the_weights_need_a_strategy():
