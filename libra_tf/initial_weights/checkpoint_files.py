@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from libra_tf.cli.errors import UsageError, first_line
+from libra_tf.cli.errors import first_line
 
 _STEP = "global_step/.ATTRIBUTES/VARIABLE_VALUE"
 # Of storage, which may work again later.
@@ -80,15 +80,12 @@ def damage(checkpoint: str) -> str:
       checkpoint: its path prefix.
 
     Raises:
-      UsageError: if it cannot be read, but may well be whole.
+      CheckpointError: if it cannot be read, but may well be whole.
     """
     try:
         _read_all(checkpoint)
     except _TEMPORARY_ERRORS as error:
-        raise UsageError(
-            f"checkpoint {checkpoint} cannot be read ({first_line(error)}); see that this process "
-            "may read it, and try again"
-        ) from error
+        raise _refused(checkpoint, error) from error
     except _READING_ERRORS as error:
         return first_line(error)
     return ""
@@ -113,10 +110,19 @@ def reading(checkpoint: str) -> Iterator[None]:
     """Turns errors of reading a checkpoint into a `CheckpointError` that names it."""
     try:
         yield
+    except _TEMPORARY_ERRORS as error:
+        raise _refused(checkpoint, error) from error
     except _READING_ERRORS as error:
         raise CheckpointError(
             f"{checkpoint} is damaged ({first_line(error)}); copy it again or name another one"
         ) from error
+
+
+def _refused(checkpoint: str, error: tf.errors.OpError) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {checkpoint} cannot be read ({first_line(error)}); see that this process may "
+        "read it, and try again"
+    )
 
 
 def _read_all(checkpoint: str) -> None:

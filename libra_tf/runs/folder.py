@@ -119,7 +119,7 @@ class RunFolder:
         """
         state = tf.train.get_checkpoint_state(self.path)
         paths = list(state.all_model_checkpoint_paths) if state else []
-        while paths and (damage := checkpoint_files.damage(paths[-1])):
+        while paths and (damage := _damage(paths[-1])):
             path, aside = paths.pop(), self.file("damaged")
             tf.io.gfile.makedirs(aside)
             for file in tf.io.gfile.glob(f"{path}.*"):
@@ -346,3 +346,10 @@ class RunFolder:
     def _read(self, name: str) -> str:
         with tf.io.gfile.GFile(self.file(name)) as file:
             return file.read()
+
+
+def _damage(checkpoint: str) -> str:
+    try:
+        return checkpoint_files.damage(checkpoint)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error

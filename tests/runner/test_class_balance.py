@@ -159,6 +159,15 @@ def test_images_that_cannot_be_counted(key, task, message, tiny_shapes):
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_an_evaluation_without_losses_needs_no_training_images():
+    params = exp_factory.get_exp_config("libra_fasterrcnn_demo")
+    params.task.losses.class_weighting = "inverse_frequency"
+    params.task.train_data.input_path = "gone*"
+    assert fill_in(params, "eval") == [] and params.task.losses.class_weights is None
+    with pytest.raises(UsageError, match="there are no such"):
+        fill_in(params, "train")
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(b"no records" * 9, "corrupted record"), (None, "no record of")]
 )

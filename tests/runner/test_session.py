@@ -10,6 +10,8 @@ from official.core import exp_factory
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.cli.errors import UsageError
 from libra_tf.data import DatasetError, DetectionDataset, Split, shapes
+from libra_tf.initial_weights import checkpoint_files
+from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.runner import cluster, input_data, session
 from libra_tf.runs.folder import RunFolder
 
@@ -44,6 +46,8 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_set_aside(tmp_path, monkeyp
         patch.setattr(tf.train, "load_checkpoint", fail)
         with pytest.raises(UsageError, match=r"ckpt-1 cannot be read \(.*not now\)"):
             folder.set_damaged_checkpoints_aside(report=str)
+        with pytest.raises(CheckpointError, match=r"ckpt-1 cannot be read \(.*not now\)"):
+            checkpoint_files.check(path)
     assert folder.latest_checkpoint() == path
     for data in tmp_path.glob("*.data*"):
         data.unlink()
