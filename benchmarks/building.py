@@ -100,17 +100,19 @@ def inference(
     switches: Mapping[str, Any],
     input_size: int,
     computed_in: precision.Precision,
+    batch_size: int = 1,
 ) -> Callable[[], np.ndarray]:
-    """Returns a function that detects in one image and returns the boxes; it is traced already.
+    """Returns a function that detects in a batch and returns the boxes; it is traced already.
 
     Args:
       experiment: see `prepare`.
       switches: see `prepare`.
       input_size: see `prepare`.
       computed_in: what the network computes in.
+      batch_size: see `prepare`.
     """
     task, _, (images, labels) = prepare(
-        experiment, switches, False, 1, input_size, computed_in.dtype
+        experiment, switches, False, batch_size, input_size, computed_in.dtype
     )
     shape = labels["image_info"][:, 1, :]
     with precision.computing_in(computed_in.policy):

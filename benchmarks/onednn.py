@@ -1,11 +1,12 @@
-"""Times detectors on the CPU with oneDNN and without it.
+"""Times detectors on the CPU with oneDNN, as `run.py` has it, and without it.
 
     python benchmarks/onednn.py --repeats=5
     python benchmarks/onednn.py --groups=libra_retinanet_lite0
 
 By default, TensorFlow has it on where the CPU has instructions for neural networks, such as
-AVX512_VNNI. It reads `TF_ENABLE_ONEDNN_OPTS` on import, so each contestant is a process of its own.
-They take turns.
+AVX512_VNNI. Elsewhere `run.py` switches it on, without fusing convolutions and batch norms
+(`libra_tf/runner/onednn.py`). TensorFlow reads `TF_ENABLE_ONEDNN_OPTS` on import, so each
+contestant is a process of its own. They take turns.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ import other_process
 from building import inference, training_step
 from comparison import Comparison
 from libra_tf import precision
+from libra_tf.runner import onednn
 
 EXPERIMENTS = (
     "libra_retinanet_demo",
@@ -29,37 +31,44 @@ EXPERIMENTS = (
     "libra_retinanet_lite0",
     "libra_fasterrcnn_lite0",
 )
-_TRAINING_BATCH = 4
+_KINDS = {
+    "train": "training step, batch 4",
+    "infer4": "inference, batch 4",
+    "infer1": "inference, batch 1",
+}
+_CONTESTANTS = {"as run.py": "1", "with fusion": "1", "without oneDNN": "0"}
 
 _MAKE_CALLS = flags.DEFINE_string(
-    "make_calls", None, "For internal use: EXPERIMENT,train or EXPERIMENT,infer."
+    "make_calls", None, "For internal use: EXPERIMENT,KIND,CONTESTANT."
 )
 
 
 def comparisons(experiment: str) -> Iterator[Comparison]:
     """Yields the comparisons of the training step and of inference."""
-    for kind, title in (
-        ("train", f"training step, batch {_TRAINING_BATCH}"),
-        ("infer", "inference, batch 1"),
-    ):
-        command = [sys.executable, __file__, f"--make_calls={experiment},{kind}"]
+    for kind, title in _KINDS.items():
         contestants = {
-            name: functools.partial(other_process.start, command, {"TF_ENABLE_ONEDNN_OPTS": value})
-            for name, value in (("with oneDNN", "1"), ("without", "0"))
+            name: functools.partial(
+                other_process.start,
+                [sys.executable, __file__, f"--make_calls={experiment},{kind},{name}"],
+                {"TF_ENABLE_ONEDNN_OPTS": value},
+            )
+            for name, value in _CONTESTANTS.items()
         }
         yield Comparison(title, contestants, other_processes=frozenset(contestants))
 
 
 def _make_calls(_: list[str]) -> None:
     """Makes a call for every line on standard input."""
-    experiment, kind = _MAKE_CALLS.value.split(",")
+    experiment, kind, contestant = _MAKE_CALLS.value.split(",")
+    if contestant == "as run.py":
+        onednn.keep_convolutions_apart()
     size = exp_factory.get_exp_config(experiment).task.model.input_size[0]
     computed_in = precision.choose(precision.FLOAT32, "this benchmark")
     with contextlib.redirect_stdout(sys.stderr):
         if kind == "train":
-            call = training_step(experiment, {}, _TRAINING_BATCH, size, computed_in)
+            call = training_step(experiment, {}, 4, size, computed_in)
         else:
-            call = inference(experiment, {}, size, computed_in)
+            call = inference(experiment, {}, size, computed_in, batch_size=int(kind[-1]))
     print("ready", flush=True)
     for _ in sys.stdin:
         call()

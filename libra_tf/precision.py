@@ -112,14 +112,15 @@ def _of_cpu() -> tuple[bool, str]:
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         if os.environ.get(name, "").upper() in _WITHOUT_BFLOAT16:
             return False, f"{name}={os.environ[name]} hides the CPU's bfloat16"
-    flags = _cpu_flags()
+    flags = cpu_flags()
     found = [flag for flag in _CPU_FLAGS if flag in flags]
     if found:
         return True, f"this CPU has {found[0]}"
     return False, "this CPU has neither avx512_bf16 nor amx_bf16"
 
 
-def _cpu_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
+    """Returns what this CPU can do, as Linux names it; nothing on other systems."""
     # `py-cpuinfo` knows more systems, but takes longer than a second.
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()

@@ -7,7 +7,7 @@ from absl import flags
 
 from libra_tf.cli import inputs, program
 from libra_tf.runner import flags as runner_flags
-from libra_tf.runner import startup
+from libra_tf.runner import onednn, startup
 
 
 def define_flags() -> None:
@@ -32,10 +32,12 @@ def _run(console: rich.console.Console) -> None:
     if flag_values.mode == "eval":
         inputs.require_run("--model_dir", model_dir)
     subject = model_dir if runner_flags.may_evaluate_run(flag_values) else experiment
+    onednn.switch_on()
     program.before_tensorflow(f"{subject}: ")
     # Imported here because it is slow: --help and wrong flags are answered at once.
     from libra_tf.runner import session
 
+    onednn.keep_convolutions_apart()
     watch.mark("import")
     try:
         session.run(experiment, model_dir, flag_values, console, watch)

@@ -1,0 +1,31 @@
+"""oneDNN, Intel's library for networks on CPUs, for runs on CPUs where TensorFlow leaves it off.
+
+TensorFlow has it on where the CPU has instructions for neural networks. Elsewhere a training is
+faster with it as well, as long as no convolution is fused with its batch norm: for a single image
+that takes ten times as long, or longer (docs/results.md).
+"""
+
+import os
+
+_VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
+# Instructions for which TensorFlow has it on, as Linux names them.
+_ON_BY_DEFAULT = frozenset(
+    ("avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16")
+)
+
+
+def switch_on() -> None:
+    """Switches it on unless the environment forbids it; call it before importing TensorFlow."""
+    os.environ.setdefault(_VARIABLE, "1")
+
+
+def keep_convolutions_apart() -> None:
+    """Switches off the fusion that is slow, where it is. Call it before a graph is built."""
+    # Imported here, since it imports TensorFlow.
+    import tensorflow as tf
+
+    from libra_tf import precision
+
+    is_forced = os.environ.get(_VARIABLE) == "1" and not _ON_BY_DEFAULT & precision.cpu_flags()
+    if is_forced:
+        tf.config.optimizer.set_experimental_options({"remapping": False})
