@@ -43,9 +43,10 @@ class _CountingTask(mock_task.MockTask):
         return super().train_step(*args, **kwargs)
 
 
-def make_trainer(task, startup):
+def make_trainer(task, startup, enable_xla=False):
     params = exp_factory.get_exp_config("libra_retinanet_demo")
     params.task = mock_task.MockTaskConfig()
+    params.runtime.enable_xla = enable_xla
     trainer_class = functools.partial(
         training.ReportingTrainer, _Silent(), _Silent(), _Silent(), startup, Stages()
     )
@@ -62,6 +63,16 @@ def test_a_step_is_traced_once():
         trainer.train(tf.constant(2))
     assert trainer.global_step.numpy() == trainer.optimizer.iterations.numpy() == 4
     assert task.traces == 1
+
+
+@pytest.mark.parametrize("enable_xla", [False, True])
+def test_xla_compiles_the_step_if_asked(enable_xla):
+    """Model Garden ignores the key unless the number of GPUs is set, too."""
+    trainer = make_trainer(_CountingTask(), StartUp(), enable_xla)
+    step = tf.function(trainer.train_step).get_concrete_function(iter(trainer.train_dataset))
+    graph = step.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    assert any(node.attr["_XlaMustCompile"].b for node in nodes) == enable_xla
 
 
 def test_the_parts_add_up(caplog):
