@@ -90,8 +90,15 @@ def randomize(model):
     model.set_weights([rng.normal(size=w.shape, scale=0.2) for w in model.get_weights()])
 
 
-@pytest.mark.parametrize("make_model", [functional_model, subclassed_model])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("make_model", "jit_compile"),
+    [
+        (functional_model, True),
+        (subclassed_model, False),
+        pytest.param(functional_model, False, marks=pytest.mark.slow),
+        pytest.param(subclassed_model, True, marks=pytest.mark.slow),
+    ],
+)
 def test_fit(package, make_model, jit_compile):
     model = make_model(package)
     levels, targets = random_levels(batch=8), np.full((8, 4), 2.0, np.float32)
@@ -104,7 +111,14 @@ def test_fit(package, make_model, jit_compile):
     assert all(np.abs(kernel).max() > 0 for kernel in randomized)
 
 
-@pytest.mark.parametrize("refine_type", [None, "conv", "non_local"])
+@pytest.mark.parametrize(
+    "refine_type",
+    [
+        "non_local",
+        pytest.param("conv", marks=pytest.mark.slow),
+        pytest.param(None, marks=pytest.mark.slow),
+    ],
+)
 def test_save_and_load(package, refine_type, tmp_path):
     model, levels = functional_model(package, refine_type), random_levels()
     randomize(model)
@@ -163,8 +177,16 @@ def test_configs_round_trip(package):
     assert restored.get_config() == loss.get_config()
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.one_lane
+@pytest.mark.parametrize(
+    ("policy", "jit_compile"),
+    [
+        ("mixed_float16", False),
+        ("mixed_bfloat16", True),
+        pytest.param("mixed_float16", True, marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", False, marks=pytest.mark.slow),
+    ],
+)
 def test_large_activations_in_half_precision(package, policy, jit_compile):
     """Activations of 1e4: products of two overflow float16."""
     x = 1e4 * tf.random.stateless_uniform([2, 6, 5, CHANNELS], [0, 1], -1, 1)

@@ -115,6 +115,7 @@ def test_picks_have_their_number_of_the_right_kind():
         assert set(kinds[mask].numpy()) == {samples.POSITIVE}
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_measures_agree():
     """Static shapes, as a step on a TPU needs them."""
     anchors, objects = random_boxes(80, 2), tf.concat([random_boxes(4, 2), PADDING], 0)

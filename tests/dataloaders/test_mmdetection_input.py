@@ -31,7 +31,9 @@ def read(kind, dataset, first_step=None, num_batches=NUM_BATCHES):
     return list(batches.as_numpy_iterator())
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=["retinanet", pytest.param("fasterrcnn", marks=pytest.mark.slow)]
+)
 def batches(request, dataset):
     return request.param, read(request.param, dataset)
 

@@ -338,7 +338,10 @@ def test_frequencies_are_needed():
         pass
 
 
-@pytest.mark.parametrize("experiment", ["libra_retinanet_demo", "libra_fasterrcnn_demo"])
+@pytest.mark.parametrize(
+    "experiment",
+    ["libra_retinanet_demo", pytest.param("libra_fasterrcnn_demo", marks=pytest.mark.slow)],
+)
 def test_detectors_train_on_repeated_images(experiment, tiny_shapes):
     """A class that one image in eight shows; with all else frequent, that image comes twice."""
     params = exp_factory.get_exp_config(experiment)

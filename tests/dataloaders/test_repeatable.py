@@ -61,7 +61,7 @@ def read(params, seed, step, num_batches, input_context=None):
     return [np.stack(batch, axis=1) for batch in batches.as_numpy_iterator()]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_the_rest_of_the_stream(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("records")

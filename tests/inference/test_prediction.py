@@ -326,7 +326,7 @@ def test_the_most_pixels_of_an_image(exported, tmp_path):
     ("asked", "said"),
     [
         (None, "ckpt-1 in float32 (set by the run's params.yaml)"),
-        ("float32", "ckpt-1 in float32 (set by --precision)"),
+        pytest.param("float32", "ckpt-1 in float32 (set by --precision)", marks=pytest.mark.slow),
         ("bfloat16", "ckpt-1 in bfloat16 ("),
     ],
 )

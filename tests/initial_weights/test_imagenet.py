@@ -197,7 +197,7 @@ def test_lite0_takes_another_epsilon():
     [
         ("MobileNetV1", 0.25),
         pytest.param("MobileNetV2", 1.0, marks=pytest.mark.slow),
-        ("MobileNetV2", 0.35),
+        pytest.param("MobileNetV2", 0.35, marks=pytest.mark.slow),
     ],
 )
 def test_mobilenets_give_keras_features(version, width, tmp_path):
@@ -228,12 +228,16 @@ def test_resnets_give_keras_features(depth, tmp_path):
     assert_same(backbone(images(), training=False)["5"], wanted)
 
 
-def test_every_variable_of_keras_is_used():
+def test_every_variable_of_mobilenet_is_used():
     network = keras.applications.MobileNetV2(
         input_shape=(64, 64, 3), include_top=False, weights=None
     )
     layers = keras_applications.read_mobilenet("MobileNetV2", weights=None).layers
     assert 5 * len(layers) == len(network.weights)
+
+
+@pytest.mark.slow
+def test_every_variable_of_resnet_is_used():
     network = keras.applications.ResNet50(input_shape=(64, 64, 3), include_top=False, weights=None)
     layers = keras_applications.read_resnet(50, weights=None).layers
     # With the biases of the convolutions.
@@ -251,6 +255,7 @@ def test_without_a_network_the_error_says_what_to_fetch(tmp_path, monkeypatch):
     assert str(tmp_path / ".keras" / "models") in message
 
 
+@pytest.mark.slow
 def test_a_file_that_was_fetched_by_hand_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")

@@ -103,7 +103,7 @@ def test_positives_are_balanced_over_the_instances():
             assert max(share) <= 9
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_positives_are_balanced_over_the_classes(jit_compile):
     """Of five objects one is rare: half of the positives show it, instead of a fifth."""
     proposals, gt_boxes, gt_classes = scene(num_proposals=1000)
@@ -255,8 +255,8 @@ def test_without_a_seed_each_draw_is_new():
 @pytest.mark.parametrize(
     ("jit_compile", "class_balanced"),
     [
-        (True, False),
         (False, True),
+        pytest.param(True, False, marks=pytest.mark.slow),
         pytest.param(False, False, marks=pytest.mark.slow),
         pytest.param(True, True, marks=pytest.mark.slow),
     ],

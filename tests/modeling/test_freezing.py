@@ -10,16 +10,17 @@ pytestmark = pytest.mark.one_lane
 
 
 @pytest.mark.parametrize(
-    ("make", "stem"),
+    ("make", "stem", "frozen_stages"),
     [
         # Input, convolution, normalization, activation, pooling.
-        (lambda: resnet.ResNet(18), 5),
-        (lambda: ResNeXt(50, depth_multiplier=0.25), 5),
+        (lambda: resnet.ResNet(18), 5, 0),
+        (lambda: resnet.ResNet(18), 5, 1),
+        (lambda: resnet.ResNet(18), 5, 4),
+        (lambda: ResNeXt(50, depth_multiplier=0.25), 5, 1),
         # Padding before the pooling as well.
-        (lambda: ResNetV1(50), 6),
+        (lambda: ResNetV1(50), 6, 1),
     ],
 )
-@pytest.mark.parametrize("frozen_stages", [0, 1, 4])
 def test_stem_and_first_stages(make, stem, frozen_stages):
     backbone = make()
     freezing.freeze_stages(backbone, frozen_stages)
@@ -33,8 +34,15 @@ def test_stem_and_first_stages(make, stem, frozen_stages):
         assert not backbone.trainable_variables
 
 
-@pytest.mark.parametrize("make", [mobilenet.MobileNet, lambda: efficientnet.EfficientNet("b0")])
-@pytest.mark.parametrize("frozen_stages", [1, 3])
+@pytest.mark.parametrize(
+    ("make", "frozen_stages"),
+    [
+        (mobilenet.MobileNet, 1),
+        (lambda: efficientnet.EfficientNet("b0"), 3),
+        pytest.param(mobilenet.MobileNet, 3, marks=pytest.mark.slow),
+        pytest.param(lambda: efficientnet.EfficientNet("b0"), 1, marks=pytest.mark.slow),
+    ],
+)
 def test_stages_of_other_backbones_end_at_their_levels(make, frozen_stages):
     backbone = make()
     freezing.freeze_stages(backbone, frozen_stages)

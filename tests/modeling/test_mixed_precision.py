@@ -113,6 +113,7 @@ def test_no_coordinate_is_rounded(experiment, changes, tiny_shapes):
         assert dtypes == {tf.float32}
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize("type_", ["iou_balanced", "random"])
 def test_sampled_rois_are_the_proposals(type_, tiny_shapes):
     """Above 512, bfloat16 would make them multiples of 4 pixels."""

@@ -20,8 +20,15 @@ YX_FROM_XY = [1, 0, 3, 2]
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-@pytest.mark.parametrize("sampling_ratio", [0, 2])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("sampling_ratio", "jit_compile"),
+    [
+        (0, True),
+        (2, False),
+        pytest.param(0, False, marks=pytest.mark.slow),
+        pytest.param(2, True, marks=pytest.mark.slow),
+    ],
+)
 def test_golden(golden_blocks, sampling_ratio, aligned, jit_compile):
     path = golden_blocks / f"extras_roialign_sr{sampling_ratio}_aligned{int(aligned)}.npz"
     with np.load(path) as file:
@@ -92,7 +99,7 @@ def bilinear(features, y, x):
 SIDES = st.integers(-30, 300).map(lambda eighths: eighths / 8 + 0.0313)
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=30, deadline=None)
 @hypothesis.given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),
@@ -126,8 +133,15 @@ def test_many_boxes_of_several_images_keep_their_places():
         np.testing.assert_allclose(together[image, box], alone[0, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("jit_compile", "dtype"),
+    [
+        (False, "float32"),
+        (True, "bfloat16"),
+        pytest.param(True, "float32", marks=pytest.mark.slow),
+        pytest.param(False, "bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_windows_give_what_the_whole_map_gives(monkeypatch, jit_compile, dtype):
     """Values and gradients, of blocks that need every size of window."""
     rng = np.random.default_rng(0)

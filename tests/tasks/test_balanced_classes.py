@@ -30,7 +30,7 @@ def configure(experiment, dataset, **task):
     scope="module",
     params=[
         "libra_retinanet_demo",
-        pytest.param("libra_fasterrcnn_demo", marks=pytest.mark.one_lane),
+        pytest.param("libra_fasterrcnn_demo", marks=[pytest.mark.one_lane, pytest.mark.slow]),
     ],
 )
 def scene(request, tiny_shapes):
@@ -90,6 +90,7 @@ def test_weights_that_were_not_counted(scene, tiny_shapes):
     losses(*scene, tiny_shapes, class_weighting="effective_number", class_weights=WEIGHTS)
 
 
+@pytest.mark.one_lane
 def test_the_switch_reaches_the_sampler(tiny_shapes):
     for value in (False, True):
         sampler = {"model": {"roi_sampler": {"class_balanced": value}}}

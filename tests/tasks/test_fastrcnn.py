@@ -97,6 +97,7 @@ def train(params, num_steps=1):
     return task, model, logs, {metric.name: float(metric.result()) for metric in metrics}
 
 
+@pytest.mark.slow
 def test_trains_and_evaluates(either):
     task, model, logs, metrics = train(either)
     assert np.isfinite(logs[task.loss])
