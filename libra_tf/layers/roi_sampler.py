@@ -25,6 +25,9 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
     with class 0, an empty box and instance -1. Positives beyond their share come next and keep
     their own targets. Model Garden takes the boxes of lowest index among all of these.
 
+    Padding is made of -1, as in the ground truth. The zeros with which Model Garden's RoI generator
+    pads its proposals are negatives of IoU 0, as in its own sampler.
+
     Boxes keep their dtype under mixed precision: bfloat16 would round coordinates above 512 to
     multiples of 4 pixels.
 

@@ -199,6 +199,12 @@ def _check_supported(params: cfg.ExperimentConfig) -> None:
             "task.use_coco_metrics is false, but all evaluations here use COCO metrics; leave it "
             "true, and use --mode=train if there is nothing to evaluate"
         )
+    generator = params.task.model.get("roi_generator", None)
+    if params.runtime.enable_xla and generator and generator.use_batched_nms:
+        raise UsageError(
+            "runtime.enable_xla is true, but XLA cannot compile TensorFlow's batched suppression "
+            "of the proposals; set task.model.roi_generator.use_batched_nms=false as well"
+        )
 
 
 def _check_detects(model: hyperparams.Config, mode: str) -> None:

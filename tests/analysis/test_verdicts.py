@@ -187,9 +187,9 @@ UNBALANCED = [
     ),
     (
         "Classification",
-        {"objective/gradient_norms/frcnn_box/all/shared": 0.1},
+        {"objective/gradient_norms/frcnn_box/all/shared": 10.0},
         verdicts.ACT,
-        "task.losses.frcnn_box_weight=5.5",
+        "task.losses.frcnn_box_weight=0.55",
     ),
     (
         "Inliers",
@@ -267,6 +267,12 @@ def test_balanced_l1_is_advised_where_it_has_not_lost():
     two_stage = judged("Inliers", **changes)
     assert (two_stage.state, two_stage.config) == (verdicts.LOOK, ())
     assert "lowered average precision" in two_stage.suggestion
+
+
+def test_a_larger_weight_of_the_box_loss_is_not_advised():
+    verdict = judged("Classification", **{"objective/gradient_norms/frcnn_box/all/shared": 0.1})
+    assert (verdict.state, verdict.config) == (verdicts.LOOK, ())
+    assert "learn little about localisation" in verdict.headline
 
 
 def test_a_headline_is_one_short_sentence(report_of_both):

@@ -184,6 +184,7 @@ WITH_RPN = {
     f"{MODEL}.rpn_head.num_filters=0": r"rpn_head\.num_filters is 0; it must be at least 1",
     f"{MODEL}.roi_generator.nms_iou_threshold=-1": r"roi_generator\.nms_iou_threshold is -1\.0",
     f"{MODEL}.roi_generator.test_num_proposals=0": r"test_num_proposals is 0",
+    "runtime.enable_xla=true": r"runtime\.enable_xla is true, .*use_batched_nms=false",
     f"{MODEL}.roi_generator.pre_nms_min_size_threshold=-1": r"min_size_threshold is -1\.0",
     f"{PARSER}.rpn_fg_fraction=2": r"rpn_fg_fraction is 2\.0; it must be from 0 to 1",
     f"{PARSER}.rpn_batch_size_per_im=0": r"rpn_batch_size_per_im is 0; it must be at least 1",
