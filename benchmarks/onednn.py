@@ -31,11 +31,8 @@ EXPERIMENTS = (
     "libra_retinanet_lite0",
     "libra_fasterrcnn_lite0",
 )
-_KINDS = {
-    "train": "training step, batch 4",
-    "infer4": "inference, batch 4",
-    "infer1": "inference, batch 1",
-}
+# What is timed, and the number of images.
+_KINDS = {"training step": 4, "inference": 4, "inference on one image": 1}
 _CONTESTANTS = {"as run.py": "1", "with fusion": "1", "without oneDNN": "0"}
 
 _MAKE_CALLS = flags.DEFINE_string(
@@ -45,7 +42,7 @@ _MAKE_CALLS = flags.DEFINE_string(
 
 def comparisons(experiment: str) -> Iterator[Comparison]:
     """Yields the comparisons of the training step and of inference."""
-    for kind, title in _KINDS.items():
+    for kind, batch_size in _KINDS.items():
         contestants = {
             name: functools.partial(
                 other_process.start,
@@ -54,7 +51,9 @@ def comparisons(experiment: str) -> Iterator[Comparison]:
             )
             for name, value in _CONTESTANTS.items()
         }
-        yield Comparison(title, contestants, other_processes=frozenset(contestants))
+        yield Comparison(
+            f"{kind}, batch {batch_size}", contestants, other_processes=frozenset(contestants)
+        )
 
 
 def _make_calls(_: list[str]) -> None:
@@ -65,10 +64,10 @@ def _make_calls(_: list[str]) -> None:
     size = exp_factory.get_exp_config(experiment).task.model.input_size[0]
     computed_in = precision.choose(precision.FLOAT32, "this benchmark")
     with contextlib.redirect_stdout(sys.stderr):
-        if kind == "train":
-            call = training_step(experiment, {}, 4, size, computed_in)
+        if kind == "training step":
+            call = training_step(experiment, {}, _KINDS[kind], size, computed_in)
         else:
-            call = inference(experiment, {}, size, computed_in, batch_size=int(kind[-1]))
+            call = inference(experiment, {}, size, computed_in, _KINDS[kind])
     print("ready", flush=True)
     for _ in sys.stdin:
         call()

@@ -32,8 +32,8 @@ def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Str
       The strategy.
 
     Raises:
-      UsageError: if there is no such strategy, if it does not go with other keys, or if several
-        processes are not listed or would evaluate.
+      UsageError: if there is no such strategy, if it does not go with other keys or with the
+        device, or if several processes are not listed or would evaluate.
     """
     runtime = params.runtime
     if runtime.distribution_strategy is False:
@@ -57,6 +57,8 @@ def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Str
         if params.task.model.compatibility and "train" not in mode:
             # It evaluates images one at a time.
             num_gpus = min(num_gpus, 1)
+    if runtime.enable_xla and "mirrored" in runtime.distribution_strategy:
+        _require_gpu()
     try:
         return distribute_utils.get_distribution_strategy(
             distribution_strategy=runtime.distribution_strategy,
@@ -70,6 +72,15 @@ def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Str
             f"is {runtime.num_gpus} and runtime.all_reduce_alg is {runtime.all_reduce_alg}, which "
             f"do not go together: {first_line(error)}"
         ) from error
+
+
+def _require_gpu() -> None:
+    if not tf.config.list_physical_devices("GPU"):
+        # There, TensorFlow's mirrored strategies update the weights outside of a compiled function.
+        raise UsageError(
+            "runtime.enable_xla is true, but without a GPU only "
+            "runtime.distribution_strategy=one_device takes a step that XLA has compiled; set both"
+        )
 
 
 def _configure_workers(runtime: cfg.RuntimeConfig, mode: str) -> None:

@@ -20,12 +20,16 @@ def switch_on() -> None:
 
 
 def keep_convolutions_apart() -> None:
-    """Switches off the fusion that is slow, where it is. Call it before a graph is built."""
+    """Switches TensorFlow's fusions off where one of them is slow: if it would leave oneDNN off.
+
+    Call it before a graph is built. If there is a GPU, the fusions stay.
+    """
     # Imported here, since it imports TensorFlow.
     import tensorflow as tf
 
     from libra_tf import precision
 
-    is_forced = os.environ.get(_VARIABLE) == "1" and not _ON_BY_DEFAULT & precision.cpu_flags()
-    if is_forced:
+    flags = precision.cpu_flags()
+    is_forced = os.environ.get(_VARIABLE) == "1" and flags and not flags & _ON_BY_DEFAULT
+    if is_forced and not tf.config.list_physical_devices("GPU"):
         tf.config.optimizer.set_experimental_options({"remapping": False})

@@ -75,7 +75,8 @@ class ReportingTrainer(base_trainer.Trainer):
             # Distributed, it cannot contain branches, which counting for histograms needs. And an
             # evaluation without training needs the averages from the checkpoint.
             optimizers.create_weights(self.optimizer, self.model.trainable_variables)
-        if train and self.config.runtime.enable_xla and not self.config.runtime.num_gpus:
+        runtime = self.config.runtime
+        if runtime.enable_xla and not runtime.num_gpus and not runtime.tpu:
             # Model Garden compiles only for a given number of GPUs. Here that is found.
             self.task.train_step = tf.function(self.task.train_step, jit_compile=True)
         startup.mark("inputs")

@@ -273,6 +273,7 @@ def test_a_larger_weight_of_the_box_loss_is_not_advised():
     verdict = judged("Classification", **{"objective/gradient_norms/frcnn_box/all/shared": 0.1})
     assert (verdict.state, verdict.config) == (verdicts.LOOK, ())
     assert "learn little about localisation" in verdict.headline
+    assert "in 8 of 8 small trainings" in verdict.suggestion
 
 
 def test_a_headline_is_one_short_sentence(report_of_both):

@@ -65,6 +65,17 @@ def test_averages_of_the_weights_need_a_strategy():
         cluster.build_strategy(params, "train")
 
 
+@pytest.mark.parametrize("strategy", ["mirrored", "multi_worker_mirrored"])
+def test_xla_needs_one_device_or_a_gpu(monkeypatch, strategy):
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {}, "task": {}}')
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    params.override({"runtime": {"enable_xla": True, "distribution_strategy": strategy}})
+    with pytest.raises(UsageError, match=r"enable_xla is true, but.*one_device"):
+        cluster.build_strategy(params, "train")
+    params.override({"runtime": {"distribution_strategy": "one_device"}})
+    cluster.build_strategy(params, "train")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/mmdetection").glob("*.yaml")), ids=str)
 def test_mmdetections_recipes_run_on_several_devices(path, two_devices):
     """The commands in the headers, with two devices instead of eight."""

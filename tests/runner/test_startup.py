@@ -68,7 +68,10 @@ def test_a_step_is_traced_once():
 @pytest.mark.parametrize("enable_xla", [False, True])
 def test_xla_compiles_the_step_if_asked(enable_xla):
     """Model Garden ignores the key unless the number of GPUs is set, too."""
-    trainer = make_trainer(_CountingTask(), StartUp(), enable_xla)
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        trainer = make_trainer(_CountingTask(), StartUp(), enable_xla)
+    trainer.train(tf.constant(2))
+    assert trainer.optimizer.iterations.numpy() == 2
     step = tf.function(trainer.train_step).get_concrete_function(iter(trainer.train_dataset))
     graph = step.graph.as_graph_def()
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]

@@ -44,7 +44,6 @@ def converted_selection():
     return compat.tflite_interpreter(converter.convert(), 1).get_signature_runner()
 
 
-@pytest.mark.one_lane
 @one_stage
 def test_detects_what_the_saved_model_detects(exported, tmp_path):
     path = str(tmp_path / "detector.tflite")

@@ -30,7 +30,7 @@ def configure(experiment, dataset, **task):
     scope="module",
     params=[
         "libra_retinanet_demo",
-        pytest.param("libra_fasterrcnn_demo", marks=[pytest.mark.one_lane, pytest.mark.slow]),
+        pytest.param("libra_fasterrcnn_demo", marks=pytest.mark.one_lane),
     ],
 )
 def scene(request, tiny_shapes):

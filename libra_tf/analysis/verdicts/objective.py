@@ -64,11 +64,11 @@ def _losses(numbers: Mapping[str, Any]) -> Verdict | None:
             FINE, "Neither classification nor localisation dominates the shared layers."
         )
     elif weak == "localisation":
-        advice = Advice(LOOK, f"The shared layers learn little about {weak}.", _WEIGHT_GAIN)
+        advice = Advice(LOOK, "The shared layers learn little about localisation.", _WEIGHT_GAIN)
     else:
         advice = Advice(
             ACT,
-            f"The shared layers learn little about {weak}.",
+            "The shared layers learn little about classification.",
             f"A weight of {weight * ratio:.3g} would make the two norms equal on these images. "
             "Start halfway to it.",
             (f"{key}={weight * (1 + ratio) / 2:.3g}",),
