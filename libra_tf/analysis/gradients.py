@@ -36,7 +36,7 @@ class GradientTally:
         self._errors = collections.defaultdict(list)
         self._slopes = collections.defaultdict(list)
         self._of_classes = []
-        self._step = tf.function(self._differentiate)
+        self._step = tf.function(self._differentiate, autograph=False)
 
     def add(self, images: tf.Tensor, labels: dict[str, Any]) -> None:
         """Adds a batch; the detector stays as it is.

@@ -51,7 +51,7 @@ class OneStage(Detector):
             losses.focal_loss_alpha, losses.focal_loss_gamma, keras.losses.Reduction.NONE
         )
 
-        @tf.function
+        @tf.function(autograph=False)
         def compute(images: tf.Tensor) -> tf.Tensor:
             features = self.model.decoder(
                 self.model.backbone(images, training=False), training=False

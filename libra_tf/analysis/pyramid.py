@@ -47,7 +47,7 @@ class PyramidTally:
         self._shares = []
         self._changes = []
         self._reach = []
-        self._run = tf.function(self._look)
+        self._run = tf.function(self._look, autograph=False)
 
     def add(self, images: tf.Tensor) -> None:
         """Adds images.

@@ -80,7 +80,7 @@ class TwoStage(Detector):
         """
         model = self.model
 
-        @tf.function
+        @tf.function(autograph=False)
         def compute(
             images: tf.Tensor, labels: dict[str, Any]
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -122,7 +122,11 @@ def _of_run(
     else:
         chosen = precision.choose(run.params.runtime.mixed_precision_dtype, f"the run's {PARAMS}")
     module = saved_model.build_module(run, max_pixels=max_pixels, policy=chosen.policy)
-    function = tf.function(module.serve_bytes, input_signature=[tf.TensorSpec([None], tf.string)])
+    function = tf.function(
+        module.serve_bytes,
+        input_signature=[tf.TensorSpec([None], tf.string)],
+        autograph=False,
+    )
     return LocalDetector(function, f"{run.checkpoint} in {chosen}", run.read_class_names())
 
 

@@ -79,7 +79,7 @@ def propose(model: keras.Model, images: tf.data.Dataset) -> Iterator[tuple[int, 
       pixels of the original image, best first.
     """
 
-    @tf.function
+    @tf.function(autograph=False)
     def propose_rois(pixels: tf.Tensor, labels: dict[str, Any]) -> tf.Tensor:
         features = model.decoder(model.backbone(pixels, training=False), training=False)
         scores, boxes = model.rpn_head(features)

@@ -181,7 +181,7 @@ class DetectionModule(export_base.ExportModule):
             spec = tf.TensorSpec(spec.shape, spec.dtype, name=name)
             if self._trim_padding:
                 function = _trimmed(function)
-            signatures[key] = tf.function(function).get_concrete_function(spec)
+            signatures[key] = tf.function(function, autograph=False).get_concrete_function(spec)
         return signatures
 
 

@@ -74,6 +74,7 @@ class LibraTaskMixin:
         """Returns what the steps before `first_step` have used."""
         return repeatable.used_by(self.first_step or 0, data.global_batch_size, input_context)
 
+    @_without_autograph
     def build_unaugmented_inputs(self, data: cfg.DataConfig) -> tf.data.Dataset:
         """Builds the training data without augmentation, each trained image once, in file order.
 

@@ -305,7 +305,7 @@ def test_the_urgent_comes_first():
             write_numbers(
                 **{
                     "features/refinement_change": 0.001,
-                    "objective/gradient_norms/frcnn_box/all/shared": 0.1,
+                    "objective/gradient_norms/frcnn_box/all/shared": 10.0,
                 }
             )
         )
