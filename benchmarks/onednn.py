@@ -4,7 +4,7 @@
     python benchmarks/onednn.py --groups=libra_retinanet_lite0
 
 By default, TensorFlow has it on where the CPU has instructions for neural networks, such as
-AVX512_VNNI. Elsewhere `run.py` switches it on, without fusing convolutions and batch norms
+AVX512_VNNI. Elsewhere `run.py` switches it on, without fusing convolutions with what follows them
 (`libra_tf/runner/onednn.py`). TensorFlow reads `TF_ENABLE_ONEDNN_OPTS` on import, so each
 contestant is a process of its own. They take turns.
 """

@@ -1,8 +1,8 @@
 """oneDNN, Intel's library for networks on CPUs, for runs on CPUs where TensorFlow leaves it off.
 
 TensorFlow has it on where the CPU has instructions for neural networks. Elsewhere a training is
-faster with it as well, as long as no convolution is fused with its batch norm: for a single image
-that takes ten times as long, or longer (docs/results.md).
+faster with it as well, as long as no convolution is fused with what follows it: a single image
+takes eleven times as long with that (docs/results.md).
 """
 
 import os
