@@ -68,12 +68,17 @@ def main(clones: list[str]) -> None:
     """Measures and prints."""
     clones = clones[1:] or ["."]
     with tempfile.TemporaryDirectory() as folder:
-        cache = folder if _CACHED.value else None
+        # One for each: a version cannot always read what another has cached.
+        caches = {
+            clone: os.path.join(folder, str(number)) if _CACHED.value else None
+            for number, clone in enumerate(clones)
+        }
         for experiment in _EXPERIMENTS.value:
-            if cache:
-                _start(clones[0], experiment, cache)
+            if _CACHED.value:
+                for clone in clones:
+                    _start(clone, experiment, caches[clone])
             measured = [
-                {clone: _start(clone, experiment, cache) for clone in clones}
+                {clone: _start(clone, experiment, caches[clone]) for clone in clones}
                 for _ in range(_REPEATS.value)
             ]
             for clone in clones:

@@ -29,10 +29,12 @@ _WITHOUT_BFLOAT16 = (
 )
 _FIRST_CAPABLE_GPU = (8, 0)
 # See "bfloat16 and float32" in docs/results.md.
-_SLOWDOWN = "it is emulated; with AVX2 alone a training step took 5 to 11 times as long"
-
+_SLOWDOWN = (
+    "it is emulated; with AVX2 alone, a training step took 5 to 11 times as long, and inference "
+    "0.8 to 1.5 times"
+)
 # oneDNN's gradients of strided and of 5x5 ones take four times as long as in float32, or longer.
-_SLOW_DEPTHWISE = "it trains depthwise convolutions more slowly in bfloat16"
+_SLOW_DEPTHWISE = "depthwise convolutions train more slowly in bfloat16 on a CPU"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,8 @@ def choose(
       asked: `auto`, or a precision; None for float32.
       key: the flag or key that asks for it, for the reason.
       device_type: `CPU`, `GPU` or `TPU`; None for a GPU if there is one, else the CPU.
-      trains_depthwise: whether a network with depthwise convolutions is to be trained.
+      trains_depthwise: whether this is for training a network with depthwise convolutions, or for
+        evaluating it in the precision of its training.
 
     Returns:
       What was asked for. With `auto`, bfloat16 if the device computes it natively, else float32;
@@ -87,7 +90,7 @@ def choose(
         return Precision(
             BFLOAT16, f"{key} asks for it, but {reason}: {_SLOWDOWN}", is_emulated=True
         )
-    return Precision(asked or FLOAT32, f"set by {key}")
+    return Precision(asked or FLOAT32, f"set by {key}" if asked else "the default")
 
 
 @contextlib.contextmanager
@@ -138,8 +141,10 @@ def _of_gpus() -> tuple[bool, str]:
     ]
     # Only NVIDIA's have it.
     oldest = min(details, key=lambda gpu: gpu.get("compute_capability") or (0, 0), default={})
-    capability = oldest.get("compute_capability") or (0, 0)
+    capability = oldest.get("compute_capability")
     name = oldest.get("device_name", "this GPU")
+    if not capability:
+        return False, f"{name} does not say its compute capability"
     described = f"{name} has compute capability {capability[0]}.{capability[1]}"
     if capability >= _FIRST_CAPABLE_GPU:
         return True, described

@@ -106,7 +106,7 @@ def analyse(
         "step": _step(run),
         "settings": _settings(run),
     }
-    precisions = results.of_classes(run.folder.read_results() or {})
+    precisions = results.of_classes(results.of_run(run.folder, of_run["step"]))
     numbers = _plain({**of_run, **measures.result(precisions)})
     return Analysis(numbers, measures.pictures, measures.attention)
 

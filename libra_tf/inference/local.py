@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from libra_tf import precision
 from libra_tf.cli.errors import UsageError, first_line
+from libra_tf.configs.backbones import DEPTHWISE_BACKBONES
 from libra_tf.inference import answers, errors, tflite_detector
 from libra_tf.inference.signature import INPUT, SIGNATURE
 from libra_tf.runs import trained_run
@@ -120,7 +121,11 @@ def _of_run(
     if asked_precision:
         chosen = precision.choose(asked_precision, "--precision")
     else:
-        chosen = precision.choose(run.params.runtime.mixed_precision_dtype, f"the run's {PARAMS}")
+        chosen = precision.choose(
+            run.params.runtime.mixed_precision_dtype,
+            f"the run's {PARAMS}",
+            trains_depthwise=run.params.task.model.backbone.type in DEPTHWISE_BACKBONES,
+        )
     module = saved_model.build_module(run, max_pixels=max_pixels, policy=chosen.policy)
     function = tf.function(
         module.serve_bytes,

@@ -25,7 +25,7 @@ def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Str
 
     Args:
       params: config of the run. If `runtime.num_gpus` is 0, `mirrored` uses all visible GPUs, or
-        one to evaluate MMDetection's detectors.
+        one to evaluate MMDetection's detectors, and `one_device` uses a GPU if there is one.
       mode: one of `libra_tf.runner.flags.MODES`.
 
     Returns:
@@ -57,6 +57,8 @@ def build_strategy(params: cfg.ExperimentConfig, mode: str) -> tf.distribute.Str
         if params.task.model.compatibility and "train" not in mode:
             # It evaluates images one at a time.
             num_gpus = min(num_gpus, 1)
+    elif runtime.distribution_strategy == "one_device" and not num_gpus:
+        num_gpus = min(len(tf.config.list_physical_devices("GPU")), 1)
     if runtime.enable_xla and "mirrored" in runtime.distribution_strategy:
         _require_gpu()
     try:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from typing import Any
 
 import gin
 import rich.console
@@ -166,15 +167,18 @@ def _prepare(
     if flag_values.compare is not None:
         evaluation_page.check_compared(flag_values.compare, params)
     class_names = _class_names(params, dataset)
+    changed = _check_continues(folder, mode, params, dataset, class_names)
     class_balance.fill_in(params, mode, class_names, report)
-    _check_continues(folder, mode, params, dataset, class_names)
     # Nothing is written to the folder before this line.
     if cluster.is_chief(strategy):
         folder.set_damaged_checkpoints_aside(report)
+        if mode == "eval" and not checkpoint:
+            # Raises if none is left: random weights would be evaluated.
+            folder.find_checkpoint()
     cluster.wait_for_all(strategy)
     chosen = config.choose_precision(draft, cluster.device_type(strategy))
     images = _dataset_name(dataset, params)
-    record = results.Results(folder, draft.experiment, images, chosen.dtype)
+    record = results.Results(folder, draft.experiment, images, chosen.dtype, changed)
     _configure_computation(chosen, flag_values.seed)
     if "train" in mode and cluster.is_chief(strategy):
         # The run may be evaluated from another working directory.
@@ -282,10 +286,11 @@ def _check_continues(
     params: cfg.ExperimentConfig,
     dataset: DetectionDataset | None,
     class_names: dict[int, str],
-) -> None:
-    folder.check_continues(mode, params, _dataset_name(dataset, params))
+) -> dict[str, Any]:
+    changed = folder.check_continues(mode, params, _dataset_name(dataset, params))
     source = dataset.folder if dataset else params.task.annotation_file
     folder.check_classes(class_names, source)
+    return changed
 
 
 def _configure_computation(chosen: Precision, seed: int | None) -> None:

@@ -67,8 +67,9 @@ class ReportingTrainer(base_trainer.Trainer):
         self._has_evaluated = False
         self._trains = train
         self._is_training = False
-        self._training_seconds = 0.0
-        self._trained_steps = 0
+        # Seconds and steps of each loop since the last evaluation.
+        self._first_loop: tuple[float, int] | None = None
+        self._trained: list[tuple[float, int]] = []
         self._histograms = getattr(self.task, "training_histograms", None)
         if train or optimizers.has_addons_averages(self.optimizer):
             # Create them now for three reasons. A step that creates variables is traced twice.
@@ -129,9 +130,13 @@ class ReportingTrainer(base_trainer.Trainer):
         if self._histograms is not None:
             self._histograms.write(step)
         started, first_step = self._loop_started
-        self._report_startup(step - first_step)
-        self._training_seconds += time.monotonic() - started
-        self._trained_steps += step - first_step
+        loop = time.monotonic() - started, step - first_step
+        if self._startup is not None:
+            # It traced the step, and may have skipped data: a measure only if there is no other.
+            self._first_loop = loop
+            self._report_startup(step - first_step)
+        else:
+            self._trained.append(loop)
         self._progress.advance(
             step,
             images=self.config.task.train_data.global_batch_size,
@@ -140,8 +145,6 @@ class ReportingTrainer(base_trainer.Trainer):
         return logs
 
     def _report_startup(self, num_steps: int) -> None:
-        if self._startup is None:
-            return
         line = self._startup.describe(num_steps)
         logging.info(line)
         if self._startup.is_shown:
@@ -194,7 +197,7 @@ class ReportingTrainer(base_trainer.Trainer):
             metric = self.config.trainer.best_checkpoint_eval_metric
             logs[f"best_{metric}"] = exporter.best_ckpt_logs[metric]
         self._results.add(step, logs, speed, is_of_training=self._trains)
-        self._training_seconds, self._trained_steps = 0.0, 0
+        self._first_loop, self._trained = None, []
         return logs
 
     def _swap_averages(self) -> None:
@@ -203,11 +206,11 @@ class ReportingTrainer(base_trainer.Trainer):
 
     def _speed(self) -> dict[str, float | None]:
         seconds = time.monotonic() - self._eval_started
-        trained_images = self._trained_steps * self.config.task.train_data.global_batch_size
+        loops = self._trained or [self._first_loop or (0.0, 0)]
+        training_seconds, steps = map(sum, zip(*loops, strict=True))
+        images = steps * self.config.task.train_data.global_batch_size
         return {
-            "images_per_second": trained_images / self._training_seconds
-            if trained_images
-            else None,
+            "images_per_second": images / training_seconds if images else None,
             "eval_seconds": seconds,
             "eval_images_per_second": len(self.task.coco_metric.detections) / seconds,
         }
@@ -429,7 +432,7 @@ def _announce_continuing(trainer: ReportingTrainer, progress: Progress) -> None:
 
 
 def _announce_skipping(step: int, params: cfg.ExperimentConfig, progress: Progress) -> None:
-    if step:
+    if 0 < step < params.trainer.train_steps:
         images = step * params.task.train_data.global_batch_size
         progress.note(f"step {step}: skipping the data already used ({images} images, undecoded)")
 

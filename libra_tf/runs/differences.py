@@ -1,9 +1,35 @@
 """How the config and the classes of a run differ from those it is to continue with."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+# Groups of `task.model` and their keys that no weight depends on.
+# They choose an implementation of the suppression of overlapping boxes.
+SUPPRESSION = {
+    "detection_generator": ("nms_version", "use_cpu_nms"),
+    "roi_generator": ("use_batched_nms",),
+}
+# They choose among the boxes of a trained detector.
+DETECTIONS = {
+    "detection_generator": (
+        "pre_nms_top_k",
+        "pre_nms_score_threshold",
+        "nms_iou_threshold",
+        "max_num_detections",
+        *SUPPRESSION["detection_generator"],
+        "soft_nms_sigma",
+        "use_class_agnostic_nms",
+    ),
+    "roi_generator": (
+        "test_pre_nms_top_k",
+        "test_pre_nms_score_threshold",
+        "test_pre_nms_min_size_threshold",
+        "test_nms_iou_threshold",
+        "test_num_proposals",
+        *SUPPRESSION["roi_generator"],
+    ),
+}
 # As `libra_tf.data.cache` names what it keeps.
 _IN_CACHE = re.compile(r".*/entries/([0-9a-f]{32}/[^/]*)")
 
@@ -43,6 +69,24 @@ def between(saved: Any, wanted: Any, path: str) -> Iterator[str]:
             yield from between(saved.get(key), wanted.get(key), f"{path}.{key}")
     elif _as_lists(saved) != _as_lists(wanted):
         yield _describe(saved, wanted, path)
+
+
+def take_out(model: dict[str, Any], groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Removes what a run may continue with another value of.
+
+    Args:
+      model: nested keys and values of `task.model`, changed in place.
+      groups: `SUPPRESSION` for a training, `DETECTIONS` for an evaluation.
+
+    Returns:
+      What was removed, such as `{"task.model.detection_generator.nms_iou_threshold": 0.5}`.
+    """
+    return {
+        f"task.model.{group}.{key}": model[group].pop(key)
+        for group, keys in groups.items()
+        for key in keys
+        if key in (model.get(group) or {})
+    }
 
 
 def of_images(saved: Mapping[str, Any], wanted: Mapping[str, Any], dataset: str) -> Iterator[str]:

@@ -127,8 +127,8 @@ class RunFolder:
                 tf.io.gfile.rename(file, moved, overwrite=True)
             self._list_checkpoints(paths)
             report(
-                f"checkpoint {path} is damaged ({damage}); it was moved to {aside}, and training "
-                f"continues from {paths[-1] if paths else 'the start'}"
+                f"checkpoint {path} is damaged ({damage}); it was moved to {aside}, and "
+                f"{paths[-1] if paths else 'none'} takes its place"
             )
 
     def _list_checkpoints(self, paths: list[str]) -> None:
@@ -261,16 +261,23 @@ class RunFolder:
 
     # Checks
 
-    def check_continues(self, mode: str, params: cfg.ExperimentConfig, dataset: str) -> None:
+    def check_continues(
+        self, mode: str, params: cfg.ExperimentConfig, dataset: str
+    ) -> dict[str, Any]:
         """Checks that the checkpoints in the folder, if any, belong to an experiment.
 
-        The model and the training data must be those of the run; everything else may change when a
-        run continues.
+        A training that continues must have the model and the training data of the run, up to the
+        implementation of the suppression, and an evaluation the model, up to what chooses among
+        its boxes. Everything else may change.
 
         Args:
           mode: one of `libra_tf.runner.flags.MODES`.
           params: config of the run that is about to start.
           dataset: what the user calls its data set, for the message.
+
+        Returns:
+          What changes of these exceptions, by the keys, such as
+          `{"task.model.detection_generator.nms_iou_threshold": 0.6}`.
 
         Raises:
           UsageError: if the checkpoints belong to another experiment, or there are none to
@@ -282,14 +289,17 @@ class RunFolder:
                     f"--model_dir={self} holds no checkpoint to evaluate; train first "
                     "(--mode=train_and_eval) or name the folder of a trained model"
                 )
-            return
+            return {}
         saved = self.read_params()
         if saved is None:
-            return
+            return {}
         wanted = params.as_dict()
+        model = wanted["task"]["model"]
         defaults = type(params.task.model)().as_dict()
-        model = differences.completed(saved["task"]["model"], wanted["task"]["model"], defaults)
-        found = list(differences.between(model, wanted["task"]["model"], "task.model"))
+        own_model = differences.completed(saved["task"]["model"], model, defaults)
+        free = differences.SUPPRESSION if "train" in mode else differences.DETECTIONS
+        own, settings = (differences.take_out(each, free) for each in (own_model, model))
+        found = list(differences.between(own_model, model, "task.model"))
         if "train" in mode:
             found += differences.of_images(saved, wanted, dataset)
         if found:
@@ -297,6 +307,7 @@ class RunFolder:
                 f"--model_dir={self} holds checkpoints of another experiment: "
                 f"{'; '.join(found[:3])}. Choose another --model_dir, or delete this one"
             )
+        return {key: value for key, value in settings.items() if value != own.get(key)}
 
     def check_classes(self, class_names: Mapping[int, str], dataset: str) -> None:
         """Checks that a category id means the same in the run and in data that it continues with.

@@ -1,6 +1,7 @@
 """The results of a run: `results.json` and the closing table."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +35,9 @@ class Results:
     * `step`: training step of the weights;
     * `precision`: what the network computed in;
     * `is_of_training`: whether a training has evaluated itself, on its own validation images;
+    * `dataset`: as above, of this evaluation;
+    * `changed`: what differed from the run's config, by the keys (see
+      `RunFolder.check_continues`);
     * `seconds`: since this run started;
     * `images_per_second`: training speed since the evaluation before, None if nothing was trained;
     * `eval_seconds`, `eval_images_per_second`: of the evaluation itself.
@@ -43,17 +47,27 @@ class Results:
       experiment: name of the experiment.
       dataset: folder of the data set or pattern of its files.
       precision: dtype that the network computes in.
+      changed: what differs from the run's config; see `RunFolder.check_continues`.
 
     Raises:
       UsageError: if the file is there and cannot be read.
     """
 
-    def __init__(self, folder: RunFolder, experiment: str, dataset: str, precision: str):
+    def __init__(
+        self,
+        folder: RunFolder,
+        experiment: str,
+        dataset: str,
+        precision: str,
+        changed: Mapping[str, Any] | None = None,
+    ):
         self.path = folder.file(RESULTS)
         self._header = {"experiment": experiment, "dataset": dataset}
         self._precision = precision
+        self._changed = dict(changed or {})
         self._started = time.monotonic()
-        self._evaluations = list((folder.read_results() or {"evaluations": []})["evaluations"])
+        self._folder = folder
+        self._evaluations = self._read()
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -79,15 +93,21 @@ class Results:
             "step": step,
             "precision": self._precision,
             "is_of_training": is_of_training,
+            "dataset": self._header["dataset"],
+            "changed": self._changed,
             "seconds": time.monotonic() - self._started,
             **speed,
         }
         for name, value in metrics.items():
             if tf.rank(value) == 0:
                 entry[name] = float(value)
-        self._evaluations = [*self._evaluations, entry]
+        # Read again: another process may have evaluated the run since.
+        self._evaluations = [*self._read(), entry]
         document = {**self._header, **entry, "evaluations": self._evaluations}
         atomic.write_file(self.path, json.dumps(document, indent=2) + "\n")
+
+    def _read(self) -> list[dict[str, Any]]:
+        return list((self._folder.read_results() or {"evaluations": []})["evaluations"])
 
 
 def table(evaluation: Mapping[str, Any]) -> rich.table.Table:
@@ -112,6 +132,34 @@ def table(evaluation: Mapping[str, Any]) -> rich.table.Table:
     return result
 
 
+def of_run(folder: RunFolder, step: int) -> dict[str, Any]:
+    """Returns the newest evaluation of a run on its own images with its own config.
+
+    Args:
+      folder: of the run.
+      step: training step of the weights.
+
+    Returns:
+      The entry of `Results.evaluations`; empty if there is none.
+
+    Raises:
+      UsageError: if `results.json` is damaged.
+    """
+    own = folder.read_dataset()
+    entries = (folder.read_results() or {"evaluations": []})["evaluations"]
+    return next(
+        (
+            entry
+            for entry in reversed(entries)
+            # Earlier versions recorded neither images nor changes.
+            if entry["step"] == step
+            and not entry.get("changed")
+            and (entry.get("is_of_training", True) or _is_same(entry.get("dataset"), own))
+        ),
+        {},
+    )
+
+
 def of_classes(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Returns the AP of each class by its name; negative where there is no object to find.
 
@@ -124,6 +172,11 @@ def of_classes(evaluation: Mapping[str, Any]) -> dict[str, float]:
         for key, value in evaluation.items()
         if key.startswith(prefix)
     }
+
+
+def _is_same(dataset: str | None, own: str | None) -> bool:
+    # The folder of a run has an absolute path; a pattern of files is as it was given.
+    return own is not None and dataset is not None and own in (dataset, os.path.abspath(dataset))
 
 
 def _cell(value: float | None) -> str:

@@ -195,6 +195,8 @@ def test_a_run_is_evaluated_as_its_folder_says(trained, tmp_path):
             *(sys.executable, str(ROOT / "run.py"), "--mode=eval", arguments[3]),
             *(f"--model_dir={model_dir}", "--checkpoint=ckpt-2", "--metrics=voc,lvis"),
             *("--report_threshold=0.5", f"--compare={model_dir}"),
+            # COCO counts the best hundred.
+            "--params_override=task.model.detection_generator.max_num_detections=101",
         ],
         cwd=tmp_path,
         capture_output=True,
@@ -208,6 +210,8 @@ def test_a_run_is_evaluated_as_its_folder_says(trained, tmp_path):
     assert len(after["evaluations"]) == len(before["evaluations"]) + 1
     assert after["step"] == 2
     assert after["dataset"] == before["dataset"]
+    assert before["changed"] == {}
+    assert after["changed"] == {"task.model.detection_generator.max_num_detections": 101}
     assert after["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-5)
     # Only what was asked for is there.
     more = {key for key in after if key.startswith(("voc_", "lvis_"))}

@@ -69,6 +69,34 @@ def test_other_data_may_be_evaluated(used):
     used.check_continues("eval", other, "cells")
 
 
+def test_an_evaluation_may_change_how_detections_are_chosen(used):
+    key = "task.model.detection_generator.pre_nms_score_threshold"
+    lower = experiment(task={"model": {"detection_generator": {"pre_nms_score_threshold": 0.001}}})
+    assert used.check_continues("eval", experiment(), "cells") == {}
+    assert used.check_continues("eval", lower, "cells") == {key: 0.001}
+    # What the training evaluates itself with stays the same.
+    with pytest.raises(UsageError, match=f"{key} was 0.05 and would be 0.001"):
+        used.check_continues("train_and_eval", lower, "cells")
+    # Without decoding there are no boxes to choose from.
+    raw = experiment(task={"model": {"detection_generator": {"decode_boxes": False}}})
+    with pytest.raises(UsageError, match="decode_boxes was True and would be False"):
+        used.check_continues("eval", raw, "cells")
+
+
+def test_a_training_may_take_another_implementation_of_the_suppression(used):
+    other = experiment(task={"model": {"detection_generator": {"nms_version": "v2"}}})
+    key = "task.model.detection_generator.nms_version"
+    assert used.check_continues("train", other, "cells") == {key: "v2"}
+
+
+def test_an_evaluation_may_change_how_many_proposals_there_are(used):
+    used.write_config("libra_fasterrcnn_demo", experiment("libra_fasterrcnn_demo"), {})
+    model = {"roi_generator": {"test_num_proposals": 300}}
+    more = experiment("libra_fasterrcnn_demo", task={"model": model})
+    changed = used.check_continues("eval", more, "cells")
+    assert changed == {"task.model.roi_generator.test_num_proposals": 300}
+
+
 def test_the_cache_may_have_moved(used):
     def of(path):
         return experiment(task={"train_data": {"input_path": path}})

@@ -27,6 +27,37 @@ def test_every_evaluation_is_kept_over_runs(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_two_processes_may_evaluate_a_run(tmp_path):
+    first, second = (
+        results.Results(RunFolder(str(tmp_path)), "libra_x", "cells", "float32") for _ in range(2)
+    )
+    first.add(10, {}, SPEED)
+    second.add(20, {}, SPEED)
+    first.add(30, {}, SPEED)
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert [e["step"] for e in document["evaluations"]] == [10, 20, 30]
+    assert first.evaluations == document["evaluations"]
+
+
+def test_the_evaluation_of_a_run_is_on_its_own_images_with_its_own_config(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    (tmp_path / "dataset.txt").write_text("/data/cells\n")
+    assert results.of_run(folder, 10) == {}
+
+    def add(ap, dataset="/data/cells", changed=None, step=10, is_of_training=False):
+        record = results.Results(folder, "libra_x", dataset, "float32", changed)
+        record.add(step, {"AP": ap}, SPEED, is_of_training)
+
+    add(0.1, is_of_training=True)
+    add(0.2)
+    add(0.3, changed={"task.model.detection_generator.max_num_detections": 9})
+    add(0.4, dataset="/data/others")
+    add(0.5, step=20)
+    assert results.of_run(folder, 10)["AP"] == 0.2
+    assert results.of_run(folder, 20)["AP"] == 0.5
+    assert results.of_run(folder, 30) == {}
+
+
 def test_a_model_folder_that_only_tensorflow_can_write():
     """As on the remote file systems that TPUs need."""
     for step in (10, 20):
