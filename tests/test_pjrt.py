@@ -8,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 import zipfile
 
 import numpy as np
@@ -191,6 +192,62 @@ def test_files_that_are_something_else(tmp_path):
         results.write_text(content)
         with pytest.raises(pjrt_run.CaseError, match=problem):
             pjrt_run.read_results(results)
+
+
+def test_a_damaged_file(sampler, tmp_path):
+    """Its directory is whole, and its facts are not."""
+    content = bytearray(sampler.read_bytes())
+    with zipfile.ZipFile(sampler) as archive:
+        start = archive.getinfo(pjrt_run.FACTS).header_offset
+    # Past the header of the entry and that of its compression.
+    for position in range(start + 60, start + 90):
+        content[position] ^= 0xFF
+    path = tmp_path / "case.zip"
+    path.write_bytes(content)
+    with pytest.raises(pjrt_run.CaseError, match=r"case\.zip: not a case \(LZMAError"):
+        pjrt_run.open_case(path)
+    for facts in ([], {"format": pjrt_run.FORMAT}):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(pjrt_run.FACTS, json.dumps(facts))
+        with pytest.raises(pjrt_run.CaseError, match=r"case\.zip: not a case"):
+            pjrt_run.open_case(path)
+
+
+def test_a_case_that_takes_too_long_does_not_keep_the_others_waiting(monkeypatch):
+    limits = []
+
+    def run_out(command, timeout, **_):
+        limits.append(timeout)
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", run_out)
+    result = pjrt_run._in_process(["case.zip"], pjrt_run.Budget(90.0))
+    assert result == {"error": "not finished in 30 s"}
+    assert limits == [30.0]
+
+
+def test_a_case_that_cannot_be_lowered_is_left_out(
+    lower, tmp_path, monkeypatch, capsys
+):
+    names = [case.name for case in cases.DEMOS[:2]]
+
+    def fail_first(case, path):
+        if case.name == names[0]:
+            raise ValueError("no such operation\nin XLA")
+        pathlib.Path(path).write_text("lowered")
+
+    monkeypatch.setattr(lower, "lower", fail_first)
+    monkeypatch.setattr(lower, "_OUT", flag(str(tmp_path)))
+    monkeypatch.setattr(lower, "_CASES", flag(names))
+    monkeypatch.setattr(lower, "_LIST", flag(False))
+    with pytest.raises(SystemExit, match=f"1 of 2 cases failed: {names[0]}"):
+        lower.main([])
+    assert f"error: {names[0]}: no such operation\n" in capsys.readouterr().err
+    assert [path.stem for path in tmp_path.iterdir()] == [names[1]]
+
+
+def flag(value):
+    return types.SimpleNamespace(value=value)
 
 
 def test_a_folder_without_the_case(sampler):

@@ -36,6 +36,7 @@ import hlo
 import pjrt_run
 from cases import CASES, DEMOS, Case
 from libra_tf import atomic
+from libra_tf.cli.errors import first_line
 from libra_tf.precision import Precision, computing_in
 from programs import Program, build_program
 
@@ -54,13 +55,22 @@ def main(_: list[str]) -> None:
     folder = pathlib.Path(_OUT.value)
     cases = chosen(_CASES.value)
     folder.mkdir(parents=True, exist_ok=True)
+    failed = []
     for case in cases:
         path = folder / f"{case.name}.zip"
         if not path.exists():
             started = time.perf_counter()
-            lower(case, path)
+            try:
+                lower(case, path)
+            except (ValueError, tf.errors.OpError) as error:
+                # The others are not worth less for it.
+                failed.append(case.name)
+                print(f"error: {case.name}: {first_line(error)}", file=sys.stderr, flush=True)
+                continue
             seconds, size = time.perf_counter() - started, path.stat().st_size / 1e6
             print(f"{case.name}: {size:.2f} MB in {seconds:.0f} s", flush=True)
+    if failed:
+        sys.exit(f"error: {len(failed)} of {len(cases)} cases failed: {', '.join(failed)}")
 
 
 def chosen(patterns: Sequence[str] | None) -> list[Case]:
@@ -148,6 +158,8 @@ def _arguments(
         is_variable = tensor.dtype == tf.resource
         value = tf.raw_ops.ReadVariableOp(resource=tensor, dtype=dtype) if is_variable else tensor
         arguments.append(_origin(value.numpy(), seed=len(arguments)))
+        if arguments[-1]["from"] == "normal" and not is_variable:
+            raise ValueError(f"a captured constant of shape {value.shape} cannot be drawn")
         if is_variable:
             drawn = tf.constant(pjrt_run.draw(arguments[-1], files.__getitem__))
             tf.raw_ops.AssignVariableOp(resource=tensor, value=drawn)

@@ -6,8 +6,9 @@
 
 `lower.py` writes the folder on a machine with TensorFlow; copy it, and this file, to the machine
 with the device. Cases run in their order of importance, each in a process of its own, so that one
-which runs out of memory or time does not end the others. The results are added to
-FOLDER/results.json after each case, and the next call goes on with the missing cases.
+which runs out of memory or time does not end the others. None gets more than a third of the
+minutes. The results are added to FOLDER/results.json after each case, and the next call goes on
+with the missing cases.
 
 Tried with JAX 0.10.2 (Python 3.11) and JAX 0.11.2 (Python 3.12). Other versions may lack what this
 file takes from JAX's interior, which is all in `_compile`.
@@ -41,6 +42,8 @@ RESULTS = "results.json"
 
 # In place of a case: only the device's own rate.
 _DEVICE = "--device"
+# Of the budget: what a case may take before it counts as failed.
+_SHARE_OF_CASE = 1 / 3
 _WARM_UP = 2
 _MIN_STEPS = 5
 _MAX_STEPS = 50
@@ -128,19 +131,23 @@ def open_case(path: pathlib.Path) -> Case:
       CaseError: if it is not a case of this version, or lacks a part.
     """
     again = "lower it again with lower.py"
-    # A Python without LZMA, which the files need, is a RuntimeError.
     try:
         with zipfile.ZipFile(path) as archive:
             files = set(archive.namelist())
             facts = json.loads(archive.read(FACTS))
-    except (OSError, zipfile.BadZipFile, RuntimeError, KeyError, ValueError) as error:
-        raise CaseError(f"{path}: not a case ({error}); {again}") from error
-    if facts.get("format") != FORMAT:
+            version = facts.get("format")
+            if version == FORMAT:
+                stored = {argument.get("file") for argument in facts["arguments"]} - {None}
+    # Archive, compression and facts may each be damaged in their own way, and a Python without LZMA
+    # cannot read any.
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CaseError(f"{path}: not a case ({what}); {again}") from error
+    if version != FORMAT:
         raise CaseError(
-            f"{path}: format {facts.get('format')}, but this program reads format {FORMAT}; use "
+            f"{path}: format {version}, but this program reads format {FORMAT}; use "
             "the lower.py and the pjrt_run.py of one version"
         )
-    stored = {argument.get("file") for argument in facts["arguments"]} - {None}
     if missing := sorted((stored | {PROGRAM}) - files):
         raise CaseError(f"{path}: {', '.join(missing)} missing; {again}")
     if len(facts["arguments"]) != facts["num_arguments"]:
@@ -236,17 +243,20 @@ def _in_process(arguments: Sequence[str], budget: Budget) -> dict[str, Any] | No
     """Runs this program for one case.
 
     Returns:
-      The result; or `error` if there is none; or None if the budget is used up.
+      The result; or `error` if there is none, or not within its share of the budget; or None if
+      the budget is used up.
     """
     if not budget.left():
         return None
+    limit = min(budget.left(), _SHARE_OF_CASE * budget.seconds)
     command = [sys.executable, __file__, "--one", *arguments]
     try:
         process = subprocess.run(
-            command, capture_output=True, text=True, timeout=budget.left(), check=False
+            command, capture_output=True, text=True, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired:
-        return None
+        # The next call begins with what has not been tried.
+        return {"error": f"not finished in {limit:.0f} s"} if budget.left() else None
     if process.returncode:
         lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
         return {"error": lines[-1][:300]}
