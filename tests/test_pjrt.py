@@ -226,9 +226,7 @@ def test_a_case_that_takes_too_long_does_not_keep_the_others_waiting(monkeypatch
     assert limits == [30.0]
 
 
-def test_a_case_that_cannot_be_lowered_is_left_out(
-    lower, tmp_path, monkeypatch, capsys
-):
+def test_a_case_that_cannot_be_lowered_is_left_out(lower, tmp_path, monkeypatch, capsys):
     names = [case.name for case in cases.DEMOS[:2]]
 
     def fail_first(case, path):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from official.core import config_definitions as cfg
 
 from libra_tf import precision
 from libra_tf.cli.errors import UsageError, first_line
@@ -118,14 +119,7 @@ def _of_run(
 ) -> LocalDetector:
     run = trained_run.read(model_dir, checkpoint)
     saved_model.check_servable(run)
-    if asked_precision:
-        chosen = precision.choose(asked_precision, "--precision")
-    else:
-        chosen = precision.choose(
-            run.params.runtime.mixed_precision_dtype,
-            f"the run's {PARAMS}",
-            trains_depthwise=run.params.task.model.backbone.type in DEPTHWISE_BACKBONES,
-        )
+    chosen = _choose_precision(run.params, asked_precision)
     module = saved_model.build_module(run, max_pixels=max_pixels, policy=chosen.policy)
     function = tf.function(
         module.serve_bytes,
@@ -133,6 +127,16 @@ def _of_run(
         autograph=False,
     )
     return LocalDetector(function, f"{run.checkpoint} in {chosen}", run.read_class_names())
+
+
+def _choose_precision(params: cfg.ExperimentConfig, asked: str | None) -> precision.Precision:
+    if asked:
+        return precision.choose(asked, "--precision")
+    return precision.choose(
+        params.runtime.mixed_precision_dtype,
+        f"the run's {PARAMS}",
+        trains_depthwise=params.task.model.backbone.type in DEPTHWISE_BACKBONES,
+    )
 
 
 def _saved_model_in(path: str) -> str | None:

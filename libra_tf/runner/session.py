@@ -171,10 +171,7 @@ def _prepare(
     class_balance.fill_in(params, mode, class_names, report)
     # Nothing is written to the folder before this line.
     if cluster.is_chief(strategy):
-        folder.set_damaged_checkpoints_aside(report)
-        if mode == "eval" and not checkpoint:
-            # Raises if none is left: random weights would be evaluated.
-            folder.find_checkpoint()
+        _set_damaged_checkpoints_aside(folder, mode, checkpoint, report)
     cluster.wait_for_all(strategy)
     chosen = config.choose_precision(draft, cluster.device_type(strategy))
     images = _dataset_name(dataset, params)
@@ -291,6 +288,17 @@ def _check_continues(
     source = dataset.folder if dataset else params.task.annotation_file
     folder.check_classes(class_names, source)
     return changed
+
+
+def _set_damaged_checkpoints_aside(
+    folder: RunFolder, mode: str, checkpoint: str | None, report: Callable[[str], None]
+) -> None:
+    folder.set_damaged_checkpoints_aside(report)
+    if mode == "eval" and not checkpoint and not folder.latest_checkpoint():
+        raise UsageError(
+            f"--model_dir={folder} holds no checkpoint that can be read, so there is nothing to "
+            "evaluate; train again, or name another checkpoint with --checkpoint"
+        )
 
 
 def _configure_computation(chosen: Precision, seed: int | None) -> None:

@@ -55,6 +55,32 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_set_aside(tmp_path, monkeyp
     assert folder.latest_checkpoint() is None
 
 
+def test_a_run_whose_checkpoints_are_damaged_is_trained_again_but_not_evaluated(tmp_path):
+    folder, lines = RunFolder(str(tmp_path)), []
+    path = tf.train.CheckpointManager(tf.train.Checkpoint(), str(tmp_path), max_to_keep=2).save()
+    (data,) = tmp_path.glob("*.data*")
+    data.write_bytes(b"")
+    with pytest.raises(UsageError, match="holds no checkpoint that can be read"):
+        session._set_damaged_checkpoints_aside(folder, "eval", None, lines.append)
+    (line,) = lines
+    assert line.startswith(f"checkpoint {path} is damaged (") and "none takes its place" in line
+    for mode, checkpoint in (("train", None), ("eval", "/elsewhere/ckpt-9")):
+        session._set_damaged_checkpoints_aside(folder, mode, checkpoint, lines.append)
+
+
+@pytest.mark.parametrize("num_gpus", [0, 2])
+def test_one_device_is_a_gpu_if_there_is_one(monkeypatch, num_gpus):
+    asked = {}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * num_gpus)
+    monkeypatch.setattr(
+        cluster.distribute_utils, "get_distribution_strategy", lambda **kwargs: asked.update(kwargs)
+    )
+    params = exp_factory.get_exp_config("libra_retinanet_demo")
+    params.runtime.distribution_strategy = "one_device"
+    cluster.build_strategy(params, "train")
+    assert asked["num_gpus"] == min(num_gpus, 1)
+
+
 def test_averages_of_the_weights_need_a_strategy():
     params = exp_factory.get_exp_config("libra_retinanet_demo")
     # As YAML reads an unquoted `off`.
