@@ -267,9 +267,10 @@ class _Lists:
         """Returns what the annotations depend on, relative to the data set's folder."""
         xml_files = _below(self._folder, self._xml_folder, _XML_FILES)
         # A folder changes when a list or an XML file is added to it.
-        folders = [name for name in (_LISTS, self._xml_folder) if (self._folder / name).is_dir()]
+        folders = [*(self._folder / self._xml_folder).glob("**"), self._folder / _LISTS]
+        there = [path.relative_to(self._folder) for path in folders if path.is_dir()]
         lists = [self.name_of(split) for split in self._lists]
-        return [*lists, *folders, *map(str, xml_files)]
+        return [*lists, *map(str, there), *map(str, xml_files)]
 
     def list_path(self, split: str) -> pathlib.Path:
         """Returns the file or folder that determines the images of a split."""
