@@ -16,6 +16,7 @@ from PIL import Image
 
 from libra_tf.data import (
     DatasetError,
+    cache,
     checking,
     layouts,
     make_shapes,
@@ -247,6 +248,19 @@ def test_the_share_is_remembered_and_another_one_is_another_data_set(coco_folder
     assert again == first and not any("checking" in line for line in lines)
     other = prepare_coco_folder(folder, tmp_path / "cache", report=str, val_share=0.7)
     assert (first.val.num_examples, other.val.num_examples) == (1, 2)
+
+
+def test_an_evaluation_on_all_images_leaves_the_training_data_alone(
+    coco_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cache, "_SETTLING_NS", 0)
+    folder = _without(to_roboflow(coco_folder.path, tmp_path / "roboflow"), "valid")
+    lines = []
+    prepare_coco_folder(folder, tmp_path / "cache", report=str)
+    prepare_coco_folder(folder, tmp_path / "cache", lines.append, val_share=1)
+    prepare_coco_folder(folder, tmp_path / "cache", lines.append)
+    assert not any("may be deleted" in line for line in lines), "the folder has not changed"
+    assert sum("checking" in line for line in lines) == 1, "the training data are known"
 
 
 def test_a_split_that_appears_later_is_noticed(coco_folder, tmp_path):
