@@ -337,18 +337,21 @@ class _SideBySide:
           subfolders: those with XML files; without any, the folder itself is one split.
 
         Raises:
-          DatasetError: if it is not clear which one is for training.
+          DatasetError: if it is not clear which one is for training, or for validation.
         """
         self._folder = folder
         self.image_root = folder
-        # If there are both valid/ and val/, val/ is read.
-        names = [name for name in subfolders if name != "valid" or "val" not in subfolders]
-        self._subfolders = source.choose_splits(names) if names else {source.TRAIN: "."}
-        if not self._subfolders:
+        try:
+            chosen = source.choose_splits(subfolders)
+        except ValueError as error:
+            raise DatasetError(f"data set {folder}: {error}. Keep one of these folders") from error
+        if subfolders and not chosen:
             raise DatasetError(
-                f"data set {folder} has images and XML files side by side in {', '.join(names)}, "
-                "but not in train/: name the folder of the training images train"
+                f"data set {folder} has images and XML files side by side in "
+                f"{', '.join(subfolders)}, but not in train/: name the folder of the training "
+                "images train"
             )
+        self._subfolders = chosen or {source.TRAIN: "."}
         self.splits = tuple(self._subfolders)
 
     def name_of(self, split: str) -> str:

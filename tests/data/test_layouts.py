@@ -356,6 +356,12 @@ def _two_layouts(coco_folder: CocoFolder, target: pathlib.Path) -> pathlib.Path:
     return to_yolo(coco_folder.path, to_roboflow(coco_folder.path, target))
 
 
+def _yolo_with_cocos_val(coco_folder: CocoFolder, target: pathlib.Path) -> pathlib.Path:
+    """COCO as Ultralytics downloads it."""
+    to_yolo(coco_folder.path, to_downloaded(coco_folder.path, target, below_images=True))
+    return _without(target, "annotations/instances_train2017.json")
+
+
 def _no_images(coco_folder: CocoFolder, target: pathlib.Path) -> pathlib.Path:
     return _without(to_downloaded(coco_folder.path, target), "train2017")
 
@@ -368,6 +374,7 @@ AMBIGUOUS = {
     "two_years": (_two_years, "several could be meant by train: train2014, train2017"),
     "two_devkits": (_two_devkits, "holds several data sets; name one of them: .*VOC2007.*VOC2012"),
     "two_layouts": (_two_layouts, "several layouts at once: Roboflow.*; YOLO"),
+    "yolo_with_cocos_val": (_yolo_with_cocos_val, r"at once: COCO \(train: .*val2017.*; YOLO"),
     "no_images": (_no_images, r"missing the images of annotations/instances_train2017.json.*train"),
     "no_yaml": (_no_yaml, r"labels/ look like YOLO's, but the data.yaml with the names is missing"),
 }
@@ -395,3 +402,9 @@ def test_what_cannot_be_told_is_refused_with_the_list(name, coco_folder, tmp_pat
 )
 def test_names_of_splits(names, chosen):
     assert choose_splits(names) == chosen
+
+
+@pytest.mark.parametrize("names", [["train", "val", "valid"], ["train", "train2017", "val"]])
+def test_two_names_of_one_split_are_refused(names):
+    with pytest.raises(ValueError, match="several could be meant by"):
+        choose_splits(names)

@@ -242,12 +242,12 @@ def test_side_by_side_needs_training_images(pairs):
         check(pairs)
 
 
-def test_valid_is_read_as_val_unless_there_is_val(pairs):
+def test_either_val_or_valid_is_read(pairs):
     shutil.copytree(pairs / "val", pairs / "valid")
-    (pairs / "valid/e.xml").unlink()
-    assert len(check(pairs).splits["val"].images) == 2
+    with pytest.raises(DatasetError, match=r"by val: val, valid\. Keep one"):
+        check(pairs)
     shutil.rmtree(pairs / "val")
-    assert names_in(pairs, "val") == ["valid/d.jpg"]
+    assert names_in(pairs, "val") == ["valid/d.jpg", "valid/e.png"]
 
 
 def test_a_coco_folder_is_not_taken_for_voc(coco_folder):
