@@ -162,11 +162,10 @@ class Detector:
         network = self._network
         # Imported here because it is slow.
         from libra_tf.api import evaluation
-        from libra_tf.runner import input_data
         from libra_tf.runs.folder import RunFolder
 
         with errors.of_arguments(), quiet.libraries_silenced():
-            val_share = input_data.evaluated_share(RunFolder(self.model), os.fspath(dataset))
+            val_share = RunFolder(self.model).evaluated_share(os.fspath(dataset))
             return evaluation.evaluate(
                 network, dataset, batch_size, cache_dir, console(), val_share
             )

@@ -10,7 +10,7 @@ from libra_tf.cli.errors import UsageError, listed
 from libra_tf.cli.progress import Progress
 from libra_tf.data import DetectionDataset, prepare_coco_folder
 from libra_tf.evaluation import subject
-from libra_tf.inference import answers, coco_results
+from libra_tf.inference import answers, coco_results, ground_truth
 from libra_tf.inference.local import LocalDetector
 from libra_tf.inference.tflite_detector import TFLiteDetector
 
@@ -56,7 +56,7 @@ def evaluate(
             progress.advance(len(image_ids), images=1)
     finally:
         progress.stop()
-    truth = coco_results.read_annotations(data.val.annotation_file)
+    truth = ground_truth.read_file(data.val.annotation_file)
     return coco_results.evaluate(truth, results, image_ids)
 
 

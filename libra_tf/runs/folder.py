@@ -231,6 +231,32 @@ class RunFolder:
             share = self._read(DATASET).partition("\n")[2].strip()
             return float(share.removeprefix(_VAL_SHARE)) if share else None
 
+    def evaluated_share(self, dataset: str) -> float | None:
+        """Returns which part of a folder with one split only the run is evaluated on.
+
+        Args:
+          dataset: the folder of images.
+
+        Returns:
+          What was set aside when the run trained on the folder, as `prepare_coco_folder` takes it;
+          1 for any other folder: all images.
+        """
+        return self.read_val_share() if self.is_own(dataset) else 1
+
+    def is_own(self, dataset: str) -> bool:
+        """Returns whether the run was trained on a folder of images.
+
+        Args:
+          dataset: the folder of images.
+        """
+        trained_on = self.read_dataset()
+        return bool(
+            trained_on
+            and os.path.isdir(trained_on)
+            and os.path.isdir(dataset)
+            and os.path.samefile(trained_on, dataset)
+        )
+
     def read_class_names(self) -> dict[int, str]:
         """Returns the names of the classes by category id; none if the run has no such file.
 

@@ -15,8 +15,9 @@ from pycocotools import coco, cocoeval
 
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference import local, prediction
-from tests.data.folders import to_voc
+from libra_tf.data import prepare_coco_folder
+from libra_tf.inference import ground_truth, local, prediction
+from tests.data.folders import CocoFolder, to_roboflow, to_voc
 from tests.detectors import copy_run, encode
 
 pytestmark = pytest.mark.one_lane
@@ -53,6 +54,11 @@ def images_folder(tiny_shapes, val_images, tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(val_images[image["id"]])
     return folder
+
+
+@pytest.fixture
+def coco_folder(tmp_path):
+    return CocoFolder(tmp_path / "dataset")
 
 
 @pytest.fixture
@@ -194,6 +200,43 @@ def test_ground_truth_of_a_voc_folder(exported, tiny_shapes, tmp_path):
     precision = re.compile(r"AP \d\.\d{4}, .* on 6 of the 6 images of ")
     assert precision.search(said).group() == precision.search(expected).group()
     assert "8 images are not listed" in said
+
+
+def test_of_the_only_split_what_was_set_aside_is_compared(coco_folder, tmp_path):
+    """Of a run that trained on it; all images for another run, and for an export with a word."""
+    (coco_folder.path / "annotations/instances_val.json").unlink()
+    folder, lines = str(coco_folder.path), []
+    for name, trained_on in {"own": folder, "other": "cells", "export": None}.items():
+        (tmp_path / name).mkdir()
+        if trained_on:
+            (tmp_path / name / "params.yaml").touch()
+            (tmp_path / name / "dataset.txt").write_text(f"{trained_on}\nval_share=0.7\n")
+    data = prepare_coco_folder(folder, tmp_path / "cache", report=str, val_share=0.7)
+    aside = json.loads(pathlib.Path(data.val.annotation_file).read_text())["images"]
+    truth = ground_truth.read(folder, str(tmp_path / "own"), report=str)
+    names = [image["file_name"] for image in truth.file.images]
+    assert names == [image["file_name"] for image in aside] and len(names) == 2
+    assert truth.image_root == coco_folder.path / "images"
+    for name in ("other", "export"):
+        truth = ground_truth.read(folder, str(tmp_path / name), lines.append)
+        assert len(truth.file.images) == 3
+        assert len(lines) == (name == "export")
+    assert "its training images are among these" in lines[0]
+
+
+@one_detector
+def test_images_are_found_in_a_folder_by_their_place(exported, coco_folder, tmp_path):
+    """Not by their names: those of the training images may be the same."""
+    folder = to_roboflow(coco_folder.path, tmp_path / "roboflow")
+    for copied, name in {"valid/d.jpg": "train/d.jpg", "train/a.jpg": "train/e.png"}.items():
+        shutil.copy(folder / copied, folder / name)
+    options = {"annotations": str(folder), "draw": False, "writes_page": False}
+    with pytest.raises(UsageError, match=r"lists none of the images, .*; name .*roboflow/valid"):
+        predict(exported.folder, [folder / "train"], tmp_path / "found", **options)
+    images = image_files.find([str(folder)])
+    truth = ground_truth.read(str(folder), exported.folder, report=str)
+    found = prediction._listed_in(truth, images, report=str)
+    assert {image.name.as_posix() for image in found} == {"valid/d.jpg", "valid/e.png"}
 
 
 @one_detector
