@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import shutil
+import time
 import weakref
 
 import numpy as np
@@ -16,7 +17,8 @@ from pycocotools import coco, cocoeval
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
 from libra_tf.data import prepare_coco_folder
-from libra_tf.inference import ground_truth, local, prediction
+from libra_tf.inference import detecting, ground_truth, local, prediction
+from libra_tf.inference.errors import RequestError
 from tests.data.folders import CocoFolder, to_roboflow, to_voc
 from tests.detectors import copy_run, encode
 
@@ -355,6 +357,23 @@ def test_answers_are_not_kept(exported, tmp_path, monkeypatch):
     predict(exported.folder, [folder], tmp_path / "found")
     assert len(kept) == 4
     assert max(kept) <= 1
+
+
+def test_images_are_answered_only_a_little_ahead(tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number}.jpg").write_bytes(encode(20, 20))
+    asked = []
+
+    class Busy:
+        def predict(self, images):
+            asked.append(images)
+            raise RequestError("is busy")
+
+    results = detecting.detect(Busy(), image_files.find([str(tmp_path)]), concurrency=2)
+    assert next(results).problem == "is busy"
+    time.sleep(0.2)
+    assert len(asked) <= 4
+    assert len(list(results)) == 29
 
 
 @one_detector
