@@ -32,6 +32,7 @@ from libra_tf.inference import (
 )
 from libra_tf.inference.answers import Answer
 from libra_tf.inference.ground_truth import GroundTruth
+from libra_tf.runs.folder import PARAMS
 from libra_tf.serving import images as serving_images
 
 RESULTS = records.RESULTS
@@ -97,7 +98,8 @@ def predict(
 
     Raises:
       UsageError: if the model cannot be loaded or does not take `max_pixels`, the folder cannot be
-        written, the annotations list none of the images, or `compare` was evaluated on others.
+        written or is that of a run, the annotations list none of the images, or `compare` was
+        evaluated on others.
       DatasetError: if the annotations contain mistakes.
     """
     asked = _prepare(model, images, output_dir, annotations, compare, draw, report)
@@ -135,7 +137,8 @@ def predict_video(
     """Detects objects in a video, and writes a video with the detections drawn.
 
     `output_dir/NAME.mp4` is the video, and `output_dir/detections.json` holds all detections, as in
-    `predict`; `image_id` is the number of the frame, from 1.
+    `predict`; `image_id` is the number of the frame, from 1. If detection is interrupted or fails,
+    both hold the frames until then.
 
     Args:
       model: see `predict`.
@@ -151,16 +154,17 @@ def predict_video(
       report: see `predict`.
 
     Raises:
-      UsageError: if the model or the video cannot be read, PyAV is not installed, or the folder
-        cannot be written.
+      UsageError: if the model or the video cannot be read, PyAV is not installed, the folder
+        cannot be written or is that of a run, or another video would be replaced.
     """
     video.import_av()
-    outputs.require_local("--output_dir", output_dir)
+    _check_folder(output_dir)
     is_file = isinstance(source, pathlib.Path)
     name = source.stem if is_file else "video"
     target = pathlib.Path(output_dir, f"{name}.mp4")
     if is_file and target.exists() and os.path.samefile(source, target):
         raise UsageError(f"--output_dir={output_dir} would replace {source}; name another folder")
+    video.check_may_replace(target)
     images = [] if is_file else [image.path for image in source]
     opened = (
         video.opened(source)
@@ -222,7 +226,7 @@ def _prepare(
     report: Callable[[str], None],
 ) -> _Asked:
     """Reads and checks all that needs no detector; writes nothing."""
-    outputs.require_local("--output_dir", output_dir)
+    _check_folder(output_dir)
     truth, image_ids = None, {image: number for number, image in enumerate(images, start=1)}
     compared = records.read(compare) if compare else None
     if annotations:
@@ -238,6 +242,15 @@ def _prepare(
     return _Asked(image_ids, pictures, annotations, truth, compared)
 
 
+def _check_folder(output_dir: str) -> None:
+    outputs.require_local("--output_dir", output_dir)
+    if os.path.exists(os.path.join(output_dir, PARAMS)):
+        raise UsageError(
+            f"--output_dir={output_dir} is the folder of a run, whose evaluation would be "
+            "replaced; name another folder"
+        )
+
+
 def _open_detector(
     model: str,
     checkpoint: str | None,
@@ -247,7 +260,7 @@ def _open_detector(
 ) -> _Detector:
     if tiles is None:
         return local.open_detector(model, checkpoint, max_pixels, asked_precision)
-    # A tile is never too large for a detector; the limit is that of the whole image.
+    # The limit is that of the whole image; a tile has the detector's own.
     detector = local.open_detector(model, checkpoint, None, asked_precision)
     return tiling.TiledDetector(detector, tiles, max_pixels or serving_images.MAX_PIXELS)
 
@@ -260,7 +273,7 @@ def _write_video(
     draw_threshold: float,
     batch_size: int,
 ) -> "_Summary":
-    """Detects and draws, frame by frame, and shows the progress."""
+    """Detects and draws, frame by frame; writes what was found, even if it is interrupted."""
     summary, detections = _Summary(draw_threshold), []
     progress = Progress(rich.console.Console())
     progress.start("detecting", read.length, unit="frame")
@@ -274,7 +287,7 @@ def _write_video(
                 progress.advance(number, images=1)
     finally:
         progress.stop()
-    _write_results(str(target.parent), detections)
+        _write_results(str(target.parent), detections)
     return summary
 
 
