@@ -25,7 +25,7 @@ def evaluate(
     console: rich.console.Console,
     val_share: float | None = None,
 ) -> dict[str, float]:
-    """Measures the average precision of boxes; see `Detector.evaluate`.
+    """Measures the average precision; see `Detector.evaluate`.
 
     Args:
       detector: a detector in this process.

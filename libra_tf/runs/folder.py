@@ -88,9 +88,8 @@ class RunFolder:
         if name == BEST and not tf.io.gfile.isdir(path):
             raise UsageError(
                 f"--checkpoint={BEST}: {self} has no folder {BEST}; leave out the flag for "
-                "the newest checkpoint. A training keeps its best one with --params_override="
-                f"trainer.best_checkpoint_export_subdir={BEST},"
-                "trainer.best_checkpoint_eval_metric=AP"
+                "the newest checkpoint. Only a training that evaluates keeps its best one: "
+                "--mode=train_and_eval"
             )
         try:
             return checkpoint_files.find(path)
