@@ -118,8 +118,8 @@ class Detector:
         Args:
           images: a file (JPEG, PNG, BMP, GIF, TIFF or WebP), an array (uint8, `[height, width, 3]`,
             RGB) or a Pillow image; or several: a folder with its subfolders, a pattern such as
-            `photos/*.jpg`, an array `[number, height, width, 3]`, or any iterable of files, folders,
-            patterns, arrays and Pillow images.
+            `photos/*.jpg`, an array `[number, height, width, 3]`, or any iterable of files,
+            folders, patterns, arrays and Pillow images.
           batch_size: how many images the network computes at once.
 
         Returns:

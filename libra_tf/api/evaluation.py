@@ -33,7 +33,7 @@ def evaluate(
       batch_size: how many images the network computes at once.
       cache_dir: folder for converted data sets; None for the default.
       console: where to show progress.
-      val_share: see `prepare_coco_folder`.
+      val_share: what the detector's run has set aside; see `prepare_coco_folder`.
     """
     progress = Progress(console)
     data = prepare_coco_folder(
@@ -41,6 +41,7 @@ def evaluate(
         cache_dir,
         report=lambda message: progress.note(f"data: {message}"),
         val_share=val_share,
+        share_of_run=True,
     )
     category_ids = _category_ids(detector.class_names, data)
     progress.start("evaluating", data.val.num_examples, unit="image")

@@ -94,6 +94,7 @@ def prepare_of_run(
         report=lambda message: report(f"data: {message}"),
         needs_masks=_why_masks(folder.read_experiment()) if with_masks else "",
         val_share=val_share,
+        share_of_run=flag_values.dataset is None or flag_values.val_share is None,
     )
 
 

@@ -338,6 +338,15 @@ def test_a_share_for_a_folder_with_both_splits_is_refused(coco_folder, tmp_path)
         prepare_coco_folder(coco_folder.path, tmp_path / "cache", report=str, val_share=0.2)
 
 
+def test_the_share_of_a_run_gives_way_to_a_validation_split(coco_folder, tmp_path):
+    lines = []
+    dataset = prepare_coco_folder(
+        coco_folder.path, tmp_path / "cache", lines.append, val_share=0.2, share_of_run=True
+    )
+    assert dataset.val.num_examples == 2
+    assert any("has got a validation split since 0.2 of its images" in line for line in lines)
+
+
 def _two_years(coco_folder: CocoFolder, target: pathlib.Path) -> pathlib.Path:
     to_downloaded(coco_folder.path, target)
     for kind in ("annotations/instances_train{}.json", "train{}"):

@@ -196,7 +196,7 @@ def test_an_experiment_that_does_not_exist(used):
 
 
 def test_the_best_checkpoint(used):
-    with pytest.raises(UsageError, match=r"--checkpoint=best: .* has no folder best.*train_and_eval"):
+    with pytest.raises(UsageError, match=r"--checkpoint=best: .* no folder best.*train_and_eval"):
         used.find_checkpoint("best")
     best = pathlib.Path(used.path, "best")
     checkpoint = tf.train.Checkpoint(step=tf.Variable(7))
