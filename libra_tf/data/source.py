@@ -25,7 +25,7 @@ class Source(Protocol):
     description: str
     splits: tuple[str, ...]
 
-    def annotation_files(self) -> list[str]:
+    def depends_on(self) -> list[str]:
         """Returns all files and folders that the annotations depend on, relative to the folder."""
 
     def read(self, problems: FindingLog) -> dict[str, AnnotationFile]:

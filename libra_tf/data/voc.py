@@ -77,9 +77,9 @@ class VOCFolder:
         parts = (f"{split}: {layout.name_of(split)}" for split in self.splits)
         self.description = f"Pascal VOC ({', '.join(parts)})"
 
-    def annotation_files(self) -> list[str]:
+    def depends_on(self) -> list[str]:
         """Returns all files and folders that the annotations depend on, relative to the folder."""
-        return self._layout.annotation_files()
+        return self._layout.depends_on()
 
     def image_root(self, split: str, file: AnnotationFile) -> pathlib.Path:
         """Returns the folder that image names are relative to; see `source.Source`."""
@@ -263,7 +263,7 @@ class _Lists:
         """Returns the list or folder of a split, relative to the data set's folder."""
         return f"{_LISTS}/{self._lists[split]}.txt" if self._lists else self._xml_folder
 
-    def annotation_files(self) -> list[str]:
+    def depends_on(self) -> list[str]:
         """Returns what the annotations depend on, relative to the data set's folder."""
         xml_files = _below(self._folder, self._xml_folder, _XML_FILES)
         # A folder changes when a list or an XML file is added to it.
@@ -357,7 +357,7 @@ class _SideBySide:
     def name_of(self, split: str) -> str:
         return f"{self._subfolders[split]}/"
 
-    def annotation_files(self) -> list[str]:
+    def depends_on(self) -> list[str]:
         splits = self._subfolders.values()
         below = [path for split in splits for path in _below(self._folder, split, "*")]
         # A folder changes when a file is added to it.

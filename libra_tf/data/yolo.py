@@ -67,7 +67,7 @@ class YOLOFolder:
         named = (f"{split}: {config[key]}" for split, key in chosen.items())
         self.description = f"YOLO ({yaml_path.name}, {', '.join(named)})"
 
-    def annotation_files(self) -> list[str]:
+    def depends_on(self) -> list[str]:
         """Returns `data.yaml`, all lists and label files, and the folders where more may appear."""
         paths = {self._yaml_path}
         for listed in self._listed.values():

@@ -201,8 +201,16 @@ class RunFolder:
         )
 
     def is_known(self) -> bool:
-        """Returns whether the folder says what was trained: experiment and config."""
-        return all(tf.io.gfile.exists(self.file(name)) for name in (PARAMS, EXPERIMENT))
+        """Returns whether the folder says what was trained: experiment and config.
+
+        Raises:
+          UsageError: if the folder was written by an earlier version and `results.json` is damaged.
+        """
+        if not tf.io.gfile.exists(self.file(PARAMS)):
+            return False
+        # As in `read_experiment`.
+        is_named = tf.io.gfile.exists(self.file(EXPERIMENT))
+        return is_named or "experiment" in (self.read_results() or {})
 
     def read_dataset(self) -> str | None:
         """Returns what the run was trained on: a folder of images, or a pattern of files.
