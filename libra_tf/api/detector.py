@@ -32,7 +32,8 @@ def load(
     Args:
       model: folder of a run; folder of a SavedModel, or of its versions, of which the newest is
         used; or a TensorFlow Lite file.
-      checkpoint: a checkpoint of the run, such as `ckpt-9000`; None for the newest.
+      checkpoint: a checkpoint of the run, such as `ckpt-9000`, or `best` for the one with the best
+        result; None for the newest.
       precision: what the network of a run computes in: `auto`, `float32` or `bfloat16`; None for
         that of the run's evaluations.
       max_pixels: images with more pixels are refused; None for 25 million, or for the limit that a
@@ -117,8 +118,8 @@ class Detector:
         Args:
           images: a file (JPEG, PNG, BMP, GIF, TIFF or WebP), an array (uint8, `[height, width, 3]`,
             RGB) or a Pillow image; or several: a folder with its subfolders, a pattern such as
-            `photos/*.jpg`, an array `[number, height, width, 3]`, or any iterable of files, arrays
-            and Pillow images.
+            `photos/*.jpg`, an array `[number, height, width, 3]`, or any iterable of files,
+            folders, patterns, arrays and Pillow images.
           batch_size: how many images the network computes at once.
 
         Returns:
@@ -141,7 +142,7 @@ class Detector:
         batch_size: int = 8,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> dict[str, float]:
-        """Measures the average precision of boxes on a folder's validation images.
+        """Measures the average precision on a folder's validation images.
 
         Args:
           dataset: the folder, in any layout that training takes. It is checked and converted unless
@@ -162,11 +163,10 @@ class Detector:
         network = self._network
         # Imported here because it is slow.
         from libra_tf.api import evaluation
-        from libra_tf.runner import input_data
         from libra_tf.runs.folder import RunFolder
 
         with errors.of_arguments(), quiet.libraries_silenced():
-            val_share = input_data.evaluated_share(RunFolder(self.model), os.fspath(dataset))
+            val_share = RunFolder(self.model).evaluated_share(os.fspath(dataset))
             return evaluation.evaluate(
                 network, dataset, batch_size, cache_dir, console(), val_share
             )

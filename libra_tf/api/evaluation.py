@@ -10,7 +10,7 @@ from libra_tf.cli.errors import UsageError, listed
 from libra_tf.cli.progress import Progress
 from libra_tf.data import DetectionDataset, prepare_coco_folder
 from libra_tf.evaluation import subject
-from libra_tf.inference import answers, coco_results
+from libra_tf.inference import answers, coco_results, ground_truth
 from libra_tf.inference.local import LocalDetector
 from libra_tf.inference.tflite_detector import TFLiteDetector
 
@@ -25,7 +25,7 @@ def evaluate(
     console: rich.console.Console,
     val_share: float | None = None,
 ) -> dict[str, float]:
-    """Measures the average precision of boxes; see `Detector.evaluate`.
+    """Measures the average precision; see `Detector.evaluate`.
 
     Args:
       detector: a detector in this process.
@@ -33,7 +33,7 @@ def evaluate(
       batch_size: how many images the network computes at once.
       cache_dir: folder for converted data sets; None for the default.
       console: where to show progress.
-      val_share: see `prepare_coco_folder`.
+      val_share: what the detector's run has set aside; see `prepare_coco_folder`.
     """
     progress = Progress(console)
     data = prepare_coco_folder(
@@ -41,6 +41,7 @@ def evaluate(
         cache_dir,
         report=lambda message: progress.note(f"data: {message}"),
         val_share=val_share,
+        share_of_run=True,
     )
     category_ids = _category_ids(detector.class_names, data)
     progress.start("evaluating", data.val.num_examples, unit="image")
@@ -56,7 +57,7 @@ def evaluate(
             progress.advance(len(image_ids), images=1)
     finally:
         progress.stop()
-    truth = coco_results.read_annotations(data.val.annotation_file)
+    truth = ground_truth.read_file(data.val.annotation_file)
     return coco_results.evaluate(truth, results, image_ids)
 
 

@@ -94,22 +94,29 @@ def photographs(images: Source | Iterable[Source]) -> Iterator[Photograph]:
     """Yields what the caller gives, one image after another.
 
     Args:
-      images: one image, a folder, a pattern such as `photos/*.jpg`, or several images.
+      images: one image, a folder, a pattern such as `photos/*.jpg`, or several of these.
 
     Raises:
       UsageError: if it is none of these, or there are no images in a folder.
     """
     if isinstance(images, (str, os.PathLike)):
-        for file in image_files.find([os.fspath(images)]):
-            yield Photograph(str(file.path), file.path)
+        yield from _files(images)
     elif is_single(images):
         yield Photograph("the image", images)
     elif isinstance(images, collections.abc.Iterable):
         for place, source in enumerate(images):
-            is_path = isinstance(source, (str, os.PathLike))
-            yield Photograph(os.fspath(source) if is_path else f"images[{place}]", source)
+            if isinstance(source, (str, os.PathLike)):
+                yield from _files(source)
+            else:
+                yield Photograph(f"images[{place}]", source)
     else:
         raise UsageError(
             f"images is of type {type(images).__name__}; give {_KINDS}, a folder, or several of "
             "these"
         )
+
+
+def _files(path: str | os.PathLike[str]) -> Iterator[Photograph]:
+    """Yields the images of a file, a folder or a pattern."""
+    for file in image_files.find([os.fspath(path)]):
+        yield Photograph(str(file.path), file.path)

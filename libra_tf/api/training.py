@@ -50,7 +50,8 @@ def train(
         win over `params_override`; and any other flag of `run.py` by its name, such as `cache_dir`.
 
     Returns:
-      The detector of the run; `results` holds its evaluations.
+      The detector of the run, with the weights of the newest checkpoint, or of the `checkpoint`
+      that it has evaluated; `results` holds its evaluations.
 
     Raises:
       UsageError: if an argument, the config or a file they name is invalid.
@@ -76,7 +77,7 @@ def train(
         flags.check_flags(options)
         folder = flags.model_dir(options, name)
         _run(name, folder, options)
-    return Detector(folder)
+    return Detector(folder, options.checkpoint)
 
 
 def _run(experiment: str, model_dir: str, options: Options) -> None:

@@ -9,9 +9,10 @@ from libra_tf.cli.errors import UsageError
 DATASET_LAYOUTS = (
     "a data set is a folder in COCO's layout (annotations/instances_train2017.json with its "
     "images in train2017/ or images/, likewise val2017; other years and names by the same "
-    "pattern), Roboflow's COCO (train/_annotations.coco.json, valid/), YOLO's (data.yaml, images/, "
-    "labels/) or Pascal VOC's (JPEGImages/, Annotations/ and ImageSets/Main/train.txt and val.txt; "
-    "or train/ and val/ with images and XML files side by side)"
+    "pattern), one COCO file (result.json, of any name) beside the images or images/, Roboflow's "
+    "COCO (train/_annotations.coco.json, valid/), YOLO's (data.yaml, images/, labels/) or Pascal "
+    "VOC's (JPEGImages/, Annotations/ and ImageSets/Main/train.txt and val.txt; or train/ and val/ "
+    "with images and XML files side by side)"
 )
 
 

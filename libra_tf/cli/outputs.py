@@ -54,6 +54,28 @@ def make_folder(flag: str, folder: str) -> None:
         raise UsageError(f"{flag}={folder} cannot be written; name another folder")
 
 
+def require_writable(flag: str, folder: str) -> None:
+    """Checks that a local folder can be written, or created; creates nothing.
+
+    Args:
+      flag: the flag that names the folder, such as `--model_dir`.
+      folder: its path. A remote one is not looked up.
+
+    Raises:
+      UsageError: if it, or the nearest folder above it that exists, is no folder or is read-only.
+    """
+    if atomic.is_remote(folder):
+        return
+    path = pathlib.Path(folder).absolute()
+    nearest = next(there for there in (path, *path.parents) if os.path.exists(there))
+    if not nearest.is_dir():
+        raise UsageError(f"{flag}={folder}: {nearest} is not a folder; name another one")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{flag}={folder}: {nearest} cannot be written; get permission, or name another folder"
+        )
+
+
 def require_new_folder(flag: str, folder: str) -> None:
     """Checks that a local folder can be created, and creates its parents.
 

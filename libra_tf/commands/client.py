@@ -119,7 +119,9 @@ def _write(results: Iterable["Result"], total: int) -> int:
 
     progress = Progress(rich.console.Console(stderr=True))
     start, done, detections, failures, lost = time.monotonic(), 0, 0, [], None
-    with _open_output() as output:
+    path = "standard output" if _OUTPUT.value == "-" else _OUTPUT.value
+    # Closing the file writes what is left, so it can fail as well.
+    with outputs.writing(path), _open_output() as output:
         progress.start("detecting", total, unit="image")
         progress.advance(0, images=1)
         try:

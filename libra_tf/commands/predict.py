@@ -33,7 +33,8 @@ _CHECKPOINT = run_flags.define_checkpoint()
 _ANNOTATIONS = flags.DEFINE_string(
     "annotations",
     None,
-    "COCO annotation file, or the folder of a data set, as for training, for its validation split. "
+    "COCO annotation file, or the folder of a data set, as for training, for its validation split; "
+    "of a folder with one split only, what a run that trained on it had set aside, else all of it. "
     "Only the images it lists are used, with their ids, and the average precision is measured. "
     "Default: all images are used and numbered from 1.",
 )

@@ -3,7 +3,8 @@
 Layout of a cache folder:
 
     entries/<key>/       a converted data set; `key` is a hash of everything it was made from
-    seen/<hash of path>  the key of a source folder, valid while its files match the recorded stats
+    seen/<hash of path and version>
+                         the key of a source folder, valid while its files match the recorded stats
 """
 
 import contextlib
@@ -49,8 +50,8 @@ class DatasetCache:
 
         Args:
           cache_dir: the cache's folder; `None` means `default_cache_dir()`.
-          version: version of the code that reads the sources, and of its settings; what another
-            version recorded about them is not trusted.
+          version: version of the code that reads the sources, and of its settings; each version
+            has its own records of the sources.
 
         Raises:
           DatasetError: if the folder cannot be made, or its path would be read as a pattern.
@@ -117,10 +118,9 @@ class DatasetCache:
         try:
             note = json.loads(self._note_path(source).read_bytes())
             unchanged = stats_of(source, note["stats"]) == note["stats"]
-            is_trusted = note["version"] == self._version
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return self.find(note["key"]) if unchanged and is_trusted else None
+        return self.find(note["key"]) if unchanged else None
 
     def remember(self, source: pathlib.Path, key: str, stats: Stats) -> None:
         """Records which entry a source folder belongs to as long as its files do not change.
@@ -136,7 +136,7 @@ class DatasetCache:
         youngest = max(max(modified, changed) for _, modified, changed in stats.values())
         if youngest > time.time_ns() - _SETTLING_NS:
             return
-        note = {"source": str(source), "key": key, "stats": stats, "version": self._version}
+        note = {"source": str(source), "key": key, "stats": stats}
         with contextlib.suppress(OSError):
             # A half-written note is not valid JSON, so `recall` ignores it.
             self._note_path(source).write_text(json.dumps(note))
@@ -165,7 +165,10 @@ class DatasetCache:
         return size_of(self._entries)
 
     def _note_path(self, source: pathlib.Path) -> pathlib.Path:
-        return self._seen / hashlib.sha256(os.fsencode(source.resolve())).hexdigest()
+        # One for each version, since a folder has several entries at once, such as for training on
+        # nine tenths of it and for evaluating on all of it.
+        noted = os.fsencode(source.resolve()) + f"\0{self._version}".encode()
+        return self._seen / hashlib.sha256(noted).hexdigest()
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:

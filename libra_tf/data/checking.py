@@ -69,7 +69,7 @@ def check(source: Source, report: Callable[[str], None]) -> CheckedFolder:
     """
     problems = FindingLog()
     # Taken before the content is read, so that a change in between is noticed later.
-    stats = cache.stats_of(source.folder, source.annotation_files())
+    stats = cache.stats_of(source.folder, source.depends_on())
     files = source.read(problems)
     if len(files) == len(SPLITS):
         _check_categories_agree(files["train"], files["val"], problems)

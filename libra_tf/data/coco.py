@@ -47,7 +47,7 @@ class COCOFolder:
         named = (f"{split}: {self._relative(part)}" for split, part in parts.items())
         self.description = f"{kind} ({', '.join(named)})"
 
-    def annotation_files(self) -> list[str]:
+    def depends_on(self) -> list[str]:
         """Returns the annotation files, and the folders where another split could appear."""
         paths = [part.annotation_path for part in self._parts.values()]
         beside = {path.parent for path in paths}

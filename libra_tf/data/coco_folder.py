@@ -95,6 +95,7 @@ def prepare_coco_folder(
     report: Callable[[str], None] = print,
     needs_masks: str = "",
     val_share: float | None = None,
+    share_of_run: bool = False,
 ) -> DetectionDataset:
     """Checks a folder and converts it to TFRecords unless they exist already.
 
@@ -110,6 +111,8 @@ def prepare_coco_folder(
         nothing needs them.
       val_share: the part of the images to set aside for validation if the folder has only one
         split; `None` means a tenth. 1 is for evaluation only: all of them.
+      share_of_run: whether the share is what a run has set aside, and not what the user asks for.
+        If the folder has got a validation split since then, that is used, and a line says so.
 
     Returns:
       The converted data set.
@@ -122,6 +125,12 @@ def prepare_coco_folder(
     folder = pathlib.Path(folder)
     source = layouts.recognise(folder)
     report(f"{folder} is taken for {source.description}")
+    if share_of_run and val_share not in (None, 1) and len(source.splits) == len(SPLITS):
+        report(
+            f"{folder} has got a validation split since {val_share:g} of its images were set aside "
+            "for validation; it is used now"
+        )
+        val_share = None
     share = _share_to_set_aside(source, val_share)
     store = cache.DatasetCache(cache_dir, _note_version(share))
     entry = store.recall(source.folder)

@@ -4,12 +4,12 @@
 """
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from libra_tf.cli.inputs import DATASET_LAYOUTS
 from libra_tf.data import coco, voc, yolo
 from libra_tf.data.problems import DatasetError
-from libra_tf.data.source import Source
+from libra_tf.data.source import SPLITS, Source
 
 _MAX_LISTED = 20
 # Archives are often unpacked into a folder of their own, and VOC's into VOCdevkit/VOC2007/.
@@ -52,18 +52,38 @@ def _found_in(folder: pathlib.Path) -> Source | None:
     """Returns the folder in its layout, `None` if it has none."""
     # Whoever writes COCO's files beside others, as some tools do, wants them to be read. On a file
     # system that ignores case, COCO's annotations/ is VOC's Annotations/, too.
-    if found := coco.find_annotations(folder) or voc.find(folder):
+    if found := coco.find_annotations(folder):
+        if len(found.splits) < len(SPLITS):
+            _refuse_several(folder, [found, *_readable_yolo(folder)])
         return found
-    exported = [coco.find_roboflow(folder), yolo.find(folder)]
-    if all(exported):
-        descriptions = "; ".join(source.description for source in exported)
+    if found := voc.find(folder):
+        return found
+    exported = [source for source in (coco.find_roboflow(folder), yolo.find(folder)) if source]
+    _refuse_several(folder, exported)
+    if exported:
+        return exported[0]
+    # Beside labels/, a JSON file is a tool's notes.
+    return None if (folder / "labels").is_dir() else coco.find_single_file(folder)
+
+
+def _readable_yolo(folder: pathlib.Path) -> list[Source]:
+    """Returns the folder in YOLO's layout, if that is complete.
+
+    Of COCO in that layout, the validation split alone often has its annotation file beside it.
+    """
+    try:
+        found = yolo.find(folder)
+    except DatasetError:
+        return []
+    return [found] if found else []
+
+
+def _refuse_several(folder: pathlib.Path, sources: Sequence[Source]) -> None:
+    if len(sources) > 1:
+        descriptions = "; ".join(source.description for source in sources)
         raise DatasetError(
             f"data set {folder} has several layouts at once: {descriptions}. Keep one of them"
         )
-    if found := exported[0] or exported[1]:
-        return found
-    # Beside labels/, a JSON file is a tool's notes.
-    return None if (folder / "labels").is_dir() else coco.find_single_file(folder)
 
 
 def _below(folder: pathlib.Path, depth: int) -> Iterator[pathlib.Path]:

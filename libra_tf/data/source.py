@@ -1,6 +1,7 @@
 """What every layout of a data set gives: its splits, its annotations, and where its images are."""
 
 import pathlib
+import string
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -24,7 +25,7 @@ class Source(Protocol):
     description: str
     splits: tuple[str, ...]
 
-    def annotation_files(self) -> list[str]:
+    def depends_on(self) -> list[str]:
         """Returns all files and folders that the annotations depend on, relative to the folder."""
 
     def read(self, problems: FindingLog) -> dict[str, AnnotationFile]:
@@ -84,8 +85,9 @@ def choose_splits(names: Iterable[str]) -> dict[str, str]:
 
 def _only(names: list[str], *words: str) -> str | None:
     """Returns the only name that is one of some words or, failing that, begins with one."""
-    exact = [name for name in names if name in words]
-    found = exact[-1:] or [name for name in names if name.startswith(words)]
+    # With a year, as in "train2017", it is the same name.
+    exact = [name for name in names if name.rstrip(string.digits) in words]
+    found = exact or [name for name in names if name.startswith(words)]
     if len(found) > 1:
         raise ValueError(f"several could be meant by {words[0]}: {', '.join(found)}")
     return found[0] if found else None

@@ -1,14 +1,12 @@
 """Writing a checked split as the TFRecords that Model Garden's `TfExampleDecoder` reads."""
 
-import collections
-import concurrent.futures
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from libra_tf.data import images, segmentations
+from libra_tf.data import ahead, images, segmentations
 from libra_tf.data.annotations import Annotation, ImageEntry
 from libra_tf.data.checking import CheckedImage
 from libra_tf.data.problems import DatasetError
@@ -55,10 +53,16 @@ def write_split(
     import tensorflow as tf
     from official.vision.data import tfrecord_lib
 
+    num_threads = os.cpu_count() or 1
     try:
         tfrecord_lib.write_tf_record_dataset(
             prefix,
-            _in_threads(lambda example: _to_example(*example, class_names, with_masks), examples),
+            ahead.in_threads(
+                lambda example: _to_example(*example, class_names, with_masks),
+                examples,
+                num_threads,
+                num_threads * _AHEAD_PER_THREAD,
+            ),
             # Its own parallel processes would be forks of one that runs TensorFlow.
             lambda example: (example, 0),
             shards,
@@ -67,19 +71,6 @@ def write_split(
         )
     except tf.errors.OpError as error:
         raise OSError(errno.EIO, error.message) from error
-
-
-def _in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """Yields the results for all items in their order, computed only a little ahead."""
-    num_threads = os.cpu_count() or 1
-    pending: collections.deque[concurrent.futures.Future] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > num_threads * _AHEAD_PER_THREAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def _to_example(

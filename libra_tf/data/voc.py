@@ -77,9 +77,9 @@ class VOCFolder:
         parts = (f"{split}: {layout.name_of(split)}" for split in self.splits)
         self.description = f"Pascal VOC ({', '.join(parts)})"
 
-    def annotation_files(self) -> list[str]:
+    def depends_on(self) -> list[str]:
         """Returns all files and folders that the annotations depend on, relative to the folder."""
-        return self._layout.annotation_files()
+        return self._layout.depends_on()
 
     def image_root(self, split: str, file: AnnotationFile) -> pathlib.Path:
         """Returns the folder that image names are relative to; see `source.Source`."""
@@ -263,13 +263,14 @@ class _Lists:
         """Returns the list or folder of a split, relative to the data set's folder."""
         return f"{_LISTS}/{self._lists[split]}.txt" if self._lists else self._xml_folder
 
-    def annotation_files(self) -> list[str]:
+    def depends_on(self) -> list[str]:
         """Returns what the annotations depend on, relative to the data set's folder."""
         xml_files = _below(self._folder, self._xml_folder, _XML_FILES)
         # A folder changes when a list or an XML file is added to it.
-        folders = [name for name in (_LISTS, self._xml_folder) if (self._folder / name).is_dir()]
+        folders = [*(self._folder / self._xml_folder).glob("**"), self._folder / _LISTS]
+        there = [path.relative_to(self._folder) for path in folders if path.is_dir()]
         lists = [self.name_of(split) for split in self._lists]
-        return [*lists, *folders, *map(str, xml_files)]
+        return [*lists, *map(str, there), *map(str, xml_files)]
 
     def list_path(self, split: str) -> pathlib.Path:
         """Returns the file or folder that determines the images of a split."""
@@ -336,24 +337,27 @@ class _SideBySide:
           subfolders: those with XML files; without any, the folder itself is one split.
 
         Raises:
-          DatasetError: if it is not clear which one is for training.
+          DatasetError: if it is not clear which one is for training, or for validation.
         """
         self._folder = folder
         self.image_root = folder
-        # If there are both valid/ and val/, val/ is read.
-        names = [name for name in subfolders if name != "valid" or "val" not in subfolders]
-        self._subfolders = source.choose_splits(names) if names else {source.TRAIN: "."}
-        if not self._subfolders:
+        try:
+            chosen = source.choose_splits(subfolders)
+        except ValueError as error:
+            raise DatasetError(f"data set {folder}: {error}. Keep one of these folders") from error
+        if subfolders and not chosen:
             raise DatasetError(
-                f"data set {folder} has images and XML files side by side in {', '.join(names)}, "
-                "but not in train/: name the folder of the training images train"
+                f"data set {folder} has images and XML files side by side in "
+                f"{', '.join(subfolders)}, but not in train/: name the folder of the training "
+                "images train"
             )
+        self._subfolders = chosen or {source.TRAIN: "."}
         self.splits = tuple(self._subfolders)
 
     def name_of(self, split: str) -> str:
         return f"{self._subfolders[split]}/"
 
-    def annotation_files(self) -> list[str]:
+    def depends_on(self) -> list[str]:
         splits = self._subfolders.values()
         below = [path for split in splits for path in _below(self._folder, split, "*")]
         # A folder changes when a file is added to it.

@@ -67,14 +67,16 @@ class YOLOFolder:
         named = (f"{split}: {config[key]}" for split, key in chosen.items())
         self.description = f"YOLO ({yaml_path.name}, {', '.join(named)})"
 
-    def annotation_files(self) -> list[str]:
-        """Returns `data.yaml`, all lists and label files, and the folders that hold them."""
+    def depends_on(self) -> list[str]:
+        """Returns `data.yaml`, all lists and label files, and the folders where more may appear."""
         paths = {self._yaml_path}
         for listed in self._listed.values():
-            paths.update(listed.places)
-            for labelled in listed.images:
-                paths.update({labelled.image_path.parent, labelled.label_path.parent})
-                paths.add(labelled.label_path)
+            for place in listed.places:
+                # A list has no folders below it.
+                paths.update([place, *place.glob("**")])
+            paths.update(labelled.label_path for labelled in listed.images)
+            label_folders = {labelled.label_path.parent for labelled in listed.images}
+            paths.update(map(_nearest_folder, label_folders))
         return [source.name_in(self.folder, path) for path in sorted(paths) if path.exists()]
 
     def read(self, problems: FindingLog) -> dict[str, AnnotationFile]:
@@ -309,6 +311,11 @@ def _label_path(image_path: pathlib.Path) -> pathlib.Path:
         last = len(parts) - 2 - parts[-2::-1].index("images")
         parts[last] = "labels"
     return pathlib.Path(*parts).with_suffix(".txt")
+
+
+def _nearest_folder(folder: pathlib.Path) -> pathlib.Path:
+    """Returns a folder or, if it is missing, the one that changes when it appears."""
+    return next(path for path in [folder, *folder.parents] if path.is_dir())
 
 
 def _upright_size(path: pathlib.Path, place: str, problems: FindingLog) -> tuple[int, int] | None:

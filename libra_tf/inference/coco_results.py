@@ -3,14 +3,13 @@
 https://cocodataset.org/#format-results
 """
 
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from official.vision.ops import box_ops
 
-from libra_tf.data import annotations, layouts, problems
-from libra_tf.evaluation import average_precision, lvis_ap, matching, subject
+from libra_tf.data import annotations
+from libra_tf.evaluation import average_precision, matching, subject
 from libra_tf.inference import pasting
 from libra_tf.inference.answers import Answer
 
@@ -69,42 +68,6 @@ def renumber(
         for result in results
         if result["category_id"] in category_ids
     ]
-
-
-def read_annotations(path: str) -> annotations.AnnotationFile:
-    """Reads the images and ground truth of a COCO annotation file, or of a data set's folder.
-
-    Args:
-      path: the file; or a folder in any layout that training takes, for its validation split, or
-        for the only one that it has.
-
-    Raises:
-      DatasetError: if the file or folder cannot be read or contains mistakes.
-    """
-    found = problems.FindingLog()
-    if pathlib.Path(path).is_dir():
-        source = layouts.recognise(pathlib.Path(path))
-        annotation_file = source.read(found).get(source.splits[-1])
-    else:
-        annotation_file = annotations.read_annotation_file(pathlib.Path(path), found)
-    found.raise_if_any(path)
-    return annotation_file
-
-
-def count_training_images(path: str) -> dict[int, int] | None:
-    """Counts in how many training images each class is; see `lvis_ap.images_per_class`.
-
-    Args:
-      path: as for `read_annotations`, which has found no mistakes in it.
-
-    Returns:
-      The numbers; None for a file, which has no training images beside it.
-    """
-    if not pathlib.Path(path).is_dir():
-        return None
-    source = layouts.recognise(pathlib.Path(path))
-    training = source.read(problems.FindingLog())[source.splits[0]]
-    return lvis_ap.images_per_class(training.annotations)
 
 
 def evaluate(

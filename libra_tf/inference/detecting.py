@@ -1,6 +1,5 @@
 """Asks a detector about image files, several requests at once, and yields the results."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -13,12 +12,15 @@ from typing import Protocol
 import numpy as np
 
 from libra_tf.cli.image_files import ImageFile
+from libra_tf.data import ahead
 from libra_tf.data import images as data_images
 from libra_tf.inference import answers
 from libra_tf.inference.errors import RefusedError, RequestError
 
 # It is unlikely that other clients' bad images fail the same request more often than this.
 _MOST_TRIES_ALONE = 5
+# Enough to keep every thread busy; with masks, an answer is megabytes.
+_AHEAD_PER_THREAD = 2
 
 
 class Detector(Protocol):
@@ -102,9 +104,8 @@ def detect(
     batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
     asker = _Asker(detector, is_normalized, concurrency)
     work = functools.partial(_detect_batch, asker, draw_threshold, turn_upright)
-    with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
-        for results in pool.map(work, batches):
-            yield from results
+    for results in ahead.in_threads(work, batches, concurrency, concurrency * _AHEAD_PER_THREAD):
+        yield from results
 
 
 def _detect_batch(

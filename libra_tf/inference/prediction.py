@@ -21,8 +21,18 @@ from libra_tf.data.annotations import AnnotationFile
 from libra_tf.evaluation import lvis_ap, metrics, records, subject
 from libra_tf.evaluation import report as evaluation_report
 from libra_tf.evaluation.report import ReadImages
-from libra_tf.inference import coco_results, detecting, local, tflite_detector, tiling, video
+from libra_tf.inference import (
+    coco_results,
+    detecting,
+    ground_truth,
+    local,
+    tflite_detector,
+    tiling,
+    video,
+)
 from libra_tf.inference.answers import Answer
+from libra_tf.inference.ground_truth import GroundTruth
+from libra_tf.runs.folder import PARAMS
 from libra_tf.serving import images as serving_images
 
 RESULTS = records.RESULTS
@@ -64,11 +74,10 @@ def predict(
       images: the files.
       output_dir: folder for the results; created if it does not exist.
       checkpoint: a checkpoint of the run; None for the newest.
-      annotations: COCO annotation file, or a data set's folder for its validation split; see
-        `coco_results.read_annotations`. Only the images that it lists are used, with its ids, and
-        the average precision is measured. Classes are the same if their names are, and the
-        detections get the ids that the annotations give them. None to use all images and number
-        them from 1.
+      annotations: COCO annotation file, or a data set's folder for its validation images; see
+        `ground_truth.read`. Only the images that it lists are used, with its ids, and the average
+        precision is measured. Classes are the same if their names are, and the detections get the
+        ids that the annotations give them. None to use all images and number them from 1.
       draw: whether to draw the detections.
       draw_threshold: detections with a lower score are neither drawn nor counted in the summary.
       batch_size: images in one batch.
@@ -89,10 +98,11 @@ def predict(
 
     Raises:
       UsageError: if the model cannot be loaded or does not take `max_pixels`, the folder cannot be
-        written, the annotations list none of the images, or `compare` was evaluated on others.
+        written or is that of a run, the annotations list none of the images, or `compare` was
+        evaluated on others.
       DatasetError: if the annotations contain mistakes.
     """
-    asked = _prepare(images, output_dir, annotations, compare, draw, report)
+    asked = _prepare(model, images, output_dir, annotations, compare, draw, report)
     detector = _open_detector(model, checkpoint, max_pixels, asked_precision, tiles)
     renumbered = _renumbering(detector, asked.truth) if asked.truth else {}
     # Only now, so that a model that cannot be loaded leaves no folder behind.
@@ -127,7 +137,8 @@ def predict_video(
     """Detects objects in a video, and writes a video with the detections drawn.
 
     `output_dir/NAME.mp4` is the video, and `output_dir/detections.json` holds all detections, as in
-    `predict`; `image_id` is the number of the frame, from 1.
+    `predict`; `image_id` is the number of the frame, from 1. If detection is interrupted or fails,
+    both hold the frames until then.
 
     Args:
       model: see `predict`.
@@ -143,16 +154,17 @@ def predict_video(
       report: see `predict`.
 
     Raises:
-      UsageError: if the model or the video cannot be read, PyAV is not installed, or the folder
-        cannot be written.
+      UsageError: if the model or the video cannot be read, PyAV is not installed, the folder
+        cannot be written or is that of a run, or another video would be replaced.
     """
     video.import_av()
-    outputs.require_local("--output_dir", output_dir)
+    _check_folder(output_dir)
     is_file = isinstance(source, pathlib.Path)
     name = source.stem if is_file else "video"
     target = pathlib.Path(output_dir, f"{name}.mp4")
     if is_file and target.exists() and os.path.samefile(source, target):
         raise UsageError(f"--output_dir={output_dir} would replace {source}; name another folder")
+    video.check_may_replace(target)
     images = [] if is_file else [image.path for image in source]
     opened = (
         video.opened(source)
@@ -205,6 +217,7 @@ class _Found:
 
 
 def _prepare(
+    model: str,
     images: Sequence[ImageFile],
     output_dir: str,
     annotations: str | None,
@@ -213,13 +226,12 @@ def _prepare(
     report: Callable[[str], None],
 ) -> _Asked:
     """Reads and checks all that needs no detector; writes nothing."""
-    outputs.require_local("--output_dir", output_dir)
-    truth = coco_results.read_annotations(annotations) if annotations else None
+    _check_folder(output_dir)
+    truth, image_ids = None, {image: number for number, image in enumerate(images, start=1)}
     compared = records.read(compare) if compare else None
-    if truth:
-        image_ids = _listed_in(truth, images, report)
-    else:
-        image_ids = {image: number for number, image in enumerate(images, start=1)}
+    if annotations:
+        found = ground_truth.read(annotations, model, report)
+        truth, image_ids = found.file, _listed_in(found, images, report)
     if compared:
         records.check_same_truth(compared, truth, image_ids.values())
     pictures = (
@@ -228,6 +240,15 @@ def _prepare(
         else None
     )
     return _Asked(image_ids, pictures, annotations, truth, compared)
+
+
+def _check_folder(output_dir: str) -> None:
+    outputs.require_local("--output_dir", output_dir)
+    if os.path.exists(os.path.join(output_dir, PARAMS)):
+        raise UsageError(
+            f"--output_dir={output_dir} is the folder of a run, whose evaluation would be "
+            "replaced; name another folder"
+        )
 
 
 def _open_detector(
@@ -239,7 +260,7 @@ def _open_detector(
 ) -> _Detector:
     if tiles is None:
         return local.open_detector(model, checkpoint, max_pixels, asked_precision)
-    # A tile is never too large for a detector; the limit is that of the whole image.
+    # The limit is that of the whole image; a tile has the detector's own.
     detector = local.open_detector(model, checkpoint, None, asked_precision)
     return tiling.TiledDetector(detector, tiles, max_pixels or serving_images.MAX_PIXELS)
 
@@ -252,7 +273,7 @@ def _write_video(
     draw_threshold: float,
     batch_size: int,
 ) -> "_Summary":
-    """Detects and draws, frame by frame, and shows the progress."""
+    """Detects and draws, frame by frame; writes what was found, even if it is interrupted."""
     summary, detections = _Summary(draw_threshold), []
     progress = Progress(rich.console.Console())
     progress.start("detecting", read.length, unit="frame")
@@ -266,7 +287,7 @@ def _write_video(
                 progress.advance(number, images=1)
     finally:
         progress.stop()
-    _write_results(str(target.parent), detections)
+        _write_results(str(target.parent), detections)
     return summary
 
 
@@ -278,25 +299,31 @@ def _write_results(output_dir: str, detections: list[dict[str, Any]]) -> None:
 
 
 def _listed_in(
-    truth: AnnotationFile, images: Sequence[ImageFile], report: Callable[[str], None]
+    truth: GroundTruth, images: Sequence[ImageFile], report: Callable[[str], None]
 ) -> dict[ImageFile, int]:
     """Returns the images that the annotations list, with their ids."""
-    listed = {image["file_name"]: image["id"] for image in truth.images}
-    found = {
-        image: listed[image.name.as_posix()] for image in images if image.name.as_posix() in listed
-    }
+    path, root = truth.file.path, truth.image_root
+    listed = {_place(image["file_name"], root): image["id"] for image in truth.file.images}
+    # Where their folder is known, a file of the same name elsewhere is another image.
+    places = {image: _place(image.path if root else image.name, root) for image in images}
+    found = {image: listed[place] for image, place in places.items() if place in listed}
     if len(set(found.values())) < len(found):
         raise UsageError(
             "several images have the same name in different folders; name only one folder"
         )
     if not found:
+        there = root or "the folder that its file names are relative to"
         raise UsageError(
-            f"--annotations={truth.path} lists none of the images, such as {images[0].name}; name "
-            "the folder that its file names are relative to"
+            f"--annotations={path} lists none of the images, such as {images[0].name}; name {there}"
         )
     if len(found) < len(images):
-        report(f"{len(images) - len(found)} images are not listed in {truth.path} and are skipped")
+        report(f"{len(images) - len(found)} images are not listed in {path} and are skipped")
     return found
+
+
+def _place(name: str | pathlib.PurePath, root: pathlib.Path | None) -> str:
+    """Returns what tells an image from others: its path or, without a folder, its name."""
+    return os.path.realpath(root / name) if root else pathlib.PurePath(name).as_posix()
 
 
 def _renumbering(detector: _Detector, truth: AnnotationFile) -> dict[int, int]:
@@ -461,7 +488,7 @@ def _evaluate(
         more = metrics.measure(
             made,
             more_metrics,
-            coco_results.count_training_images(evaluation.annotations),
+            ground_truth.count_training_images(evaluation.annotations),
             frequency_limits,
         )
         yield from metrics.lines(more)

@@ -27,7 +27,7 @@ from libra_tf.inference.tflite_detector import TFLiteDetector
 from libra_tf.serving.images import MAX_PIXELS
 
 SMALLEST_TILE = 64
-# No detector refuses images of this size.
+# The detector of a run refuses no images of this size; an export may have a lower limit.
 LARGEST_TILE = 4096
 # Neighbours share this part of a tile: an object that is smaller is whole in at least one.
 OVERLAP = 0.25
@@ -71,6 +71,9 @@ class TiledDetector:
         self._detector = detector
         self._tile = tile
         self._max_pixels = max_pixels
+        # Pillow's own limit holds for the whole process; set before several threads read images.
+        if Image.MAX_IMAGE_PIXELS is not None:
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
 
     def predict(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Returns the outputs for image files, as the detector itself does.
@@ -91,7 +94,11 @@ class TiledDetector:
         return answers.to_outputs(found)
 
     def _detect(self, encoded: bytes) -> Answer:
-        size = _size(encoded)
+        try:
+            size = _size(encoded)
+        except Image.DecompressionBombError as error:
+            reason = f"has more pixels than --max_pixels={self._max_pixels}"
+            raise RefusedError({0: reason}) from error
         if size is None or max(size) <= self._tile:
             # A file that is no image gets the detector's own refusal.
             return self._ask([encoded])[0]
@@ -147,10 +154,16 @@ def _area(offset: tuple[int, int], tile: int, size: tuple[int, int]) -> tuple[in
 
 
 def _size(encoded: bytes) -> tuple[int, int] | None:
-    """Returns width and height of an image file, None if it is none."""
+    """Returns width and height of an image file, None if it is none.
+
+    Raises:
+      DecompressionBombError: if it has more pixels than Pillow reads.
+    """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return image.size
+    except Image.DecompressionBombError:
+        raise
     # Pillow's readers raise all sorts of errors for damaged files.
     except Exception:
         return None

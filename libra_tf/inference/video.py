@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import av
 
 _CODEC = "libx264"
+# In the metadata of a video, to tell it from others.
+_MADE_BY = "libra-tf predict"
 
 
 class Video:
@@ -129,51 +131,114 @@ def detect(
 
 @contextlib.contextmanager
 def writer(path: pathlib.Path, frames_per_second: fractions.Fraction) -> Iterator["Writer"]:
-    """Writes a video (H.264) that appears under its name only when the block ends well.
+    """Writes a video (H.264) that appears under its name when the block ends.
+
+    If the block fails or is interrupted, the video has the frames until then; without any frame,
+    there is none.
 
     Args:
       path: the file, MP4.
       frames_per_second: how fast the frames are shown.
 
     Raises:
-      UsageError: if PyAV is not installed.
+      UsageError: if PyAV is not installed or lacks the codec, or the file cannot be written.
     """
     av = import_av()
+    failure = None
     with (
+        _explaining(path),
         atomic.unfinished_file(str(path)) as unfinished,
         av.open(unfinished, "w", format="mp4") as container,
     ):
-        video = Writer(container, frames_per_second)
-        yield video
+        container.metadata["comment"] = _MADE_BY
+        video = Writer(path, container, frames_per_second)
+        try:
+            yield video
+        except BaseException as error:
+            if not video.is_begun:
+                raise
+            failure = error
         video.finish()
+    if failure:
+        raise failure
+
+
+def check_may_replace(path: pathlib.Path) -> None:
+    """Refuses to replace a file unless `writer` has made it.
+
+    Args:
+      path: where a video is to be written.
+
+    Raises:
+      UsageError: if there is another file; the message names it.
+    """
+    av = import_av()
+    if not path.exists():
+        return
+    try:
+        with av.open(str(path)) as container:
+            is_own = container.metadata.get("comment") == _MADE_BY
+    except (av.FFmpegError, OSError):
+        is_own = False
+    if not is_own:
+        raise UsageError(
+            f"the video would replace {path}, which is not a result of this command; move it, or "
+            "name another folder with --output_dir"
+        )
+
+
+@contextlib.contextmanager
+def _explaining(path: pathlib.Path) -> Iterator[None]:
+    """Turns what keeps a video from being written into one clear error."""
+    av = import_av()
+    try:
+        yield
+    except (OSError, av.FFmpegError, av.codec.codec.UnknownCodecError) as error:
+        raise UsageError(
+            f"{path} cannot be written as a video ({first_line(error)}); it needs room on the "
+            f"disk, and PyAV with the codec {_CODEC}: pip install av"
+        ) from error
 
 
 class Writer:
-    """Adds frames to a video; see `writer`."""
+    """Adds frames to a video; see `writer`.
+
+    Attributes:
+      is_begun: whether there is a frame.
+    """
 
     def __init__(
-        self, container: "av.container.OutputContainer", frames_per_second: fractions.Fraction
+        self,
+        path: pathlib.Path,
+        container: "av.container.OutputContainer",
+        frames_per_second: fractions.Fraction,
     ) -> None:
+        self._path = path
         self._container = container
         self._stream = container.add_stream(_CODEC, rate=frames_per_second)
         self._stream.pix_fmt = "yuv420p"
-        self._is_begun = False
+        self.is_begun = False
 
     def add(self, picture: Image.Image) -> None:
-        """Adds a frame; the first one sets the size of all."""
+        """Adds a frame; the first one sets the size of all.
+
+        Raises:
+          UsageError: if it cannot be written.
+        """
         av = import_av()
-        if not self._is_begun:
+        if not self.is_begun:
             # H.264 halves the resolution of colours, so it needs even sizes.
             self._stream.width = picture.width + picture.width % 2
             self._stream.height = picture.height + picture.height % 2
-            self._is_begun = True
+            self.is_begun = True
         size = (self._stream.width, self._stream.height)
         frame = av.VideoFrame.from_image(picture if picture.size == size else picture.resize(size))
-        self._container.mux(self._stream.encode(frame))
+        with _explaining(self._path):
+            self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
         """Writes what the codec has kept."""
-        if self._is_begun:
+        if self.is_begun:
             self._container.mux(self._stream.encode())
 
 

@@ -93,7 +93,7 @@ def write(
 def _training_objects(
     folder: RunFolder, dataset: DetectionDataset | None
 ) -> Mapping[int, int] | None:
-    if dataset is None or not input_data.is_own(folder, dataset.folder):
+    if dataset is None or not folder.is_own(dataset.folder):
         return None
     return dataset.train.num_objects
 

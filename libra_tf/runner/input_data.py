@@ -83,7 +83,7 @@ def prepare_of_run(
     """
     images, val_share = flag_values.dataset, flag_values.val_share
     if images is not None and val_share is None:
-        val_share = evaluated_share(folder, images)
+        val_share = folder.evaluated_share(images)
     if images is None:
         images, val_share = folder.read_dataset(), folder.read_val_share()
         if not images or not os.path.isdir(images) or _VALIDATION_IMAGES in named:
@@ -94,36 +94,7 @@ def prepare_of_run(
         report=lambda message: report(f"data: {message}"),
         needs_masks=_why_masks(folder.read_experiment()) if with_masks else "",
         val_share=val_share,
-    )
-
-
-def evaluated_share(folder: RunFolder, dataset: str) -> float | None:
-    """Returns which part of a folder with one split only a run is evaluated on.
-
-    Args:
-      folder: of the run.
-      dataset: the folder of images.
-
-    Returns:
-      What was set aside when the run trained on the folder, as `prepare_coco_folder` takes it; 1
-      for any other folder: all images.
-    """
-    return folder.read_val_share() if is_own(folder, dataset) else 1
-
-
-def is_own(folder: RunFolder, dataset: str) -> bool:
-    """Returns whether a run was trained on a folder of images.
-
-    Args:
-      folder: of the run.
-      dataset: the folder of images.
-    """
-    trained_on = folder.read_dataset()
-    return bool(
-        trained_on
-        and os.path.isdir(trained_on)
-        and os.path.isdir(dataset)
-        and os.path.samefile(trained_on, dataset)
+        share_of_run=flag_values.dataset is None or flag_values.val_share is None,
     )
 
 

@@ -12,7 +12,7 @@ from absl import flags
 from official.core import config_definitions as cfg
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
-from libra_tf.cli import quiet, shell
+from libra_tf.cli import outputs, quiet, shell
 from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.cli.progress import Progress
 from libra_tf.compat import keras
@@ -142,6 +142,7 @@ def _prepare(
 ) -> _Run:
     """Checks what can be checked, the cheapest first, and converts the data in between."""
     mode = flag_values.mode
+    outputs.require_writable("--model_dir", folder.path)
     # Report wrong keys, folders and checkpoints before reading any data.
     is_of_run = runner_flags.may_evaluate_run(flag_values) and folder.is_known()
     if is_of_run:

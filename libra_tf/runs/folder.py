@@ -88,9 +88,8 @@ class RunFolder:
         if name == BEST and not tf.io.gfile.isdir(path):
             raise UsageError(
                 f"--checkpoint={BEST}: {self} has no folder {BEST}; leave out the flag for "
-                "the newest checkpoint. A training keeps its best one with --params_override="
-                f"trainer.best_checkpoint_export_subdir={BEST},"
-                "trainer.best_checkpoint_eval_metric=AP"
+                "the newest checkpoint. Only a training that evaluates keeps its best one: "
+                "--mode=train_and_eval"
             )
         try:
             return checkpoint_files.find(path)
@@ -202,8 +201,16 @@ class RunFolder:
         )
 
     def is_known(self) -> bool:
-        """Returns whether the folder says what was trained: experiment and config."""
-        return all(tf.io.gfile.exists(self.file(name)) for name in (PARAMS, EXPERIMENT))
+        """Returns whether the folder says what was trained: experiment and config.
+
+        Raises:
+          UsageError: if the folder was written by an earlier version and `results.json` is damaged.
+        """
+        if not tf.io.gfile.exists(self.file(PARAMS)):
+            return False
+        # As in `read_experiment`.
+        is_named = tf.io.gfile.exists(self.file(EXPERIMENT))
+        return is_named or "experiment" in (self.read_results() or {})
 
     def read_dataset(self) -> str | None:
         """Returns what the run was trained on: a folder of images, or a pattern of files.
@@ -230,6 +237,32 @@ class RunFolder:
         with self.explaining(DATASET):
             share = self._read(DATASET).partition("\n")[2].strip()
             return float(share.removeprefix(_VAL_SHARE)) if share else None
+
+    def evaluated_share(self, dataset: str) -> float | None:
+        """Returns which part of a folder with one split only the run is evaluated on.
+
+        Args:
+          dataset: the folder of images.
+
+        Returns:
+          What was set aside when the run trained on the folder, as `prepare_coco_folder` takes it;
+          1 for any other folder: all images.
+        """
+        return self.read_val_share() if self.is_own(dataset) else 1
+
+    def is_own(self, dataset: str) -> bool:
+        """Returns whether the run was trained on a folder of images.
+
+        Args:
+          dataset: the folder of images.
+        """
+        trained_on = self.read_dataset()
+        return bool(
+            trained_on
+            and os.path.isdir(trained_on)
+            and os.path.isdir(dataset)
+            and os.path.samefile(trained_on, dataset)
+        )
 
     def read_class_names(self) -> dict[int, str]:
         """Returns the names of the classes by category id; none if the run has no such file.

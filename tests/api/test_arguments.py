@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import libra_tf
-from libra_tf.api import training
+from libra_tf.api import photographs, training
 from libra_tf.runner import overrides
 from libra_tf.runner.options import Options
 
@@ -105,3 +107,21 @@ def test_keys_of_the_config_reach_the_run():
         "trainer": {"train_steps": 7, "steps_per_loop": 2},
         "task": {"model": {"b": [1]}},
     }
+
+
+def test_what_was_evaluated_is_returned(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_run", lambda *_: None)
+    monkeypatch.setattr(training, "Detector", lambda *arguments: arguments)
+    run = str(tmp_path)
+    found = libra_tf.train(model_dir=run, mode="eval", checkpoint="best")
+    assert found == (run, "best")
+
+
+def test_a_list_may_name_folders_and_patterns(tmp_path):
+    for name in ("a.png", "more/b.png", "more/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    array = np.zeros([4, 4, 3], np.uint8)
+    images = photographs.photographs([tmp_path / "more", array, str(tmp_path / "*.png")])
+    names = [image.name.removeprefix(f"{tmp_path}/") for image in images]
+    assert names == ["more/b.png", "more/c.png", "images[1]", "a.png"]

@@ -12,7 +12,7 @@ from PIL import Image
 
 import libra_tf
 from libra_tf.cli import image_files
-from libra_tf.inference import answers, coco_results, prediction
+from libra_tf.inference import answers, coco_results, ground_truth, prediction
 from tests.detectors import encode
 
 pytestmark = [
@@ -101,7 +101,7 @@ def test_a_generator_is_read_as_its_results_are(detector):
     ("images", "message"),
     [
         ("nowhere.jpg", "nowhere.jpg does not exist"),
-        (["PHOTO", "nowhere.jpg"], r"nowhere\.jpg cannot be read \(No such file"),
+        (["PHOTO", "nowhere.jpg"], r"nowhere\.jpg does not exist"),
         (["PHOTO", "DAMAGED"], r"damaged\.jpg is truncated or damaged"),
         (["PHOTO", "TEXT"], r"text\.png is not a JPEG or PNG file"),
         ("EMPTY", "empty holds no file that ends in"),
@@ -213,7 +213,7 @@ def own_folder(detector, photos):
 
 
 def test_evaluate_is_pycocotools_on_the_folder(detector, own_folder, photos, tmp_path, capsys):
-    truth = coco_results.read_annotations(str(own_folder / "annotations/instances_val.json"))
+    truth = ground_truth.read_file(str(own_folder / "annotations/instances_val.json"))
     by_name = {name: category for category, name in truth.class_names.items()}
     results = [
         {**result, "category_id": by_name[detector.class_names[result["category_id"]]]}

@@ -16,6 +16,7 @@ from PIL import Image
 
 from libra_tf.data import (
     DatasetError,
+    cache,
     checking,
     layouts,
     make_shapes,
@@ -249,6 +250,19 @@ def test_the_share_is_remembered_and_another_one_is_another_data_set(coco_folder
     assert (first.val.num_examples, other.val.num_examples) == (1, 2)
 
 
+def test_an_evaluation_on_all_images_leaves_the_training_data_alone(
+    coco_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cache, "_SETTLING_NS", 0)
+    folder = _without(to_roboflow(coco_folder.path, tmp_path / "roboflow"), "valid")
+    lines = []
+    prepare_coco_folder(folder, tmp_path / "cache", report=str)
+    prepare_coco_folder(folder, tmp_path / "cache", lines.append, val_share=1)
+    prepare_coco_folder(folder, tmp_path / "cache", lines.append)
+    assert not any("may be deleted" in line for line in lines), "the folder has not changed"
+    assert sum("checking" in line for line in lines) == 1, "the training data are known"
+
+
 def test_a_split_that_appears_later_is_noticed(coco_folder, tmp_path):
     folder = to_roboflow(coco_folder.path, tmp_path / "roboflow")
     shutil.move(folder / "valid", tmp_path / "valid")
@@ -324,6 +338,15 @@ def test_a_share_for_a_folder_with_both_splits_is_refused(coco_folder, tmp_path)
         prepare_coco_folder(coco_folder.path, tmp_path / "cache", report=str, val_share=0.2)
 
 
+def test_the_share_of_a_run_gives_way_to_a_validation_split(coco_folder, tmp_path):
+    lines = []
+    dataset = prepare_coco_folder(
+        coco_folder.path, tmp_path / "cache", lines.append, val_share=0.2, share_of_run=True
+    )
+    assert dataset.val.num_examples == 2
+    assert any("has got a validation split since 0.2 of its images" in line for line in lines)
+
+
 def _two_years(coco_folder: CocoFolder, target: pathlib.Path) -> pathlib.Path:
     to_downloaded(coco_folder.path, target)
     for kind in ("annotations/instances_train{}.json", "train{}"):
@@ -342,6 +365,12 @@ def _two_layouts(coco_folder: CocoFolder, target: pathlib.Path) -> pathlib.Path:
     return to_yolo(coco_folder.path, to_roboflow(coco_folder.path, target))
 
 
+def _yolo_with_cocos_val(coco_folder: CocoFolder, target: pathlib.Path) -> pathlib.Path:
+    """COCO as Ultralytics downloads it."""
+    to_yolo(coco_folder.path, to_downloaded(coco_folder.path, target, below_images=True))
+    return _without(target, "annotations/instances_train2017.json")
+
+
 def _no_images(coco_folder: CocoFolder, target: pathlib.Path) -> pathlib.Path:
     return _without(to_downloaded(coco_folder.path, target), "train2017")
 
@@ -354,6 +383,7 @@ AMBIGUOUS = {
     "two_years": (_two_years, "several could be meant by train: train2014, train2017"),
     "two_devkits": (_two_devkits, "holds several data sets; name one of them: .*VOC2007.*VOC2012"),
     "two_layouts": (_two_layouts, "several layouts at once: Roboflow.*; YOLO"),
+    "yolo_with_cocos_val": (_yolo_with_cocos_val, r"at once: COCO \(train: .*val2017.*; YOLO"),
     "no_images": (_no_images, r"missing the images of annotations/instances_train2017.json.*train"),
     "no_yaml": (_no_yaml, r"labels/ look like YOLO's, but the data.yaml with the names is missing"),
 }
@@ -381,3 +411,9 @@ def test_what_cannot_be_told_is_refused_with_the_list(name, coco_folder, tmp_pat
 )
 def test_names_of_splits(names, chosen):
     assert choose_splits(names) == chosen
+
+
+@pytest.mark.parametrize("names", [["train", "val", "valid"], ["train", "train2017", "val"]])
+def test_two_names_of_one_split_are_refused(names):
+    with pytest.raises(ValueError, match="several could be meant by"):
+        choose_splits(names)

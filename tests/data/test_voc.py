@@ -15,6 +15,7 @@ import tensorflow as tf
 from libra_tf.data import (
     DatasetError,
     Split,
+    cache,
     checking,
     layouts,
     make_shapes,
@@ -241,12 +242,12 @@ def test_side_by_side_needs_training_images(pairs):
         check(pairs)
 
 
-def test_valid_is_read_as_val_unless_there_is_val(pairs):
+def test_either_val_or_valid_is_read(pairs):
     shutil.copytree(pairs / "val", pairs / "valid")
-    (pairs / "valid/e.xml").unlink()
-    assert len(check(pairs).splits["val"].images) == 2
+    with pytest.raises(DatasetError, match=r"by val: val, valid\. Keep one"):
+        check(pairs)
     shutil.rmtree(pairs / "val")
-    assert names_in(pairs, "val") == ["valid/d.jpg"]
+    assert names_in(pairs, "val") == ["valid/d.jpg", "valid/e.png"]
 
 
 def test_a_coco_folder_is_not_taken_for_voc(coco_folder):
@@ -272,6 +273,18 @@ def test_a_file_added_in_a_subfolder_is_noticed(pairs, tmp_path):
     shutil.copy(pairs / "train/a.jpg", pairs / "train/sub/z.jpg")
     shutil.copy(pairs / "train/a.xml", pairs / "train/sub/z.xml")
     after = prepare_coco_folder(pairs, tmp_path / "cache", report=str)
+    assert after.train.num_examples == before.train.num_examples + 1
+
+
+def test_an_xml_file_added_in_a_subfolder_without_lists_is_noticed(
+    voc_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cache, "_SETTLING_NS", 0)
+    shutil.rmtree(voc_folder / "ImageSets")
+    before = prepare_coco_folder(voc_folder, tmp_path / "cache", report=str)
+    shutil.copy(voc_folder / "JPEGImages/a.jpg", voc_folder / "JPEGImages/sub/z.jpg")
+    shutil.copy(voc_folder / "Annotations/a.xml", voc_folder / "Annotations/sub/z.xml")
+    after = prepare_coco_folder(voc_folder, tmp_path / "cache", report=str)
     assert after.train.num_examples == before.train.num_examples + 1
 
 

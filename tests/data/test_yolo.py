@@ -9,7 +9,14 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from libra_tf.data import DatasetError, checking, layouts, yolo_labels
+from libra_tf.data import (
+    DatasetError,
+    cache,
+    checking,
+    layouts,
+    prepare_coco_folder,
+    yolo_labels,
+)
 from libra_tf.data.problems import FindingLog
 from tests.data.folders import YOLO, CocoFolder, to_yolo, write_yolo_config
 
@@ -82,6 +89,28 @@ def test_labels_in_another_place(yolo_folder):
     shutil.move(yolo_folder / "labels", yolo_folder / "annotations_yolo")
     with pytest.raises(DatasetError, match=r"no image has a label file.*(.|\n)*labels/train/a.txt"):
         check(yolo_folder)
+
+
+@pytest.mark.parametrize(
+    ("copied", "name"),
+    [
+        ("labels/train/one/a.txt", "labels/train/sub/c.txt"),
+        ("images/train/one/a.jpg", "images/train/empty/new.jpg"),
+    ],
+)
+def test_a_folder_that_fills_later_is_noticed(yolo_folder, tmp_path, monkeypatch, copied, name):
+    monkeypatch.setattr(cache, "_SETTLING_NS", 0)
+    for folder in ("images/train/one", "images/train/empty", "labels/train/one"):
+        (yolo_folder / folder).mkdir()
+    # All images are in subfolders, and only one of these has labels.
+    for file, folder in {"a.jpg": "one", "b.png": "sub"}.items():
+        shutil.move(yolo_folder / "images/train" / file, yolo_folder / "images/train" / folder)
+    shutil.move(yolo_folder / "labels/train/a.txt", yolo_folder / "labels/train/one")
+    before = prepare_coco_folder(yolo_folder, tmp_path / "cache", report=str)
+    (yolo_folder / name).parent.mkdir(exist_ok=True)
+    shutil.copy(yolo_folder / copied, yolo_folder / name)
+    after = prepare_coco_folder(yolo_folder, tmp_path / "cache", report=str)
+    assert after.train.input_path != before.train.input_path
 
 
 def test_several_files_could_describe_the_folder(yolo_folder):

@@ -559,6 +559,23 @@ def test_bad_arguments_get_one_line(arguments, message):
     assert result.stderr.count("\n") == 1
 
 
+def test_a_full_disk_gets_one_line():
+    code = """if True:
+        import pathlib, sys
+        from absl import flags
+        from libra_tf.cli import image_files, program
+        from libra_tf.commands import client
+        from libra_tf.inference.detecting import Result
+        flags.FLAGS(["client", "--model=cells", "--output=/dev/full"])
+        file = image_files.ImageFile(pathlib.Path("a.jpg"), pathlib.PurePath("a.jpg"))
+        sys.exit(program.exit_status(lambda: client._write([Result(file, problem="lost")], 1)))
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "/dev/full cannot be written (No space left on device)" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_wrong_flags_leave_no_folder_behind(tmp_path):
     result = call(
         CLIENT, "--model=shapes", "--server=localhost:8500", f"--pictures={tmp_path}/drawn"

@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import shutil
+import time
 import weakref
 
 import numpy as np
@@ -15,8 +16,10 @@ from pycocotools import coco, cocoeval
 
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
-from libra_tf.inference import local, prediction
-from tests.data.folders import to_voc
+from libra_tf.data import prepare_coco_folder
+from libra_tf.inference import detecting, ground_truth, local, prediction
+from libra_tf.inference.errors import RequestError
+from tests.data.folders import CocoFolder, to_roboflow, to_voc
 from tests.detectors import copy_run, encode
 
 pytestmark = pytest.mark.one_lane
@@ -53,6 +56,11 @@ def images_folder(tiny_shapes, val_images, tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(val_images[image["id"]])
     return folder
+
+
+@pytest.fixture
+def coco_folder(tmp_path):
+    return CocoFolder(tmp_path / "dataset")
 
 
 @pytest.fixture
@@ -196,6 +204,43 @@ def test_ground_truth_of_a_voc_folder(exported, tiny_shapes, tmp_path):
     assert "8 images are not listed" in said
 
 
+def test_of_the_only_split_what_was_set_aside_is_compared(coco_folder, tmp_path):
+    """Of a run that trained on it; all images for another run, and for an export with a word."""
+    (coco_folder.path / "annotations/instances_val.json").unlink()
+    folder, lines = str(coco_folder.path), []
+    for name, trained_on in {"own": folder, "other": "cells", "export": None}.items():
+        (tmp_path / name).mkdir()
+        if trained_on:
+            (tmp_path / name / "params.yaml").touch()
+            (tmp_path / name / "dataset.txt").write_text(f"{trained_on}\nval_share=0.7\n")
+    data = prepare_coco_folder(folder, tmp_path / "cache", report=str, val_share=0.7)
+    aside = json.loads(pathlib.Path(data.val.annotation_file).read_text())["images"]
+    truth = ground_truth.read(folder, str(tmp_path / "own"), report=str)
+    names = [image["file_name"] for image in truth.file.images]
+    assert names == [image["file_name"] for image in aside] and len(names) == 2
+    assert truth.image_root == coco_folder.path / "images"
+    for name in ("other", "export"):
+        truth = ground_truth.read(folder, str(tmp_path / name), lines.append)
+        assert len(truth.file.images) == 3
+        assert len(lines) == (name == "export")
+    assert "its training images are among these" in lines[0]
+
+
+@one_detector
+def test_images_are_found_in_a_folder_by_their_place(exported, coco_folder, tmp_path):
+    """Not by their names: those of the training images may be the same."""
+    folder = to_roboflow(coco_folder.path, tmp_path / "roboflow")
+    for copied, name in {"valid/d.jpg": "train/d.jpg", "train/a.jpg": "train/e.png"}.items():
+        shutil.copy(folder / copied, folder / name)
+    options = {"annotations": str(folder), "draw": False, "writes_page": False}
+    with pytest.raises(UsageError, match=r"lists none of the images, .*; name .*roboflow/valid"):
+        predict(exported.folder, [folder / "train"], tmp_path / "found", **options)
+    images = image_files.find([str(folder)])
+    truth = ground_truth.read(str(folder), exported.folder, report=str)
+    found = prediction._listed_in(truth, images, report=str)
+    assert {image.name.as_posix() for image in found} == {"valid/d.jpg", "valid/e.png"}
+
+
 @one_detector
 def test_unreadable_files_are_passed_over_and_listed(exported, tmp_path):
     folder = tmp_path / "in"
@@ -312,6 +357,23 @@ def test_answers_are_not_kept(exported, tmp_path, monkeypatch):
     predict(exported.folder, [folder], tmp_path / "found")
     assert len(kept) == 4
     assert max(kept) <= 1
+
+
+def test_images_are_answered_only_a_little_ahead(tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number}.jpg").write_bytes(encode(20, 20))
+    asked = []
+
+    class Busy:
+        def predict(self, images):
+            asked.append(images)
+            raise RequestError("is busy")
+
+    results = detecting.detect(Busy(), image_files.find([str(tmp_path)]), concurrency=2)
+    assert next(results).problem == "is busy"
+    time.sleep(0.2)
+    assert len(asked) <= 4
+    assert len(list(results)) == 29
 
 
 @one_detector

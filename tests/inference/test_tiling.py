@@ -118,6 +118,27 @@ def test_an_image_with_too_many_pixels_is_refused(detector):
         tiling.TiledDetector(detector, TILE, 14_999).predict([encoded(noise(100, 150))])
 
 
+class Nothing:
+    """Detects nothing, in images of any size."""
+
+    source, normalized_boxes, class_names = "nothing", False, {1: "cell"}
+
+    def predict(self, images):
+        empty = answers.Answer(
+            TILE, TILE, np.zeros([0, 4], np.float32), np.zeros(0), np.zeros(0), np.zeros(0, str)
+        )
+        return answers.to_outputs([empty] * len(images))
+
+
+def test_the_limit_of_pillow_gives_way(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    image = encoded(noise(100, 150))
+    with pytest.raises(RefusedError, match="has more pixels than --max_pixels=5000"):
+        tiling.TiledDetector(Nothing(), TILE, 5000).predict([image])
+    outputs = tiling.TiledDetector(Nothing(), TILE, 15_000).predict([image])
+    assert outputs["image_size"].tolist() == [[100, 150]]
+
+
 def test_deep_grey_is_scaled_as_without_tiles(detector):
     deep = np.linspace(0, 65535, 100 * 150).reshape(100, 150).astype(np.uint16)
     eight = np.repeat((deep >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=-1)

@@ -1,6 +1,7 @@
 """Detection in videos, with real ones."""
 
 import fractions
+import io
 import json
 import pathlib
 import struct
@@ -48,6 +49,91 @@ def test_what_is_written_can_be_read(clip, frames):
         difference = np.asarray(frame, int) - np.asarray(expected.resize(frame.size), int)
         assert np.abs(difference).mean() < 4
     assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+def num_frames(path):
+    with av.open(str(path)) as written:
+        return sum(1 for _ in written.decode(video=0))
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, UsageError])
+def test_what_ends_early_keeps_its_frames(frames, tmp_path, failure):
+    path = tmp_path / "clip.mp4"
+    with pytest.raises(failure), video.writer(path, RATE):
+        raise failure
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(failure), video.writer(path, RATE) as written:
+        for frame in frames[:3]:
+            written.add(frame)
+        raise failure
+    assert num_frames(path) == 3
+
+
+def test_a_video_that_cannot_be_written(frames, tmp_path, monkeypatch):
+    with (
+        pytest.raises(UsageError, match=r"clip.mp4 cannot be written as a video \("),
+        video.writer(tmp_path / "nowhere/clip.mp4", RATE),
+    ):
+        pass
+    monkeypatch.setattr(video, "_CODEC", "no_such_codec")
+    with (
+        pytest.raises(UsageError, match=r"clip.mp4 .*no_such_codec"),
+        video.writer(tmp_path / "clip.mp4", RATE),
+    ):
+        pass
+
+
+class Nothing:
+    """Detects nothing, at once."""
+
+    source, normalized_boxes, class_names = "nothing", False, {1: "cell"}
+
+    def predict(self, images):
+        sizes = [Image.open(io.BytesIO(image)).size[::-1] for image in images]
+        empty = np.zeros([len(images), 0])
+        return {
+            "detection_boxes": np.zeros([len(images), 0, 4]),
+            "detection_scores": empty,
+            "detection_classes": empty,
+            "detection_class_names": empty.astype(str),
+            "num_detections": np.zeros(len(images), int),
+            "image_size": np.array(sizes),
+        }
+
+
+def test_frames_before_a_damaged_one_are_kept(frames, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "open_detector", lambda *_: Nothing())
+    for number, frame in enumerate(frames[:3]):
+        frame.save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_text("text")
+    images = image_files.find([str(tmp_path)])
+    found = tmp_path / "found"
+    with pytest.raises(UsageError, match=r"2.png cannot be read as an image"):
+        prediction.predict_video("run", images, str(found), 5, report=str)
+    assert num_frames(found / "video.mp4") == 2
+    assert json.loads((found / "detections.json").read_text()) == []
+
+
+def test_only_a_video_of_the_command_is_replaced(frames, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "open_detector", lambda *_: Nothing())
+    source, found = tmp_path / "clip.mov", tmp_path / "found"
+    clip.rename(source)
+    for _ in range(2):
+        prediction.predict_video("run", source, str(found), report=str)
+    (found / "clip.mp4").write_bytes(b"holiday")
+    with pytest.raises(UsageError, match=r"would replace .*found/clip.mp4, which is not a result"):
+        prediction.predict_video("run", source, str(found), report=str)
+    assert (found / "clip.mp4").read_bytes() == b"holiday"
+
+
+def test_the_folder_of_a_run_is_no_place_for_results(clip, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "params.yaml").touch()
+    with pytest.raises(UsageError, match=r"run is the folder of a run"):
+        prediction.predict_video("run", clip, str(run), report=str)
+    with pytest.raises(UsageError, match=r"run is the folder of a run"):
+        prediction.predict("run", [], str(run), report=str)
 
 
 def turn(path, matrix):

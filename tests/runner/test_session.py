@@ -13,6 +13,7 @@ from libra_tf.data import DatasetError, DetectionDataset, Split, shapes
 from libra_tf.initial_weights import checkpoint_files
 from libra_tf.initial_weights.checkpoint_files import CheckpointError
 from libra_tf.runner import cluster, input_data, session
+from libra_tf.runner.options import Options
 from libra_tf.runs.folder import RunFolder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -154,6 +155,13 @@ def test_imagenet_weights_are_checked_before_any_work(model, modules, message, t
     params.task.init_checkpoint_modules = modules
     with pytest.raises(UsageError, match=rf"^task\.init_checkpoint: {message}"):
         session._check_init_checkpoint(params, RunFolder(str(tmp_path)), "train")
+
+
+def test_the_folder_of_the_run_is_checked_before_any_work(tmp_path):
+    (tmp_path / "file").touch()
+    folder = RunFolder(str(tmp_path / "file/run"))
+    with pytest.raises(UsageError, match=r"--model_dir=.*file/run: .*file is not a folder"):
+        session._prepare("libra_retinanet_demo", folder, Options(mode="train"), report=str)
 
 
 @pytest.fixture

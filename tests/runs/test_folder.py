@@ -196,7 +196,7 @@ def test_an_experiment_that_does_not_exist(used):
 
 
 def test_the_best_checkpoint(used):
-    with pytest.raises(UsageError, match=r"--checkpoint=best: .* has no folder best.*subdir=best"):
+    with pytest.raises(UsageError, match=r"--checkpoint=best: .* no folder best.*train_and_eval"):
         used.find_checkpoint("best")
     best = pathlib.Path(used.path, "best")
     checkpoint = tf.train.Checkpoint(step=tf.Variable(7))
@@ -220,6 +220,8 @@ def test_what_a_run_was_trained_on(used):
     used.write_config("libra_retinanet_demo", experiment(), {}, "/data/cells")
     results.Results(used, "libra_retinanet_demo", "others", "float32").add(1, {}, {})
     assert used.read_dataset() == "/data/cells"
+    pathlib.Path(used.path, "experiment.txt").unlink()
+    assert used.is_known() and used.read_experiment() == "libra_retinanet_demo"
     pathlib.Path(used.path, "params.yaml").unlink()
     assert not used.is_known()
 
