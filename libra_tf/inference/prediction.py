@@ -302,6 +302,9 @@ def _listed_in(
 def _renumbering(detector: _Detector, truth: AnnotationFile) -> dict[int, int]:
     """Returns the annotations' ids of a detector's classes; empty if they are the detector's own.
 
+    They are not if an id of the detector stands for another class in the annotations: what has it
+    would count as that class.
+
     Raises:
       UsageError: if they have no class in common.
     """
@@ -311,7 +314,8 @@ def _renumbering(detector: _Detector, truth: AnnotationFile) -> dict[int, int]:
             f"--annotations={truth.path} lists none of the classes that the detector knows: "
             f"{listed(list(detector.class_names.values()), _MOST_NAMES)}"
         )
-    return {} if all(own == other for own, other in same.items()) else same
+    in_both = detector.class_names.keys() & truth.class_names.keys()
+    return {} if all(same.get(id_) == id_ for id_ in in_both | same.keys()) else same
 
 
 def _detect_and_write(

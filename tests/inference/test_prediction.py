@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import shutil
+import types
 import weakref
 
 import numpy as np
@@ -15,6 +16,7 @@ from pycocotools import coco, cocoeval
 
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
+from libra_tf.data.annotations import AnnotationFile
 from libra_tf.inference import local, prediction
 from tests.data.folders import to_voc
 from tests.detectors import copy_run, encode
@@ -194,6 +196,24 @@ def test_ground_truth_of_a_voc_folder(exported, tiny_shapes, tmp_path):
     precision = re.compile(r"AP \d\.\d{4}, .* on 6 of the 6 images of ")
     assert precision.search(said).group() == precision.search(expected).group()
     assert "8 images are not listed" in said
+
+
+@pytest.mark.parametrize(
+    ("others", "renumbered"),
+    [
+        ({1: "cat", 2: "dog"}, {}),
+        # Detections of dogs stay, and the page says how many are of other classes.
+        ({1: "cat", 3: "horse"}, {}),
+        ({1: "cat", 2: "horse"}, {1: 1}),
+        ({1: "dog", 2: "cat"}, {1: 2, 2: 1}),
+        ({0: "cat", 1: "dog"}, {1: 0, 2: 1}),
+    ],
+    ids=["same", "other class", "other class with the same id", "exchanged", "from 0"],
+)
+def test_an_id_of_another_class_does_not_stay(others, renumbered):
+    detector = types.SimpleNamespace(class_names={1: "cat", 2: "dog"})
+    truth = AnnotationFile(pathlib.Path("val.json"), "", [], [], others)
+    assert prediction._renumbering(detector, truth) == renumbered
 
 
 @one_detector
