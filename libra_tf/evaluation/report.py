@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from libra_tf import atomic
 from libra_tf.cli import outputs
+from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.cli.progress import Progress
 from libra_tf.data.annotations import AnnotationFile
 from libra_tf.evaluation import (
@@ -47,7 +48,7 @@ class Evaluation:
       read_images: reads those that are drawn.
       training_objects: the number of objects in training by category id; None if unknown.
       score_threshold: see `measures.measure`.
-      compared: another evaluation of the same images to compare with; None for none.
+      read_compared: reads another evaluation of the same images to compare with; None for none.
     """
 
     name: str
@@ -59,13 +60,15 @@ class Evaluation:
     read_images: ReadImages
     training_objects: Mapping[int, int] | None = None
     score_threshold: float | None = None
-    compared: Record | None = None
+    read_compared: Callable[[], Record] | None = None
 
 
 def write(
     evaluation: Evaluation, output_dir: str, progress: Progress
 ) -> dict[str, dict[str, float | None]]:
     """Measures, and writes `evaluation.html`, `evaluation.json` and `detections.json`.
+
+    If the other evaluation cannot be compared with, the page says why: the rest of it took long.
 
     Args:
       evaluation: what to report on.
@@ -76,19 +79,17 @@ def write(
       By kind (`bbox`, `segm`), pycocotools' twelve numbers; see `average_precision.measure`.
 
     Raises:
-      UsageError: if a detection belongs to another image, the threshold does not lie in [0, 1], the
-        evaluation to compare with was of other objects, or a file cannot be written.
+      UsageError: if a detection belongs to another image, the threshold does not lie in [0, 1], or
+        a file cannot be written.
     """
-    if evaluation.compared is not None:
-        records.check_same_truth(evaluation.compared, evaluation.truth, evaluation.image_ids)
     subject = _subject(evaluation.truth, evaluation.results, evaluation.image_ids)
     measured = {}
     for kind in subject.kinds:
         progress.note(f"evaluation page: measuring {page.NOUNS[kind]}")
         measured[kind] = measures.measure(subject, kind, evaluation.score_threshold, progress)
-    compared = _compare(evaluation, subject, progress) if evaluation.compared else None
+    compared = _compared(evaluation, subject, progress)
     encoded = records.encode_results(evaluation.results)
-    content = _content(evaluation, subject, measured, compared, encoded)
+    content = _content(evaluation, subject, measured, encoded) | compared
     html = page.render(content, _drawings(measured, evaluation.read_images))
     files = {
         records.RESULTS: encoded,
@@ -113,10 +114,9 @@ def _content(
     evaluation: Evaluation,
     subject: Subject,
     measured: Mapping[str, Measured],
-    compared: dict[str, Any] | None,
     encoded: str,
 ) -> dict[str, Any]:
-    """Returns what `evaluation.json` holds; `encoded` is the text of the file of detections."""
+    """Returns what `evaluation.json` holds of one detector; `encoded` is the file of detections."""
     image_ids = subject.image_ids
     return {
         "format": records.FORMAT,
@@ -134,13 +134,26 @@ def _content(
         "classes": subject.class_names,
         "training_objects": evaluation.training_objects,
         "kinds": {kind: of.numbers for kind, of in measured.items()},
-        "compared": compared,
     }
 
 
-def _compare(evaluation: Evaluation, subject: Subject, progress: Progress) -> dict[str, Any]:
+def _compared(evaluation: Evaluation, subject: Subject, progress: Progress) -> dict[str, Any]:
+    """Returns what `evaluation.json` holds of the comparison: its numbers, or why it has none."""
+    compared, why_not = None, ""
+    if evaluation.read_compared is not None:
+        try:
+            compared = _compare(evaluation, evaluation.read_compared(), subject, progress)
+        except UsageError as reason:
+            why_not = first_line(reason)
+            progress.note(f"evaluation page: without a comparison, {why_not}")
+    return {"compared": compared, "why_not_compared": why_not}
+
+
+def _compare(
+    evaluation: Evaluation, record: Record, subject: Subject, progress: Progress
+) -> dict[str, Any]:
     """Compares in the images that both have detected in; see `comparison.compare`."""
-    record = evaluation.compared
+    records.check_same_truth(record, evaluation.truth, evaluation.image_ids)
     common = sorted(set(record.image_ids) & set(subject.image_ids))
     ids = subjects.same_classes(record.class_names, subject.class_names)
     others = [

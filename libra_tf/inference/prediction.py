@@ -423,7 +423,7 @@ def _evaluation(
         read_images=_reader(asked.image_ids, asked.truth),
         training_objects=records.read_training_objects(model, asked.truth.class_names),
         score_threshold=score_threshold,
-        compared=asked.compared,
+        read_compared=(lambda: asked.compared) if asked.compared else None,
     )
 
 

@@ -1,5 +1,6 @@
 """The page of a run's evaluation, from the detections that the run keeps and its TFRecords."""
 
+import functools
 import os
 from collections.abc import Collection, Iterator, Mapping
 
@@ -81,7 +82,8 @@ def write(
             read_images=_reader(params.task.validation_data),
             training_objects=_training_objects(folder, dataset),
             score_threshold=score_threshold,
-            compared=records.read(compare) if compare else None,
+            # Only now, since its detections would fill the memory during a training.
+            read_compared=functools.partial(records.read, compare) if compare else None,
         )
         report.write(evaluation, folder.path, progress)
     except (UsageError, OSError, tf.errors.OpError) as reason:

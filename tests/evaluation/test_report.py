@@ -1,5 +1,6 @@
 """The page of an evaluation and its numbers, as a user gets them."""
 
+import functools
 import io
 import json
 import os
@@ -92,7 +93,7 @@ def written(tmp_path_factory):
     write(root / "other", objects, others, num_images=12, masks=True, name="plain")
     record = records.read(str(root / "other"))
     html, numbers = write(
-        root / "run", objects, detections, num_images=12, masks=True, compared=record
+        root / "run", objects, detections, num_images=12, masks=True, read_compared=lambda: record
     )
     return html, numbers
 
@@ -286,7 +287,9 @@ def test_masks_are_not_compared_with_boxes(tmp_path):
     # The same objects; masks make no difference to what is the same.
     write(tmp_path / "other", objects, detections, name="boxes")
     record = records.read(str(tmp_path / "other"))
-    html, content = write(tmp_path / "run", objects, detections, masks=True, compared=record)
+    html, content = write(
+        tmp_path / "run", objects, detections, masks=True, read_compared=lambda: record
+    )
     assert list(content["kinds"]) == ["bbox", "segm"]
     assert list(content["compared"]["kinds"]) == ["bbox"]
     assert "Masks are not compared, since boxes has none." in html
@@ -297,11 +300,28 @@ def test_what_cannot_be_reported_on_leaves_nothing(tmp_path):
         write(tmp_path, OBJECTS, [(99, 1, [10, 10, 20, 20], 0.9)])
     with pytest.raises(UsageError, match="scores are numbers from 0 to 1"):
         write(tmp_path, OBJECTS, [], score_threshold=2.0)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_comparison_that_fails_leaves_the_page(tmp_path):
+    """The files of the other may change during a training; and crowds tell nothing apart."""
+    other = str(tmp_path / "other")
     write(tmp_path / "other", OBJECTS[:1], [])
-    record = records.read(str(tmp_path / "other"))
-    with pytest.raises(UsageError, match="other images, objects or classes"):
-        write(tmp_path, OBJECTS, [], compared=record)
-    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    crowd = [(1, 1, [10, 10, 20, 20], True)]
+    write(tmp_path / "crowd", crowd, [])
+    cases = {
+        "other images, objects or classes": (OBJECTS, other),
+        "nothing to compare": (crowd, str(tmp_path / "crowd")),
+        "detections.json is damaged": (OBJECTS[:1], other),
+    }
+    for number, (reason, (objects, folder)) in enumerate(cases.items()):
+        if "damaged" in reason:
+            (tmp_path / "other" / "evaluation.json").write_text("{")
+        read = functools.partial(records.read, folder)
+        html, content = write(tmp_path / str(number), objects, [], read_compared=read)
+        assert content["compared"] is None and reason in content["why_not_compared"]
+        assert "There is no comparison: " in html and reason in html
+        assert '<a href="#compared">' in html and 'id="compared"' in html
 
 
 def test_classes_with_one_name_are_told_apart(tmp_path):

@@ -150,6 +150,11 @@ def test_the_evaluation_to_compare_with_is_checked_first(evaluator, params, tiny
     write(tmp_path / "other", params, metric.detections, compare=str(tmp_path / "run"))
     content = json.loads((tmp_path / "other" / "evaluation.json").read_text())
     assert content["compared"]["kinds"]["bbox"]["differences"]["AP"]["difference"] == 0
+    # What changes during a training costs the comparison, and not the page.
+    (tmp_path / "run" / "detections.json").write_text("[]")
+    has_page, said = write(tmp_path / "last", params, metric.detections, compare=tmp_path / "run")
+    assert has_page and "without a comparison, --compare=" in said
+    write(tmp_path / "run", params, metric.detections)
     params.task.annotation_file = tiny_shapes.train.annotation_file
     with pytest.raises(UsageError, match="other images, objects or classes"):
         evaluation_page.check_compared(str(tmp_path / "run"), params)
