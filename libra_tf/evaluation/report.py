@@ -65,7 +65,7 @@ class Evaluation:
 
 def write(
     evaluation: Evaluation, output_dir: str, progress: Progress
-) -> dict[str, dict[str, float | None]]:
+) -> tuple[Subject, dict[str, dict[str, float | None]]]:
     """Measures, and writes `evaluation.html`, `evaluation.json` and `detections.json`.
 
     If the other evaluation cannot be compared with, the page says why: the rest of it took long.
@@ -76,7 +76,8 @@ def write(
       progress: shows what is being done.
 
     Returns:
-      By kind (`bbox`, `segm`), pycocotools' twelve numbers; see `average_precision.measure`.
+      What was evaluated; and by kind (`bbox`, `segm`), pycocotools' twelve numbers, see
+      `average_precision.measure`.
 
     Raises:
       UsageError: if a detection belongs to another image, the threshold does not lie in [0, 1], or
@@ -87,7 +88,7 @@ def write(
     for kind in subject.kinds:
         progress.note(f"evaluation page: measuring {page.NOUNS[kind]}")
         measured[kind] = measures.measure(subject, kind, evaluation.score_threshold, progress)
-    compared = _compared(evaluation, subject, progress)
+    compared = _compared(evaluation, subject, measured, progress)
     encoded = records.encode_results(evaluation.results)
     content = _content(evaluation, subject, measured, encoded) | compared
     html = page.render(content, _drawings(measured, evaluation.read_images))
@@ -101,7 +102,7 @@ def write(
         path = os.path.join(output_dir, name)
         with outputs.writing(path):
             atomic.write_file(path, text)
-    return {kind: of.numbers["average_precision"]["all"] for kind, of in measured.items()}
+    return subject, {kind: of.numbers["average_precision"]["all"] for kind, of in measured.items()}
 
 
 def _subject(
@@ -137,12 +138,15 @@ def _content(
     }
 
 
-def _compared(evaluation: Evaluation, subject: Subject, progress: Progress) -> dict[str, Any]:
+def _compared(
+    evaluation: Evaluation, subject: Subject, measured: Mapping[str, Measured], progress: Progress
+) -> dict[str, Any]:
     """Returns what `evaluation.json` holds of the comparison: its numbers, or why it has none."""
     compared, why_not = None, ""
     if evaluation.read_compared is not None:
         try:
-            compared = _compare(evaluation, evaluation.read_compared(), subject, progress)
+            record = evaluation.read_compared()
+            compared = _compare(evaluation, record, subject, measured, progress)
         except UsageError as reason:
             why_not = first_line(reason)
             progress.note(f"evaluation page: without a comparison, {why_not}")
@@ -150,7 +154,11 @@ def _compared(evaluation: Evaluation, subject: Subject, progress: Progress) -> d
 
 
 def _compare(
-    evaluation: Evaluation, record: Record, subject: Subject, progress: Progress
+    evaluation: Evaluation,
+    record: Record,
+    subject: Subject,
+    measured: Mapping[str, Measured],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Compares in the images that both have detected in; see `comparison.compare`."""
     records.check_same_truth(record, evaluation.truth, evaluation.image_ids)
@@ -161,14 +169,19 @@ def _compare(
         for result in record.results
         if result["category_id"] in ids
     ]
-    own, other = (
-        _subject(evaluation.truth, results, common) for results in (evaluation.results, others)
-    )
+    own = subject
+    if common != subject.image_ids:
+        own = _subject(evaluation.truth, evaluation.results, common)
+    other = _subject(evaluation.truth, others, common)
     kinds = {}
     for kind in own.kinds:
         if kind not in other.kinds:
             continue
-        matches = [matching.match(of, kind, progress) for of in (own, other)]
+        # Matching takes longest, and in all images it is done already.
+        own_matches = (
+            measured[kind].matches if own is subject else matching.match(own, kind, progress)
+        )
+        matches = [own_matches, matching.match(other, kind, progress)]
         kinds[kind] = {
             "differences": comparison.compare(
                 own, other, kind, _NUM_DRAWS, progress=progress, matches=matches

@@ -450,14 +450,14 @@ def _evaluate(
 ) -> Iterator[str]:
     """Measures, writes the page if there is a folder for it, and yields what to say."""
     truth, image_ids = evaluation.truth, evaluation.image_ids
-    known = subject.of_listed_classes(evaluation.results, truth)
-    made = subject.make(truth, known, image_ids)
     if page_dir:
         progress = Progress(rich.console.Console())
-        measured = evaluation_report.write(evaluation, page_dir, progress)
+        made, measured = evaluation_report.write(evaluation, page_dir, progress)
         yield _precision(truth, coco_results.to_metrics(measured), image_ids)
         yield f"evaluation page: {os.path.join(page_dir, records.PAGE)}"
     else:
+        known = subject.of_listed_classes(evaluation.results, truth)
+        made = subject.make(truth, known, image_ids)
         yield _precision(truth, coco_results.measure(made), image_ids)
     if made.why_no_masks:
         yield made.why_no_masks

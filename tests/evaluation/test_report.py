@@ -1,5 +1,6 @@
 """The page of an evaluation and its numbers, as a user gets them."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -72,13 +73,16 @@ def write(folder, *scene, **changes):
     """Returns the page and the content of the JSON file."""
     folder.mkdir(exist_ok=True)
     evaluation = make(*scene, **changes)
-    returned = report.write(evaluation, str(folder), Progress(rich.console.Console(quiet=True)))
+    subject, returned = report.write(
+        evaluation, str(folder), Progress(rich.console.Console(quiet=True))
+    )
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
     text = (folder / "evaluation.json").read_text()
     numbers = json.loads(text, parse_constant=refuse)
+    assert subject.image_ids == numbers["image_ids"]
     assert returned.keys() == numbers["kinds"].keys()
     assert json.loads((folder / "detections.json").read_text()) == evaluation.results
     return (folder / "evaluation.html").read_text(), numbers
@@ -169,6 +173,27 @@ def test_two_runs_are_side_by_side(written):
         assert of_kind["differences"]["AP"]["low"] <= gap <= of_kind["differences"]["AP"]["high"]
     assert "Compared with plain" in html
     assert "AP, 95 % between" in html and "more than chance" in html
+
+
+def test_nothing_is_matched_twice(tmp_path, monkeypatch):
+    """Matching is most of the work."""
+    matched = []
+
+    def watch(subject, kind, progress=None):
+        matched.append(subject)
+        return match(subject, kind, progress)
+
+    match = matching.match
+    monkeypatch.setattr(matching, "match", watch)
+    objects, detections = scenes.random(3)
+    write(tmp_path / "other", objects, detections)
+    for images, number in (((1, 2, 3, 4), 2), ((1, 2, 3), 3)):
+        record = dataclasses.replace(records.read(str(tmp_path / "other")), image_ids=list(images))
+        truth = scenes.annotation_file(objects, 3, 4)
+        record = dataclasses.replace(record, truth_digest=records.digest_of_truth(truth, images))
+        matched.clear()
+        write(tmp_path / "run", objects, detections, read_compared=lambda record=record: record)
+        assert len(matched) == number
 
 
 def test_every_link_and_every_figure_is_there(written):
