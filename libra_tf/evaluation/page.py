@@ -42,12 +42,15 @@ class Drawn:
     worst: Sequence[pictures.ErrorPicture]
 
 
-def render(content: Mapping[str, Any], drawn: Mapping[str, Drawn]) -> str:
+def render(
+    content: Mapping[str, Any], drawn: Mapping[str, Drawn], export_names: Mapping[int, str]
+) -> str:
     """Renders the page.
 
     Args:
       content: what `evaluation.json` holds; see `report`.
       drawn: the pictures by kind.
+      export_names: see `export_command.of`.
 
     Returns:
       An HTML document.
@@ -64,6 +67,7 @@ def render(content: Mapping[str, Any], drawn: Mapping[str, Drawn]) -> str:
             drawn=drawn,
             figures_of=figures,
             export_command=export_command,
+            export_names=export_names,
             compared=_compared(content),
             summaries={
                 kind: _summary(numbers, names, NOUNS[kind])

@@ -14,6 +14,7 @@ from libra_tf.data.annotations import AnnotationFile
 from libra_tf.evaluation import (
     average_precision,
     comparison,
+    export_command,
     figures,
     matching,
     measures,
@@ -48,6 +49,8 @@ class Evaluation:
       read_images: reads those that are drawn.
       training_objects: the number of objects in training by category id; None if unknown.
       score_threshold: see `measures.measure`.
+      export_names: what `libra-tf export` calls the detector's classes, by category id; see
+        `export_command.of`. None if they are those of the ground truth.
       read_compared: reads another evaluation of the same images to compare with; None for none.
     """
 
@@ -60,6 +63,7 @@ class Evaluation:
     read_images: ReadImages
     training_objects: Mapping[int, int] | None = None
     score_threshold: float | None = None
+    export_names: Mapping[int, str] | None = None
     read_compared: Callable[[], Record] | None = None
 
 
@@ -91,7 +95,10 @@ def write(
     compared = _compared(evaluation, subject, measured, progress)
     encoded = records.encode_results(evaluation.results)
     content = _content(evaluation, subject, measured, encoded) | compared
-    html = page.render(content, _drawings(measured, evaluation.read_images))
+    export_names = evaluation.export_names
+    if export_names is None:
+        export_names = export_command.names_in_flag(evaluation.truth.class_names)
+    html = page.render(content, _drawings(measured, evaluation.read_images), export_names)
     files = {
         records.RESULTS: encoded,
         # Before the page, so that it never comes without its numbers.

@@ -18,7 +18,7 @@ from libra_tf.cli.image_files import ImageFile
 from libra_tf.cli.progress import Progress
 from libra_tf.data import images as data_images
 from libra_tf.data.annotations import AnnotationFile
-from libra_tf.evaluation import lvis_ap, metrics, records, subject
+from libra_tf.evaluation import export_command, lvis_ap, metrics, records, subject
 from libra_tf.evaluation import report as evaluation_report
 from libra_tf.evaluation.report import ReadImages
 from libra_tf.inference import coco_results, detecting, local, tflite_detector, tiling, video
@@ -102,7 +102,7 @@ def predict(
     for line in found.summary.lines():
         report(line)
     if asked.truth:
-        evaluation = _evaluation(asked, found, model, detector.source, report_threshold)
+        evaluation = _evaluation(asked, found, model, detector, report_threshold)
         page_dir = output_dir if writes_page else None
         for line in _evaluate(evaluation, page_dir, more_metrics, frequency_limits):
             report(line)
@@ -411,11 +411,13 @@ class _Summary:
 
 
 def _evaluation(
-    asked: _Asked, found: _Found, model: str, source: str, score_threshold: float | None
+    asked: _Asked, found: _Found, model: str, detector: _Detector, score_threshold: float | None
 ) -> evaluation_report.Evaluation:
+    ids = subject.same_classes(detector.class_names, asked.truth.class_names)
+    names = export_command.names_in_flag(detector.class_names)
     return evaluation_report.Evaluation(
         name=os.path.basename(os.path.abspath(model)),
-        model=source,
+        model=detector.source,
         annotations=asked.annotations,
         truth=asked.truth,
         results=found.results,
@@ -423,6 +425,7 @@ def _evaluation(
         read_images=_reader(asked.image_ids, asked.truth),
         training_objects=records.read_training_objects(model, asked.truth.class_names),
         score_threshold=score_threshold,
+        export_names={id_: names[own_id] for own_id, id_ in ids.items()},
         read_compared=(lambda: asked.compared) if asked.compared else None,
     )
 

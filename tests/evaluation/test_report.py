@@ -372,10 +372,24 @@ def test_the_scores_of_an_export():
     command = command_of({1: 0.45678, 2: None, 3: 0.5}, names)
     assert command.endswith(" '--score_thresholds=red cell=0.456,c=0.5'")
     assert command_of(dict.fromkeys(names), names) is None
-    # What the flag cannot name is named by its id: commas, and names that several classes share.
-    odd = {1: "a, b", 2: "cell (2)", 3: "cell (7)"}
-    command = command_of(dict.fromkeys(odd, 0.5), odd)
-    assert command.endswith(" '--score_thresholds=1=0.5,2=0.5,cell (7)=0.5'")
+    small = command_of({1: 0.00012345, 2: 0.1, 3: 1.0}, names)
+    assert small.endswith("=red cell=0.000123,b=0.1,c=1'")
+
+
+def test_what_the_flag_cannot_name_is_named_by_its_id():
+    """Commas, and names that several classes share."""
+    odd = {1: "a, b", 2: "cell", 3: "cell (7)", 4: "cell"}
+    assert export_command.names_in_flag(odd) == {1: "1", 2: "2", 3: "cell (7)", 4: "4"}
+
+
+def test_the_command_has_the_names_of_the_detector(tmp_path):
+    """The annotations may number and spell them otherwise."""
+    names = {1: "Class_1", 2: "77"}
+    scene = scenes.random(3, num_images=12)
+    page, _ = write(tmp_path, *scene, num_images=12, export_names=names)
+    (command,) = re.findall("<code>(.*?)</code>", page)
+    thresholds = class_thresholds.read(shlex.split(unescape(command))[-1].partition("=")[2])
+    assert thresholds.keys() == {"Class_1", "77"}
 
 
 @pytest.mark.parametrize(

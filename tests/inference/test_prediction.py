@@ -216,6 +216,17 @@ def test_an_id_of_another_class_does_not_stay(others, renumbered):
     assert prediction._renumbering(detector, truth) == renumbered
 
 
+def test_the_page_exports_the_classes_of_the_detector():
+    """By the annotations' ids, those that the detector knows."""
+    detector = types.SimpleNamespace(source="ckpt-7", class_names={1: "Traffic_Light", 5: "a, b"})
+    names = {3: "a, b", 4: "traffic light", 5: "horse"}
+    truth = AnnotationFile(pathlib.Path("val.json"), "", [], [], names)
+    asked = prediction._Asked({}, None, "val.json", truth, None)
+    found = prediction._Found(None, [], [])
+    evaluation = prediction._evaluation(asked, found, "runs/a", detector, None)
+    assert evaluation.export_names == {4: "Traffic_Light", 3: "5"}
+
+
 @one_detector
 def test_unreadable_files_are_passed_over_and_listed(exported, tmp_path):
     folder = tmp_path / "in"

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -89,6 +90,16 @@ def test_average_precision_is_that_of_the_evaluation(evaluator, params, tiny_sha
         counts[str(entry["category_id"])] += not entry["iscrowd"]
     assert content["training_objects"] == counts
     assert "<image " in (run / "evaluation.html").read_text()
+
+
+def test_the_command_of_the_page_has_the_names_of_the_run(evaluator, params, tmp_path):
+    metric, _ = evaluator
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "class_names.json").write_text('{"1": "Circle", "2": "a, b"}')
+    assert write(run, params, metric.detections)[0]
+    (scores,) = re.findall("--score_thresholds=(.*?)<", (run / "evaluation.html").read_text())
+    assert [pair.partition("=")[0] for pair in scores.split(",")] == ["Circle", "2", "3", "4"]
 
 
 def test_objects_of_other_images_are_not_those_of_the_training(
