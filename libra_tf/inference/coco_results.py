@@ -98,11 +98,14 @@ def count_training_images(path: str) -> dict[int, int] | None:
       path: as for `read_annotations`, which has found no mistakes in it.
 
     Returns:
-      The numbers; None for a file, which has no training images beside it.
+      The numbers; None for a file, which has no training images beside it, and for a folder whose
+      only split is evaluated.
     """
     if not pathlib.Path(path).is_dir():
         return None
     source = layouts.recognise(pathlib.Path(path))
+    if len(source.splits) == 1:
+        return None
     training = source.read(problems.FindingLog())[source.splits[0]]
     return lvis_ap.images_per_class(training.annotations)
 
