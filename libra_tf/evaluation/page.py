@@ -97,8 +97,9 @@ def _summary(numbers: Mapping[str, Any], names: Mapping[int, str], noun: str) ->
     # Less would be written as 0.000.
     if (gains[worst] or 0) >= _SMALLEST_GAIN:
         said.append(
-            f"The errors that cost most are of the kind “{figures.TIDE[worst]}”: without them AP50 "
-            f"would be {figures.score(gains[worst])} higher."
+            f"The errors that cost most are of the kind “{figures.TIDE[worst]}”: without them "
+            f"TIDE's AP50, {figures.score(numbers['tide']['AP50'])}, would be "
+            f"{figures.score(gains[worst])} higher."
         )
     pairs = numbers["confusion"]["pairs"]
     if pairs:

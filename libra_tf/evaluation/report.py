@@ -10,7 +10,7 @@ from libra_tf import atomic
 from libra_tf.cli import outputs
 from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.cli.progress import Progress
-from libra_tf.data.annotations import AnnotationFile
+from libra_tf.data.annotations import FEDERATED_KEYS, AnnotationFile
 from libra_tf.evaluation import (
     average_precision,
     comparison,
@@ -136,6 +136,7 @@ def _content(
         "num_detections": len(subject.detections.anns),
         "num_detections_of_other_classes": len(evaluation.results) - len(subject.detections.anns),
         "why_no_masks": subject.why_no_masks,
+        "is_federated": _is_federated(subject),
         "image_ids": image_ids,
         "truth_digest": records.digest_of_truth(evaluation.truth, image_ids),
         "detections_digest": records.digest_of_results(encoded),
@@ -143,6 +144,15 @@ def _content(
         "training_objects": evaluation.training_objects,
         "kinds": {kind: of.numbers for kind, of in measured.items()},
     }
+
+
+def _is_federated(subject: Subject) -> bool:
+    """Returns whether images say which classes were looked for, which only LVIS' AP reads."""
+    return any(
+        image.get(key) is not None
+        for image in subject.truth.imgs.values()
+        for key in FEDERATED_KEYS
+    )
 
 
 def _compared(

@@ -19,6 +19,7 @@ from PIL import Image
 
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.progress import Progress
+from libra_tf.data.annotations import FEDERATED_KEYS
 from libra_tf.evaluation import (
     average_precision,
     coco_errors,
@@ -297,6 +298,27 @@ def test_detections_of_other_classes_are_left_out_and_said(tmp_path):
     assert "1 further ones are of classes that the annotations do not list" in html
 
 
+@pytest.mark.parametrize("key", FEDERATED_KEYS)
+def test_of_federated_annotations_it_is_said_what_counts(tmp_path, key):
+    said = "--metrics=lvis leaves them out"
+    html, _ = write(tmp_path, *scenes.random(3))
+    assert said not in html
+    evaluation = make(*scenes.random(3))
+    evaluation.truth.images[0][key] = []
+    report.write(evaluation, str(tmp_path), Progress(rich.console.Console(quiet=True)))
+    assert said in (tmp_path / "evaluation.html").read_text()
+
+
+def test_the_gain_of_tide_is_that_of_its_own_ap50(written):
+    """Its unit is that of the summary."""
+    html, content = written
+    measured = content["kinds"]["bbox"]["tide"]
+    assert f"TIDE's AP50 is {measured['AP50']:.3f}:" in html
+    gains, _ = figures.tide_bars(content["kinds"]["bbox"])
+    shown = [bar.value for group in gains.groups for bar in group.bars]
+    assert shown == [charts.number(measured["dAP"][name]) for name in figures.TIDE]
+
+
 def test_an_object_without_a_mask_is_said(tmp_path):
     evaluation = make(*scenes.random(3), masks=True)
     del evaluation.truth.annotations[0]["segmentation"]
@@ -518,7 +540,12 @@ def test_a_large_confusion_matrix_has_the_classes_with_the_most_confusions():
 @pytest.mark.parametrize(
     ("gain", "count", "said", "unsaid"),
     [
-        (0.0005, 1, "0.001 higher. Mixed up most: a, taken for b once.", "times"),
+        (
+            0.0005,
+            1,
+            "without them TIDE's AP50, 0.400, would be 0.001 higher. Mixed up most: a, taken for b once.",
+            "times",
+        ),
         (0.0004, 2, "Mixed up most: a, taken for b 2 times.", "higher"),
         (None, 2, "Mixed up most", "higher"),
     ],
@@ -529,7 +556,7 @@ def test_the_summary(gain, count, said, unsaid):
         "average_precision": {"all": all_},
         "counts": {"all": {"objects": 3}},
         "curves": {"scores": {"classes": {1: {"best": {"f1": 0.5}}}}},
-        "tide": {"dAP": dict.fromkeys(figures.TIDE, gain)},
+        "tide": {"AP50": 0.4, "dAP": dict.fromkeys(figures.TIDE, gain)},
         "confusion": {"pairs": [{"category_id": 1, "taken_for": 2, "count": count}]},
     }
     summary = " ".join(pages._summary(numbers, {1: "a", 2: "b"}, "boxes"))
