@@ -403,6 +403,7 @@ def detections_per_image(numbers: Numbers) -> charts.LineChart | charts.Table | 
         },
         "objects in the image",
         "detections",
+        is_whole=True,
     )
     return dataclasses.replace(chart, numbers=table)
 
