@@ -91,7 +91,9 @@ def _summary(numbers: Mapping[str, Any], names: Mapping[int, str], noun: str) ->
         f"AP75 {figures.score(measured['AP75'])})."
     ]
     if not any(of["best"] for of in numbers["curves"]["scores"]["classes"].values()):
-        return [*said, f"No detection is right: none of the {counts['objects']} objects is found."]
+        number = counts["objects"]
+        none = "the only object is not" if number == 1 else f"none of the {number} objects is"
+        return [*said, f"No detection is right: {none} found."]
     gains = numbers["tide"]["dAP"]
     worst = max(figures.TIDE, key=lambda name: gains[name] or 0)
     # Less would be written as 0.000.

@@ -268,9 +268,17 @@ OBJECTS = [(1, 1, [10, 10, 20, 20]), (2, 2, [30, 30, 40, 40])]
         (([], [(1, 1, [10, 10, 20, 20], 0.9)]), ["There are no objects with boxes to find"]),
         (([], []), ["There are no objects with boxes to find"]),
         ((OBJECTS, [(1, 1, [60, 60, 9, 9], 0.9)]), ["No detection is right"]),
+        ((OBJECTS[:1], []), ["No detection is right: the only object is not found."]),
         ((OBJECTS, [(1, 1, [11, 10, 20, 20], 0.9)]), ["There are no objects of class 3"]),
     ],
-    ids=["no detections", "no objects", "nothing", "all wrong", "a class without objects"],
+    ids=[
+        "no detections",
+        "no objects",
+        "nothing",
+        "all wrong",
+        "one object",
+        "a class without objects",
+    ],
 )
 def test_what_is_not_there_is_said(tmp_path, scene, words):
     html, _ = write(tmp_path, *scene)
@@ -292,10 +300,12 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path):
 
 
 def test_detections_of_other_classes_are_left_out_and_said(tmp_path):
-    detections = [(1, 1, [10, 10, 20, 20], 0.9), (1, 9, [10, 10, 20, 20], 0.9)]
-    html, content = write(tmp_path, OBJECTS, detections)
+    known, other = (1, 1, [10, 10, 20, 20], 0.9), (1, 9, [10, 10, 20, 20], 0.9)
+    html, content = write(tmp_path, OBJECTS, [known, other])
     assert content["num_detections"] == content["num_detections_of_other_classes"] == 1
-    assert "1 further ones are of classes that the annotations do not list" in html
+    assert "1 further one is of a class that the annotations do not list, and is left out." in html
+    html, _ = write(tmp_path, OBJECTS, [known, other, other])
+    assert "2 further ones are of classes that the annotations do not list, and are left" in html
 
 
 @pytest.mark.parametrize("key", FEDERATED_KEYS)
