@@ -104,7 +104,15 @@ def written(tmp_path_factory):
 
 
 @browser.needs_chromium
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "dark"),
+        (1280, "light"),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_the_page_in_a_browser(written, tmp_path, width, scheme):
     browser.check_page(written[0], tmp_path, width, scheme)
 
