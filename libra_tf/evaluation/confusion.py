@@ -21,9 +21,10 @@ def measure(found: Outcomes) -> dict[str, Any]:
       `counts`: the entries of the matrix that are not 0, row by row: `[row, column, count]`, that
       many objects of the row's category id were taken by a detection of the column's. None, which
       is last, is the background: as a column it counts the objects that nothing has taken, as a row
-      the detections that have taken nothing. `pairs`: different classes, those mixed up most first,
-      each with `category_id` of the object, `taken_for`, `count` and a few `examples`: `image_id`,
-      `object_id`, `detection_id`, `score` and `iou`, the highest scores first.
+      the detections that have taken nothing. `shares`: the same, divided by the sums of the rows.
+      `pairs`: different classes, those mixed up most first, each with `category_id` of the object,
+      `taken_for`, `count` and a few `examples`: `image_id`, `object_id`, `detection_id`, `score`
+      and `iou`, the highest scores first.
     """
     counts: collections.Counter = collections.Counter()
     for detection in found.of_detections:
@@ -34,8 +35,12 @@ def measure(found: Outcomes) -> dict[str, Any]:
             counts[found.subject.truth.anns[object_id]["category_id"], None] += 1
     place = {id_: number for number, id_ in enumerate([*found.subject.class_names, None])}
     cells = sorted(counts.items(), key=lambda cell: [place[id_] for id_ in cell[0]])
+    totals: collections.Counter = collections.Counter()
+    for (row, _), count in cells:
+        totals[row] += count
     return {
         "counts": [[row, column, count] for (row, column), count in cells],
+        "shares": [[row, column, count / totals[row]] for (row, column), count in cells],
         "pairs": _pairs(found),
     }
 

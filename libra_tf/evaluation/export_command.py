@@ -1,6 +1,7 @@
 """The command that exports a run with the best score of each class."""
 
-import math
+import collections
+import decimal
 import os
 import re
 import shlex
@@ -22,12 +23,29 @@ def is_of_run(model: str) -> bool:
     return _CHECKPOINT.fullmatch(model) is not None
 
 
+def names_in_flag(class_names: Mapping[int, str]) -> dict[int, str]:
+    """Returns what the flag for the scores calls the classes of a detector.
+
+    Args:
+      class_names: of the detector, by its category ids.
+
+    Returns:
+      The name of each; the id of one whose name has commas, or that classes share.
+    """
+    number = collections.Counter(class_names.values())
+    return {
+        id_: name if number[name] == 1 and "," not in name and name == name.strip() else str(id_)
+        for id_, name in class_names.items()
+    }
+
+
 def of(numbers: Mapping[str, Any], names: Mapping[int, str], model: str) -> str | None:
     """Returns the command that exports a run with the best score of each class.
 
     Args:
       numbers: see `measures.Measured`.
-      names: of the classes.
+      names: what `names_in_flag` calls the classes that the detector has, by the category ids of
+        `numbers`.
       model: see `report.Evaluation`.
 
     Returns:
@@ -36,7 +54,7 @@ def of(numbers: Mapping[str, Any], names: Mapping[int, str], model: str) -> str 
     """
     of_classes = numbers["curves"]["scores"]["classes"]
     chosen = [
-        f"{_name_in_flag(id_, name)}={_rounded_down(of_classes[id_]['best']['threshold'])}"
+        f"{name}={_rounded_down(of_classes[id_]['best']['threshold'])}"
         for id_, name in names.items()
         if of_classes[id_]["best"]
     ]
@@ -60,12 +78,7 @@ def _run_flags(model: str) -> list[str]:
     return [f"--model_dir={run}", f"--checkpoint={name}", f"--export_dir={export}"]
 
 
-def _name_in_flag(id_: int, name: str) -> str:
-    """Returns a name that the flag takes; the id for one with commas, or that classes share."""
-    is_taken = "," not in name and name == name.strip() and not name.endswith(f" ({id_})")
-    return name if is_taken else str(id_)
-
-
 def _rounded_down(threshold: float) -> str:
-    """Writes a score with three decimals, so that the detection that has it is kept."""
-    return f"{math.floor(threshold * 1000) / 1000:g}"
+    """Writes a score with three digits, so that the detection that has it is kept."""
+    digits = decimal.Context(prec=3, rounding=decimal.ROUND_DOWN)
+    return f"{digits.create_decimal(str(threshold)).normalize():f}"

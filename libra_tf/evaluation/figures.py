@@ -261,9 +261,9 @@ def tide_bars(numbers: Numbers) -> list[charts.BarChart]:
         {f"{name}: {meaning}": {label: measured[key][name]} for name, meaning in TIDE.items()}
         for key, label in (("dAP", "gain"), ("counts", "number"))
     )
-    title = "Gain of AP50 if all errors of one kind were corrected"
+    title = "Gain of TIDE's AP50 if all errors of one kind were corrected"
     return [
-        charts.bars(title, gains, "gain of AP50"),
+        charts.bars(title, gains, "gain of AP50", is_share=False),
         charts.bars("Number of errors, at any score", number_of, "errors", is_share=False),
     ]
 
@@ -403,6 +403,7 @@ def detections_per_image(numbers: Numbers) -> charts.LineChart | charts.Table | 
         },
         "objects in the image",
         "detections",
+        is_whole=True,
     )
     return dataclasses.replace(chart, numbers=table)
 

@@ -31,10 +31,12 @@ class Measured:
         `worst_images`, `counts` and `calibration` by name, and the `score_threshold` that errors
         were counted at.
       found: what became of each object and detection at that threshold.
+      matches: what all of it was measured from.
     """
 
     numbers: dict[str, Any]
     found: outcomes.Outcomes
+    matches: matching.Matches
 
 
 def measure(
@@ -74,4 +76,4 @@ def measure(
             *matching.counting(matches.classes, outcomes.IOU_THRESHOLD)
         ),
     }
-    return Measured(numbers, found)
+    return Measured(numbers, found, matches)

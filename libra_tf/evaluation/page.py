@@ -42,12 +42,15 @@ class Drawn:
     worst: Sequence[pictures.ErrorPicture]
 
 
-def render(content: Mapping[str, Any], drawn: Mapping[str, Drawn]) -> str:
+def render(
+    content: Mapping[str, Any], drawn: Mapping[str, Drawn], export_names: Mapping[int, str]
+) -> str:
     """Renders the page.
 
     Args:
       content: what `evaluation.json` holds; see `report`.
       drawn: the pictures by kind.
+      export_names: see `export_command.of`.
 
     Returns:
       An HTML document.
@@ -64,6 +67,7 @@ def render(content: Mapping[str, Any], drawn: Mapping[str, Drawn]) -> str:
             drawn=drawn,
             figures_of=figures,
             export_command=export_command,
+            export_names=export_names,
             compared=_compared(content),
             summaries={
                 kind: _summary(numbers, names, NOUNS[kind])
@@ -87,14 +91,17 @@ def _summary(numbers: Mapping[str, Any], names: Mapping[int, str], noun: str) ->
         f"AP75 {figures.score(measured['AP75'])})."
     ]
     if not any(of["best"] for of in numbers["curves"]["scores"]["classes"].values()):
-        return [*said, f"No detection is right: none of the {counts['objects']} objects is found."]
+        number = counts["objects"]
+        none = "the only object is not" if number == 1 else f"none of the {number} objects is"
+        return [*said, f"No detection is right: {none} found."]
     gains = numbers["tide"]["dAP"]
     worst = max(figures.TIDE, key=lambda name: gains[name] or 0)
     # Less would be written as 0.000.
     if (gains[worst] or 0) >= _SMALLEST_GAIN:
         said.append(
-            f"The errors that cost most are of the kind “{figures.TIDE[worst]}”: without them AP50 "
-            f"would be {figures.score(gains[worst])} higher."
+            f"The errors that cost most are of the kind “{figures.TIDE[worst]}”: without them "
+            f"TIDE's AP50, {figures.score(numbers['tide']['AP50'])}, would be "
+            f"{figures.score(gains[worst])} higher."
         )
     pairs = numbers["confusion"]["pairs"]
     if pairs:

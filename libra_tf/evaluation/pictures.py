@@ -51,7 +51,9 @@ LOOKS = {
     Outcome.FALSE: Look("false", "nothing of that class is there", "#ff6b5e"),
     Outcome.BADLY_PLACED: Look("badly placed", "right class, IoU from 0.1 to 0.5", "#ffb02e"),
     Outcome.MIXED_UP: Look("mixed up", "right place, wrong class", "#f58cf0"),
-    Outcome.DUPLICATE: Look("duplicate", "of an object that is found already", "#6cc4ff"),
+    Outcome.DUPLICATE: Look(
+        "duplicate", "of an object that another detection has taken", "#6cc4ff"
+    ),
 }
 
 

@@ -180,7 +180,8 @@ def digest_of_truth(truth: annotations.AnnotationFile, image_ids: Iterable[int])
         if box is not None:
             # Conversion may number the classes anew.
             name = truth.class_names[entry["category_id"]]
-            # Pixels in tenths: what rounds differently in another file is the same object.
+            # Pixels in tenths: other files have fewer digits of the same object. At half a tenth
+            # that may still tell two apart, and a comparison is refused.
             tenths = (round(float(value), 1) for value in box)
             objects.append([image_id, name, int(entry.get("iscrowd", 0)), *tenths])
     content = [sorted(wanted), sorted(objects), sorted(truth.class_names.values())]

@@ -8,11 +8,13 @@ from typing import Any, TypeAlias
 
 from libra_tf import atomic
 from libra_tf.cli import outputs
+from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.cli.progress import Progress
-from libra_tf.data.annotations import AnnotationFile
+from libra_tf.data.annotations import FEDERATED_KEYS, AnnotationFile
 from libra_tf.evaluation import (
     average_precision,
     comparison,
+    export_command,
     figures,
     matching,
     measures,
@@ -47,7 +49,9 @@ class Evaluation:
       read_images: reads those that are drawn.
       training_objects: the number of objects in training by category id; None if unknown.
       score_threshold: see `measures.measure`.
-      compared: another evaluation of the same images to compare with; None for none.
+      export_names: what `libra-tf export` calls the detector's classes, by category id; see
+        `export_command.of`. None if they are those of the ground truth.
+      read_compared: reads another evaluation of the same images to compare with; None for none.
     """
 
     name: str
@@ -59,13 +63,16 @@ class Evaluation:
     read_images: ReadImages
     training_objects: Mapping[int, int] | None = None
     score_threshold: float | None = None
-    compared: Record | None = None
+    export_names: Mapping[int, str] | None = None
+    read_compared: Callable[[], Record] | None = None
 
 
 def write(
     evaluation: Evaluation, output_dir: str, progress: Progress
-) -> dict[str, dict[str, float | None]]:
+) -> tuple[Subject, dict[str, dict[str, float | None]]]:
     """Measures, and writes `evaluation.html`, `evaluation.json` and `detections.json`.
+
+    If the other evaluation cannot be compared with, the page says why: the rest of it took long.
 
     Args:
       evaluation: what to report on.
@@ -73,23 +80,25 @@ def write(
       progress: shows what is being done.
 
     Returns:
-      By kind (`bbox`, `segm`), pycocotools' twelve numbers; see `average_precision.measure`.
+      What was evaluated; and by kind (`bbox`, `segm`), pycocotools' twelve numbers, see
+      `average_precision.measure`.
 
     Raises:
-      UsageError: if a detection belongs to another image, the threshold does not lie in [0, 1], the
-        evaluation to compare with was of other objects, or a file cannot be written.
+      UsageError: if a detection belongs to another image, the threshold does not lie in [0, 1], or
+        a file cannot be written.
     """
-    if evaluation.compared is not None:
-        records.check_same_truth(evaluation.compared, evaluation.truth, evaluation.image_ids)
     subject = _subject(evaluation.truth, evaluation.results, evaluation.image_ids)
     measured = {}
     for kind in subject.kinds:
         progress.note(f"evaluation page: measuring {page.NOUNS[kind]}")
         measured[kind] = measures.measure(subject, kind, evaluation.score_threshold, progress)
-    compared = _compare(evaluation, subject, progress) if evaluation.compared else None
+    compared = _compared(evaluation, subject, measured, progress)
     encoded = records.encode_results(evaluation.results)
-    content = _content(evaluation, subject, measured, compared, encoded)
-    html = page.render(content, _drawings(measured, evaluation.read_images))
+    content = _content(evaluation, subject, measured, encoded) | compared
+    export_names = evaluation.export_names
+    if export_names is None:
+        export_names = export_command.names_in_flag(evaluation.truth.class_names)
+    html = page.render(content, _drawings(measured, evaluation.read_images), export_names)
     files = {
         records.RESULTS: encoded,
         # Before the page, so that it never comes without its numbers.
@@ -100,7 +109,7 @@ def write(
         path = os.path.join(output_dir, name)
         with outputs.writing(path):
             atomic.write_file(path, text)
-    return {kind: of.numbers["average_precision"]["all"] for kind, of in measured.items()}
+    return subject, {kind: of.numbers["average_precision"]["all"] for kind, of in measured.items()}
 
 
 def _subject(
@@ -113,10 +122,9 @@ def _content(
     evaluation: Evaluation,
     subject: Subject,
     measured: Mapping[str, Measured],
-    compared: dict[str, Any] | None,
     encoded: str,
 ) -> dict[str, Any]:
-    """Returns what `evaluation.json` holds; `encoded` is the text of the file of detections."""
+    """Returns what `evaluation.json` holds of one detector; `encoded` is the file of detections."""
     image_ids = subject.image_ids
     return {
         "format": records.FORMAT,
@@ -128,19 +136,49 @@ def _content(
         "num_detections": len(subject.detections.anns),
         "num_detections_of_other_classes": len(evaluation.results) - len(subject.detections.anns),
         "why_no_masks": subject.why_no_masks,
+        "is_federated": _is_federated(subject),
         "image_ids": image_ids,
         "truth_digest": records.digest_of_truth(evaluation.truth, image_ids),
         "detections_digest": records.digest_of_results(encoded),
         "classes": subject.class_names,
         "training_objects": evaluation.training_objects,
         "kinds": {kind: of.numbers for kind, of in measured.items()},
-        "compared": compared,
     }
 
 
-def _compare(evaluation: Evaluation, subject: Subject, progress: Progress) -> dict[str, Any]:
+def _is_federated(subject: Subject) -> bool:
+    """Returns whether images say which classes were looked for, which only LVIS' AP reads."""
+    return any(
+        image.get(key) is not None
+        for image in subject.truth.imgs.values()
+        for key in FEDERATED_KEYS
+    )
+
+
+def _compared(
+    evaluation: Evaluation, subject: Subject, measured: Mapping[str, Measured], progress: Progress
+) -> dict[str, Any]:
+    """Returns what `evaluation.json` holds of the comparison: its numbers, or why it has none."""
+    compared, why_not = None, ""
+    if evaluation.read_compared is not None:
+        try:
+            record = evaluation.read_compared()
+            compared = _compare(evaluation, record, subject, measured, progress)
+        except UsageError as reason:
+            why_not = first_line(reason)
+            progress.note(f"evaluation page: without a comparison, {why_not}")
+    return {"compared": compared, "why_not_compared": why_not}
+
+
+def _compare(
+    evaluation: Evaluation,
+    record: Record,
+    subject: Subject,
+    measured: Mapping[str, Measured],
+    progress: Progress,
+) -> dict[str, Any]:
     """Compares in the images that both have detected in; see `comparison.compare`."""
-    record = evaluation.compared
+    records.check_same_truth(record, evaluation.truth, evaluation.image_ids)
     common = sorted(set(record.image_ids) & set(subject.image_ids))
     ids = subjects.same_classes(record.class_names, subject.class_names)
     others = [
@@ -148,14 +186,19 @@ def _compare(evaluation: Evaluation, subject: Subject, progress: Progress) -> di
         for result in record.results
         if result["category_id"] in ids
     ]
-    own, other = (
-        _subject(evaluation.truth, results, common) for results in (evaluation.results, others)
-    )
+    own = subject
+    if common != subject.image_ids:
+        own = _subject(evaluation.truth, evaluation.results, common)
+    other = _subject(evaluation.truth, others, common)
     kinds = {}
     for kind in own.kinds:
         if kind not in other.kinds:
             continue
-        matches = [matching.match(of, kind, progress) for of in (own, other)]
+        # Matching takes longest, and in all images it is done already.
+        own_matches = (
+            measured[kind].matches if own is subject else matching.match(own, kind, progress)
+        )
+        matches = [own_matches, matching.match(other, kind, progress)]
         kinds[kind] = {
             "differences": comparison.compare(
                 own, other, kind, _NUM_DRAWS, progress=progress, matches=matches

@@ -68,11 +68,14 @@ def count_training_images(path: str) -> dict[int, int] | None:
       path: as for `read`, which has found no mistakes in it.
 
     Returns:
-      The numbers; None for a file, which has no training images beside it.
+      The numbers; None for a file, which has no training images beside it, and for a folder with
+      one split only, which is evaluated.
     """
     if not pathlib.Path(path).is_dir():
         return None
     source = layouts.recognise(pathlib.Path(path))
+    if len(source.splits) == 1:
+        return None
     return lvis_ap.images_per_class(_read_split(source, TRAIN).annotations)
 
 

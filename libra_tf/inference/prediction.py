@@ -18,7 +18,7 @@ from libra_tf.cli.image_files import ImageFile
 from libra_tf.cli.progress import Progress
 from libra_tf.data import images as data_images
 from libra_tf.data.annotations import AnnotationFile
-from libra_tf.evaluation import lvis_ap, metrics, records, subject
+from libra_tf.evaluation import export_command, lvis_ap, metrics, records, subject
 from libra_tf.evaluation import report as evaluation_report
 from libra_tf.evaluation.report import ReadImages
 from libra_tf.inference import (
@@ -112,7 +112,7 @@ def predict(
     for line in found.summary.lines():
         report(line)
     if asked.truth:
-        evaluation = _evaluation(asked, found, model, detector.source, report_threshold)
+        evaluation = _evaluation(asked, found, model, detector, report_threshold)
         page_dir = output_dir if writes_page else None
         for line in _evaluate(evaluation, page_dir, more_metrics, frequency_limits):
             report(line)
@@ -329,6 +329,9 @@ def _place(name: str | pathlib.PurePath, root: pathlib.Path | None) -> str:
 def _renumbering(detector: _Detector, truth: AnnotationFile) -> dict[int, int]:
     """Returns the annotations' ids of a detector's classes; empty if they are the detector's own.
 
+    They are not if an id of the detector stands for another class in the annotations: what has it
+    would count as that class.
+
     Raises:
       UsageError: if they have no class in common.
     """
@@ -338,7 +341,8 @@ def _renumbering(detector: _Detector, truth: AnnotationFile) -> dict[int, int]:
             f"--annotations={truth.path} lists none of the classes that the detector knows: "
             f"{listed(list(detector.class_names.values()), _MOST_NAMES)}"
         )
-    return {} if all(own == other for own, other in same.items()) else same
+    in_both = detector.class_names.keys() & truth.class_names.keys()
+    return {} if all(same.get(id_) == id_ for id_ in in_both | same.keys()) else same
 
 
 def _detect_and_write(
@@ -434,11 +438,13 @@ class _Summary:
 
 
 def _evaluation(
-    asked: _Asked, found: _Found, model: str, source: str, score_threshold: float | None
+    asked: _Asked, found: _Found, model: str, detector: _Detector, score_threshold: float | None
 ) -> evaluation_report.Evaluation:
+    ids = subject.same_classes(detector.class_names, asked.truth.class_names)
+    names = export_command.names_in_flag(detector.class_names)
     return evaluation_report.Evaluation(
         name=os.path.basename(os.path.abspath(model)),
-        model=source,
+        model=detector.source,
         annotations=asked.annotations,
         truth=asked.truth,
         results=found.results,
@@ -446,7 +452,8 @@ def _evaluation(
         read_images=_reader(asked.image_ids, asked.truth),
         training_objects=records.read_training_objects(model, asked.truth.class_names),
         score_threshold=score_threshold,
-        compared=asked.compared,
+        export_names={id_: names[own_id] for own_id, id_ in ids.items()},
+        read_compared=(lambda: asked.compared) if asked.compared else None,
     )
 
 
@@ -473,14 +480,14 @@ def _evaluate(
 ) -> Iterator[str]:
     """Measures, writes the page if there is a folder for it, and yields what to say."""
     truth, image_ids = evaluation.truth, evaluation.image_ids
-    known = subject.of_listed_classes(evaluation.results, truth)
-    made = subject.make(truth, known, image_ids)
     if page_dir:
         progress = Progress(rich.console.Console())
-        measured = evaluation_report.write(evaluation, page_dir, progress)
+        made, measured = evaluation_report.write(evaluation, page_dir, progress)
         yield _precision(truth, coco_results.to_metrics(measured), image_ids)
         yield f"evaluation page: {os.path.join(page_dir, records.PAGE)}"
     else:
+        known = subject.of_listed_classes(evaluation.results, truth)
+        made = subject.make(truth, known, image_ids)
         yield _precision(truth, coco_results.measure(made), image_ids)
     if made.why_no_masks:
         yield made.why_no_masks

@@ -6,6 +6,7 @@ for text of the size that `templates/page.css` gives it, about that of the body.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar
 
@@ -284,7 +285,9 @@ def histogram(
         for i, (low, high) in enumerate(itertools.pairwise(edges))
     ]
     numbers = Table(title, [x_label, *series], rows)
-    return _line_chart(outlines, x_label, "share", lambda y: f"{100 * y:.3g} %", mark, numbers)
+    return _line_chart(
+        outlines, x_label, "share", lambda y: f"{100 * y:.3g} %", mark, numbers, _ticks
+    )
 
 
 def curves(
@@ -296,6 +299,7 @@ def curves(
     mark: tuple[float, str] | None = None,
     drawn: Collection[str] | None = None,
     is_filled: bool = False,
+    is_whole: bool = False,
 ) -> LineChart:
     """Lays out functions of one variable.
 
@@ -308,6 +312,7 @@ def curves(
       mark: as in `histogram`.
       drawn: the names of the series to draw; None for all. The table has all of them.
       is_filled: see `LineChart`.
+      is_whole: whether both axes count something, so that their ticks are whole numbers.
     """
     points = {
         name: [(at, y) for at, y in zip(x, values, strict=True) if y is not None]
@@ -318,7 +323,8 @@ def curves(
         [number(at), *(number(values[i]) for values in series.values())] for i, at in enumerate(x)
     ]
     numbers = Table(title, [x_label, *series], rows)
-    chart = _line_chart(points, x_label, y_label, lambda y: f"{y:.2g}", mark, numbers)
+    ticks = _whole_ticks if is_whole else _ticks
+    chart = _line_chart(points, x_label, y_label, number, mark, numbers, ticks)
     return dataclasses.replace(chart, is_filled=is_filled)
 
 
@@ -387,7 +393,8 @@ def number(value: float | None) -> str:
     """Formats a number with three significant digits, or all before the point; "-" for None."""
     if value is None:
         return "-"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    # Three digits would make 1e+03 of what is rounded to 1000.
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def _line_chart(
@@ -397,21 +404,19 @@ def _line_chart(
     write_y: Callable[[float], str],
     mark: tuple[float, str] | None,
     numbers: Table,
+    ticks: Callable[[float, float], Sequence[float]],
 ) -> LineChart:
     points = [point for line in series.values() for point in line]
     first, last = min((x for x, _ in points), default=0.0), max((x for x, _ in points), default=1.0)
     highest = _ceiling(max((y for _, y in points), default=0.0))
     place_x = _scale((first, last), (LineChart.left, LineChart.right))
     place_y = _scale((0.0, highest), (LineChart.bottom, LineChart.top))
-    shares = [i / (_NUM_TICKS - 1) for i in range(_NUM_TICKS)]
-    xs = [first + (last - first) * share for share in shares]
-    ys = [highest * share for share in shares]
     return LineChart(
         numbers.title,
         x_label,
         y_label,
-        [Label(place_x(x), f"{x:.3g}") for x in xs],
-        [Label(place_y(y), write_y(y)) for y in ys],
+        [Label(place_x(x), number(x)) for x in ticks(first, last)],
+        [Label(place_y(y), write_y(y)) for y in ticks(0.0, highest)],
         [
             Line(name, [(place_x(x), place_y(y)) for x, y in points])
             for name, points in series.items()
@@ -419,6 +424,17 @@ def _line_chart(
         Label(place_x(mark[0]), mark[1]) if mark and first <= mark[0] <= last else None,
         numbers,
     )
+
+
+def _ticks(first: float, last: float) -> list[float]:
+    """Returns where the ticks of an axis are: at its ends, and evenly in between."""
+    return [first + (last - first) * i / (_NUM_TICKS - 1) for i in range(_NUM_TICKS)]
+
+
+def _whole_ticks(first: float, last: float) -> Sequence[int]:
+    """Returns where the ticks of an axis that counts are: at multiples of a round number."""
+    step = math.ceil(_ceiling((last - first) / (_NUM_TICKS - 1)))
+    return range(math.ceil(first / step) * step, math.floor(last) + 1, step)
 
 
 def _bar(

@@ -106,5 +106,7 @@ def _draw_image(
         [str(class_names.get(id_, id_)) for id_ in detections.classes[is_drawn]],
         detections.scores[is_drawn],
         None if detections.masks is None else detections.masks[is_drawn],
-        truth=example["groundtruth_boxes"] * [height, width, height, width],
+        # Crowds need not be found, so they would look like something missed.
+        truth=example["groundtruth_boxes"][~example["groundtruth_is_crowd"]]
+        * [height, width, height, width],
     )

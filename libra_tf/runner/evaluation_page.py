@@ -1,7 +1,8 @@
 """The page of a run's evaluation, from the detections that the run keeps and its TFRecords."""
 
+import functools
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
@@ -9,7 +10,7 @@ from official.core import config_definitions as cfg
 from libra_tf.cli.errors import UsageError, first_line
 from libra_tf.cli.progress import Progress
 from libra_tf.data import DetectionDataset
-from libra_tf.evaluation import records, report
+from libra_tf.evaluation import export_command, records, report
 from libra_tf.runner import input_data
 from libra_tf.runner.detections import read_truth, to_results
 from libra_tf.runs.folder import RunFolder
@@ -81,7 +82,9 @@ def write(
             read_images=_reader(params.task.validation_data),
             training_objects=_training_objects(folder, dataset),
             score_threshold=score_threshold,
-            compared=records.read(compare) if compare else None,
+            export_names=_export_names(folder, truth.class_names),
+            # Only now, since its detections would fill the memory during a training.
+            read_compared=functools.partial(records.read, compare) if compare else None,
         )
         report.write(evaluation, folder.path, progress)
     except (UsageError, OSError, tf.errors.OpError) as reason:
@@ -96,6 +99,12 @@ def _training_objects(
     if dataset is None or not folder.is_own(dataset.folder):
         return None
     return dataset.train.num_objects
+
+
+def _export_names(folder: RunFolder, ids: Iterable[int]) -> dict[int, str]:
+    """Returns what the export of the run calls its classes; those without a name by their ids."""
+    names = export_command.names_in_flag(folder.read_class_names())
+    return {id_: names.get(id_, str(id_)) for id_ in ids}
 
 
 def _reader(data: cfg.DataConfig) -> report.ReadImages:

@@ -1,5 +1,6 @@
 """What an evaluation measures beside COCO's average precision, if --metrics asks for it."""
 
+import filecmp
 import functools
 import json
 from collections.abc import Callable, Collection, Mapping
@@ -46,17 +47,23 @@ def build(
             f"--metrics={','.join(names)} needs an annotation file of the validation images: set "
             "task.annotation_file, or name a folder with --dataset"
         )
-    training_images = None
-    if dataset and metrics.LVIS in names:
-        with open(dataset.train.annotation_file, "rb") as file:
-            training_images = lvis_ap.images_per_class(json.load(file)["annotations"])
     return functools.partial(
         _measure,
         read_truth(path),
         names,
-        training_images,
+        _count_training_images(dataset) if dataset and metrics.LVIS in names else None,
         run_flags.frequency_limits(flag_values.frequency_limits),
     )
+
+
+def _count_training_images(dataset: DetectionDataset) -> dict[int, int] | None:
+    """Counts in how many training images each class is; None if all images are evaluated."""
+    path = dataset.train.annotation_file
+    # A folder with one split that is not the run's own: nothing was trained on these images.
+    if filecmp.cmp(path, dataset.val.annotation_file, shallow=False):
+        return None
+    with open(path, "rb") as file:
+        return lvis_ap.images_per_class(json.load(file)["annotations"])
 
 
 def _measure(

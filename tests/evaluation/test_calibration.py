@@ -16,9 +16,7 @@ SCORES = hnp.arrays(
 )
 
 
-@hypothesis.given(SCORES, st.integers(1, 12), st.randoms(use_true_random=False))
-def test_the_curve_is_that_of_scikit_learn(scores, num_bins, random):
-    is_true = np.array([random.random() < 0.5 for _ in scores])
+def check(scores, is_true, num_bins):
     measured = calibration.measure(scores, is_true, num_bins)
     precision, mean_score = calibration_curve(is_true, scores, n_bins=num_bins, pos_label=True)
     bins = measured["bins"]
@@ -29,6 +27,11 @@ def test_the_curve_is_that_of_scikit_learn(scores, num_bins, random):
     assert measured["expected_calibration_error"] == pytest.approx(error)
     assert sum(b["count"] for b in bins) == len(scores)
     assert all(b["low"] <= b["mean_score"] <= b["high"] + 1e-12 for b in bins)
+
+
+@hypothesis.given(SCORES, st.integers(1, 12), st.randoms(use_true_random=False))
+def test_the_curve_is_that_of_scikit_learn(scores, num_bins, random):
+    check(scores, np.array([random.random() < 0.5 for _ in scores]), num_bins)
 
 
 def test_perfect_and_wrong_scores():

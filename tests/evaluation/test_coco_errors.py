@@ -19,12 +19,12 @@ def curves(evaluated, kind):
     """The seven precisions, `[7, 101, K, A]`; -1 where there are no objects."""
     precision = results.evaluate(evaluated, kind, iouThrs=[0.75, 0.5, 0.1], maxDets=[100])
     stacked = np.concatenate(
-        [precision.eval["precision"][..., 0], -np.ones([4, 101, len(results.CLASSES), 4])]
+        [precision.eval["precision"][..., 0], -np.ones([4, 101, len(evaluated.class_names), 4])]
     )
-    for number, class_id in enumerate(sorted(results.CLASSES)):
-        name = results.SUPERCATEGORIES[class_id]
-        similar = [id_ for id_, other in results.SUPERCATEGORIES.items() if other == name]
-        for row, excused in ((3, similar), (4, list(results.CLASSES))):
+    names = evaluated.supercategories
+    for number, class_id in enumerate(evaluated.class_names):
+        similar = [id_ for id_, name in names.items() if name == names.get(class_id)]
+        for row, excused in ((3, similar), (4, list(evaluated.class_names))):
             stacked[row, :, number] = one_class(evaluated, kind, class_id, excused)
     defined = stacked[2] > -1
     stacked[5] = np.where(defined, stacked[4] > 0, -1)
@@ -64,7 +64,7 @@ def check(evaluated, kind):
     names = ("C75", "C50", "Loc", "Sim", "Oth", "BG", "FN")
     for name, expected in zip(names, curves(evaluated, kind), strict=True):
         assert measured["all"][name] == pytest.approx(mean(expected[..., 0]), abs=1e-6), name
-        for number, class_id in enumerate(sorted(results.CLASSES)):
+        for number, class_id in enumerate(evaluated.class_names):
             value = measured["classes"][class_id][name]
             assert value == pytest.approx(mean(expected[:, number, 0]), abs=1e-6), name
         for number, size in enumerate(("small", "medium", "large"), start=1):

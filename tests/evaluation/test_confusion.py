@@ -61,6 +61,10 @@ def test_counts_are_those_of_scikit_learn(seed):
     assert shown.columns == [*names.values(), "background"]
     for (_, cells), normalised in zip(shown.rows, shares, strict=True):
         assert [cell.share for cell in cells] == pytest.approx(normalised)
+    for (row, column, share), of_count in zip(measured["shares"], measured["counts"], strict=True):
+        assert [row, column] == of_count[:2]
+        place = [LABELS.index(id_ or BACKGROUND) for id_ in (row, column)]
+        assert share == pytest.approx(shares[*place])
 
 
 @hypothesis.settings(max_examples=40, deadline=None)

@@ -19,16 +19,14 @@ def mean(curve):
     return None if curve is None else np.mean(curve)
 
 
-@settings(deadline=None, max_examples=60)
-@given(results.subjects())
-def test_precision_against_recall_is_that_of_pycocotools(evaluated):
-    measured = measure(evaluated)
-    evaluation = results.evaluate(evaluated, subject.BOXES)
+def check_precision(evaluated, kind):
+    measured = measure(evaluated, kind)
+    evaluation = results.evaluate(evaluated, kind)
     assert measured["recall"] == pytest.approx(evaluation.params.recThrs.tolist())
     for name, index in {"0.5": 0, "0.75": 5}.items():
         precision = evaluation.eval["precision"][index, :, :, 0, -1]
         curve = measured["precision"][name]
-        for number, class_id in enumerate(sorted(results.CLASSES)):
+        for number, class_id in enumerate(evaluated.class_names):
             expected = precision[:, number]
             if (expected == -1).any():
                 assert curve["classes"][class_id] is None
@@ -38,9 +36,21 @@ def test_precision_against_recall_is_that_of_pycocotools(evaluated):
         assert mean(curve["mean"]) == pytest.approx(results.expected(area), abs=1e-6)
 
 
-def outcomes(evaluated, class_ids):
+@settings(deadline=None, max_examples=60)
+@given(results.subjects())
+def test_precision_against_recall_of_boxes_is_that_of_pycocotools(evaluated):
+    check_precision(evaluated, subject.BOXES)
+
+
+@settings(deadline=None, max_examples=25)
+@given(results.subjects(with_masks=True, min_objects=1, min_detections=1))
+def test_precision_against_recall_of_masks_is_that_of_pycocotools(evaluated):
+    check_precision(evaluated, subject.MASKS)
+
+
+def outcomes(evaluated, kind, class_ids):
     """Whether each detection that counts is right, its score, and how many objects count."""
-    evaluation = results.evaluate(evaluated, subject.BOXES, catIds=class_ids, areaRng=[[0, 1e10]])
+    evaluation = results.evaluate(evaluated, kind, catIds=class_ids, areaRng=[[0, 1e10]])
     right, scores, num_objects = [], [], 0
     for image in filter(None, evaluation.evalImgs):
         counts = ~image["dtIgnore"][0].astype(bool)
@@ -83,15 +93,26 @@ def check_scores(measured, thresholds, right, scores, num_objects):
     assert best["recall"] == pytest.approx(recalls[equally_good[-1]], abs=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
-@given(results.subjects())
-def test_curves_against_the_score_are_those_of_scikit_learn(evaluated):
-    measured = measure(evaluated)["scores"]
+def check_all_scores(evaluated, kind):
+    measured = measure(evaluated, kind)["scores"]
     thresholds = measured["thresholds"]
     assert thresholds == pytest.approx(np.linspace(0, 1, 101))
-    check_scores(measured["all"], thresholds, *outcomes(evaluated, list(results.CLASSES)))
+    of_all = outcomes(evaluated, kind, list(evaluated.class_names))
+    check_scores(measured["all"], thresholds, *of_all)
     for class_id, values in measured["classes"].items():
-        check_scores(values, thresholds, *outcomes(evaluated, [class_id]))
+        check_scores(values, thresholds, *outcomes(evaluated, kind, [class_id]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(results.subjects())
+def test_curves_of_boxes_against_the_score_are_those_of_scikit_learn(evaluated):
+    check_all_scores(evaluated, subject.BOXES)
+
+
+@settings(deadline=None, max_examples=25)
+@given(results.subjects(with_masks=True, min_objects=1, min_detections=1))
+def test_curves_of_masks_against_the_score_are_those_of_scikit_learn(evaluated):
+    check_all_scores(evaluated, subject.MASKS)
 
 
 def test_the_best_threshold_is_exact():

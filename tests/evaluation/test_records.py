@@ -89,7 +89,7 @@ def test_classes_that_are_numbered_otherwise_are_compared_by_name(tmp_path):
         class_names={ids[id_]: name for id_, name in other.class_names.items()},
     )
     results = [{**r, "category_id": ids[r["category_id"]]} for r in scenes.results(DETECTIONS)]
-    write(tmp_path / "two", truth=other, results=results, compared=record)
+    write(tmp_path / "two", truth=other, results=results, read_compared=lambda: record)
     compared = json.loads((tmp_path / "two" / "evaluation.json").read_text())["compared"]
     both = compared["kinds"]["bbox"]["average_precision"]
     assert both["this"] == {**both["other"], "classes": both["this"]["classes"]}
@@ -142,7 +142,7 @@ def test_objects_in_training(tmp_path):
 
 def test_a_comparison_is_of_the_images_that_both_have(tmp_path):
     record = records.read(write(tmp_path / "one"))
-    write(tmp_path / "two", image_ids=[2, 3], results=[], compared=record)
+    write(tmp_path / "two", image_ids=[2, 3], results=[], read_compared=lambda: record)
     compared = json.loads((tmp_path / "two" / "evaluation.json").read_text())["compared"]
     assert compared["num_images"] == 1
     # Both have the same name.

@@ -1,5 +1,7 @@
 """The page of an evaluation and its numbers, as a user gets them."""
 
+import dataclasses
+import functools
 import io
 import json
 import os
@@ -17,6 +19,7 @@ from PIL import Image
 
 from libra_tf.cli.errors import UsageError
 from libra_tf.cli.progress import Progress
+from libra_tf.data.annotations import FEDERATED_KEYS
 from libra_tf.evaluation import (
     average_precision,
     coco_errors,
@@ -71,13 +74,16 @@ def write(folder, *scene, **changes):
     """Returns the page and the content of the JSON file."""
     folder.mkdir(exist_ok=True)
     evaluation = make(*scene, **changes)
-    returned = report.write(evaluation, str(folder), Progress(rich.console.Console(quiet=True)))
+    subject, returned = report.write(
+        evaluation, str(folder), Progress(rich.console.Console(quiet=True))
+    )
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
     text = (folder / "evaluation.json").read_text()
     numbers = json.loads(text, parse_constant=refuse)
+    assert subject.image_ids == numbers["image_ids"]
     assert returned.keys() == numbers["kinds"].keys()
     assert json.loads((folder / "detections.json").read_text()) == evaluation.results
     return (folder / "evaluation.html").read_text(), numbers
@@ -92,13 +98,21 @@ def written(tmp_path_factory):
     write(root / "other", objects, others, num_images=12, masks=True, name="plain")
     record = records.read(str(root / "other"))
     html, numbers = write(
-        root / "run", objects, detections, num_images=12, masks=True, compared=record
+        root / "run", objects, detections, num_images=12, masks=True, read_compared=lambda: record
     )
     return html, numbers
 
 
 @browser.needs_chromium
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "dark"),
+        (1280, "light"),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_the_page_in_a_browser(written, tmp_path, width, scheme):
     browser.check_page(written[0], tmp_path, width, scheme)
 
@@ -168,6 +182,27 @@ def test_two_runs_are_side_by_side(written):
         assert of_kind["differences"]["AP"]["low"] <= gap <= of_kind["differences"]["AP"]["high"]
     assert "Compared with plain" in html
     assert "AP, 95 % between" in html and "more than chance" in html
+
+
+def test_nothing_is_matched_twice(tmp_path, monkeypatch):
+    """Matching is most of the work."""
+    matched = []
+
+    def watch(subject, kind, progress=None):
+        matched.append(subject)
+        return match(subject, kind, progress)
+
+    match = matching.match
+    monkeypatch.setattr(matching, "match", watch)
+    objects, detections = scenes.random(3)
+    write(tmp_path / "other", objects, detections)
+    for images, number in (((1, 2, 3, 4), 2), ((1, 2, 3), 3)):
+        record = dataclasses.replace(records.read(str(tmp_path / "other")), image_ids=list(images))
+        truth = scenes.annotation_file(objects, 3, 4)
+        record = dataclasses.replace(record, truth_digest=records.digest_of_truth(truth, images))
+        matched.clear()
+        write(tmp_path / "run", objects, detections, read_compared=lambda record=record: record)
+        assert len(matched) == number
 
 
 def test_every_link_and_every_figure_is_there(written):
@@ -241,9 +276,17 @@ OBJECTS = [(1, 1, [10, 10, 20, 20]), (2, 2, [30, 30, 40, 40])]
         (([], [(1, 1, [10, 10, 20, 20], 0.9)]), ["There are no objects with boxes to find"]),
         (([], []), ["There are no objects with boxes to find"]),
         ((OBJECTS, [(1, 1, [60, 60, 9, 9], 0.9)]), ["No detection is right"]),
+        ((OBJECTS[:1], []), ["No detection is right: the only object is not found."]),
         ((OBJECTS, [(1, 1, [11, 10, 20, 20], 0.9)]), ["There are no objects of class 3"]),
     ],
-    ids=["no detections", "no objects", "nothing", "all wrong", "a class without objects"],
+    ids=[
+        "no detections",
+        "no objects",
+        "nothing",
+        "all wrong",
+        "one object",
+        "a class without objects",
+    ],
 )
 def test_what_is_not_there_is_said(tmp_path, scene, words):
     html, _ = write(tmp_path, *scene)
@@ -265,10 +308,33 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path):
 
 
 def test_detections_of_other_classes_are_left_out_and_said(tmp_path):
-    detections = [(1, 1, [10, 10, 20, 20], 0.9), (1, 9, [10, 10, 20, 20], 0.9)]
-    html, content = write(tmp_path, OBJECTS, detections)
+    known, other = (1, 1, [10, 10, 20, 20], 0.9), (1, 9, [10, 10, 20, 20], 0.9)
+    html, content = write(tmp_path, OBJECTS, [known, other])
     assert content["num_detections"] == content["num_detections_of_other_classes"] == 1
-    assert "1 further ones are of classes that the annotations do not list" in html
+    assert "1 further one is of a class that the annotations do not list, and is left out." in html
+    html, _ = write(tmp_path, OBJECTS, [known, other, other])
+    assert "2 further ones are of classes that the annotations do not list, and are left" in html
+
+
+@pytest.mark.parametrize("key", FEDERATED_KEYS)
+def test_of_federated_annotations_it_is_said_what_counts(tmp_path, key):
+    said = "--metrics=lvis leaves them out"
+    html, _ = write(tmp_path, *scenes.random(3))
+    assert said not in html
+    evaluation = make(*scenes.random(3))
+    evaluation.truth.images[0][key] = []
+    report.write(evaluation, str(tmp_path), Progress(rich.console.Console(quiet=True)))
+    assert said in (tmp_path / "evaluation.html").read_text()
+
+
+def test_the_gain_of_tide_is_that_of_its_own_ap50(written):
+    """Its unit is that of the summary."""
+    html, content = written
+    measured = content["kinds"]["bbox"]["tide"]
+    assert f"TIDE's AP50 is {measured['AP50']:.3f}:" in html
+    gains, _ = figures.tide_bars(content["kinds"]["bbox"])
+    shown = [bar.value for group in gains.groups for bar in group.bars]
+    assert shown == [charts.number(measured["dAP"][name]) for name in figures.TIDE]
 
 
 def test_an_object_without_a_mask_is_said(tmp_path):
@@ -286,7 +352,9 @@ def test_masks_are_not_compared_with_boxes(tmp_path):
     # The same objects; masks make no difference to what is the same.
     write(tmp_path / "other", objects, detections, name="boxes")
     record = records.read(str(tmp_path / "other"))
-    html, content = write(tmp_path / "run", objects, detections, masks=True, compared=record)
+    html, content = write(
+        tmp_path / "run", objects, detections, masks=True, read_compared=lambda: record
+    )
     assert list(content["kinds"]) == ["bbox", "segm"]
     assert list(content["compared"]["kinds"]) == ["bbox"]
     assert "Masks are not compared, since boxes has none." in html
@@ -297,11 +365,28 @@ def test_what_cannot_be_reported_on_leaves_nothing(tmp_path):
         write(tmp_path, OBJECTS, [(99, 1, [10, 10, 20, 20], 0.9)])
     with pytest.raises(UsageError, match="scores are numbers from 0 to 1"):
         write(tmp_path, OBJECTS, [], score_threshold=2.0)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_comparison_that_fails_leaves_the_page(tmp_path):
+    """The files of the other may change during a training; and crowds tell nothing apart."""
+    other = str(tmp_path / "other")
     write(tmp_path / "other", OBJECTS[:1], [])
-    record = records.read(str(tmp_path / "other"))
-    with pytest.raises(UsageError, match="other images, objects or classes"):
-        write(tmp_path, OBJECTS, [], compared=record)
-    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    crowd = [(1, 1, [10, 10, 20, 20], True)]
+    write(tmp_path / "crowd", crowd, [])
+    cases = {
+        "other images, objects or classes": (OBJECTS, other),
+        "nothing to compare": (crowd, str(tmp_path / "crowd")),
+        "detections.json is damaged": (OBJECTS[:1], other),
+    }
+    for number, (reason, (objects, folder)) in enumerate(cases.items()):
+        if "damaged" in reason:
+            (tmp_path / "other" / "evaluation.json").write_text("{")
+        read = functools.partial(records.read, folder)
+        html, content = write(tmp_path / str(number), objects, [], read_compared=read)
+        assert content["compared"] is None and reason in content["why_not_compared"]
+        assert "There is no comparison: " in html and reason in html
+        assert '<a href="#compared">' in html and 'id="compared"' in html
 
 
 def test_classes_with_one_name_are_told_apart(tmp_path):
@@ -327,10 +412,24 @@ def test_the_scores_of_an_export():
     command = command_of({1: 0.45678, 2: None, 3: 0.5}, names)
     assert command.endswith(" '--score_thresholds=red cell=0.456,c=0.5'")
     assert command_of(dict.fromkeys(names), names) is None
-    # What the flag cannot name is named by its id: commas, and names that several classes share.
-    odd = {1: "a, b", 2: "cell (2)", 3: "cell (7)"}
-    command = command_of(dict.fromkeys(odd, 0.5), odd)
-    assert command.endswith(" '--score_thresholds=1=0.5,2=0.5,cell (7)=0.5'")
+    small = command_of({1: 0.00012345, 2: 0.1, 3: 1.0}, names)
+    assert small.endswith("=red cell=0.000123,b=0.1,c=1'")
+
+
+def test_what_the_flag_cannot_name_is_named_by_its_id():
+    """Commas, and names that several classes share."""
+    odd = {1: "a, b", 2: "cell", 3: "cell (7)", 4: "cell"}
+    assert export_command.names_in_flag(odd) == {1: "1", 2: "2", 3: "cell (7)", 4: "4"}
+
+
+def test_the_command_has_the_names_of_the_detector(tmp_path):
+    """The annotations may number and spell them otherwise."""
+    names = {1: "Class_1", 2: "77"}
+    scene = scenes.random(3, num_images=12)
+    page, _ = write(tmp_path, *scene, num_images=12, export_names=names)
+    (command,) = re.findall("<code>(.*?)</code>", page)
+    thresholds = class_thresholds.read(shlex.split(unescape(command))[-1].partition("=")[2])
+    assert thresholds.keys() == {"Class_1", "77"}
 
 
 @pytest.mark.parametrize(
@@ -459,7 +558,7 @@ def test_a_large_confusion_matrix_has_the_classes_with_the_most_confusions():
 @pytest.mark.parametrize(
     ("gain", "count", "said", "unsaid"),
     [
-        (0.0005, 1, "0.001 higher. Mixed up most: a, taken for b once.", "times"),
+        (0.0005, 1, "0.400, would be 0.001 higher. Mixed up most: a, taken for b once.", "times"),
         (0.0004, 2, "Mixed up most: a, taken for b 2 times.", "higher"),
         (None, 2, "Mixed up most", "higher"),
     ],
@@ -470,7 +569,7 @@ def test_the_summary(gain, count, said, unsaid):
         "average_precision": {"all": all_},
         "counts": {"all": {"objects": 3}},
         "curves": {"scores": {"classes": {1: {"best": {"f1": 0.5}}}}},
-        "tide": {"dAP": dict.fromkeys(figures.TIDE, gain)},
+        "tide": {"AP50": 0.4, "dAP": dict.fromkeys(figures.TIDE, gain)},
         "confusion": {"pairs": [{"category_id": 1, "taken_for": 2, "count": count}]},
     }
     summary = " ".join(pages._summary(numbers, {1: "a", 2: "b"}, "boxes"))

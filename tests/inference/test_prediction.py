@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import time
+import types
 import weakref
 
 import numpy as np
@@ -17,6 +18,7 @@ from pycocotools import coco, cocoeval
 from libra_tf.cli import image_files
 from libra_tf.cli.errors import UsageError
 from libra_tf.data import prepare_coco_folder
+from libra_tf.data.annotations import AnnotationFile
 from libra_tf.inference import detecting, ground_truth, local, prediction
 from libra_tf.inference.errors import RequestError
 from tests.data.folders import CocoFolder, to_roboflow, to_voc
@@ -239,6 +241,35 @@ def test_images_are_found_in_a_folder_by_their_place(exported, coco_folder, tmp_
     truth = ground_truth.read(str(folder), exported.folder, report=str)
     found = prediction._listed_in(truth, images, report=str)
     assert {image.name.as_posix() for image in found} == {"valid/d.jpg", "valid/e.png"}
+
+
+@pytest.mark.parametrize(
+    ("others", "renumbered"),
+    [
+        ({1: "cat", 2: "dog"}, {}),
+        # Detections of dogs stay, and the page says how many are of other classes.
+        ({1: "cat", 3: "horse"}, {}),
+        ({1: "cat", 2: "horse"}, {1: 1}),
+        ({1: "dog", 2: "cat"}, {1: 2, 2: 1}),
+        ({0: "cat", 1: "dog"}, {1: 0, 2: 1}),
+    ],
+    ids=["same", "other class", "other class with the same id", "exchanged", "from 0"],
+)
+def test_an_id_of_another_class_does_not_stay(others, renumbered):
+    detector = types.SimpleNamespace(class_names={1: "cat", 2: "dog"})
+    truth = AnnotationFile(pathlib.Path("val.json"), "", [], [], others)
+    assert prediction._renumbering(detector, truth) == renumbered
+
+
+def test_the_page_exports_the_classes_of_the_detector():
+    """By the annotations' ids, those that the detector knows."""
+    detector = types.SimpleNamespace(source="ckpt-7", class_names={1: "Traffic_Light", 5: "a, b"})
+    names = {3: "a, b", 4: "traffic light", 5: "horse"}
+    truth = AnnotationFile(pathlib.Path("val.json"), "", [], [], names)
+    asked = prediction._Asked({}, None, "val.json", truth, None)
+    found = prediction._Found(None, [], [])
+    evaluation = prediction._evaluation(asked, found, "runs/a", detector, None)
+    assert evaluation.export_names == {4: "Traffic_Light", 3: "5"}
 
 
 @one_detector

@@ -53,11 +53,44 @@ def test_bars_lie_below_each_other():
 
 @pytest.mark.parametrize(
     ("highest", "top"),
-    [(0.0, "1"), (0.031, "0.04"), (1.0, "1"), (1.2, "1.5"), (9.0, "10"), (640.0, "8e+02")],
+    [
+        (0.0, "1"),
+        (0.031, "0.04"),
+        (1.0, "1"),
+        (1.2, "1.5"),
+        (9.0, "10"),
+        (640.0, "800"),
+        (1200.0, "1500"),
+    ],
 )
 def test_the_axis_ends_at_a_round_number(highest, top):
     chart = charts.curves("Title", [0, 1], {"a": [0, highest]}, "x", "y")
     assert chart.y_ticks[-1].text == top
+
+
+def test_ticks_are_as_exact_as_the_numbers_below():
+    chart = charts.curves("Title", [0, 9000], {"a": [0, 150]}, "x", "y")
+    assert [tick.text for tick in chart.y_ticks] == ["0", "37.5", "75", "112", "150"]
+    assert [tick.text for tick in chart.x_ticks] == ["0", "2250", "4500", "6750", "9000"]
+    shown = [charts.number(value) for value in (None, 99.96, 999.4, 999.6, -1000)]
+    assert shown == ["-", "100", "999", "1000", "-1000"]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "highest", "x_texts", "y_texts"),
+    [
+        (1, 8, 0.5, ["2", "4", "6", "8"], ["0"]),
+        (0, 2, 5.0, ["0", "1", "2"], ["0", "2", "4"]),
+        (3, 40, 150.0, ["10", "20", "30", "40"], ["0", "40", "80", "120"]),
+    ],
+)
+def test_what_is_counted_has_whole_ticks(first, last, highest, x_texts, y_texts):
+    chart = charts.curves("Title", [first, last], {"a": [0, highest]}, "x", "y", is_whole=True)
+    assert [tick.text for tick in chart.x_ticks] == x_texts
+    assert [tick.text for tick in chart.y_ticks] == y_texts
+    # Where they say.
+    place = chart.right - (last - int(x_texts[0])) / (last - first) * (chart.right - chart.left)
+    assert chart.x_ticks[0].position == pytest.approx(place)
 
 
 @pytest.mark.parametrize(

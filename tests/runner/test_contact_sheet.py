@@ -55,6 +55,23 @@ def test_masks_are_drawn(tiny_shapes, tmp_path):
     assert 0.9 < np.count_nonzero((tinted != without).any(axis=-1)) / 225**2 < 1.05
 
 
+def test_crowds_are_not_drawn(tiny_shapes, tmp_path):
+    """They need not be found, and would look like something missed."""
+    files = sorted(tf.io.gfile.glob(tiny_shapes.val.input_path))
+    example = tf.train.Example.FromString(next(tf.data.TFRecordDataset(files).as_numpy_iterator()))
+    feature = example.features.feature
+    is_crowd = feature["image/object/is_crowd"].int64_list.value
+    image_id = int(feature["image/source_id"].bytes_list.value[0])
+    drawn = []
+    for value in (0, 1):
+        is_crowd[:] = [value] * len(is_crowd)
+        path = str(tmp_path / f"{value}.tfrecord")
+        with tf.io.TFRecordWriter(path) as writer:
+            writer.write(example.SerializeToString())
+        drawn.append(draw(tmp_path / f"{value}.png", tiny_shapes, {image_id: EMPTY}, path))
+    assert (drawn[0] != drawn[1]).any()
+
+
 @pytest.mark.parametrize("as_list", [True, False])
 def test_files_may_be_named_as_model_garden_reads_them(tiny_shapes, tmp_path, as_list):
     expected = draw(tmp_path / "one.png", tiny_shapes, {1: EMPTY})

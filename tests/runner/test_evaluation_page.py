@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -91,6 +92,16 @@ def test_average_precision_is_that_of_the_evaluation(evaluator, params, tiny_sha
     assert "<image " in (run / "evaluation.html").read_text()
 
 
+def test_the_command_of_the_page_has_the_names_of_the_run(evaluator, params, tmp_path):
+    metric, _ = evaluator
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "class_names.json").write_text('{"1": "Circle", "2": "a, b"}')
+    assert write(run, params, metric.detections)[0]
+    (scores,) = re.findall("--score_thresholds=(.*?)<", (run / "evaluation.html").read_text())
+    assert [pair.partition("=")[0] for pair in scores.split(",")] == ["Circle", "2", "3", "4"]
+
+
 def test_objects_of_other_images_are_not_those_of_the_training(
     evaluator, params, tiny_shapes, tmp_path
 ):
@@ -150,6 +161,11 @@ def test_the_evaluation_to_compare_with_is_checked_first(evaluator, params, tiny
     write(tmp_path / "other", params, metric.detections, compare=str(tmp_path / "run"))
     content = json.loads((tmp_path / "other" / "evaluation.json").read_text())
     assert content["compared"]["kinds"]["bbox"]["differences"]["AP"]["difference"] == 0
+    # What changes during a training costs the comparison, and not the page.
+    (tmp_path / "run" / "detections.json").write_text("[]")
+    has_page, said = write(tmp_path / "last", params, metric.detections, compare=tmp_path / "run")
+    assert has_page and "without a comparison, --compare=" in said
+    write(tmp_path / "run", params, metric.detections)
     params.task.annotation_file = tiny_shapes.train.annotation_file
     with pytest.raises(UsageError, match="other images, objects or classes"):
         evaluation_page.check_compared(str(tmp_path / "run"), params)

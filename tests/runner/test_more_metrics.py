@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from official.core import exp_factory
 
 import libra_tf.registry_imports  # noqa: F401, registers the experiments
 from libra_tf.cli.errors import UsageError
+from libra_tf.data import prepare_coco_folder
+from libra_tf.inference import ground_truth
 from libra_tf.runner import more_metrics
 from libra_tf.runner.options import Options
 from libra_tf.tasks import coco_metric
@@ -75,6 +78,25 @@ def test_the_numbers_belong_to_the_detections(tiny_shapes):
     assert found["lvis_APf"] == found["lvis_AP"] and found["lvis_APr"] == -1
     # One is the area below the curve, the other its mean at 101 recalls.
     assert found["voc_AP"] == pytest.approx(coco["AP50"], abs=0.03)
+
+
+@pytest.fixture
+def one_split(tiny_shapes, tmp_path):
+    """A folder with the validation images alone."""
+    shutil.copytree(tiny_shapes.folder, tmp_path / "folder")
+    (tmp_path / "folder/annotations/instances_train.json").unlink()
+    return str(tmp_path / "folder")
+
+
+def test_images_that_are_all_evaluated_are_not_those_of_a_training(one_split, tmp_path):
+    """So nothing says which classes are rare."""
+    for share, frequencies in ((1, set()), (0.5, {"lvis_APr", "lvis_APc", "lvis_APf"})):
+        dataset = prepare_coco_folder(one_split, tmp_path / "cache", report=str, val_share=share)
+        path = dataset.val.annotation_file
+        options = Options(mode="eval", metrics=["lvis"])
+        measured = more_metrics.build(options, params(path), dataset)(evaluate(path)[1])
+        assert measured.keys() & {"lvis_APr", "lvis_APc", "lvis_APf"} == frequencies
+    assert ground_truth.count_training_images(one_split) is None
 
 
 def test_only_evaluated_images_count(tiny_shapes):
