@@ -32,6 +32,7 @@ def write_numbers(**changes):
         },
         "samples": {
             "proposals": {
+                "num_samples": 64,
                 "num_bins": 3,
                 "picks": {
                     name: dict(pick)
@@ -500,11 +501,27 @@ def test_no_other_verdict_advises_to_balance_the_rpn():
 
 
 @pytest.mark.parametrize(
-    ("kind", "lines"),
-    [("rpn_anchors", ("task.model.anchor.num_scales=2",)), ("proposals", ())],
+    ("kind", "lines", "few", "enough"),
+    [
+        ("rpn_anchors", ("task.model.anchor.num_scales=2",), 12.7, 12.9),
+        ("proposals", ("task.model.roi_sampler.num_sampled_rois=32",), 42.6, 42.7),
+    ],
 )
-@pytest.mark.parametrize(("per_image", "is_few"), [(1.1, True), (12.7, True), (12.9, False)])
-def test_far_fewer_positives_than_wanted_are_worth_a_look(kind, lines, per_image, is_few):
+def test_far_fewer_positives_than_wanted_are_worth_a_look(kind, lines, few, enough):
+    for per_image in (1.1, few):
+        verdict = judged_positives(kind, per_image)
+        assert (verdict.state, verdict.config) == (verdicts.LOOK, lines)
+        assert verdict.gauge.value < verdict.gauge.threshold
+        assert (
+            verdict.headline == f"The sampler wants 128 positives per image and finds {per_image}."
+        )
+    verdict = judged_positives(kind, enough)
+    assert (verdict.state, verdict.config) == (verdicts.FINE, ())
+    assert verdict.gauge.value >= verdict.gauge.threshold
+
+
+def judged_positives(kind, per_image):
+    """The verdict on the positives, of 128 that a sampler wants."""
     changes = {
         "samples/proposals/positives/per_image": per_image,
         "samples/proposals/positives/wanted_per_image": 128.0,
@@ -512,15 +529,7 @@ def test_far_fewer_positives_than_wanted_are_worth_a_look(kind, lines, per_image
     found = verdicts.judge(write_other_kind(kind, **changes))
     (verdict,) = (v for v in found if "Positives" in v.title)
     assert verdict.gauge.value == per_image / 128
-    assert (verdict.gauge.value < verdict.gauge.threshold) == is_few
-    if is_few:
-        assert verdict.state == verdicts.LOOK
-        assert (
-            verdict.headline == f"The sampler wants 128 positives per image and finds {per_image}."
-        )
-        assert verdict.config == lines
-    else:
-        assert verdict.state == verdicts.FINE and not verdict.config
+    return verdict
 
 
 @pytest.mark.parametrize(

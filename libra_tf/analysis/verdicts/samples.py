@@ -18,8 +18,6 @@ from libra_tf.analysis.verdicts.finding import (
 )
 
 _STARVED = 0.5
-# Of the positives that a sampler wants.
-_FEW_POSITIVES = 0.1
 
 # In a random sample, about the fewest more hard picks with which `benchmarks/dials.py` saw a gain.
 _WORTHWHILE = 0.01
@@ -42,12 +40,14 @@ class _Kind:
       noun: what the page calls them.
       sampler: the config key of their sampler; None if the detector learns from all of them.
       may_balance: whether balancing their sampler is advised. It is not where trainings lost by it.
+      few_positives: the share of the positives that their sampler wants, below which there are few.
       few: returns what to do about few positives, and the config lines for it.
     """
 
     noun: str
     sampler: str | None = None
     may_balance: bool = True
+    few_positives: float = 0.1
     few: Callable[["_Candidates"], tuple[str, tuple[str, ...]]] | None = None
 
 
@@ -79,12 +79,13 @@ class _Candidates:
         return f"{self.kind.sampler}.{name}={value}"
 
 
-def _few_proposals(_: _Candidates) -> tuple[str, tuple[str, ...]]:
+def _few_proposals(of: _Candidates) -> tuple[str, tuple[str, ...]]:
     suggestion = (
-        "The rest of the detection head's sample is background. An RPN that has learnt little "
-        "proposes few objects: train longer, then look at the RPN's anchors."
+        "The class loss is a mean over a sample that is mostly background, so the detection head "
+        "learns slowly. An RPN that has learnt little proposes few objects: train longer, or "
+        "sample fewer RoIs. What that does was not measured."
     )
-    return suggestion, ()
+    return suggestion, (of.line("num_sampled_rois", of.measured["num_samples"] // 2),)
 
 
 def _few_rpn_anchors(of: _Candidates) -> tuple[str, tuple[str, ...]]:
@@ -96,7 +97,9 @@ def _few_rpn_anchors(of: _Candidates) -> tuple[str, tuple[str, ...]]:
 
 
 _KINDS = {
-    "proposals": _Kind("proposals", "task.model.roi_sampler", few=_few_proposals),
+    "proposals": _Kind(
+        "proposals", "task.model.roi_sampler", few_positives=1 / 3, few=_few_proposals
+    ),
     "rpn_anchors": _Kind(
         "RPN anchors", "task.model.rpn_sampler", may_balance=False, few=_few_rpn_anchors
     ),
@@ -360,7 +363,7 @@ def _shortage(of: _Candidates) -> tuple[Gauge, Advice]:
       The gauge and what follows.
     """
     present, wanted = (of.measured["positives"][name] for name in ("per_image", "wanted_per_image"))
-    gauge = Gauge("positives found of those wanted", present / wanted, _FEW_POSITIVES)
+    gauge = Gauge("positives found of those wanted", present / wanted, of.kind.few_positives)
     if gauge.value >= gauge.threshold:
         headline = "Nearly all positives are used, so there is nothing to balance."
         return gauge, Advice(FINE, headline)
