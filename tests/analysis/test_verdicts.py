@@ -140,7 +140,7 @@ UNBALANCED = [
     (
         "Starved",
         {"samples/proposals/bins/candidates/starved": [0, 0.1, 0.9]},
-        verdicts.ACT,
+        verdicts.LOOK,
         "task.model.roi_generator.num_proposals=2000",
     ),
     (
@@ -435,6 +435,16 @@ def test_only_a_sampler_with_bins_can_have_starved_bins():
     random = {"settings/task.model.roi_sampler.type": "random"}
     found = verdicts.judge(write_numbers(**STARVED, **random))
     assert found and not any("Starved" in verdict.title for verdict in found)
+
+
+def test_one_bin_cannot_become_fewer():
+    more = "task.model.roi_generator.num_proposals=2000"
+    assert judged("Starved", **STARVED).config == (more, "task.model.roi_sampler.num_bins=2")
+    one = {
+        "samples/proposals/bins/candidates/starved": [0.9],
+        "settings/task.model.roi_sampler.num_bins": 1,
+    }
+    assert judged("Starved", **one).config == (more,)
 
 
 def write_other_kind(kind, **changes):

@@ -295,7 +295,8 @@ def _starved_bins(of: _Candidates) -> Verdict | None:
     )
     if starved[worst] >= _STARVED:
         headline = f"Bin {worst + 1} lacks negatives in {percent(starved[worst])} of the images."
-        advice = Advice(ACT, headline, *_bins_advice(of))
+        # What more candidates or other bins do to average precision was not measured.
+        advice = Advice(LOOK, headline, *_bins_advice(of))
     else:
         advice = Advice(FINE, "Every bin holds enough negatives in most images.")
     gauge = Gauge(f"images in which bin {worst + 1} starves", starved[worst], _STARVED)
@@ -310,11 +311,11 @@ def _bins_advice(of: _Candidates) -> tuple[str, tuple[str, ...]]:
             (of.line("bin_range", "candidates"),),
         )
     number = 2 * of.settings["task.model.roi_generator.num_proposals"]
-    lines = (
-        f"task.model.roi_generator.num_proposals={number}",
-        of.line("num_bins", max(of.setting("num_bins") - 1, 1)),
-    )
-    return "Keep more proposals, and use fewer bins.", lines
+    more = f"task.model.roi_generator.num_proposals={number}"
+    num_bins = of.setting("num_bins")
+    if num_bins == 1:
+        return "Keep more proposals.", (more,)
+    return "Keep more proposals, and use fewer bins.", (more, of.line("num_bins", num_bins - 1))
 
 
 def _positives(of: _Candidates) -> Verdict | None:
