@@ -123,6 +123,15 @@ def test_runs_no_code(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", [[], [1], 3, "a", {"a": 3}, {"a": [1]}])
+def test_refuses_what_is_no_dictionary_of_tensors(content):
+    magic_number, version = old_torch_file._MAGIC_NUMBER, old_torch_file._VERSION
+    parts = [magic_number, version, {}, content, []]
+    file = io.BytesIO(b"".join(pickle.dumps(part, 2) for part in parts))
+    with pytest.raises(ValueError, match="not a dictionary of tensors"):
+        old_torch_file.read(file)
+
+
 @settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_refuses_a_file_that_is_cut_off(data):
