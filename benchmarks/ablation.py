@@ -25,7 +25,16 @@ from absl import app, flags
 
 import gains
 from rows import DETECTORS
-from trainings import METRICS, ROOT, arguments, mean_and_spread, read, schedule, train_once
+from trainings import (
+    METRICS,
+    ROOT,
+    SIZE_METRICS,
+    arguments,
+    mean_and_spread,
+    read,
+    schedule,
+    train_once,
+)
 
 _DATASET = flags.DEFINE_string(
     "dataset", None, "Folder to train on, in any layout of docs/data.md."
@@ -97,8 +106,9 @@ def table(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     Returns:
       The lines of the table. A spread is the sample standard deviation over the seeds. A gain is
       the mean difference from the baseline with the same seed, with the standard error of the
-      mean. The last column counts the trainings that are better than the baseline by more than
-      other images could explain, of those that were compared image by image.
+      mean. AP by the size of the objects is there if it was recorded. The last column counts the
+      trainings that are better than the baseline by more than other images could explain, of those
+      that were compared image by image.
     """
     by_row = {
         row: {r["seed"]: r for r in records if (r["detector"], r["row"]) == (name, row)}
@@ -107,13 +117,18 @@ def table(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     baseline = next(iter(by_row.values()))
     dataset, size, steps = _setting(records[0])
     title = f"{name}, {dataset}, {size}x{size}, {steps} steps"
-    columns = [title, *METRICS, "AP gained on the baseline", "seeds"]
-    is_compared = any("gained" in run for runs in by_row.values() for run in runs.values())
+    recorded = {key for runs in by_row.values() for run in runs.values() for key in run}
+    metrics = [metric for metric in METRICS + SIZE_METRICS if metric in recorded]
+    columns = [title, *metrics, "AP gained on the baseline", "seeds"]
+    is_compared = "gained" in recorded
     if is_compared:
         columns.append("of these, more than chance")
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for row, runs in by_row.items():
-        cells = [mean_and_spread([run[metric] for run in runs.values()]) for metric in METRICS]
+        cells = [
+            mean_and_spread([run[metric] for run in runs.values() if metric in run])
+            for metric in metrics
+        ]
         gain = gains.gain(_precisions(runs), _precisions(baseline))
         cells += ["" if runs is baseline else gain.cell("+.3f"), str(len(runs))]
         if is_compared:

@@ -18,6 +18,7 @@ METRICS = ("AP", "AP50", "AP75")
 # Of small, medium and large objects.
 SIZE_METRICS = ("APs", "APm", "APl")
 _EVALUATION = "evaluation.json"
+_DATASET = "--dataset="
 
 
 def schedule(input_size: int, steps: int) -> list[str]:
@@ -50,7 +51,7 @@ def arguments(
     overrides = [*row, "runtime.mixed_precision_dtype=float32", *schedule]
     return [
         f"--experiment={experiment}",
-        f"--dataset={dataset}",
+        f"{_DATASET}{dataset}",
         f"--seed={seed}",
         f"--params_override={','.join(overrides)}",
     ]
@@ -69,12 +70,13 @@ def train_once(
       records: file with a JSON line for every finished training.
       runs: folder for the folders of the trainings.
       key: what tells this training from the others; it is recorded and names the folder.
-      arguments: of `run.py`, without the mode and the folder.
+      arguments: of `run.py`, without the mode and the folder. All but the data set, whose path
+        differs from machine to machine, are recorded, as is whether oneDNN was on.
       baseline: key of a training on the same data to compare with. The record then has the
         difference of AP as `gained` (see `libra_tf.evaluation.comparison.compare`), unless the
         folder of the baseline is gone.
     """
-    if is_recorded(records, key):
+    if _is_trained(records, key, arguments):
         return
     # Now, because a folder that cannot be made would cost the training.
     make_folder_of(records)
@@ -88,11 +90,43 @@ def train_once(
     results = json.loads((model_dir / "results.json").read_text())
     per_class = {k: v for k, v in results.items() if k.startswith("Precision mAP ByCategory/")}
     metrics = {metric: results[metric] for metric in METRICS + SIZE_METRICS}
-    record = {**key, **metrics, **per_class}
+    how = {"arguments": _without_dataset(arguments), "onednn": _has_onednn()}
+    record = {**key, **how, **metrics, **per_class}
     if is_compared:
         evaluation = json.loads((model_dir / _EVALUATION).read_text())
         record["gained"] = evaluation["compared"]["kinds"]["bbox"]["differences"]["AP"]
     append(records, record)
+
+
+def _is_trained(records: str, key: Mapping[str, Any], arguments: Sequence[str]) -> bool:
+    """Returns whether a training is recorded; exits if that was another with the same key.
+
+    Records of earlier versions lack the arguments and are taken for the training itself.
+
+    Args:
+      records: see `train_once`.
+      key: see `train_once`.
+      arguments: see `train_once`.
+    """
+    wanted = _without_dataset(arguments)
+    found = [record for record in read(records) if key.items() <= record.items()]
+    for record in found:
+        if record.get("arguments", wanted) != wanted:
+            sys.exit(
+                f"error: {records} has another training as {dict(key)}: its arguments are "
+                f"{' '.join(record['arguments'])}, and those of this one {' '.join(wanted)}; "
+                "give another --records and another --runs"
+            )
+    return bool(found)
+
+
+def _without_dataset(arguments: Sequence[str]) -> list[str]:
+    return [argument for argument in arguments if not argument.startswith(_DATASET)]
+
+
+def _has_onednn() -> bool:
+    """Returns whether `run.py` computes with oneDNN, which it does unless told not to."""
+    return os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
 
 
 def train_on_shapes(
@@ -119,14 +153,14 @@ def train_on_shapes(
     """
     name = shapes.folder_name(**DEMO_SHAPES, dials=dials)
     key = {"dataset": name, **row, "seed": seed, "steps": steps}
-    # Drawing takes a while, and a recorded training needs no images.
-    if is_recorded(records, key):
-        return
-    images = make_shapes(os.path.join(runs, "images", name), **DEMO_SHAPES, dials=dials)
+    images = os.path.join(runs, "images", name)
     flags_of_row = arguments(
         experiment, images, seed, overrides, schedule(DEMO_SHAPES["image_size"], steps)
     )
-    train_once(records, runs, key, flags_of_row)
+    # Drawing takes a while, and a recorded training needs no images.
+    if not _is_trained(records, key, flags_of_row):
+        make_shapes(images, **DEMO_SHAPES, dials=dials)
+        train_once(records, runs, key, flags_of_row)
 
 
 def folder(runs: str, key: Mapping[str, Any]) -> pathlib.Path:

@@ -6,10 +6,12 @@
 Every baseline that `dials.py` has trained gets a report. For each component, the number that
 decides the verdict on its imbalance is paired with what the component gained on the same images
 with the same seed. If the report is of use, the gain grows with the number: the table has
-Spearman's rank correlation, and how often the component gained above the threshold that the verdict
-had at the time, and below it.
+Spearman's rank correlation, and how often the component gained above a threshold and below it. The
+threshold is the same for all reports, whichever the verdict had when they were made.
 
-Reports that were made are recorded and not repeated.
+Reports that were made are recorded and not repeated. The first records have the numbers that
+decided the verdicts and not those measured, so some lack the number that is asked for. The table
+counts these.
 """
 
 import dataclasses
@@ -17,7 +19,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.figure
@@ -27,12 +29,53 @@ from scipy import stats
 from rows import BASELINE
 from trainings import ROOT, append, folder, is_recorded, make_folder_of, read
 
-# Of each component, the title of the verdict on its imbalance, and how the label of its number
-# begins: a verdict may turn on other numbers, which cannot be ranked with it.
-VERDICTS = {
-    "IoU-balanced sampling": ("Hard negatives among the proposals", "more hard picks if balanced"),
-    "balanced pyramid": ("Levels of the pyramid", "share of"),
-    "balanced L1": ("Inliers and outliers of the box errors", "gradient that comes from outliers"),
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What of a report is held against the gain of a component.
+
+    Attributes:
+      title: of the verdict on its imbalance.
+      label: how the label of the verdict's number begins where it is the one that is asked for. A
+        verdict may turn on another, which cannot be ranked with it.
+      threshold: above it, the component should gain.
+      number: returns the number from what was measured; None if there is none.
+    """
+
+    title: str
+    label: str
+    threshold: float
+    number: Callable[[Mapping[str, Any]], float | None]
+
+
+def _more_hard_picks(measured: Mapping[str, Any]) -> float | None:
+    balanced, random = (measured["hard_shares"][name] for name in ("iou_balanced", "random"))
+    return None if balanced is None or random is None else balanced - random
+
+
+def _multiple_of_smallest_level(measured: Mapping[str, Any]) -> float | None:
+    shares = measured["level_shares"]
+    return max(shares) / min(shares) if min(shares) > 0 else None
+
+
+def _gradient_from_outliers(measured: Mapping[str, Any]) -> float | None:
+    share = measured["inlier_gradient_share"]
+    return None if share is None else 1 - share
+
+
+QUESTIONS = {
+    "IoU-balanced sampling": Question(
+        "Hard negatives among the proposals", "more hard picks if balanced", 0.1, _more_hard_picks
+    ),
+    "balanced pyramid": Question(
+        "Levels of the pyramid", "share of", 3.0, _multiple_of_smallest_level
+    ),
+    "balanced L1": Question(
+        "Inliers and outliers of the box errors",
+        "gradient that comes from outliers",
+        0.5,
+        _gradient_from_outliers,
+    ),
 }
 
 _STEPS = flags.DEFINE_integer("steps", 250, "Steps of the trainings.", lower_bound=1)
@@ -53,13 +96,11 @@ class Pair:
     """What the report says of a baseline, and what a component gains on it.
 
     Attributes:
-      value: the number that decides the verdict.
-      threshold: of the number; see `libra_tf.analysis.verdicts.Gauge`.
+      value: the number that is asked for; None if the record lacks it.
       gain: AP with the component less AP without it.
     """
 
-    value: float
-    threshold: float
+    value: float | None
     gain: float
 
 
@@ -74,17 +115,14 @@ def main(_: list[str]) -> None:
                 _report_once(training)
     measured = _STEPS.value, _BATCHES.value
     reports = [r for r in read(_RECORDS.value) if (r["steps"], r["batches"]) == measured]
-    pairs = {
-        component: pair(component, title, label, reports, trainings)
-        for component, (title, label) in VERDICTS.items()
-    }
+    pairs = {component: pair(component, reports, trainings) for component in QUESTIONS}
     print("\n".join(table(pairs)))
     if _PLOT.value:
         picture(pairs).savefig(_PLOT.value)
 
 
 def _report_once(training: Mapping[str, Any]) -> None:
-    """Reports on a baseline and records what decides its verdicts, unless that is recorded."""
+    """Reports on a baseline and records what was measured, unless that is recorded."""
     of_training = {name: training[name] for name in ("dataset", "seed", "steps")}
     key = {**of_training, "batches": _BATCHES.value}
     if is_recorded(_RECORDS.value, key):
@@ -95,39 +133,52 @@ def _report_once(training: Mapping[str, Any]) -> None:
     subprocess.run([*command, f"--batches={_BATCHES.value}"], check=True, cwd=ROOT)
     with open(os.path.join(model_dir, "analysis", "report.json")) as file:
         (run,) = json.load(file)["runs"]
-    gauges = {v["title"]: v["gauge"] for v in run["verdicts"] if v["gauge"]}
-    append(_RECORDS.value, {**key, "gauges": gauges})
+    append(_RECORDS.value, {**key, "measured": _measured(run)})
+
+
+def _measured(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the numbers of a report that the questions are about."""
+    errors = run["objective"]["box_errors"]["frcnn_box"]
+    picks = run["samples"]["proposals"]["picks"]
+    return {
+        "hard_shares": {name: of_pick["hard_share"] for name, of_pick in picks.items()},
+        "level_shares": run["features"]["share"],
+        "inlier_count_share": errors["inlier_count_share"],
+        "inlier_gradient_share": errors["inlier_gradient_share"],
+    }
 
 
 def pair(
     component: str,
-    title: str,
-    label: str,
     reports: Sequence[Mapping[str, Any]],
     trainings: Sequence[Mapping[str, Any]],
 ) -> list[Pair]:
-    """Pairs what a verdict says of the baselines with what a component gains on them.
+    """Pairs what the report says of the baselines with what a component gains on them.
 
     Args:
-      component: a key of `VERDICTS`.
-      title: of the verdict.
-      label: how that of its number begins.
+      component: a key of `QUESTIONS`.
       reports: what was recorded of them.
       trainings: what was recorded of those, all with the same number of steps.
 
     Returns:
-      A pair for every report that has such a number and both trainings.
+      A pair for every report on a baseline that has both trainings.
     """
     precisions = {(t["dataset"], t["seed"], t["row"]): t["AP"] for t in trainings}
     pairs = []
     for report in reports:
         of_run = report["dataset"], report["seed"]
         without, with_it = (precisions.get((*of_run, row)) for row in (BASELINE, component))
-        gauge = report["gauges"].get(title)
-        is_same = gauge and gauge["label"].startswith(label)
-        if is_same and without is not None and with_it is not None:
-            pairs.append(Pair(gauge["value"], gauge["threshold"], with_it - without))
+        if without is not None and with_it is not None:
+            pairs.append(Pair(_number(report, QUESTIONS[component]), with_it - without))
     return pairs
+
+
+def _number(report: Mapping[str, Any], question: Question) -> float | None:
+    """Returns the number that is asked for; None if the record lacks it."""
+    if "measured" in report:
+        return question.number(report["measured"])
+    gauge = report["gauges"].get(question.title)
+    return gauge["value"] if gauge and gauge["label"].startswith(question.label) else None
 
 
 def table(pairs: Mapping[str, Sequence[Pair]]) -> list[str]:
@@ -137,18 +188,25 @@ def table(pairs: Mapping[str, Sequence[Pair]]) -> list[str]:
       pairs: by component; see `pair`.
     """
     lines = [
-        "| component | verdict | rank correlation | gained above the threshold | and below it |",
-        "| --- | --- | --- | --- | --- |",
+        "| component | verdict | threshold | rank correlation | gained above the threshold "
+        "| and below it | left out, as the record lacks the number |",
+        f"|{' --- |' * 7}",
     ]
     for component, of_component in pairs.items():
-        above = [p.gain for p in of_component if p.value > p.threshold]
-        below = [p.gain for p in of_component if p.value <= p.threshold]
-        cells = [component, VERDICTS[component][0], _correlation(of_component)]
+        question, known = QUESTIONS[component], _with_number(of_component)
+        above = [p.gain for p in known if p.value > question.threshold]
+        below = [p.gain for p in known if p.value <= question.threshold]
+        cells = [component, question.title, f"{question.threshold:g}", _correlation(known)]
         cells += [
             f"{sum(gain > 0 for gain in of_side)} of {len(of_side)}" for of_side in (above, below)
         ]
+        cells.append(str(len(of_component) - len(known)))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _with_number(pairs: Sequence[Pair]) -> list[Pair]:
+    return [p for p in pairs if p.value is not None]
 
 
 def _correlation(pairs: Sequence[Pair]) -> str:
@@ -171,10 +229,11 @@ def picture(pairs: Mapping[str, Sequence[Pair]]) -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure(figsize=(4.5 * len(pairs), 3.6), layout="constrained")
     panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
     for axes, (component, of_component) in zip(panels, pairs.items(), strict=True):
-        axes.scatter([p.value for p in of_component], [p.gain for p in of_component])
+        known = _with_number(of_component)
+        axes.scatter([p.value for p in known], [p.gain for p in known])
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set_title(component)
-        axes.set_xlabel(VERDICTS[component][1].removesuffix(" of"))
+        axes.set_xlabel(QUESTIONS[component].label.removesuffix(" of"))
     panels[0].set_ylabel("AP gained on the baseline")
     return figure
 

@@ -17,11 +17,13 @@ class Training:
       folder: the folder of the run.
       experiment: the name of its experiment.
       dataset: the folder of images that it was trained on; None if its config names the images.
+      val_share: the part of these images that was set aside for validation; None for the default.
     """
 
     folder: RunFolder
     experiment: str
     dataset: str | None
+    val_share: float | None = None
 
 
 def read_training(run: TrainedRun) -> Training | None:
@@ -37,7 +39,7 @@ def read_training(run: TrainedRun) -> Training | None:
     input_path = str(run.params.task.train_data.input_path or "")
     dataset = run.folder.read_dataset() or input_path
     if dataset != input_path:
-        return Training(run.folder, experiment, dataset)
+        return Training(run.folder, experiment, dataset, run.folder.read_val_share())
     # Without a folder, such an experiment would train on the shapes, whatever its config names.
     if experiment in names.ON_SHAPES or not input_path:
         return None
@@ -61,6 +63,7 @@ def train_with(lines: Sequence[str], training: Training | None) -> str:
     flags = [
         f"--experiment={training.experiment}",
         *([f"--dataset={training.dataset}"] if training.dataset else []),
+        *([] if training.val_share is None else [f"--val_share={training.val_share}"]),
         f"--config_file={training.folder.file(PARAMS)}",
         f"--model_dir={training.folder.path.rstrip('/')}-{_short_key(lines[0])}",
         override,

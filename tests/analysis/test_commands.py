@@ -37,6 +37,13 @@ def test_a_run_whose_config_names_its_images_needs_no_folder():
     assert "--dataset" not in commands.train_with(LINES, training)
 
 
+def test_a_run_is_trained_again_on_the_same_part_of_its_folder(make_run):
+    run = make_run("libra_retinanet_small")
+    run.folder.write_config("libra_retinanet_small", run.params, {}, "cells", val_share=0.3)
+    command = shlex.split(commands.train_with(LINES, commands.read_training(run)))
+    assert {"--dataset=cells", "--val_share=0.3"} <= set(command)
+
+
 def test_of_an_unknown_training_only_the_change_is_known():
     assert commands.train_with(LINES, None) == OVERRIDE
 

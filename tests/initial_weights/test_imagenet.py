@@ -123,6 +123,15 @@ def test_runs_no_code(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", [[], [1], 3, "a", {"a": 3}, {"a": [1]}])
+def test_refuses_what_is_no_dictionary_of_tensors(content):
+    magic_number, version = old_torch_file._MAGIC_NUMBER, old_torch_file._VERSION
+    parts = [magic_number, version, {}, content, []]
+    file = io.BytesIO(b"".join(pickle.dumps(part, 2) for part in parts))
+    with pytest.raises(ValueError, match="not a dictionary of tensors"):
+        old_torch_file.read(file)
+
+
 @settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_refuses_a_file_that_is_cut_off(data):
@@ -244,15 +253,21 @@ def test_every_variable_of_resnet_is_used():
     assert 6 * len(layers) == len(network.weights)
 
 
-def test_without_a_network_the_error_says_what_to_fetch(tmp_path, monkeypatch):
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_without_a_network_the_error_says_what_to_fetch(tmp_path, monkeypatch, has_folder):
+    """Keras makes its folder when it is imported, so one that is not there cannot be made."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    if has_folder:
+        (tmp_path / ".keras").mkdir()
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError) as caught:
         published.read(model_config("mobilenet"))
     message = str(caught.value)
     assert "\n" not in message
     assert "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/" in message
-    assert str(tmp_path / ".keras" / "models") in message
+    folder = tmp_path if has_folder else "/tmp"
+    assert message.endswith(f"put it into {folder}/.keras/models")
+    assert os.path.isdir(f"{folder}/.keras/models")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Verdicts on what is sampled: hard negatives, starved bins, positives of each object."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from libra_tf.analysis.verdicts.finding import (
@@ -17,8 +18,6 @@ from libra_tf.analysis.verdicts.finding import (
 )
 
 _STARVED = 0.5
-# Of the positives that a sampler wants.
-_FEW_POSITIVES = 0.1
 
 # In a random sample, about the fewest more hard picks with which `benchmarks/dials.py` saw a gain.
 _WORTHWHILE = 0.01
@@ -26,13 +25,87 @@ _WORTHWHILE = 0.01
 _RISE = "It gained in 10 of 15 small trainings of Faster R-CNN."
 _RPN_LOSS = "IoU-balanced sampling in the RPN lowered average precision in 3 of 3 small trainings."
 
-NOUNS = {"proposals": "proposals", "rpn_anchors": "RPN anchors", "anchors": "anchors"}
-_SAMPLER_KEYS = {"proposals": "task.model.roi_sampler", "rpn_anchors": "task.model.rpn_sampler"}
 _SAMPLED = {
     "random": "random sampling",
     "iou_balanced": "IoU-balanced sampling",
     "mmdet": "IoU-balanced sampling with MMDetection's bins",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """A kind of candidates.
+
+    Attributes:
+      noun: what the page calls them.
+      sampler: the config key of their sampler; None if the detector learns from all of them.
+      may_balance: whether balancing their sampler is advised. It is not where trainings lost by it.
+      few_positives: the share of the positives that their sampler wants, below which there are few.
+      few: returns what to do about few positives, and the config lines for it.
+    """
+
+    noun: str
+    sampler: str | None = None
+    may_balance: bool = True
+    few_positives: float = 0.1
+    few: Callable[["_Candidates"], tuple[str, tuple[str, ...]]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidates:
+    """The candidates of a run that a verdict is about.
+
+    Attributes:
+      kind: what they are.
+      measured: their numbers.
+      settings: of the run, by config key.
+    """
+
+    kind: _Kind
+    measured: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+    @property
+    def sampling(self) -> str | None:
+        """How they are sampled; see `current_sampling`."""
+        return _sampling(self.kind.sampler, self.settings)
+
+    def setting(self, name: str) -> Any:
+        """Returns a setting of their sampler."""
+        return self.settings[f"{self.kind.sampler}.{name}"]
+
+    def line(self, name: str, value: Any) -> str:
+        """Returns the config line that changes a setting of their sampler."""
+        return f"{self.kind.sampler}.{name}={value}"
+
+
+def _few_proposals(of: _Candidates) -> tuple[str, tuple[str, ...]]:
+    suggestion = (
+        "The class loss is a mean over a sample that is mostly background, so the detection head "
+        "learns slowly. An RPN that has learnt little proposes few objects: train longer, or "
+        "sample fewer RoIs. What that does was not measured."
+    )
+    return suggestion, (of.line("num_sampled_rois", of.measured["num_samples"] // 2),)
+
+
+def _few_rpn_anchors(of: _Candidates) -> tuple[str, tuple[str, ...]]:
+    suggestion = (
+        "The rest of the RPN's sample is background. More anchors per position give an object more "
+        "positives."
+    )
+    return suggestion, (_more_anchors(of.settings),)
+
+
+_KINDS = {
+    "proposals": _Kind(
+        "proposals", "task.model.roi_sampler", few_positives=1 / 3, few=_few_proposals
+    ),
+    "rpn_anchors": _Kind(
+        "RPN anchors", "task.model.rpn_sampler", may_balance=False, few=_few_rpn_anchors
+    ),
+    "anchors": _Kind("anchors"),
+}
+NOUNS = {name: kind.noun for name, kind in _KINDS.items()}
 
 
 def judge(numbers: Mapping[str, Any]) -> list[Verdict | None]:
@@ -44,11 +117,10 @@ def judge(numbers: Mapping[str, Any]) -> list[Verdict | None]:
     Returns:
       The verdicts; None for what cannot be judged.
     """
-    settings = numbers["settings"]
     return [
-        judge_kind(kind, measured, settings)
-        for kind, measured in numbers["samples"].items()
-        for judge_kind in (_hard_negatives, _starved_bins, _positives)
+        judge_candidates(_Candidates(_KINDS[name], measured, numbers["settings"]))
+        for name, measured in numbers["samples"].items()
+        for judge_candidates in (_hard_negatives, _starved_bins, _positives)
     ]
 
 
@@ -58,7 +130,7 @@ def is_sampled(kind: str) -> bool:
     Args:
       kind: a key of `NOUNS`.
     """
-    return kind in _SAMPLER_KEYS
+    return _KINDS[kind].sampler is not None
 
 
 def current_sampling(kind: str, settings: Mapping[str, Any]) -> str | None:
@@ -71,160 +143,147 @@ def current_sampling(kind: str, settings: Mapping[str, Any]) -> str | None:
     Returns:
       One of `samples.PICKS`; None if the run does not sample such candidates.
     """
-    key = _SAMPLER_KEYS.get(kind)
-    if key is None:
+    return _sampling(_KINDS[kind].sampler, settings)
+
+
+def _sampling(sampler: str | None, settings: Mapping[str, Any]) -> str | None:
+    if sampler is None:
         return None
-    if settings[f"{key}.type"] == "random":
+    if settings[f"{sampler}.type"] == "random":
         return "random"
-    return "mmdet" if settings[f"{key}.bin_range"] == "all" else "iou_balanced"
+    return "mmdet" if settings[f"{sampler}.bin_range"] == "all" else "iou_balanced"
 
 
-def _hard_negatives(
-    kind: str, measured: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Verdict | None:
-    shares = {name: of_pick["hard_share"] for name, of_pick in measured["picks"].items()}
+def _hard_negatives(of: _Candidates) -> Verdict | None:
+    shares = {name: of_pick["hard_share"] for name, of_pick in of.measured["picks"].items()}
     if shares["random"] is None or shares["hardest"] is None:
         return None
-    current = current_sampling(kind, settings)
     text = (
         f"{percent(shares['hardest'])} of the negatives with the largest loss have an IoU above "
         f"0.05 with an object, compared with {percent(shares['negatives'])} of all negatives. "
     )
-    if current is None:
+    if of.sampling is None:
         text += "This detector does not sample: the focal loss weights all anchors."
-        advice = _unsampled_advice(shares)
     else:
         text += (
             f"Of what random sampling picks, {percent(shares['random'])} are such hard negatives; "
             f"of what IoU-balanced sampling picks, {percent(shares['iou_balanced'])}, or "
             f"{percent(shares['mmdet'])} with MMDetection's bins. This run uses "
-            f"{_SAMPLED[current]}."
+            f"{_SAMPLED[of.sampling]}."
         )
-        advice = _sampling_advice(kind, current, shares)
-    title = f"Hard negatives among the {NOUNS[kind]}"
-    # What was measured decides about the RPN, and no number does.
-    gauge = None if kind == "rpn_anchors" else _hardness_gauge(current, shares)
+    gauge, advice = _hardness(of, shares)
+    title = f"Hard negatives among the {of.kind.noun}"
     return make_verdict("samples", title, gauge, text, advice)
 
 
-def _hardness_gauge(current: str | None, shares: Mapping[str, float]) -> Gauge:
-    """Returns what decides about hard negatives, which depends on how a run samples.
+def _hardness(of: _Candidates, shares: Mapping[str, float]) -> tuple[Gauge | None, Advice]:
+    """Judges the hard negatives by the number that decides, which depends on how a run samples.
 
     Args:
-      current: how it samples, see `current_sampling`.
+      of: the candidates.
       shares: share of hard negatives by way of sampling.
+
+    Returns:
+      The gauge, None where no number decides, and what follows.
     """
-    if current is None:
-        return Gauge("hard ones among the largest losses", shares["hardest"], shares["negatives"])
-    balanced = shares["iou_balanced"]
-    if current == "random":
-        missed = shares["hardest"] - shares["random"]
-        if missed < LITTLE:
-            return Gauge("more hard ones among the largest losses than picked", missed, LITTLE)
-        return Gauge("more hard picks if balanced", balanced - shares["random"], _WORTHWHILE)
-    if current == "mmdet":
-        return Gauge("more hard picks with the paper's bins", balanced - shares["mmdet"], LITTLE)
-    label = "more hard picks than hard ones among the largest losses"
-    return Gauge(label, balanced - shares["hardest"], MUCH)
+    if of.sampling is None:
+        return _without_sampler(shares)
+    if not of.kind.may_balance:
+        # What was measured decides.
+        return None, _rpn_advice(of)
+    judge_sampling = {
+        "random": _sampled_at_random,
+        "iou_balanced": _sampled_by_iou,
+        "mmdet": _sampled_as_mmdetection,
+    }
+    return judge_sampling[of.sampling](of, shares)
 
 
-def _unsampled_advice(shares: Mapping[str, float]) -> Advice:
+def _without_sampler(shares: Mapping[str, float]) -> tuple[Gauge, Advice]:
+    gauge = Gauge("hard ones among the largest losses", shares["hardest"], shares["negatives"])
     suggestion = "Nothing to change: there is no sampler to balance."
-    if shares["hardest"] >= shares["negatives"]:
+    if gauge.value >= gauge.threshold:
         headline = "The negatives with the largest loss are at least as hard as the rest."
-        return Advice(FINE, headline, suggestion)
+        return gauge, Advice(FINE, headline, suggestion)
     headline = "The negatives with the largest loss are easier than the rest."
-    return Advice(LOOK, headline, suggestion)
+    return gauge, Advice(LOOK, headline, suggestion)
 
 
-def _sampling_advice(kind: str, current: str, shares: Mapping[str, float]) -> Advice:
-    """Advises on a sampler.
-
-    Args:
-      kind: the kind of candidates, a key of `_SAMPLER_KEYS`.
-      current: how it samples, see `current_sampling`.
-      shares: share of hard negatives by way of sampling.
-    """
-    key = _SAMPLER_KEYS[kind]
-    if kind == "rpn_anchors":
-        return _rpn_advice(key, current)
-    if current == "random":
-        return _balancing_advice(key, shares)
-    gain = shares[current] - shares["random"]
-    if current == "mmdet" and shares["iou_balanced"] - shares["mmdet"] >= LITTLE:
-        return Advice(
-            LOOK,
-            "MMDetection's bins miss hard negatives that the paper's bins would find.",
-            "Bins that end where the negatives end would find more of them.",
-            (f"{key}.bin_range=candidates",),
-        )
-    if current == "iou_balanced" and shares["iou_balanced"] - shares["hardest"] > MUCH:
-        easy = 1 - shares["hardest"]
-        return Advice(
-            LOOK,
-            "The sampler picks too many hard negatives and too few easy ones.",
-            "The sampler picks more hard negatives than there are among the detector's worst "
-            "mistakes, at the expense of easy negatives that the detector still gets wrong. Draw "
-            "part of the sample from those.",
-            (f"{key}.floor_threshold=0.05", f"{key}.floor_fraction={easy:.2f}"),
-        )
-    if gain < _WORTHWHILE:
-        return Advice(
-            FINE,
-            "Balancing hardly changes how many hard negatives are picked.",
-            f"Balancing makes {_more(gain)} hard here: expect little effect, good or bad.",
-        )
-    return Advice(FINE, f"Balancing makes {_more(gain)} hard.")
-
-
-def _rpn_advice(key: str, current: str) -> Advice:
-    """Advises on the RPN's sampler.
-
-    Args:
-      key: the config key of the sampler.
-      current: how it samples, see `current_sampling`.
-    """
-    if current == "random":
+def _rpn_advice(of: _Candidates) -> Advice:
+    if of.sampling == "random":
         return Advice(
             FINE, "The RPN samples at random, as that of the published models.", _RPN_LOSS
         )
     headline = "The RPN samples by IoU, and not at random."
-    return Advice(LOOK, headline, f"Sample at random. {_RPN_LOSS}", (f"{key}.type=random",))
+    return Advice(LOOK, headline, f"Sample at random. {_RPN_LOSS}", (of.line("type", "random"),))
 
 
-def _balancing_advice(key: str, shares: Mapping[str, float]) -> Advice:
-    """Advises on a sampler of RoIs that draws at random.
+def _sampled_at_random(of: _Candidates, shares: Mapping[str, float]) -> tuple[Gauge, Advice]:
+    gain = shares["iou_balanced"] - shares["random"]
+    missed = shares["hardest"] - shares["random"]
+    if missed < LITTLE:
+        gauge = Gauge("more hard ones among the largest losses than picked", missed, LITTLE)
+    else:
+        gauge = Gauge("more hard picks if balanced", gain, _WORTHWHILE)
+    would_make = f"IoU-balanced sampling would make {_more(gain)} hard"
+    if gauge.value < gauge.threshold:
+        headline = "Random sampling is enough here: balancing has little to gain."
+        return gauge, Advice(FINE, headline, f"{would_make}: little to gain.")
+    suggestion = (
+        f"Balance the sampler. {_RISE} Check the report again after training with it: there may "
+        "then be too few easy negatives."
+    )
+    line = of.line("type", "iou_balanced")
+    return gauge, Advice(ACT, f"{would_make}.", suggestion, (line,))
+
+
+def _sampled_by_iou(of: _Candidates, shares: Mapping[str, float]) -> tuple[Gauge, Advice]:
+    label = "more hard picks than hard ones among the largest losses"
+    gauge = Gauge(label, shares["iou_balanced"] - shares["hardest"], MUCH)
+    if gauge.value <= gauge.threshold:
+        return gauge, _balanced_advice(shares["iou_balanced"] - shares["random"])
+    suggestion = (
+        "The sampler picks more hard negatives than there are among the detector's worst "
+        "mistakes, at the expense of easy negatives that the detector still gets wrong. Draw "
+        "part of the sample from those."
+    )
+    easy = 1 - shares["hardest"]
+    lines = (of.line("floor_threshold", "0.05"), of.line("floor_fraction", f"{easy:.2f}"))
+    headline = "The sampler picks too many hard negatives and too few easy ones."
+    return gauge, Advice(LOOK, headline, suggestion, lines)
+
+
+def _sampled_as_mmdetection(of: _Candidates, shares: Mapping[str, float]) -> tuple[Gauge, Advice]:
+    missed = shares["iou_balanced"] - shares["mmdet"]
+    gauge = Gauge("more hard picks with the paper's bins", missed, LITTLE)
+    if gauge.value < gauge.threshold:
+        return gauge, _balanced_advice(shares["mmdet"] - shares["random"])
+    headline = "MMDetection's bins miss hard negatives that the paper's bins would find."
+    suggestion = "Bins that end where the negatives end would find more of them."
+    return gauge, Advice(LOOK, headline, suggestion, (of.line("bin_range", "candidates"),))
+
+
+def _balanced_advice(gain: float) -> Advice:
+    """Returns what to say of a sampler that is balanced, and well so.
 
     Args:
-      key: the config key of the sampler.
-      shares: share of hard negatives by way of sampling.
+      gain: how many more picks are hard than at random, as a share.
     """
-    gain = shares["iou_balanced"] - shares["random"]
-    would_make = f"IoU-balanced sampling would make {_more(gain)} hard"
-    if gain < _WORTHWHILE or shares["hardest"] - shares["random"] < LITTLE:
-        return Advice(
-            FINE,
-            "Random sampling is enough here: balancing has little to gain.",
-            f"{would_make}: little to gain.",
-        )
+    if gain >= _WORTHWHILE:
+        return Advice(FINE, f"Balancing makes {_more(gain)} hard.")
     return Advice(
-        ACT,
-        f"{would_make}.",
-        f"Balance the sampler. {_RISE} Check the report again after training with it: there may "
-        "then be too few easy negatives.",
-        (f"{key}.type=iou_balanced",),
+        FINE,
+        "Balancing hardly changes how many hard negatives are picked.",
+        f"Balancing makes {_more(gain)} hard here: expect little effect, good or bad.",
     )
 
 
-def _starved_bins(
-    kind: str, measured: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Verdict | None:
-    current = current_sampling(kind, settings)
-    # Only IoU-balanced sampling draws from bins. In the RPN, it is not advised at all.
-    if current not in ("iou_balanced", "mmdet") or kind == "rpn_anchors":
+def _starved_bins(of: _Candidates) -> Verdict | None:
+    # Only IoU-balanced sampling draws from bins.
+    if of.sampling not in ("iou_balanced", "mmdet") or not of.kind.may_balance:
         return None
-    bin_range = "all" if current == "mmdet" else "candidates"
-    bins = measured["bins"][bin_range]
+    bin_range = "all" if of.sampling == "mmdet" else "candidates"
+    bins = of.measured["bins"][bin_range]
     starved = bins["starved"]
     if not starved:
         return None
@@ -236,35 +295,31 @@ def _starved_bins(
     )
     if starved[worst] >= _STARVED:
         headline = f"Bin {worst + 1} lacks negatives in {percent(starved[worst])} of the images."
-        advice = Advice(ACT, headline, *_bins_advice(kind, bin_range, settings))
+        # What more candidates or other bins do to average precision was not measured.
+        advice = Advice(LOOK, headline, *_bins_advice(of))
     else:
         advice = Advice(FINE, "Every bin holds enough negatives in most images.")
     gauge = Gauge(f"images in which bin {worst + 1} starves", starved[worst], _STARVED)
-    return make_verdict("samples", f"Starved bins of the {NOUNS[kind]}", gauge, text, advice)
+    return make_verdict("samples", f"Starved bins of the {of.kind.noun}", gauge, text, advice)
 
 
-def _bins_advice(
-    kind: str, bin_range: str, settings: Mapping[str, Any]
-) -> tuple[str, tuple[str, ...]]:
+def _bins_advice(of: _Candidates) -> tuple[str, tuple[str, ...]]:
     """Returns what to do about a starved bin, and the config lines for it."""
-    key = _SAMPLER_KEYS[kind]
-    if bin_range == "all":
+    if of.sampling == "mmdet":
         return (
             "The upper bins lie above every negative. Let the bins end where the negatives end.",
-            (f"{key}.bin_range=candidates",),
+            (of.line("bin_range", "candidates"),),
         )
-    fewer = f"{key}.num_bins={max(settings[f'{key}.num_bins'] - 1, 1)}"
-    if kind == "proposals":
-        number = 2 * settings["task.model.roi_generator.num_proposals"]
-        lines = (f"task.model.roi_generator.num_proposals={number}", fewer)
-        return "Keep more proposals, and use fewer bins.", lines
-    return "Use fewer bins.", (fewer,)
+    number = 2 * of.settings["task.model.roi_generator.num_proposals"]
+    more = f"task.model.roi_generator.num_proposals={number}"
+    num_bins = of.setting("num_bins")
+    if num_bins == 1:
+        return "Keep more proposals.", (more,)
+    return "Keep more proposals, and use fewer bins.", (more, of.line("num_bins", num_bins - 1))
 
 
-def _positives(
-    kind: str, measured: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Verdict | None:
-    positives = measured["positives"]
+def _positives(of: _Candidates) -> Verdict | None:
+    positives = of.measured["positives"]
     if not positives["num_instances"]:
         return None
     text = (
@@ -275,21 +330,18 @@ def _positives(
     gauge = Gauge("objects without a positive", without, LITTLE)
     if without > LITTLE:
         text += f", and {percent(without)} of the objects have none."
-        advice = _missing_advice(without, settings)
-    elif not is_sampled(kind):
+        advice = _missing_advice(without, of.settings)
+    elif of.sampling is None:
         text += ". This detector does not sample: it learns from all of them."
         advice = Advice(FINE, "Nearly every object has a positive, and all positives are used.")
     elif positives["per_image"] <= wanted:
         text += f". The sampler wants {wanted:.0f} positives and takes nearly all there are."
-        advice = _shortage_advice(kind, positives["per_image"], wanted, settings)
-        gauge = Gauge(
-            "positives found of those wanted", positives["per_image"] / wanted, _FEW_POSITIVES
-        )
+        gauge, advice = _shortage(of)
     else:
-        more, gauge, advice = _surplus(kind, positives, settings)
+        more, gauge, advice = _surplus(of)
         text += more
     return make_verdict(
-        "samples", f"Positives per object among the {NOUNS[kind]}", gauge, text, advice
+        "samples", f"Positives per object among the {of.kind.noun}", gauge, text, advice
     )
 
 
@@ -302,52 +354,38 @@ def _missing_advice(without: float, settings: Mapping[str, Any]) -> Advice:
     )
 
 
-def _shortage_advice(
-    kind: str, present: float, wanted: float, settings: Mapping[str, Any]
-) -> Advice:
-    """Advises on a sampler that takes all positives there are.
+def _shortage(of: _Candidates) -> tuple[Gauge, Advice]:
+    """Judges a sampler that takes all positives there are.
 
     Args:
-      kind: the kind of candidates, a key of `NOUNS`.
-      present: positives of an image.
-      wanted: the most that are sampled from an image.
-      settings: of the run, by config key.
+      of: the candidates.
+
+    Returns:
+      The gauge and what follows.
     """
-    if present >= _FEW_POSITIVES * wanted:
+    present, wanted = (of.measured["positives"][name] for name in ("per_image", "wanted_per_image"))
+    gauge = Gauge("positives found of those wanted", present / wanted, of.kind.few_positives)
+    if gauge.value >= gauge.threshold:
         headline = "Nearly all positives are used, so there is nothing to balance."
-        return Advice(FINE, headline)
+        return gauge, Advice(FINE, headline)
     headline = f"The sampler wants {wanted:.0f} positives per image and finds {present:.1f}."
-    if kind == "rpn_anchors":
-        suggestion = (
-            "The rest of the RPN's sample is background. More anchors per position give an object "
-            "more positives."
-        )
-        return Advice(LOOK, headline, suggestion, (_more_anchors(settings),))
-    suggestion = (
-        "The rest of the detection head's sample is background. An RPN that has learnt little "
-        "proposes few objects: train longer, then look at the RPN's anchors."
-    )
-    return Advice(LOOK, headline, suggestion)
+    return gauge, Advice(LOOK, headline, *of.kind.few(of))
 
 
 def _more_anchors(settings: Mapping[str, Any]) -> str:
     return f"task.model.anchor.num_scales={settings['task.model.anchor.num_scales'] + 1}"
 
 
-def _surplus(
-    kind: str, positives: Mapping[str, Any], settings: Mapping[str, Any]
-) -> tuple[str, Gauge | None, Advice]:
+def _surplus(of: _Candidates) -> tuple[str, Gauge | None, Advice]:
     """Judges how a sampler draws from more positives than it wants.
 
     Args:
-      kind: the kind of candidates, a key of `_SAMPLER_KEYS`.
-      positives: the numbers of its positives.
-      settings: of the run, by config key.
+      of: the candidates.
 
     Returns:
       The end of the verdict's text, its gauge and what follows.
     """
-    key = _SAMPLER_KEYS[kind]
+    positives = of.measured["positives"]
     before, after = (
         positives[name]["variation"] or 0.0 for name in ("random", "instance_balanced")
     )
@@ -356,20 +394,20 @@ def _surplus(
         f"number per object varies by {percent(before)} of its mean; if they are drawn evenly "
         f"over the objects, by {percent(after)}."
     )
-    if settings[f"{key}.type"] != "random":
+    if of.sampling != "random":
         # Over the classes, then over the objects of each. The RPN knows no classes.
-        if settings.get(f"{key}.class_balanced"):
+        if of.settings.get(f"{of.kind.sampler}.class_balanced"):
             return text, None, Advice(FINE, "The positives are drawn evenly over the classes.")
-        if settings[f"{key}.instance_balanced"]:
+        if of.setting("instance_balanced"):
             return text, None, Advice(FINE, "The positives are drawn evenly over the objects.")
     gauge = Gauge("less variation if drawn evenly", before - after, MUCH)
     if gauge.value <= MUCH:
         return text, gauge, Advice(FINE, "Drawing the positives evenly would change little.")
     headline = "Some objects get far more positives than others."
-    if kind == "rpn_anchors":
+    if not of.kind.may_balance:
         suggestion = f"Drawing them evenly takes the IoU-balanced sampler. {_RPN_LOSS}"
         return text, gauge, Advice(LOOK, headline, suggestion)
-    lines = (f"{key}.type=iou_balanced", f"{key}.instance_balanced=true")
+    lines = (of.line("type", "iou_balanced"), of.line("instance_balanced", "true"))
     return text, gauge, Advice(ACT, headline, "Draw them evenly over the objects.", lines)
 
 

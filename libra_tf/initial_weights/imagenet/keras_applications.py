@@ -1,4 +1,4 @@
-"""Networks of Keras Applications, whose weights Keras downloads to `~/.keras/models`."""
+"""Networks of Keras Applications, whose weights Keras downloads when they are first needed."""
 
 import os
 import re
@@ -80,7 +80,11 @@ def _build(
 
 
 def _folder() -> str:
-    return os.path.join(os.path.expanduser("~"), ".keras", "models")
+    """Returns where Keras keeps downloaded weights."""
+    folder = os.path.join(os.path.expanduser("~"), ".keras")
+    if not os.access(folder, os.W_OK):
+        folder = os.path.join("/tmp", ".keras")
+    return os.path.join(folder, "models")
 
 
 def _pairs(

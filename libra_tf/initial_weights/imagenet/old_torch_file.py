@@ -56,7 +56,15 @@ def read(file: IO[bytes]) -> dict[str, np.ndarray]:
     """
     try:
         return _read(file)
-    except (pickle.UnpicklingError, struct.error, LookupError, TypeError, EOFError) as error:
+    # Most are of values of other types than those of a file that PyTorch wrote.
+    except (
+        pickle.UnpicklingError,
+        struct.error,
+        AttributeError,
+        LookupError,
+        TypeError,
+        EOFError,
+    ) as error:
         raise ValueError(f"not a dictionary of tensors in PyTorch's old format: {error}") from error
 
 
