@@ -9,7 +9,7 @@ from official.core import task_factory
 from official.vision.ops import box_ops
 
 from libra_tf.compat import keras
-from libra_tf.dataloaders import mmdetection_input
+from libra_tf.dataloaders import mmdetection_input, orientation
 from tests import mmdetection
 
 pytestmark = pytest.mark.one_lane
@@ -148,6 +148,32 @@ def test_rpn_samples_at_most_five_negatives_for_each_positive(dataset):
             positives, negatives = np.sum(targets == 1), np.sum(targets == 0)
             assert positives <= 128
             assert negatives == min(256 - positives, 5 * max(positives, 1))
+
+
+def record(height, width, xmin, labels):
+    features = {
+        "image/height": tf.train.Feature(int64_list=tf.train.Int64List(value=[height])),
+        "image/width": tf.train.Feature(int64_list=tf.train.Int64List(value=[width])),
+        "image/object/bbox/xmin": tf.train.Feature(float_list=tf.train.FloatList(value=xmin)),
+        "image/object/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=labels)),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def test_objects_are_counted_by_their_boxes(monkeypatch):
+    monkeypatch.setattr(orientation, "_MAX_LEFT_OUT", 3)
+    # Model Garden can take the class from its name, so a record needs no number of it.
+    trained, other = record(40, 50, [0.5], []), record(40, 50, [], [1])
+    records = tf.data.Dataset.from_tensor_slices([other, trained, other, other, trained])
+    assert list(orientation.arrange(records, 1).as_numpy_iterator()) == [trained, trained]
+
+
+@pytest.mark.parametrize("left_out", [record(20, 50, [0.5], [1]), record(40, 50, [], [])])
+def test_data_without_an_image_to_train_on_end_with_a_message(monkeypatch, left_out):
+    monkeypatch.setattr(orientation, "_MAX_LEFT_OUT", 3)
+    records = tf.data.Dataset.from_tensors(left_out).repeat()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="have no image to train on"):
+        next(iter(orientation.arrange(records, 1)))
 
 
 @pytest.mark.slow
