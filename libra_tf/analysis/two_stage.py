@@ -13,6 +13,7 @@ from libra_tf.analysis.samples import Candidates
 from libra_tf.balance import boxes, quotas, samples
 from libra_tf.dataloaders import mmdetection_labels
 from libra_tf.modeling import roi_sampler
+from libra_tf.modeling.mmdetection import rois as mmdetection_rois
 from libra_tf.runs.trained_run import TrainedRun
 
 
@@ -34,8 +35,11 @@ class TwoStage(Detector):
             **({"mask": losses.mask_weight} if model.include_mask else {}),
         }
         self.losses = {name: losses.loss_weight * weight for name, weight in weights.items()}
+        self._is_mmdetections = bool(model.compatibility)
+        # MMDetection's loss is L1, which has no knee of its own; see `boxes.box_loss`.
+        knee = losses.balanced_l1.beta if self._is_mmdetections else losses.rpn_huber_loss_delta
         self.betas = {
-            "rpn_box": losses.rpn_huber_loss_delta,
+            "rpn_box": knee,
             "frcnn_box": boxes.box_loss(losses, losses.frcnn_huber_loss_delta).beta,
         }
         self.modules = {
@@ -100,7 +104,10 @@ class TwoStage(Detector):
         matches = samples.match_proposals(
             proposals, batch.gt_boxes(index), self.model.roi_sampler[0]
         )
-        levels = _levels_of_rois(proposals.numpy(), self.levels)
+        if self._is_mmdetections:
+            levels = mmdetection_rois.assign_levels(proposals).numpy()
+        else:
+            levels = _levels_of_rois(proposals.numpy(), self.levels)
         return batch.candidates(index, proposals.numpy(), matches, levels, losses)
 
     def take_step(self, images: tf.Tensor, labels: dict[str, Any]) -> TrainingStep:
@@ -116,7 +123,8 @@ class TwoStage(Detector):
         )
         losses = self.task.build_losses(outputs, labels)
         weighted = {name: self.losses[name] * losses[f"{name}_loss"] for name in self.losses}
-        errors = boxes.of_rpn(outputs["rpn_boxes"], labels["rpn_box_targets"])
+        sampled = labels["rpn_score_targets"] if self._is_mmdetections else None
+        errors = boxes.of_rpn(outputs["rpn_boxes"], labels["rpn_box_targets"], sampled)
         heads = [BoxHead("rpn_box", errors)]
         stages = range(len(self.model.detection_head))
         return TrainingStep(

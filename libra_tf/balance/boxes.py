@@ -98,18 +98,26 @@ def of_anchors(
     return _errors([outputs[level] for level in targets], list(targets.values()), is_positive)
 
 
-def of_rpn(outputs: Mapping[str, tf.Tensor], targets: Mapping[str, tf.Tensor]) -> BoxErrors:
+def of_rpn(
+    outputs: Mapping[str, tf.Tensor],
+    targets: Mapping[str, tf.Tensor],
+    score_targets: Mapping[str, tf.Tensor] | None = None,
+) -> BoxErrors:
     """Returns the errors of an RPN's boxes.
 
     Args:
       outputs: by level, float `[B, H, W, A * 4]`.
       targets: by level, of the same shapes.
+      score_targets: by level, int `[B, H, W, A]`, 1 for the anchors that the loss counts, as in
+        MMDetection; None if it counts all that have a target, as in Model Garden.
     """
     is_positive = []
-    for target in targets.values():
+    for level, target in targets.items():
         height, width = tf.unstack(tf.shape(target)[1:3])
         by_anchor = tf.reshape(target, [-1, height, width, target.shape[3] // 4, 4])
         positive = tf.reduce_any(tf.abs(by_anchor) > _SMALLEST_TARGET, axis=-1)
+        if score_targets is not None:
+            positive = tf.equal(score_targets[level], 1)
         is_positive.append(tf.repeat(positive, 4, axis=-1))
     return _errors([outputs[level] for level in targets], list(targets.values()), is_positive)
 

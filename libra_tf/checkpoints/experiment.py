@@ -128,9 +128,10 @@ def _override_two_stages(detector: Detector, model: dict[str, Any]) -> None:
         "test_nms_iou_threshold": 0.7,
         "use_batched_nms": True,
     }
-    model["rpn_sampler"] = {"type": "random", "max_negatives_per_positive": 5}
+    model["rpn_sampler"] = {"type": "random", "max_negatives_per_positive": 0}
     model["roi_sampler"] = {"type": "random"}
     if detector.is_balanced:
+        model["rpn_sampler"]["max_negatives_per_positive"] = 5
         # MMDetection's sampler behaves like this from its second call on: IoU 0 is in no bin.
         balancing = {"bin_range": "all", "floor_threshold": 0.0}
         model["roi_sampler"] = {"type": "iou_balanced", **balancing}

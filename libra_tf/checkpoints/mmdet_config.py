@@ -126,15 +126,15 @@ def overrides(path: str, config: Mapping[str, Any], detector: Detector) -> dict[
             "test_nms_iou_threshold": _iou_threshold(rpn),
         }
         translated |= _training_of_two_stages(
-            translated["roi_generator"], _get(config, "train_cfg")
+            path, translated["roi_generator"], _get(config, "train_cfg")
         )
     return _without_none(translated)
 
 
 def _training_of_two_stages(
-    roi_generator: Mapping[str, Any], train: Mapping[str, Any]
+    path: str, roi_generator: Mapping[str, Any], train: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Translates how many proposals a training takes, and how many RoIs it samples."""
+    """Translates how many proposals a training takes, and how many anchors and RoIs it samples."""
     proposals, sampler = _get(train, "rpn_proposal"), _get(train, "rcnn", "sampler")
     return {
         "roi_generator": {
@@ -147,7 +147,23 @@ def _training_of_two_stages(
             "num_sampled_rois": sampler.get("num"),
             "foreground_fraction": sampler.get("pos_fraction"),
         },
+        "rpn_sampler": {
+            "max_negatives_per_positive": _max_negatives(path, _get(train, "rpn", "sampler")),
+        },
     }
+
+
+def _max_negatives(path: str, sampler: Mapping[str, Any]) -> int | None:
+    """Translates the limit of an anchor sampler; below 0 is none there, and 0 is none here."""
+    if not sampler:
+        return None
+    limit = sampler.get("neg_pos_ub", -1)
+    if not isinstance(limit, int) or limit == 0:
+        raise UsageError(
+            f"{path}: its config has {limit!r} for train_cfg.rpn.sampler.neg_pos_ub; only whole "
+            "numbers of at least 1, and -1, are supported"
+        )
+    return max(limit, 0)
 
 
 def _parse_file(path: str) -> dict[str, Any]:

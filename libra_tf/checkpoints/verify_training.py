@@ -66,6 +66,7 @@ def check(path: str, numbers: Numbers, imported: Imported) -> None:
     Raises:
       UsageError: if keys are missing or shapes do not fit, or it is another detector's file.
     """
+    _check_turns(path, numbers)
     names, batches = LossNames(imported), _batches(numbers)
     kinds = {f"{key.partition(':')[0]}:*" for key in numbers}
     missing = sorted(_needed_keys(names, batches) - set(numbers) - kinds)
@@ -82,6 +83,11 @@ def check(path: str, numbers: Numbers, imported: Imported) -> None:
         for image in range(number):
             name = f"{prefix}{{}}{image}"
             _check_image(path, numbers, name, padded, len(imported.category_ids))
+    _check_parameters(path, numbers, imported)
+    if not names.is_retinanet:
+        _check_samples(path, numbers, imported)
+    if len(batches) > 1:
+        _check_steps(path, numbers, {*names.losses, "loss", _ACCURACY})
 
 
 def _batches(numbers: Numbers) -> dict[str, Sequence[int]]:
@@ -114,8 +120,9 @@ def _needed_keys(names: LossNames, batches: Mapping[str, Sequence[int]]) -> set[
 def _check_image(
     path: str, numbers: Numbers, name: str, padded: Sequence[int], num_labels: int
 ) -> None:
-    """Checks the objects and the size of one image."""
+    """Checks the objects and the sizes of one image."""
     boxes, labels, size = (numbers[name.format(x)] for x in ("gt_boxes", "gt_labels", "img_shape"))
+    own = numbers.get(name.format("pad_shape"), np.array(padded))
     if (
         size.shape != (2,)
         or any(mmdetection_anchors.own_padded_size(size) > padded)
@@ -130,6 +137,81 @@ def _check_image(
             f"--verify={path}: {name.format('gt_boxes')} has the shape {list(boxes.shape)} and "
             f"{name.format('gt_labels')} is {labels.tolist()}; there must be a label from 0 to "
             f"{num_labels - 1} for each box"
+        )
+    if own.shape != (2,) or any(own < size) or any(own > padded):
+        raise UsageError(
+            f"--verify={path}: {name.format('pad_shape')} is {own.tolist()}; it must be from "
+            f"{size.tolist()}, the size of the image, to {list(padded)}, that of the input"
+        )
+
+
+def _check_turns(path: str, numbers: Numbers) -> None:
+    """Checks that the batches of a training are numbered from 0 on, and that they are images."""
+    for turn in range(_num_turns(numbers)):
+        images = numbers.get(f"traj_input{turn}")
+        if images is None or images.ndim != 4 or images.shape[1] != 3:
+            raise UsageError(
+                f"--verify={path} has no `traj_input{turn}` of shape [batch, 3, height, width], "
+                f"but others; {_HELP}"
+            )
+
+
+def _check_parameters(path: str, numbers: Numbers, imported: Imported) -> None:
+    """Checks the shapes of gradients and of weights, and that there is a place for the weights."""
+    assigned = {
+        a.name: a
+        for a in weights.detector_assignments(
+            imported.detector, imported.model, imported.category_ids
+        )
+    }
+    for prefix in ("grad:", "final:"):
+        for name, value in _parameters(numbers, prefix).items():
+            # A gradient too many counts as a deviation.
+            if name in assigned and assigned[name].fitted(value) is None:
+                raise UsageError(
+                    f"--verify={path}: {prefix}{name} has the shape {list(value.shape)}, which "
+                    "does not fit the detector; name the file that was made with this checkpoint"
+                )
+            if name not in assigned and prefix == "final:":
+                raise UsageError(
+                    f"--verify={path} has {prefix}{name}, but the detector has no such weight; "
+                    "name the file that was made with this checkpoint"
+                )
+
+
+def _check_samples(path: str, numbers: Numbers, imported: Imported) -> None:
+    """Checks that what was drawn exists: anchors of each image first, then RoIs and objects."""
+    images = numbers["input"]
+    anchors = imported.model.make_anchors(tf.zeros([1, *images.shape[2:], 1]))
+    num_anchors = sum(tf.size(of_level).numpy() // 4 for of_level in anchors.values())
+    limits = [num_anchors] * len(images)
+    limits += [
+        len(numbers[f"gt_boxes{i}"]) + len(numbers[f"assign{len(images) + i}_gt_inds"])
+        for i in range(len(images))
+    ]
+    for index, limit in enumerate(limits):
+        for kind in ("pos", "neg"):
+            drawn = numbers[f"sample{index}_{kind}"]
+            if drawn.size and not 0 <= drawn.min() <= drawn.max() < limit:
+                raise UsageError(
+                    f"--verify={path}: sample{index}_{kind} has indices from {drawn.min()} to "
+                    f"{drawn.max()}, but there are {limit} boxes to draw from"
+                )
+
+
+def _check_steps(path: str, numbers: Numbers, known: set[str]) -> None:
+    """Checks the numbers of each step of a training."""
+    names, steps, norms = (numbers[key] for key in ("traj_names", "traj", "traj_norms"))
+    unknown = sorted(set(names.tolist()) - known)
+    if unknown:
+        raise UsageError(
+            f"--verify={path}: traj_names has {listed(unknown, 3)}; known are "
+            f"{', '.join(sorted(known))}"
+        )
+    if steps.shape[1:] != names.shape or norms.shape != steps.shape[:1]:
+        raise UsageError(
+            f"--verify={path} has traj, traj_names and traj_norms of shapes {list(steps.shape)}, "
+            f"{list(names.shape)}, {list(norms.shape)}; they must be [T, N], [N] and [T]"
         )
 
 

@@ -38,6 +38,19 @@ class Assignment:
     variable: tf.Variable
     convert: Convert
 
+    def fitted(self, weight: np.ndarray) -> np.ndarray | None:
+        """Returns a weight in the layout of the variable, None if it has not the shape for it.
+
+        Args:
+          weight: as it is in the checkpoint.
+        """
+        try:
+            value = self.convert(weight)
+        # The shape is so different that the weight cannot even be rearranged.
+        except (ValueError, IndexError):
+            return None
+        return value if value.shape == tuple(self.variable.shape) else None
+
 
 def load_detector(
     path: str,
@@ -129,12 +142,8 @@ def _assign(
 
 def _converted(path: str, weight: np.ndarray, assignment: Assignment) -> np.ndarray:
     """Returns a weight in the layout of its variable; refuses one with another shape."""
-    try:
-        value = assignment.convert(weight)
-    # The shape is so different that the weight cannot even be rearranged.
-    except (ValueError, IndexError):
-        value = None
-    if value is None or value.shape != tuple(assignment.variable.shape):
+    value = assignment.fitted(weight)
+    if value is None:
         raise UsageError(
             f"{path}: {assignment.name} has the shape {list(weight.shape)}, which does not fit the "
             "rest of the detector; name another checkpoint"

@@ -14,8 +14,8 @@ from libra_tf.configs.components import ROISampler, RPNSampler
 from libra_tf.mixins.balanced_feature_pyramid import REFINE_TYPES
 from libra_tf.ops.balanced_l1 import validate_balanced_l1
 
-# What MMDetection's published recipes leave no choice of: in the parser, the losses, the backbone
-# and the decoder.
+# What `compatibility: mmdetection` leaves no choice of: in the parser, the losses, the backbone,
+# the decoder, and the parts that choose and crop boxes.
 _FIXED_PARSER = {
     "aug_rand_vflip": False,
     "aug_rand_jpeg": None,
@@ -31,6 +31,8 @@ _FIXED_LOSSES = {
     "class_weighting": "none",
     "frcnn_class_use_binary_cross_entropy": False,
     "frcnn_class_loss_top_k_percent": 1.0,
+    # The box loss of its RPN is L1.
+    "rpn_huber_loss_delta": 1 / 9,
 }
 _FIXED_BACKBONE = {
     "stem_type": "v0",
@@ -41,6 +43,21 @@ _FIXED_BACKBONE = {
     "replace_stem_max_pool": False,
 }
 _FIXED_DECODER = {"fusion_type": "sum", "use_separable_conv": False, "use_keras_layer": False}
+_FIXED_PARTS = {
+    "roi_generator": {
+        "pre_nms_score_threshold": 0.0,
+        "pre_nms_min_size_threshold": 0.0,
+        "test_pre_nms_score_threshold": 0.0,
+        "test_pre_nms_min_size_threshold": 0.0,
+    },
+    "roi_aligner": {"sample_offset": 0.5},
+    "detection_generator": {
+        "soft_nms_sigma": None,
+        # RetinaNet learns boxes without weights, and suppresses within each class.
+        "box_coder_weights": None,
+        "use_class_agnostic_nms": False,
+    },
+}
 DECODERS = ("libra_fpn", "fpn", "nasfpn", "aspp", "identity")
 SAMPLERS = ("iou_balanced", "random")
 # `l1` is for `compatibility: mmdetection` alone.
@@ -224,18 +241,17 @@ def _check_compatible(task: hyperparams.Config) -> None:
             ("task.losses", task.losses, _FIXED_LOSSES),
             (f"task.model.backbone.{backbone.type}", backbone.get(), _FIXED_BACKBONE),
             (f"task.model.decoder.{decoder.type}", decoder.get(), _FIXED_DECODER),
+            *((f"task.model.{part}", model.get(part), x) for part, x in _FIXED_PARTS.items()),
         ):
             # Each detector has some of these.
-            for key in fixed.keys() & config.as_dict().keys():
+            for key in fixed.keys() & (config.as_dict() if config else {}).keys():
                 check_choice(f"{name}.{key}", getattr(config, key), (fixed[key],))
         if "head" in model:
-            # RetinaNet learns boxes without weights, and suppresses within each class.
-            detections = model.detection_generator
-            for key, fixed in (("box_coder_weights", None), ("use_class_agnostic_nms", False)):
-                name = f"task.model.detection_generator.{key}"
-                check_choice(name, detections.get(key, fixed), (fixed,))
             heads = list(model.head.attribute_heads or ())
             check_choice("task.model.head.attribute_heads", heads, ([],))
+        # Batches are made by the sizes in records.
+        tfds_name = task.train_data.tfds_name or None
+        check_choice("task.train_data.tfds_name", tfds_name, (None,))
         # An epoch that is kept would end with a batch of both orientations.
         check_choice("task.train_data.cache", task.train_data.cache, (False,))
         # Evaluation images keep their shapes, so they cannot be batched.
@@ -243,6 +259,8 @@ def _check_compatible(task: hyperparams.Config) -> None:
         check_choice("task.validation_data.global_batch_size", batch_size, (0, 1))
         if "include_mask" in model:
             check_choice("task.model.include_mask", model.include_mask, (False,))
+            # Outer boxes are for masks.
+            check_choice("task.model.outer_boxes_scale", model.outer_boxes_scale, (1.0,))
             thresholds = model.roi_sampler.cascade_iou_thresholds
             check_choice("task.model.roi_sampler.cascade_iou_thresholds", thresholds, (None,))
             is_balanced = model.roi_sampler.class_balanced
@@ -250,7 +268,10 @@ def _check_compatible(task: hyperparams.Config) -> None:
 
 
 def check_optimization(task: hyperparams.Config, optimization: hyperparams.Config) -> None:
-    """Checks that an MMDetection detector is trained in a way that MMDetection has.
+    """Checks that an MMDetection detector is not trained in a way that MMDetection lacks.
+
+    It has no averages of the weights, no momentum with the learning rate in it, and no second decay
+    of the weights. Optimizers other than SGD are not checked.
 
     Args:
       task: config of a Libra task.
@@ -272,6 +293,11 @@ def check_optimization(task: hyperparams.Config, optimization: hyperparams.Confi
         raise ValueError(
             f"trainer.optimizer_config.optimizer.type is {kind!r}, but {mode} trains without "
             "averages of the weights; use torch_sgd"
+        )
+    if kind == "sgd":
+        raise ValueError(
+            f"trainer.optimizer_config.optimizer.type is {kind!r}, whose momentum has the learning "
+            f"rate in it, but {mode} trains as PyTorch does; use torch_sgd"
         )
     if kind == "torch_sgd" and task.losses.l2_weight_decay:
         raise ValueError(

@@ -24,31 +24,27 @@ def prepare(image: tf.Tensor, shorter: int, longer: int) -> tuple[tf.Tensor, tf.
         the resized image without padding, the scale between the two, and zeros; see Model Garden's
         `resize_and_crop_image`.
     """
-    normalized, image_info = _resize_and_normalize(image, shorter, longer)
+    normalized, image_info = resize_and_normalize(image, shorter, longer)
     return _pad(normalized, own_padded_size(tf.shape(normalized)[:2])), image_info
 
 
-def prepare_for_training(
-    image: tf.Tensor, shorter: int, longer: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Prepares an image as MMDetection's training pipeline does, but in one of two shapes.
-
-    MMDetection pads to the largest image of the batch.
+def pad_for_training(
+    normalized: tf.Tensor, original_size: tf.Tensor, shorter: int, longer: int
+) -> tf.Tensor:
+    """Pads an image to one of two shapes; MMDetection pads to the largest image of the batch.
 
     Args:
-      image: see `prepare`.
+      normalized: float32 `[height, width, 3]`, the result of `resize_and_normalize`.
+      original_size: `[2]`, height and width of the image as it is stored.
       shorter: see `prepare`.
       longer: see `prepare`.
 
     Returns:
-      image: float32 `[H, W, 3]`, normalised, padded with zeros to the smallest multiples of 32 that
-        hold every image whose width is at least its height, or whose width is less.
-      image_info: see `prepare`.
+      float32 `[H, W, 3]`, padded with zeros to the smallest multiples of 32 that hold every image
+      whose width is at least its height, or whose width is less.
     """
-    normalized, image_info = _resize_and_normalize(image, shorter, longer)
     landscape = own_padded_size(tf.constant([shorter, longer]))
-    size = tf.where(is_portrait(image_info[0]), landscape[::-1], landscape)
-    return _pad(normalized, size), image_info
+    return _pad(normalized, tf.where(is_portrait(original_size), landscape[::-1], landscape))
 
 
 def is_portrait(size: tf.Tensor) -> tf.Tensor:
@@ -60,10 +56,16 @@ def is_portrait(size: tf.Tensor) -> tf.Tensor:
     return size[1] < size[0]
 
 
-def _resize_and_normalize(
+def resize_and_normalize(
     image: tf.Tensor, shorter: int, longer: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the image without padding and its `image_info`; see `prepare`."""
+    """Returns the image without padding and its `image_info`.
+
+    Args:
+      image: see `prepare`.
+      shorter: see `prepare`.
+      longer: see `prepare`.
+    """
     original = tf.shape(image)[:2]
     size = resized_size(original, shorter, longer)
     resized = tf.cast(resize(image, size), tf.float32)

@@ -36,7 +36,7 @@ class MMDetectionMixin:
           image: `[height, width, 3]`, normalised, in one of the two shapes.
           labels: `image_info` (see `mmdetection_images.prepare`); `anchor_boxes` by level;
             `gt_boxes` `[max_num_instances, 4]` and `gt_classes` `[max_num_instances]`, padded with
-            -1; and the targets of the anchors, see `mmdetection_labels`.
+            -1; and the targets of the anchors for all objects, see `mmdetection_labels`.
         """
         image, boxes, classes = (
             data["image"],
@@ -45,11 +45,12 @@ class MMDetectionMixin:
         )
         is_object = trained_objects(boxes, data["groundtruth_is_crowd"], tf.shape(image)[:2])
         boxes, classes = (tf.boolean_mask(x, is_object) for x in (boxes, classes))
+        image, image_info = mmdetection_images.resize_and_normalize(image, *self._sides)
         if self._aug_rand_hflip:
+            # After resizing, whose rounding differs between an image and its mirror image.
             image, boxes, _ = preprocess_ops.random_horizontal_flip(image, boxes)
-        image, image_info = mmdetection_images.prepare_for_training(image, *self._sides)
+        image = mmdetection_images.pad_for_training(image, image_info[0], *self._sides)
         boxes = box_ops.clip_boxes(boxes * tf.tile(image_info[1], [2]), image_info[1])
-        boxes, classes = boxes[: self._max_num_instances], classes[: self._max_num_instances]
         anchors = self._make_anchors(image)
         return tf.cast(image, self._dtype), {
             "image_info": image_info,

@@ -22,8 +22,11 @@ _MIN_SIDE = 32
 _FEATURES = {
     "image/height": tf.io.FixedLenFeature([], tf.int64, -1),
     "image/width": tf.io.FixedLenFeature([], tf.int64, -1),
-    "image/object/class/label": tf.io.VarLenFeature(tf.int64),
+    "image/object/bbox/xmin": tf.io.VarLenFeature(tf.float32),
 }
+# Records in a row that may be left out. Training data repeat, so a training that has no others
+# would wait for ever.
+_MAX_LEFT_OUT = 1_000_000
 
 
 @contextlib.contextmanager
@@ -73,19 +76,17 @@ def arrange(records: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
 
     Returns:
       The same records without those that are not trained on, and without an incomplete batch of
-      either orientation at the end.
+      either orientation at the end. Reading it fails if no record is trained on.
     """
-
-    def is_trained(record: tf.Tensor) -> tf.Tensor:
-        size, num_objects = _size_and_number_of_objects(record)
-        return (num_objects > 0) & (tf.reduce_min(size) >= _MIN_SIDE)
 
     def orientation(record: tf.Tensor) -> tf.Tensor:
         size, _ = _size_and_number_of_objects(record)
         return tf.cast(mmdetection_images.is_portrait(size), tf.int64)
 
     return (
-        records.filter(is_trained)
+        records.scan(tf.constant(0, tf.int64), _count_left_out)
+        .filter(lambda record, is_trained: is_trained)
+        .map(lambda record, is_trained: record)
         .group_by_window(
             key_func=orientation,
             reduce_func=lambda _, window: window.batch(batch_size, drop_remainder=True),
@@ -95,12 +96,28 @@ def arrange(records: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     )
 
 
+def _count_left_out(
+    num_left_out: tf.Tensor, record: tf.Tensor
+) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+    """Returns how many records in a row are left out so far, and the record with its part in it."""
+    size, num_objects = _size_and_number_of_objects(record)
+    is_trained = (num_objects > 0) & (tf.reduce_min(size) >= _MIN_SIDE)
+    num_left_out = tf.where(is_trained, tf.constant(0, tf.int64), num_left_out + 1)
+    message = (
+        "the training data have no image to train on: each has no objects with a box, or a side "
+        f"shorter than {_MIN_SIDE} pixels"
+    )
+    limit = tf.constant(_MAX_LEFT_OUT, tf.int64)
+    with tf.control_dependencies([tf.debugging.assert_less(num_left_out, limit, message)]):
+        return tf.identity(num_left_out), (record, is_trained)
+
+
 def _size_and_number_of_objects(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns height and width of an image, int64 `[2]`, and how many objects it has."""
+    """Returns height and width of an image, int64 `[2]`, and how many boxes it has."""
     features = tf.io.parse_single_example(record, _FEATURES)
     size = tf.stack([features["image/height"], features["image/width"]])
     # Model Garden's decoder does without them, but here nothing is decoded yet.
     message = "a training record lacks image/height or image/width, which batches are made by"
     with tf.control_dependencies([tf.debugging.assert_positive(size, message)]):
         size = tf.identity(size)
-    return size, tf.size(features["image/object/class/label"].values)
+    return size, tf.size(features["image/object/bbox/xmin"].values)

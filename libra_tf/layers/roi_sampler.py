@@ -50,7 +50,8 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
       iou_balanced: whether negatives are balanced; otherwise they are drawn at random.
       ignore_fillers: whether boxes that fill a shortfall get the class -1, for losses that leave
         them out, as MMDetection does, which samples fewer RoIs then. Like there, the proposals of
-        an image without instances are then negatives, and not fillers.
+        an image without instances are then negatives, and not fillers, and a ground truth box
+        among the proposals belongs to its own instance, even if another one has the same box.
       seed: with an int, a draw depends only on the seed, on `step` and on the image: it is the same
         in every run, compiled or not, on one device or on several. None: every call draws new RoIs.
       class_balanced: whether positives are drawn evenly over the classes first, and then over the
@@ -172,6 +173,8 @@ class IoUBalancedROISampler(roi_sampler.ROISampler):
         instances, indicators = self._box_matcher(ious)
         if self._config_dict["ignore_fillers"]:
             indicators = _negative_without_instances(indicators, boxes, gt_boxes)
+            if self._config_dict["mix_gt_boxes"]:
+                instances, indicators = _own_instances(instances, indicators, gt_boxes)
         chosen = self.choose(ious, instances, indicators, gt_classes)
         foreground = tf.gather(indicators, chosen, batch_dims=1) >= 0
         chosen_instances = tf.gather(instances, chosen, batch_dims=1)
@@ -281,6 +284,20 @@ def _negative_without_instances(
     """Makes all boxes of an image without instances negatives; Model Garden's matcher has none."""
     has_instances = tf.reduce_any(is_object(gt_boxes), axis=1, keepdims=True)
     return tf.where(~has_instances & is_object(boxes), -1, indicators)
+
+
+def _own_instances(
+    instances: tf.Tensor, indicators: tf.Tensor, gt_boxes: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Assigns the instances to themselves; their boxes are the last ones of the proposals."""
+    batch_size, num_instances = tf.unstack(tf.shape(gt_boxes)[:2])
+    num_proposals = tf.shape(instances)[1] - num_instances
+    own = tf.broadcast_to(tf.range(num_instances), [batch_size, num_instances])
+    kinds = tf.where(is_object(gt_boxes), 1, -3)
+    return (
+        tf.concat([instances[:, :num_proposals], own], axis=1),
+        tf.concat([indicators[:, :num_proposals], kinds], axis=1),
+    )
 
 
 def _gather_targets(

@@ -95,13 +95,14 @@ def roi_align(
     start, end = tf.split(boxes * spatial_scale - (0.5 if aligned else 0.0), 2, axis=-1)
     size = end - start if aligned else tf.maximum(end - start, 1.0)
     map_size = tf.shape(features)[1:3]
-    window = _smallest_window(start, size, map_size)
+    first, last = _pixels_of(start, size, map_size)
+    window = _smallest_window(first, last, map_size)
     if where is not None:
         window = tf.where(where, window, 0)
         # Boxes beside the map give zeros.
         start = tf.where(where[..., tf.newaxis], start, -tf.abs(size) - 2.0)
     sampling = _Sampling(output_size, sampling_ratio)
-    blocks = _in_blocks(window, start, size, map_size, sampling, features.dtype)
+    blocks = _in_blocks(window, first, start, size, map_size, sampling, features.dtype)
     num_blocks = None if boxes.shape[1] is None else -(-boxes.shape[1] // _BLOCK)
     crop_shape = [output_size, output_size, features.shape[3]]
     crops = tf.map_fn(
@@ -115,30 +116,45 @@ def roi_align(
     return tf.ensure_shape(crops[:, :num_boxes], [features.shape[0], boxes.shape[1], *crop_shape])
 
 
-def _smallest_window(start: tf.Tensor, size: tf.Tensor, map_size: tf.Tensor) -> tf.Tensor:
-    """Returns the index of the smallest window that holds each box, int32 `[B, N]`.
+def _pixels_of(
+    start: tf.Tensor, size: tf.Tensor, map_size: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the first and the last pixel of the map that boxes reach, int32 `[B, N, 2]` each.
 
     Args:
       start: float32 `[B, N, 2]`; see `_Block`.
       size: float32 `[B, N, 2]`.
       map_size: int32 `[2]`.
     """
-    last = tf.cast(map_size - 1, tf.float32)
-    end = start + size
-    first_pixel = tf.clip_by_value(tf.math.floor(tf.minimum(start, end)), 0.0, last)
-    last_pixel = tf.clip_by_value(tf.math.floor(tf.maximum(start, end)) + 1.0, 0.0, last)
-    side = tf.reduce_max(last_pixel - first_pixel, axis=-1, keepdims=True) + 1.0
+    ends = tf.stack([start, start + size])
+    first = tf.math.floor(tf.reduce_min(ends, axis=0))
+    last = tf.math.floor(tf.reduce_max(ends, axis=0)) + 1.0
+    limit = tf.cast(map_size - 1, tf.float32)
+    first, last = (tf.cast(tf.clip_by_value(x, 0.0, limit), tf.int32) for x in (first, last))
+    return first, last
+
+
+def _smallest_window(first: tf.Tensor, last: tf.Tensor, map_size: tf.Tensor) -> tf.Tensor:
+    """Returns the index of the smallest window that holds each box, int32 `[B, N]`.
+
+    Args:
+      first: int32 `[B, N, 2]`; see `_pixels_of`.
+      last: int32 `[B, N, 2]`, likewise.
+      map_size: int32 `[2]`.
+    """
+    side = tf.reduce_max(last - first, axis=-1, keepdims=True) + 1
     windows = tf.constant(_WINDOWS)
     is_worthwhile = (windows**2 * _WORTHWHILE <= tf.reduce_prod(map_size)) & (
         windows <= tf.reduce_min(map_size)
     )
-    fits = is_worthwhile & (side <= tf.cast(windows, tf.float32))
+    fits = is_worthwhile & (side <= windows)
     always = tf.ones_like(fits[..., :1])
     return 1 + tf.argmax(tf.concat([fits, always], axis=-1), axis=-1, output_type=tf.int32)
 
 
 def _in_blocks(
     window: tf.Tensor,
+    first: tf.Tensor,
     start: tf.Tensor,
     size: tf.Tensor,
     map_size: tf.Tensor,
@@ -149,6 +165,7 @@ def _in_blocks(
 
     Args:
       window: int32 `[B, N]`, what each box needs.
+      first: int32 `[B, N, 2]`, the first pixel of each box; see `_pixels_of`.
       start: float32 `[B, N, 2]`; see `_Block`.
       size: float32 `[B, N, 2]`.
       map_size: int32 `[2]`.
@@ -158,15 +175,14 @@ def _in_blocks(
     num_images, num_boxes = tf.unstack(tf.shape(window))
     num_blocks = (num_boxes + _BLOCK - 1) // _BLOCK
     padding = [[0, 0], [0, num_blocks * _BLOCK - num_boxes]]
-    start, size = (
+    first, start, size = (
         tf.reshape(tf.pad(x, [*padding, [0, 0]]), [num_images, num_blocks, _BLOCK, 2])
-        for x in (start, size)
+        for x in (first, start, size)
     )
     window = tf.reshape(tf.pad(window, padding), [num_images, num_blocks, _BLOCK])
     window = tf.reduce_max(window, axis=2)
     side = tf.gather(tf.constant([0, *_WINDOWS, 0]), window)[..., tf.newaxis, tf.newaxis]
-    first = tf.math.floor(tf.minimum(start, start + size))
-    corner = tf.clip_by_value(tf.cast(first, tf.int32), 0, map_size - side)
+    corner = tf.minimum(first, map_size - side)
     pixels = corner[..., tf.newaxis] + tf.range(_WINDOWS[-1])
     rows, columns = (
         tf.cast(

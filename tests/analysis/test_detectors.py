@@ -179,6 +179,22 @@ def test_anchors_are_sampled_as_in_training(report_of_both, sampler):
 
 
 @pytest.mark.slow
+def test_rpn_and_levels_are_those_of_mmdetection(tiny_shapes, tmp_path):
+    changes = {"model": {"compatibility": "mmdetection", "max_level": 6}, **RPN}
+    fixed = {"validation_data": {"global_batch_size": 1}, "losses": {"l2_weight_decay": 0.0}}
+    folder = make_run(tmp_path / "run", "libra_fasterrcnn_demo", tiny_shapes, changes, fixed)
+    detector = detectors.load(read_run(folder, **NOT_AUGMENTED))
+    batch = read_seeded(detector)
+    step = detector.take_step(batch.images, batch.labels)
+    sampled = [np.sum(x == 1) for x in batch.labels["rpn_score_targets"].values()]
+    found = [np.sum(x) // 4 for x in step.box_heads[0].boxes.is_positive]
+    assert sum(sampled) > 0 and found == sampled
+    assert detector.betas["rpn_box"] == detector.config.losses.balanced_l1.beta
+    levels = np.concatenate([x.levels for x in detector.candidates(batch)["proposals"]])
+    assert set(levels) <= {2, 3, 4, 5}
+
+
+@pytest.mark.slow
 def test_losses_of_mask_rcnn_are_those_of_its_training_step(run_with_masks):
     """Model Garden's own sum of them, with the same draws."""
     detector = detectors.load(read_run(run_with_masks))

@@ -63,6 +63,15 @@ def test_positives_of_an_rpn_have_targets():
     np.testing.assert_allclose(errors.errors[0][0, 0, 0], [1, 1, 1, 1, 1, 0.8, 1, 1])
 
 
+def test_positives_of_mmdetections_rpn_are_sampled():
+    """Two anchors with targets, of which one is sampled, and a sampled negative."""
+    targets = {"3": tf.reshape(tf.constant([0.2] * 8 + [0.0] * 4), [1, 1, 1, 12])}
+    sampled = {"3": tf.constant([-1, 1, 0], shape=[1, 1, 1, 3])}
+    errors = boxes.of_rpn({"3": tf.ones([1, 1, 1, 12])}, targets, sampled)
+    expected = [False] * 4 + [True] * 4 + [False] * 4
+    np.testing.assert_array_equal(errors.is_positive[0][0, 0, 0], expected)
+
+
 def test_only_the_box_of_the_class_counts():
     """Three classes, the background among them; a negative, and a positive of class 2."""
     outputs = tf.reshape(tf.range(24.0), [1, 2, 12])

@@ -144,6 +144,11 @@ def test_plain_faster_rcnn(faster_rcnn):
     assert str(detector) == "Faster R-CNN ResNet-50-FPN, 5 classes"
     model = experiment.overrides("a.pth", detector, {})["task"]["model"]
     assert (model["decoder"]["type"], model["roi_sampler"]["type"]) == ("fpn", "random")
+    # Only Libra's published config limits the negatives.
+    assert model["rpn_sampler"]["max_negatives_per_positive"] == 0
+    balanced = structure.infer_detector("a.pth", faster_rcnn.weights)
+    model = experiment.overrides("a.pth", balanced, {})["task"]["model"]
+    assert model["rpn_sampler"]["max_negatives_per_positive"] == 5
 
 
 @pytest.mark.parametrize(
@@ -432,6 +437,24 @@ def test_unsupported_configs_are_refused_with_the_key(
     part[last] = value
     message = rf"^a\.pth: its config has .* for .*{last}; only .* is supported"
     with pytest.raises(UsageError, match=message):
+        mmdet_config.overrides("a.pth", config, detector)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "limit"), [({"neg_pos_ub": -1}, 0), ({"neg_pos_ub": 3}, 3), ({"num": 256}, 0)]
+)
+def test_limit_of_the_rpns_negatives(faster_rcnn, sampler, limit):
+    detector = structure.infer_detector("a.pth", faster_rcnn.weights)
+    config = {"train_cfg": {"rpn": {"sampler": sampler}}}
+    changes = mmdet_config.overrides("a.pth", config, detector)
+    assert changes["rpn_sampler"] == {"max_negatives_per_positive": limit}
+
+
+@pytest.mark.parametrize("limit", [0, 2.5])
+def test_a_limit_of_the_rpns_negatives_that_is_refused(faster_rcnn, limit):
+    detector = structure.infer_detector("a.pth", faster_rcnn.weights)
+    config = {"train_cfg": {"rpn": {"sampler": {"neg_pos_ub": limit}}}}
+    with pytest.raises(UsageError, match=rf"^a\.pth: .* {limit} for .*rpn\.sampler\.neg_pos_ub"):
         mmdet_config.overrides("a.pth", config, detector)
 
 

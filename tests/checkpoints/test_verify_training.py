@@ -104,6 +104,31 @@ def test_weights_are_the_same_afterwards(imported, files):
         (RETINANET, {"loss:loss_mask": np.zeros(1)}, "losses loss_mask, which this RetinaNet"),
         (RETINANET, {"img_shape0": np.array([400, 160])}, r"img_shape0 is \[400, 160\], but the"),
         (RETINANET, {"gt_labels0": np.array([7])}, r"gt_labels0 is \[7\]; there must be a label"),
+        (
+            RETINANET,
+            {"pad_shape1": np.array([64, 64])},
+            r"pad_shape1 is \[64, 64\]; it must be from",
+        ),
+        (
+            RETINANET,
+            {"grad:neck.0.fpn_convs.0.conv.bias": np.zeros(7)},
+            r"grad:neck\.0\.fpn_convs\.0\.conv\.bias has the shape \[7\], which does not fit",
+        ),
+        (
+            RETINANET,
+            {"final:backbone.conv1.weight": np.zeros([9, 3, 7, 7])},
+            r"final:backbone\.conv1\.weight has the shape \[9, 3, 7, 7\]",
+        ),
+        (RETINANET, {"final:mask": np.zeros(1)}, "has final:mask, but the detector has no such"),
+        (RETINANET, {"traj_names": np.array(["loss", "x", "loss_cls"])}, "traj_names has x; known"),
+        (RETINANET, {"traj_norms": np.zeros(2)}, r"shapes \[\d+, 3\], \[3\], \[2\]; they must be"),
+        (RETINANET, {"traj_input1": None, "traj_input2": np.zeros(1)}, "has no `traj_input1` of"),
+        (
+            SAMPLED,
+            {"sample0_neg": np.array([5118])},
+            "indices from 5118 to 5118, but there are 5118",
+        ),
+        (SAMPLED, {"sample2_pos": np.array([-1, 3])}, "sample2_pos has indices from -1 to 3"),
     ],
 )
 def test_refuses_incomplete_files(imported, files, name, changes, message):

@@ -9,6 +9,7 @@ from official.core import task_factory
 from official.vision.ops import box_ops
 
 from libra_tf.compat import keras
+from libra_tf.dataloaders import mmdetection_input, orientation
 from tests import mmdetection
 
 pytestmark = pytest.mark.one_lane
@@ -20,6 +21,46 @@ NUM_BATCHES = 12
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return mmdetection.prepare(tmp_path_factory.mktemp("orientations"))
+
+
+def parse(**kwargs):
+    """An image of 51x83 with three objects, as a parser of two stages prepares it."""
+    parser = mmdetection_input.MaskRCNNParser(
+        output_size=[64, 96],
+        min_level=2,
+        max_level=6,
+        num_scales=1,
+        aspect_ratios=[1.0],
+        anchor_size=4.0,
+        **kwargs,
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (51, 83, 3), dtype=np.uint8)
+    boxes = [[0.1, 0.1, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9], [0.5, 0.1, 0.9, 0.4]]
+    data = {
+        "image": tf.constant(pixels),
+        "groundtruth_boxes": tf.constant(boxes),
+        "groundtruth_classes": tf.constant([1, 2, 3]),
+        "groundtruth_is_crowd": tf.zeros([3], tf.bool),
+    }
+    return parser._parse_train_data(data)
+
+
+def test_images_are_flipped_after_they_are_resized(monkeypatch):
+    image, labels = parse()
+    monkeypatch.setattr(tf.random, "uniform", lambda *args, **kwargs: tf.constant(0.0))
+    flipped, of_flipped = parse(aug_rand_hflip=True)
+    height, width = labels["image_info"][1].numpy().astype(int)
+    np.testing.assert_array_equal(flipped[:height, :width], image[:height, :width][:, ::-1])
+    expected = width - labels["gt_boxes"][:3].numpy()[:, [3, 1]]
+    np.testing.assert_allclose(of_flipped["gt_boxes"][:3].numpy()[:, [1, 3]], expected, rtol=1e-5)
+
+
+def test_anchors_learn_objects_beyond_those_that_are_kept():
+    _, expected = parse(max_num_instances=3)
+    _, labels = parse(max_num_instances=1)
+    assert len(labels["gt_boxes"]) == len(labels["gt_classes"]) == 1
+    for level, targets in expected["rpn_score_targets"].items():
+        np.testing.assert_array_equal(labels["rpn_score_targets"][level], targets)
 
 
 def read(kind, dataset, first_step=None, num_batches=NUM_BATCHES):
@@ -107,6 +148,32 @@ def test_rpn_samples_at_most_five_negatives_for_each_positive(dataset):
             positives, negatives = np.sum(targets == 1), np.sum(targets == 0)
             assert positives <= 128
             assert negatives == min(256 - positives, 5 * max(positives, 1))
+
+
+def record(height, width, xmin, labels):
+    features = {
+        "image/height": tf.train.Feature(int64_list=tf.train.Int64List(value=[height])),
+        "image/width": tf.train.Feature(int64_list=tf.train.Int64List(value=[width])),
+        "image/object/bbox/xmin": tf.train.Feature(float_list=tf.train.FloatList(value=xmin)),
+        "image/object/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=labels)),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def test_objects_are_counted_by_their_boxes(monkeypatch):
+    monkeypatch.setattr(orientation, "_MAX_LEFT_OUT", 3)
+    # Model Garden can take the class from its name, so a record needs no number of it.
+    trained, other = record(40, 50, [0.5], []), record(40, 50, [], [1])
+    records = tf.data.Dataset.from_tensor_slices([other, trained, other, other, trained])
+    assert list(orientation.arrange(records, 1).as_numpy_iterator()) == [trained, trained]
+
+
+@pytest.mark.parametrize("left_out", [record(20, 50, [0.5], [1]), record(40, 50, [], [])])
+def test_data_without_an_image_to_train_on_end_with_a_message(monkeypatch, left_out):
+    monkeypatch.setattr(orientation, "_MAX_LEFT_OUT", 3)
+    records = tf.data.Dataset.from_tensors(left_out).repeat()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="have no image to train on"):
+        next(iter(orientation.arrange(records, 1)))
 
 
 @pytest.mark.slow

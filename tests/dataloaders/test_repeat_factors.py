@@ -82,6 +82,9 @@ def example(number, labels, crowds=(), size=(64, 64)):
     features = {
         "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"%d" % number])),
         "image/object/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=labels)),
+        "image/object/bbox/xmin": tf.train.Feature(
+            float_list=tf.train.FloatList(value=[0.0] * len(labels))
+        ),
     }
     for key, side in zip(("image/height", "image/width"), size, strict=True):
         features[key] = tf.train.Feature(int64_list=tf.train.Int64List(value=[side]))

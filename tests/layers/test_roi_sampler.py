@@ -219,13 +219,27 @@ def test_fillers_can_be_ignored():
     assert (classes[:, :-8] >= 0).all()
     # Without objects, every proposal is a negative.
     nothing = (tf.fill([BATCH, 8, 4], -1.0), tf.fill([BATCH, 8], -1))
-    classes = IoUBalancedROISampler(**kwargs)(proposals, *nothing)[2].numpy()[:, :15]
-    np.testing.assert_array_equal(classes, np.zeros((BATCH, 15)))
+    for no_objects in (nothing, [x[:, :0] for x in nothing]):
+        enough = tf.concat([proposals, tf.fill([BATCH, 8, 4], -1.0)], 1)
+        classes = IoUBalancedROISampler(**kwargs)(enough, *no_objects)[2].numpy()[:, :15]
+        np.testing.assert_array_equal(classes, np.zeros((BATCH, 15)))
     # Objects alone, all of them positive: beyond the quota they are not sampled.
     kwargs = {"num_sampled_rois": 4, "foreground_fraction": 0.25, "ignore_fillers": True}
     classes = IoUBalancedROISampler(**kwargs)(gt_boxes[:, :0], gt_boxes, gt_classes)[2].numpy()
     assert (classes[:, 0] > 0).all()
     np.testing.assert_array_equal(classes[:, 1:], np.full((BATCH, 3), -1))
+
+
+def test_objects_with_the_same_box_keep_their_classes():
+    gt_boxes = tf.constant([[[10.0, 10, 60, 60], [10, 10, 60, 60], [-1, -1, -1, -1]]])
+    sampler = IoUBalancedROISampler(
+        num_sampled_rois=3, foreground_fraction=1.0, ignore_fillers=True
+    )
+    inputs = (gt_boxes[:, :0], gt_boxes, tf.constant([[4, 7, -1]]))
+    _, targets, classes, instances = sampler(*inputs)
+    assert sorted(classes[0].numpy()) == [-1, 4, 7]
+    assert sorted(instances[0].numpy()) == [-1, 0, 1]
+    np.testing.assert_array_equal(targets[0, :2], gt_boxes[0, :2])
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -167,9 +167,10 @@ def test_windows_give_what_the_whole_map_gives(monkeypatch, jit_compile, dtype):
 
     start, size = (tf.constant(x, tf.float32) for x in (corner - 0.5, size))
     map_size = tf.constant(shape[1:3])
-    window = roi_align._smallest_window(start, size, map_size)
+    first, last = roi_align._pixels_of(start, size, map_size)
+    window = roi_align._smallest_window(first, last, map_size)
     sampling = roi_align._Sampling(3, 0)
-    blocks = roi_align._in_blocks(window, start, size, map_size, sampling, tf.float32)
+    blocks = roi_align._in_blocks(window, first, start, size, map_size, sampling, tf.float32)
     assert set(blocks.window.numpy().ravel()) == {1, 2, 3, 4}
 
     crops, gradient = crop()

@@ -7,6 +7,7 @@ from official.core import task_factory
 from official.modeling import performance
 
 from libra_tf.compat import keras
+from libra_tf.configs import checks
 from libra_tf.modeling.torch_sgd import TorchSGD
 from tests import mmdetection
 
@@ -141,6 +142,41 @@ def test_trains_all_but_stem_first_stage_and_statistics(dataset):
             "box_loss_normalizer is 'positives'; it must be one of sampled_rois",
         ),
         (
+            "retinanet",
+            {"train_data": {"tfds_name": "coco/2017"}},
+            r"task\.train_data\.tfds_name is",
+        ),
+        (
+            "retinanet",
+            {"model": {"detection_generator": {"soft_nms_sigma": 0.5}}},
+            r"task\.model\.detection_generator\.soft_nms_sigma is 0\.5",
+        ),
+        (
+            "fasterrcnn",
+            {"model": {"roi_generator": {"pre_nms_score_threshold": 0.1}}},
+            r"task\.model\.roi_generator\.pre_nms_score_threshold is 0\.1",
+        ),
+        (
+            "fasterrcnn",
+            {"model": {"roi_generator": {"test_pre_nms_min_size_threshold": 2.0}}},
+            r"task\.model\.roi_generator\.test_pre_nms_min_size_threshold is 2\.0",
+        ),
+        (
+            "fasterrcnn",
+            {"model": {"roi_aligner": {"sample_offset": 0.0}}},
+            r"task\.model\.roi_aligner\.sample_offset is 0\.0",
+        ),
+        (
+            "fasterrcnn",
+            {"model": {"outer_boxes_scale": 1.2}},
+            r"task\.model\.outer_boxes_scale is 1\.2",
+        ),
+        (
+            "fasterrcnn",
+            {"losses": {"rpn_huber_loss_delta": 1.0}},
+            r"task\.losses\.rpn_huber_loss_delta is 1\.0",
+        ),
+        (
             "fasterrcnn",
             {
                 "model": {
@@ -157,6 +193,26 @@ def test_refuses_what_it_cannot_honour(kind, changes, message, dataset):
     params.task.override(changes)
     with pytest.raises(ValueError, match=message):
         params.task.validate()
+
+
+@pytest.mark.parametrize(
+    ("optimization", "l2_weight_decay", "message"),
+    [
+        ({"ema": {"average_decay": 0.9}}, 0.0, r"optimizer_config\.ema is set"),
+        ({"optimizer": {"type": "moving_average"}}, 0.0, r"type is 'moving_average'"),
+        ({"optimizer": {"type": "sgd"}}, 0.0, r"type is 'sgd', whose momentum"),
+        ({"optimizer": {"type": "torch_sgd"}}, 1e-4, r"l2_weight_decay is 0\.0001, and torch_sgd"),
+    ],
+)
+def test_refuses_other_ways_to_train(optimization, l2_weight_decay, message, dataset):
+    params = mmdetection.configure("retinanet", dataset)
+    config = params.trainer.optimizer_config
+    config.override({"optimizer": {"type": "torch_sgd"}})
+    checks.check_optimization(params.task, config)
+    config.override(optimization)
+    params.task.losses.l2_weight_decay = l2_weight_decay
+    with pytest.raises(ValueError, match=message):
+        checks.check_optimization(params.task, config)
 
 
 def test_l1_is_for_this_mode_alone(dataset):

@@ -98,7 +98,7 @@ def suppress_compilable(
 
     Args:
       boxes: float `[B, N, groups, 4]`, `[ymin, xmin, ymax, xmax]` in pixels, the best ones of a
-        group first; boxes without area are padding.
+        group first; boxes without area count for nothing.
       scores: float `[B, N, groups]`, positive.
       max_boxes: as in `suppress`.
       iou_threshold: as in `suppress`.
@@ -108,6 +108,8 @@ def suppress_compilable(
       scores: as in `suppress`.
       counts: as in `suppress`.
     """
+    # Model Garden's suppression counts whatever is not zero as a box to keep.
+    boxes = tf.where(is_empty(boxes)[..., tf.newaxis], 0.0, boxes)
     kept = [
         nms.sorted_non_max_suppression_padded(
             tf.cast(of_group[1], tf.float32),

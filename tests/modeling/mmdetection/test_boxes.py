@@ -71,3 +71,16 @@ def test_suppress(golden_blocks, seed):
     np.testing.assert_allclose(found_scores[0], expected[:, 4], rtol=1e-6)
     np.testing.assert_array_equal(labels[0], numbers["mc_labels"])
     np.testing.assert_allclose(found[0], expected[:, YX_FROM_XY], rtol=1e-5)
+
+
+def test_boxes_without_area_take_no_place_from_others():
+    """Clipped boxes have none if they lay beyond the image."""
+    empty = [[0.0, 50.0, 40.0, 50.0], [60.0, 0.0, 60.0, 30.0]]
+    candidates = tf.constant([*empty, [0.0, 0.0, 20.0, 20.0], [40.0, 40.0, 80.0, 80.0]])
+    scores = tf.constant([boxes.NO_SCORE] * 2 + [0.6, 0.4])
+    inputs = (candidates[tf.newaxis, :, tf.newaxis], scores[tf.newaxis, :, tf.newaxis])
+    found, found_scores, counts = boxes.suppress_compilable(*inputs, 2, 0.7)
+    expected, expected_scores, _, _ = boxes.suppress(*inputs, 2, 0.7, boxes.NO_SCORE / 2)
+    assert int(counts[0]) == 2
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found_scores, expected_scores)
