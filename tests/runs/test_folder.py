@@ -77,9 +77,9 @@ def test_an_evaluation_may_change_how_detections_are_chosen(used):
     # What the training evaluates itself with stays the same.
     with pytest.raises(UsageError, match=f"{key} was 0.05 and would be 0.001"):
         used.check_continues("train_and_eval", lower, "cells")
-    # Without decoding there are no boxes to choose from.
-    raw = experiment(task={"model": {"detection_generator": {"decode_boxes": False}}})
-    with pytest.raises(UsageError, match="decode_boxes was True and would be False"):
+    # Then it chooses no boxes.
+    raw = experiment(task={"model": {"detection_generator": {"apply_nms": False}}})
+    with pytest.raises(UsageError, match="apply_nms was True and would be False"):
         used.check_continues("eval", raw, "cells")
 
 
