@@ -192,6 +192,7 @@ def _settings(run: trained_run.TrainedRun) -> dict[str, Any]:
     settings = {
         "task.model.anchor.num_scales": task.model.anchor.num_scales,
         "task.model.decoder.type": task.model.decoder.type,
+        "task.model.compatibility": task.model.compatibility,
         "task.losses.box_loss": task.losses.box_loss,
         "task.losses.balanced_l1": task.losses.balanced_l1.as_dict(),
         "task.train_data.repeat_threshold": task.train_data.get("repeat_threshold", 0.0),

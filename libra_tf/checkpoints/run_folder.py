@@ -78,5 +78,5 @@ def write_backbone(model_dir: str, file: torch_file.TorchFile) -> str:
         atomic.publish_folder(folder, target)
     return (
         f"{backbone} in {model_dir}; train with task.init_checkpoint={model_dir},"
-        "task.init_checkpoint_modules=backbone,task.model.compatibility=mmdetection"
+        "task.init_checkpoint_modules=backbone and a recipe of configs/mmdetection"
     )

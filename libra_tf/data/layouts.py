@@ -50,8 +50,8 @@ def recognise(folder: pathlib.Path) -> Source:
 
 def _found_in(folder: pathlib.Path) -> Source | None:
     """Returns the folder in its layout, `None` if it has none."""
-    # Whoever writes COCO's files beside others, as some tools do, wants them to be read. On a file
-    # system that ignores case, COCO's annotations/ is VOC's Annotations/, too.
+    # Whoever writes all of COCO's files beside others, as some tools do, wants them to be read. On
+    # a file system that ignores case, COCO's annotations/ is VOC's Annotations/, too.
     if found := coco.find_annotations(folder):
         if len(found.splits) < len(SPLITS):
             _refuse_several(folder, [found, *_readable_yolo(folder)])

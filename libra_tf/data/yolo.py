@@ -61,7 +61,10 @@ class YOLOFolder:
         keys = [key for key in ("train", "val", "valid", "test") if config.get(key)]
         if "train" not in keys:
             raise DatasetError(f"{yaml_path} names no training images: set train; {_REMEDY}")
-        chosen = source.choose_splits(key for key in keys if key != "valid" or "val" not in keys)
+        try:
+            chosen = source.choose_splits(keys)
+        except ValueError as error:
+            raise DatasetError(f"{yaml_path}: {error}. Keep one of these keys") from error
         self.splits = tuple(chosen)
         self._listed = {split: _Listed(config, key, yaml_path) for split, key in chosen.items()}
         named = (f"{split}: {config[key]}" for split, key in chosen.items())
@@ -73,7 +76,8 @@ class YOLOFolder:
         for listed in self._listed.values():
             for place in listed.places:
                 # A list has no folders below it.
-                paths.update([place, *place.glob("**")])
+                folders = (path for path in place.glob("**") if path.is_dir())
+                paths.update([place, *folders])
             paths.update(labelled.label_path for labelled in listed.images)
             label_folders = {labelled.label_path.parent for labelled in listed.images}
             paths.update(map(_nearest_folder, label_folders))

@@ -278,6 +278,7 @@ def _write_video(
     progress = Progress(rich.console.Console())
     progress.start("detecting", read.length, unit="frame")
     found = video.detect(read, detector, batch_size, detector.normalized_boxes)
+    number = 0
     try:
         with video.writer(target, read.frames_per_second) as written:
             for number, (frame, answer) in enumerate(found, start=1):
@@ -285,9 +286,14 @@ def _write_video(
                 detections += coco_results.to_results(answer, number, f"{name}#{number}")
                 written.add(answer.draw_on(frame, draw_threshold))
                 progress.advance(number, images=1)
+    except BaseException:
+        # Without a frame, earlier results stay, as an earlier video does.
+        if number:
+            _write_results(str(target.parent), detections)
+        raise
     finally:
         progress.stop()
-        _write_results(str(target.parent), detections)
+    _write_results(str(target.parent), detections)
     return summary
 
 

@@ -129,6 +129,10 @@ def detect(
         yield from zip(batch, answers.from_outputs(outputs, is_normalized), strict=True)
 
 
+class _WithoutFrameError(Exception):
+    """The block that writes a video has failed before the first frame."""
+
+
 @contextlib.contextmanager
 def writer(path: pathlib.Path, frames_per_second: fractions.Fraction) -> Iterator["Writer"]:
     """Writes a video (H.264) that appears under its name when the block ends.
@@ -146,6 +150,7 @@ def writer(path: pathlib.Path, frames_per_second: fractions.Fraction) -> Iterato
     av = import_av()
     failure = None
     with (
+        contextlib.suppress(_WithoutFrameError),
         _explaining(path),
         atomic.unfinished_file(str(path)) as unfinished,
         av.open(unfinished, "w", format="mp4") as container,
@@ -155,9 +160,10 @@ def writer(path: pathlib.Path, frames_per_second: fractions.Fraction) -> Iterato
         try:
             yield video
         except BaseException as error:
-            if not video.is_begun:
-                raise
             failure = error
+            if not video.is_begun:
+                # Leaves no file, and no error about one.
+                raise _WithoutFrameError from error
         video.finish()
     if failure:
         raise failure
@@ -182,8 +188,9 @@ def check_may_replace(path: pathlib.Path) -> None:
         is_own = False
     if not is_own:
         raise UsageError(
-            f"the video would replace {path}, which is not a result of this command; move it, or "
-            "name another folder with --output_dir"
+            f"the video would replace {path}, which is not marked as a result of this command "
+            "(earlier versions did not mark theirs); move it, or name another folder with "
+            "--output_dir"
         )
 
 

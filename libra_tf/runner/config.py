@@ -110,6 +110,8 @@ def _changed(experiment: str, own: cfg.ExperimentConfig, flag_values: flags.Flag
     _check_detects(params.task.model, flag_values.mode)
     _check_batch_sizes(params.task)
     _check_repeatable(params.task.train_data, flag_values.seed)
+    if "train" in flag_values.mode:
+        _check_optimization(experiment, params)
     params.override({"runtime": {"tpu": flag_values.tpu}})
     if flag_values.tpu:
         params.runtime.distribution_strategy = "tpu"
@@ -244,10 +246,16 @@ def _check(draft: Draft, settles_schedule: bool) -> None:
         ranges.check(params.runtime, "runtime")
         params.task.validate()
         params.validate()
-        checks.check_optimization(params.task, params.trainer.optimizer_config)
         optimization.check(params.trainer.optimizer_config, "trainer.optimizer_config")
     except (KeyError, ValueError) as error:
         raise UsageError(f"the config of {draft.experiment} is invalid: {error}") from error
+
+
+def _check_optimization(experiment: str, params: cfg.ExperimentConfig) -> None:
+    try:
+        checks.check_optimization(params.task, params.trainer.optimizer_config)
+    except ValueError as error:
+        raise UsageError(f"the config of {experiment} is invalid: {error}") from error
 
 
 def _check_averages(params: cfg.ExperimentConfig) -> None:

@@ -176,6 +176,8 @@ def _prepare(
     cluster.wait_for_all(strategy)
     chosen = config.choose_precision(draft, cluster.device_type(strategy))
     images = _dataset_name(dataset, params)
+    # What a training changes becomes the run's own config.
+    changed = {} if "train" in mode else changed
     record = results.Results(folder, draft.experiment, images, chosen.dtype, changed)
     _configure_computation(chosen, flag_values.seed)
     if "train" in mode and cluster.is_chief(strategy):

@@ -39,7 +39,8 @@ class Results:
     * `changed`: what differed from the run's config, by the keys (see
       `RunFolder.check_continues`);
     * `seconds`: since this run started;
-    * `images_per_second`: training speed since the evaluation before, None if nothing was trained;
+    * `images_per_second`: training speed since the evaluation before, without the first loop of
+      steps if there are others, because that one traces; None if nothing was trained;
     * `eval_seconds`, `eval_images_per_second`: of the evaluation itself.
 
     Args:

@@ -301,6 +301,12 @@ def test_two_stage_detectors_with_balanced_l1_are_told_of_huber(inlier_share):
     assert "lowered average precision in 14 of 15" in verdict.suggestion
 
 
+def test_mmdetections_balanced_l1_is_that_of_the_published_models():
+    settings = {"task.losses.box_loss": "balanced_l1", "task.model.compatibility": "mmdetection"}
+    verdict = judged("Inliers", **{f"settings/{key}": value for key, value in settings.items()})
+    assert (verdict.state, verdict.config) == (verdicts.FINE, ())
+
+
 @pytest.mark.parametrize("loss", ["huber", "balanced_l1"])
 @pytest.mark.parametrize("outliers", [0.1, 0.6])
 def test_all_losses_have_the_same_mark_for_outliers(loss, outliers):

@@ -40,6 +40,10 @@ WRONG_CONFIGS = {
     "a_list": ("[1, 2]", "must hold keys such as train"),
     "empty": ("", "must hold keys such as train"),
     "no_train": ({"val": "images/val", "names": ["cat"]}, "no training images"),
+    "two_for_validation": (
+        {**NAMED, "valid": "images/train"},
+        "val, valid.*Keep one",
+    ),
     "no_names": ({"train": "images/train"}, "names is None"),
     "no_such_path": ({**NAMED, "train": "pictures"}, r"train is 'pictures', .*Tried: .*pictures"),
     "train_is_a_number": ({**NAMED, "train": 5}, "train is 5"),

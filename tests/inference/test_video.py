@@ -56,7 +56,7 @@ def num_frames(path):
         return sum(1 for _ in written.decode(video=0))
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, UsageError])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, UsageError, OSError])
 def test_what_ends_early_keeps_its_frames(frames, tmp_path, failure):
     path = tmp_path / "clip.mp4"
     with pytest.raises(failure), video.writer(path, RATE):

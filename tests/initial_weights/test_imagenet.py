@@ -267,7 +267,8 @@ def test_without_a_network_the_error_says_what_to_fetch(tmp_path, monkeypatch, h
     assert "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/" in message
     folder = tmp_path if has_folder else "/tmp"
     assert message.endswith(f"put it into {folder}/.keras/models")
-    assert os.path.isdir(f"{folder}/.keras/models")
+    if has_folder:
+        assert os.path.isdir(f"{folder}/.keras/models")
 
 
 @pytest.mark.slow
