@@ -85,7 +85,7 @@ def test_the_tables_are_those_of_the_records():
     assert all(table in text for table in tables)
     (table,) = tables_of("precision.py")
     assert table in text
-    tables = tables_of("dials.py", "--settings=0", "--settings=1") + tables_of("verdicts.py")
+    tables = tables_of("dials.py") + tables_of("verdicts.py")
     assert len(tables) == 5
     text = (ROOT / "docs" / "when.md").read_text()
     assert all(table in text for table in tables)
