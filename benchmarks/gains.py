@@ -117,5 +117,7 @@ def picture(
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set_xlabel(dial.replace("_", " "))
     panels[0].set_ylabel("AP gained on the baseline")
-    panels[0].legend()
+    # All panels have the same lines. Above them, it hides none.
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(components))
     return figure
