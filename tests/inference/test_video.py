@@ -121,7 +121,9 @@ def test_only_a_video_of_the_command_is_replaced(frames, clip, tmp_path, monkeyp
     for _ in range(2):
         prediction.predict_video("run", source, str(found), report=str)
     (found / "clip.mp4").write_bytes(b"holiday")
-    with pytest.raises(UsageError, match=r"would replace .*found/clip.mp4, which is not a result"):
+    with pytest.raises(
+        UsageError, match=r"would replace .*found/clip.mp4, which is not marked as a result"
+    ):
         prediction.predict_video("run", source, str(found), report=str)
     assert (found / "clip.mp4").read_bytes() == b"holiday"
 
