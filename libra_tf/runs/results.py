@@ -68,7 +68,7 @@ class Results:
         self._changed = dict(changed or {})
         self._started = time.monotonic()
         self._folder = folder
-        self._evaluations = self._read()
+        self._evaluations = _read(folder)
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -103,12 +103,9 @@ class Results:
             if tf.rank(value) == 0:
                 entry[name] = float(value)
         # Read again: another process may have evaluated the run since.
-        self._evaluations = [*self._read(), entry]
+        self._evaluations = [*_read(self._folder), entry]
         document = {**self._header, **entry, "evaluations": self._evaluations}
         atomic.write_file(self.path, json.dumps(document, indent=2) + "\n")
-
-    def _read(self) -> list[dict[str, Any]]:
-        return list((self._folder.read_results() or {"evaluations": []})["evaluations"])
 
 
 def table(evaluation: Mapping[str, Any]) -> rich.table.Table:
@@ -147,11 +144,10 @@ def of_run(folder: RunFolder, step: int) -> dict[str, Any]:
       UsageError: if `results.json` is damaged.
     """
     own = folder.read_dataset()
-    entries = (folder.read_results() or {"evaluations": []})["evaluations"]
     return next(
         (
             entry
-            for entry in reversed(entries)
+            for entry in reversed(_read(folder))
             # Earlier versions recorded neither images nor changes.
             if entry["step"] == step
             and not entry.get("changed")
@@ -173,6 +169,11 @@ def of_classes(evaluation: Mapping[str, Any]) -> dict[str, float]:
         for key, value in evaluation.items()
         if key.startswith(prefix)
     }
+
+
+def _read(folder: RunFolder) -> list[dict[str, Any]]:
+    """Returns the entries of all evaluations, oldest first."""
+    return list((folder.read_results() or {"evaluations": []})["evaluations"])
 
 
 def _is_same(dataset: str | None, own: str | None) -> bool:
